@@ -1,0 +1,177 @@
+r"""From a network f(y, t) to an energy U(y, t) = −log p(y | t), or to a denoiser.
+
+U = U_anchor(y, t) + d·c(t) + a(t)·½⟨w, f(w, t)⟩, where every part but the last can be left out:
+without anchor, offset and fading, and with w = y, it is the energy of Guth et al. 2025, ½⟨y, f(y, t)⟩.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dualscore.gaussian import StationaryGaussian, WhiteGaussian
+
+
+class Gradients(NamedTuple):
+    """Derivatives of an energy; a denoiser has only the first."""
+
+    image: Tensor
+    """∇_y U, shape (B, C, H, W), in 1/pixel."""
+    noise_variance: Tensor | None
+    """∂_t U, shape (B,), in 1/pixel²."""
+
+
+class ScoreModel(nn.Module):
+    """Anything with a score: what the objective trains and the estimators use."""
+
+    def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:
+        """∇_y U and, where the model has an energy and `time` asks for it, ∂_t U."""
+        raise NotImplementedError
+
+    def denoise(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """The posterior mean x̂ = y − t ∇_y U (Miyasawa, Tweedie), shape (B, C, H, W)."""
+        image_gradient = self.gradients(noisy, noise_variance, time=False).image
+        return noisy - noise_variance[:, None, None, None] * image_gradient
+
+
+class SlopeOffset(nn.Module):
+    r"""c(t) = −∫_t^∞ g(s) ds with c(t_max) = 0: the part of the energy that ∇_y U cannot see.
+
+    c is piecewise linear in ln t; the parameters are its slopes dc/d ln t between equally spaced knots,
+    so that each receives the time term's gradient directly (METHOD: learned as values, c does not move).
+    Below t_min and above t_max it is constant.
+
+    Args:
+        t_min: variance at the first knot, in pixel², > 0.
+        t_max: variance at the last knot.
+        knots: number of knots, ≥ 2.
+    """
+
+    def __init__(self, t_min: float, t_max: float, knots: int = 64) -> None:
+        super().__init__()
+        if not 0.0 < t_min < t_max or knots < 2:
+            raise ValueError(f"need 0 < t_min < t_max and knots ≥ 2, got {t_min}, {t_max}, {knots}")
+        self.t_min, self.t_max = t_min, t_max
+        self.spacing = math.log(t_max / t_min) / (knots - 1)
+        self.slopes = nn.Parameter(torch.zeros(knots - 1))
+
+    def forward(self, noise_variance: Tensor) -> Tensor:
+        """c(t) in nats a dimension, shape (B,), for variances t of shape (B,)."""
+        # Position from the top, in knots: every slope above t counts by the part of its span above t.
+        clamped = noise_variance.clamp(self.t_min, self.t_max)
+        below = torch.log(clamped / self.t_min) / self.spacing
+        knot = torch.arange(len(self.slopes), dtype=below.dtype, device=below.device)
+        span_above = (knot + 1.0 - below[:, None]).clamp(0.0, 1.0)
+        return -self.spacing * (span_above @ self.slopes)
+
+
+class Fading(nn.Module):
+    """a(t) = σ²/(σ² + t): makes the residual vanish where the anchor is exact.
+
+    Args:
+        variance: the images' pixel variance σ² in pixel², a scalar.
+    """
+
+    variance: Tensor
+
+    def __init__(self, variance: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("variance", variance.clone().to(torch.get_default_dtype()))
+
+    def forward(self, noise_variance: Tensor) -> Tensor:
+        """a(t), dimensionless, shape (B,)."""
+        return self.variance / (self.variance + noise_variance)
+
+
+class Energy(ScoreModel):
+    """A network's energy with optional anchor, offset c(t), fading and input whitening.
+
+    Args:
+        network: f(w, t): (B, C, H, W), (B,) → (B, C, H, W).
+        anchor: the Gaussian whose energy is added; None for none.
+        whitener: the Gaussian that turns y into what the network sees; None for y itself. May be the
+            anchor, whose transform is then computed once.
+        offset: c(t) in nats a dimension.
+        fading: the residual's factor a(t).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        anchor: WhiteGaussian | StationaryGaussian | None = None,
+        whitener: WhiteGaussian | StationaryGaussian | None = None,
+        offset: SlopeOffset | None = None,
+        fading: Fading | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.anchor = anchor
+        self.whitener = whitener
+        self.offset = offset
+        self.fading = fading
+
+    @property
+    def anchored(self) -> bool:
+        """Whether U is exactly normalised as t → ∞ by construction."""
+        return self.anchor is not None and self.fading is not None
+
+    def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """U(y, t) in nats up to one constant, shape (B,).
+
+        Args:
+            noisy: y, shape (B, C, H, W), pixels of clean images in [0, 1].
+            noise_variance: t ≥ 0 in pixel², shape (B,).
+
+        Returns:
+            Energies, shape (B,).
+        """
+        with torch.autocast(noisy.device.type, enabled=False):
+            anchored = None if self.anchor is None else self.anchor(noisy, noise_variance)
+            if self.whitener is None:
+                inputs = noisy
+            elif anchored is not None and self.whitener is self.anchor:
+                inputs = anchored.whitened
+            else:
+                inputs = self.whitener(noisy, noise_variance).whitened
+        outputs = self.network(inputs, noise_variance)
+        with torch.autocast(noisy.device.type, enabled=False):
+            residual = 0.5 * (inputs * outputs.to(inputs.dtype)).sum(dim=(1, 2, 3))
+            if self.fading is not None:
+                residual = self.fading(noise_variance) * residual
+            if anchored is not None:
+                residual = residual + anchored.energy
+            if self.offset is not None:
+                residual = residual + noisy[0].numel() * self.offset(noise_variance)
+        return residual
+
+    def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:
+        """∇_y U and ∂_t U, with a graph where autograd is on.
+
+        Args:
+            noisy: y, shape (B, C, H, W).
+            noise_variance: t ≥ 0 in pixel², shape (B,).
+            time: False leaves ∂_t U out.
+
+        Returns:
+            The gradients, of shapes (B, C, H, W) and (B,).
+        """
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            y = noisy if noisy.requires_grad else noisy.detach().requires_grad_()
+            t = noise_variance if noise_variance.requires_grad else noise_variance.detach().requires_grad_(time)
+            inputs = (y, t) if time else (y,)
+            grads = torch.autograd.grad(self(y, t).sum(), inputs, create_graph=create_graph)
+        return Gradients(grads[0], grads[1] if time else None)
+
+
+class Denoiser(ScoreModel):
+    """The baseline without an energy: x̂ = y − t f(y, t), so f stands where ∇_y U does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:  # noqa: ARG002
+        """f(y, t) as ∇_y U, shape (B, C, H, W); never a time derivative."""
+        return Gradients(self.network(noisy, noise_variance).to(noisy.dtype), None)

@@ -1,0 +1,29 @@
+"""Errors meant for people: the command line prints each as one line, without a traceback.
+
+Every message says what is wrong, where (file, key), and the way out. The classes take the message alone, so that
+they travel between processes unchanged.
+"""
+
+
+class DualscoreError(Exception):
+    """Base of every error that is shown to users as one line."""
+
+
+class DataError(DualscoreError):
+    """A data set, or what it is prepared from, is missing, damaged or of another format."""
+
+
+class ConfigError(DualscoreError):
+    """A setting is unknown, missing or out of range."""
+
+
+class CheckpointError(DualscoreError):
+    """A checkpoint is missing, damaged or belongs to another run."""
+
+
+class TrainingError(DualscoreError):
+    """A training run cannot start or go on."""
+
+
+class NormalizationError(DualscoreError):
+    """An energy could not be normalized well enough to be called a likelihood."""

@@ -1,0 +1,6 @@
+"""Networks f(y, t) and the embeddings that tell them the noise variance."""
+
+from dualscore.networks.embedding import LinearEmbedding, LogEmbedding, NoiseEmbedding
+from dualscore.networks.unet import UNet
+
+__all__ = ["LinearEmbedding", "LogEmbedding", "NoiseEmbedding", "UNet"]

@@ -1,0 +1,69 @@
+"""How a network is told the noise variance."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class NoiseEmbedding(nn.Module):
+    """Base: a fixed table of angles, [cos, sin], and a two-layer perceptron.
+
+    Input: noise variances t, shape (B,). Output: features, shape (B, 256).
+    """
+
+    frequencies = 32
+    features = 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * self.frequencies, self.features),
+            nn.SiLU(),
+            nn.Linear(self.features, self.features),
+            nn.SiLU(),
+        )
+
+    def angles(self, noise_variance: Tensor) -> Tensor:
+        """Angles in radians, shape (B, 32), for noise variances of shape (B,)."""
+        raise NotImplementedError
+
+    def forward(self, noise_variance: Tensor) -> Tensor:
+        """Embed noise variances t of shape (B,) as features of shape (B, 256)."""
+        angles = self.angles(noise_variance)
+        features: Tensor = self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
+        return features
+
+
+class LinearEmbedding(NoiseEmbedding):
+    """The paper's: angles t·f_k with f_k = exp(−linspace(ln 1, ln 100, 32)).
+
+    Nearly constant for t < 1e-2, where the network cannot tell noise levels apart.
+    Source: Guth et al. 2025, released code.
+    """
+
+    table: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Rounded to single precision, as in the released code: at t = 1e3 the rounding shows.
+        steps = torch.linspace(0.0, math.log(100.0), self.frequencies, dtype=torch.float32)
+        self.register_buffer("table", torch.exp(-steps), persistent=False)
+
+    def angles(self, noise_variance: Tensor) -> Tensor:  # noqa: D102 - inherited
+        return noise_variance[:, None] * self.table.to(noise_variance.dtype)
+
+
+class LogEmbedding(NoiseEmbedding):
+    """Angles k·(π/48)·(ln(t + 1e-7) + 16.2), k = 1..32: sees every noise level, t = 0 included."""
+
+    floor = 1e-7
+    shift = 16.2  # about −ln(floor): the phase at t = 0 is near zero
+    period = 96.0  # in nats of ln t; twice the widest range of noise levels, so no two levels coincide
+
+    def angles(self, noise_variance: Tensor) -> Tensor:  # noqa: D102 - inherited
+        phase = (2 * math.pi / self.period) * (torch.log(noise_variance + self.floor) + self.shift)
+        k = torch.arange(
+            1, self.frequencies + 1, dtype=noise_variance.dtype, device=noise_variance.device
+        )
+        return phase[:, None] * k

@@ -1,0 +1,159 @@
+"""The homogeneous UNet of Guth et al. 2025, with no bias in any convolution.
+
+Scaling its input scales its output (up to ε and the noise level), which suits ½⟨y, f(y, t)⟩.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dualscore.networks.embedding import NoiseEmbedding
+
+
+class ScalePreservingNorm(nn.Module):
+    """Equalise the channels' spatial variance while keeping the image's overall scale.
+
+    Per channel c with spatial variance v_c: subtract the spatial mean, multiply by
+    sqrt(mean_c(v) / (v_c + ε) + ε), by a learned gain and by 1 + Linear(embedding)_c.
+    """
+
+    epsilon = 1e-5
+
+    def __init__(self, channels: int, embedding_features: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.modulation = nn.Linear(embedding_features, channels)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Normalise features of shape (B, C, H, W), given an embedding of shape (B, E)."""
+        # The statistics are taken in at least single precision, also under autocast.
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        centered = x - x.mean(dim=(2, 3), keepdim=True)
+        variance = centered.square().mean(dim=(2, 3))
+        ratio = variance.mean(dim=1, keepdim=True) / (variance + self.epsilon)
+        scale = torch.sqrt(ratio + self.epsilon) * self.gain * (1.0 + self.modulation(embedding))
+        return centered * scale[:, :, None, None]
+
+
+class Layer(nn.Module):
+    """A convolution, its normalisation, then exact GELU."""
+
+    def __init__(self, convolution: nn.Conv2d | nn.ConvTranspose2d, embedding_features: int) -> None:
+        super().__init__()
+        self.conv = convolution
+        self.norm = ScalePreservingNorm(convolution.out_channels, embedding_features)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map features (B, C, H, W), given an embedding (B, E), to features (B, C', H', W')."""
+        return F.gelu(self.norm(self.conv(x), embedding))
+
+
+def _same(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+
+
+def _down(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 2, stride=2, bias=False)
+
+
+def _up(inputs: int, outputs: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False)
+
+
+class UNet(nn.Module):
+    """f(y, t): images to images of the same shape.
+
+    Args:
+        channels: image channels C.
+        embedding: how the noise variance is embedded.
+        width: channels at the finest scale, w.
+        scales: number of encoder and decoder blocks, S.
+        layers: convolutions a block, L: one number, or one each for encoder, middle (≥ 2) and decoder.
+        output_gain: factor on the last convolution's initial weights.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        embedding: NoiseEmbedding,
+        width: int = 64,
+        scales: int = 3,
+        layers: int | tuple[int, int, int] = 3,
+        output_gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        encoder_layers, middle_layers, decoder_layers = (
+            (layers, layers, layers) if isinstance(layers, int) else layers
+        )
+        if min(encoder_layers, middle_layers - 1, decoder_layers, width, scales, channels) < 1:
+            raise ValueError(
+                "need channels, width, scales and layers ≥ 1, and 2 layers in the middle; got "
+                f"channels={channels}, width={width}, scales={scales}, layers={layers}"
+            )
+        self.channels = channels
+        self.size_divisor = 2**scales
+        self.embedding = embedding
+        features = embedding.features
+
+        def chain(*convolutions: nn.Conv2d | nn.ConvTranspose2d) -> nn.ModuleList:
+            return nn.ModuleList(Layer(c, features) for c in convolutions)
+
+        def repeat(inputs: int, outputs: int, count: int) -> list[nn.Conv2d]:
+            return [_same(inputs if i == 0 else outputs, outputs) for i in range(count)]
+
+        self.encoder = nn.ModuleList()
+        self.decoder = nn.ModuleList()
+        for s in range(scales):
+            here = width * 2**s
+            decode = repeat(2 * here, here, decoder_layers - 1)
+            decoded = here if decode else 2 * here
+            if s == 0:
+                self.encoder.append(chain(*repeat(channels, here, encoder_layers)))
+                self.decoder.append(chain(*decode))
+                self.output = _same(decoded, channels)
+            else:
+                first = _down(here // 2, here)
+                self.encoder.append(chain(first, *repeat(here, here, encoder_layers - 1)))
+                self.decoder.append(chain(*decode, _up(decoded, here // 2)))
+        coarse = width * 2**scales
+        self.middle = chain(
+            _down(coarse // 2, coarse), *repeat(coarse, coarse, middle_layers - 2), _up(coarse, coarse // 2)
+        )
+        with torch.no_grad():
+            self.output.weight.mul_(output_gain)
+
+    def forward(self, image: Tensor, noise_variance: Tensor) -> Tensor:
+        """Evaluate f(y, t).
+
+        Args:
+            image: y, shape (B, C, H, W), H and W divisible by 2^S.
+            noise_variance: t in pixel², shape (B,).
+
+        Returns:
+            f(y, t), shape (B, C, H, W).
+
+        Raises:
+            ValueError: if the image's channels or size do not fit the network.
+        """
+        if image.shape[1] != self.channels or any(n % self.size_divisor for n in image.shape[2:]):
+            raise ValueError(
+                f"the network takes {self.channels}-channel images with sides divisible by "
+                f"{self.size_divisor}, got {tuple(image.shape[1:])}"
+            )
+        embedding = self.embedding(noise_variance)
+
+        def run(block: nn.Module, x: Tensor) -> Tensor:
+            for layer in block.children():
+                x = layer(x, embedding)
+            return x
+
+        skips = []
+        x = image
+        for block in self.encoder:
+            x = run(block, x)
+            skips.append(x)
+        x = run(self.middle, x)
+        for block, skip in zip(reversed(self.decoder), reversed(skips), strict=True):
+            x = run(block, torch.cat([x, skip], dim=1))
+        output: Tensor = self.output(x)
+        return output

@@ -1,0 +1,98 @@
+r"""Noise: variances, decibels, corruption, and draws that do not depend on the number of ranks.
+
+The corrupted image is y = x + √t z with z standard normal; t is a *variance* in pixel².
+Source: Guth et al. 2025, arXiv 2506.05310, section 2.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def psnr(noise_variance: Tensor) -> Tensor:
+    """Convert a noise variance to decibels, −10 log10 t.
+
+    Args:
+        noise_variance: t in pixel², any shape.
+
+    Returns:
+        The peak signal-to-noise ratio for pixels in [0, 1], in dB, of the same shape.
+    """
+    return -10.0 * torch.log10(noise_variance)
+
+
+def variance_at_psnr(decibels: Tensor) -> Tensor:
+    """Convert decibels to a noise variance, t = 10^(−dB/10), in pixel², of the same shape."""
+    return 10.0 ** (-decibels / 10.0)
+
+
+def corrupt(clean: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
+    """Add noise to images: y = x + √t z.
+
+    Args:
+        clean: images x, shape (B, C, H, W).
+        noise: standard normal z, shape (B, C, H, W).
+        noise_variance: t ≥ 0 in pixel², shape (B,).
+
+    Returns:
+        Noisy images y, shape (B, C, H, W).
+    """
+    return clean + noise_variance.sqrt()[:, None, None, None] * noise
+
+
+def log_uniform(uniform: Tensor, t_min: float, t_max: float) -> Tensor:
+    """Map uniform numbers in [0, 1] to noise variances log-uniform on [t_min, t_max].
+
+    Args:
+        uniform: numbers in [0, 1], any shape.
+        t_min: smallest variance in pixel², > 0.
+        t_max: largest variance in pixel², > t_min.
+
+    Returns:
+        Noise variances in pixel², of the same shape.
+
+    Raises:
+        ValueError: if the range is empty or not positive.
+    """
+    if not 0.0 < t_min < t_max:
+        raise ValueError(f"noise variances need 0 < t_min < t_max, got t_min={t_min}, t_max={t_max}")
+    low, high = math.log(t_min), math.log(t_max)
+    # exp(log(...)) may leave the range by a rounding error; the promise is kept by clamping.
+    return torch.exp(low + (high - low) * uniform).clamp(t_min, t_max)
+
+
+def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
+    """Make a random generator that depends on a key of integers and on nothing else.
+
+    Args:
+        device: where the generator draws.
+        key: any integers, such as (seed, step, stream).
+
+    Returns:
+        A fresh generator. Equal keys give equal draws on the same kind of device.
+    """
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    generator = torch.Generator(device)
+    generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+    return generator
+
+
+def fixed_noise(indices: Sequence[int], shape: Sequence[int], seed: int, draw: int = 0) -> Tensor:
+    """Draw the noise that belongs to given images, whatever batch or rank they are in.
+
+    Args:
+        indices: the images' positions in their data set, length B.
+        shape: shape of one image (C, H, W).
+        seed: the run's seed.
+        draw: which of an image's independent draws.
+
+    Returns:
+        Standard normal noise of shape (B, C, H, W), float32, on the CPU.
+    """
+    cpu = torch.device("cpu")
+    return torch.stack(
+        [torch.randn(*shape, generator=seeded_generator(cpu, seed, int(i), draw)) for i in indices]
+    )

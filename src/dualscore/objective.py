@@ -1,0 +1,84 @@
+r"""Dual score matching: the image gradient and the noise gradient of an energy, each to its target.
+
+Source: Guth et al. 2025, arXiv 2506.05310, section 2.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualscore.energy import ScoreModel
+from dualscore.noise import corrupt
+
+
+class DualLoss(NamedTuple):
+    """Per-image losses, dimensionless, each of shape (B,)."""
+
+    total: Tensor
+    space: Tensor
+    time: Tensor | None
+
+
+def space_loss(image_gradient: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
+    """(t/d) ‖∇_y U − (y−x)/t‖² = mean over pixels of (x̂ − x)²/t, shape (B,).
+
+    Args:
+        image_gradient: ∇_y U, shape (B, C, H, W).
+        noise: z = (y − x)/√t, shape (B, C, H, W); used itself, since (y − x)/t cancels badly at small t.
+        noise_variance: t in pixel², shape (B,).
+    """
+    error = noise_variance.sqrt()[:, None, None, None] * image_gradient - noise
+    return error.square().mean(dim=(1, 2, 3))
+
+
+def time_loss(time_derivative: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
+    """(t/d)² (∂_t U − d/2t + ‖y−x‖²/2t²)² = (½(1 − ‖z‖²/d) − t ∂_t U/d)², shape (B,).
+
+    Args:
+        time_derivative: ∂_t U, shape (B,).
+        noise: z, shape (B, C, H, W).
+        noise_variance: t in pixel², shape (B,).
+    """
+    target = 0.5 * (1.0 - noise.square().mean(dim=(1, 2, 3)))
+    return (target - noise_variance * time_derivative / noise[0].numel()).square()
+
+
+def dual_score_matching(
+    model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: Tensor, time_weight: float = 1.0
+) -> DualLoss:
+    r"""Match an energy's image and noise gradients to their denoising targets.
+
+    With y = x + √t z, per image:
+        (t/d) ‖∇_y U − (y−x)/t‖²  +  λ (t/d)² (∂_t U − d/2t + ‖y−x‖²/2t²)²
+    Source: Guth et al. 2025, arXiv 2506.05310, section 2.
+
+    Args:
+        model: an energy U = −log p(y|t) in nats, or a denoiser, which has no time term.
+        clean: images x in [0, 1], shape (B, C, H, W); d = C·H·W.
+        noise: standard normal z, shape (B, C, H, W).
+        noise_variance: t, in pixel² (a variance, not a standard deviation), > 0, shape (B,).
+        time_weight: λ, dimensionless; 0 gives single score matching, where ∂_t U is not computed.
+
+    Returns:
+        The weighted sum, the space term and the time term, dimensionless, each of shape (B,).
+
+    Raises:
+        ValueError: if shapes disagree or a noise variance is not positive (looked at on the CPU only:
+            on a GPU it would hold up every step; the experiments' ranges are checked beforehand).
+    """
+    if clean.shape != noise.shape or noise_variance.shape != clean.shape[:1]:
+        raise ValueError(
+            f"shapes disagree: clean {tuple(clean.shape)}, noise {tuple(noise.shape)}, "
+            f"noise variance {tuple(noise_variance.shape)}"
+        )
+    if noise_variance.device.type == "cpu" and not bool((noise_variance > 0).all()):
+        raise ValueError(f"noise variances must be > 0, got {noise_variance.min().item():.3g}")
+    noisy = corrupt(clean, noise, noise_variance)
+    gradients = model.gradients(noisy, noise_variance, time=time_weight > 0)
+    with torch.autocast(clean.device.type, enabled=False):
+        space = space_loss(gradients.image, noise, noise_variance)
+        if gradients.noise_variance is None:
+            return DualLoss(space, space, None)
+        time = time_loss(gradients.noise_variance, noise, noise_variance)
+        return DualLoss(space + time_weight * time, space, time)

@@ -1,0 +1,265 @@
+r"""The on-disk format of a prepared data set, shared by its writer and its reader.
+
+A folder holds ``manifest.json``, ``spectrum.npy`` and the shards ``train-000000.tar``, …, ``val-000000.tar``, ….
+A shard is a plain tar; an entry is one image: ``{index:09d}.u8``, its raw uint8 pixels, channel-major (C, H, W), where
+``index`` counts the images of the split from 0 in shard order.
+
+``spectrum.npy`` describes the training images at second order. With ŷ the orthonormal 2-D DCT-II of
+image/255 − pixel_mean, it is E[ŷ ŷᵀ] over channels at each spatial frequency, without dequantisation noise.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualscore.errors import DataError
+
+FORMAT = "dualscore-shards-1"
+MANIFEST_FILE = "manifest.json"
+SPECTRUM_FILE = "spectrum.npy"
+IMAGE_SUFFIX = ".u8"
+SPLITS = ("train", "val")
+
+
+def shard_name(split: str, number: int) -> str:
+    """File name of a split's shard; ``number`` counts from 0."""
+    return f"{split}-{number:06d}.tar"
+
+
+def entry_name(index: int) -> str:
+    """Name, inside a shard, of the image at position ``index`` of its split."""
+    return f"{index:09d}{IMAGE_SUFFIX}"
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Write a file so that it is either whole or absent: aside, flushed to disk, then renamed."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file: its name, number of images, size in bytes and SHA-256 (hexadecimal)."""
+
+    file: str
+    images: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of a split in order, and their total number of images."""
+
+    images: int
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Second-order statistics of the training images, in units of pixels in [0, 1].
+
+    ``pixel_variance`` is taken around the channel's mean, over all its pixels in all training images.
+    """
+
+    images: int
+    pixel_mean: list[float]
+    pixel_variance: list[float]
+    spectrum_file: str
+    spectrum_sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` says: a prepared data set's shape, splits, statistics and origin.
+
+    ``image_shape`` is (C, H, W); ``source`` is free-form JSON saying what the images were made from.
+    """
+
+    format: str
+    dataset: str
+    release: str
+    image_shape: tuple[int, int, int]
+    splits: dict[str, Split]
+    statistics: Statistics
+    source: dict[str, Any]
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``folder/manifest.json``, whole or not at all."""
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        write_aside(Path(folder) / MANIFEST_FILE, text.encode())
+
+    @classmethod
+    def load(cls, folder: str | Path, hint: str | None = None) -> "Manifest":
+        """Read and check ``folder/manifest.json``, the presence and size of each shard, and the spectrum.
+
+        Args:
+            folder: where the data set was prepared.
+            hint: command that makes the data set, shown when there is none.
+
+        Raises:
+            DataError: naming the file and the key at fault.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST_FILE
+        try:
+            document = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            hint = hint or f"make data DATASET=… SRC=… OUT={folder}"
+            raise DataError(f"{path} is missing: no data set was prepared there; make it with: {hint}") from None
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise DataError(f"{path} is not valid JSON ({error}): prepare the data set again") from None
+        manifest = _parse(document, path)
+        for split in manifest.splits.values():
+            for shard in split.shards:
+                _check_size(folder / shard.file, shard.bytes)
+        load_spectrum(folder, manifest)
+        return manifest
+
+
+def load_spectrum(folder: str | Path, manifest: Manifest) -> NDArray[np.float64]:
+    """Second-moment matrices of the training images' DCT coefficients, one for each spatial frequency.
+
+    Returns:
+        E[ŷ ŷᵀ], shape (C, C, H, W), float64, in pixel² with pixels in [0, 1]; see the module's text.
+
+    Raises:
+        DataError: if the file is missing or is not the one the manifest describes.
+    """
+    path = Path(folder) / manifest.statistics.spectrum_file
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; prepare the data set again") from None
+    if hashlib.sha256(raw).hexdigest() != manifest.statistics.spectrum_sha256:
+        raise DataError(f"{path} has another checksum than {MANIFEST_FILE} says: prepare the data set again")
+    try:
+        spectrum: NDArray[np.float64] = np.load(io.BytesIO(raw), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is not a NumPy array ({error}): prepare the data set again") from None
+    channels, height, width = manifest.image_shape
+    expected = (channels, channels, height, width)
+    if spectrum.shape != expected or spectrum.dtype != np.float64:
+        found = f"{spectrum.dtype} {spectrum.shape}"
+        raise DataError(f"{path} holds {found} instead of float64 {expected}: prepare the data set again")
+    return spectrum
+
+
+def _check_size(path: Path, size: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; prepare the data set again") from None
+    if found != size:
+        raise DataError(f"{path} has {found} bytes instead of {size}: prepare the data set again")
+
+
+class _Reader:
+    """Typed look-ups in parsed JSON that name the file and the key on failure."""
+
+    def __init__(self, value: Any, path: Path, key: str = "") -> None:
+        self.value, self.path, self.key = value, path, key
+
+    def fail(self, problem: str) -> DataError:
+        return DataError(f"{self.path}: {self.key or 'the document'} {problem}; prepare the data set again")
+
+    def __getitem__(self, name: str | int) -> "_Reader":
+        key = f"{self.key}.{name}" if self.key else str(name)
+        if isinstance(name, str) and name not in self.of(dict):
+            raise _Reader(None, self.path, key).fail("is missing")
+        return _Reader(self.value[name], self.path, key)
+
+    def of(self, kind: type) -> Any:
+        # bool is an int in Python, not in JSON
+        if not isinstance(self.value, kind) or isinstance(self.value, bool):
+            raise self.fail(f"must be of type {kind.__name__}, not {type(self.value).__name__}")
+        return self.value
+
+    def count(self) -> int:
+        number: int = self.of(int)
+        if number < 1:
+            raise self.fail(f"must be at least 1, not {number}")
+        return number
+
+    def text(self, pattern: str = r".+") -> str:
+        text: str = self.of(str)
+        if not re.fullmatch(pattern, text):
+            raise self.fail(f"has an impossible value: {text!r}")
+        return text
+
+    def items(self) -> list["_Reader"]:
+        return [self[position] for position in range(len(self.of(list)))]
+
+    def numbers(self, length: int) -> list[float]:
+        if len(self.of(list)) != length:
+            raise self.fail(f"must hold {length} numbers, one a channel, not {len(self.value)}")
+        numbers = [float(item.value if isinstance(item.value, int) else item.of(float)) for item in self.items()]
+        if not np.isfinite(numbers).all():
+            raise self.fail("must hold finite numbers")
+        return numbers
+
+
+def _parse(document: Any, path: Path) -> Manifest:
+    """Turn parsed JSON into a manifest; every failure is a DataError naming file and key."""
+    root = _Reader(document, path)
+    if root["format"].value != FORMAT:
+        raise root["format"].fail(f"is {root['format'].value!r}, but this version reads {FORMAT!r}")
+    shape = tuple(item.count() for item in root["image_shape"].items())
+    if len(shape) != 3:
+        raise root["image_shape"].fail(f"must be [channels, height, width], not {list(shape)}")
+    splits = {name: _parse_split(root["splits"][name], name) for name in SPLITS}
+    statistics = root["statistics"]
+    if statistics["images"].count() != splits["train"].images:
+        raise statistics["images"].fail(f"differs from splits.train.images, {splits['train'].images}")
+    return Manifest(
+        format=FORMAT,
+        dataset=root["dataset"].text(),
+        release=root["release"].text(),
+        image_shape=shape,
+        splits=splits,
+        statistics=Statistics(
+            images=statistics["images"].count(),
+            pixel_mean=statistics["pixel_mean"].numbers(shape[0]),
+            pixel_variance=statistics["pixel_variance"].numbers(shape[0]),
+            spectrum_file=statistics["spectrum_file"].text(r"[\w.-]+\.npy"),
+            spectrum_sha256=statistics["spectrum_sha256"].text(r"[0-9a-f]{64}"),
+        ),
+        source=dict(_mapping(root["source"])),
+    )
+
+
+def _mapping(reader: _Reader) -> Mapping[str, Any]:
+    mapping: Mapping[str, Any] = reader.of(dict)
+    return mapping
+
+
+def _parse_split(split: _Reader, name: str) -> Split:
+    shards = []
+    for number, shard in enumerate(split["shards"].items()):
+        shards.append(
+            Shard(
+                file=shard["file"].text(re.escape(shard_name(name, number))),
+                images=shard["images"].count(),
+                bytes=shard["bytes"].count(),
+                sha256=shard["sha256"].text(r"[0-9a-f]{64}"),
+            )
+        )
+    total = sum(shard.images for shard in shards)
+    if split["images"].count() != total:
+        raise split["images"].fail(f"is {split['images'].value}, but its shards hold {total}")
+    return Split(images=total, shards=tuple(shards))
