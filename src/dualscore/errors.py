@@ -1,7 +1,7 @@
 """Errors meant for people: the command line prints each as one line, without a traceback.
 
-Every message says what is wrong, where (file, key), and the way out. The classes take the message alone, so that
-they travel between processes unchanged.
+Every message says what is wrong, where (file, key), and the way out. The classes take the message alone, so
+that they travel between processes unchanged.
 """
 
 

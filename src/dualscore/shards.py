@@ -1,8 +1,8 @@
 r"""The on-disk format of a prepared data set, shared by its writer and its reader.
 
-A folder holds ``manifest.json``, ``spectrum.npy`` and the shards ``train-000000.tar``, …, ``val-000000.tar``, ….
-A shard is a plain tar; an entry is one image: ``{index:09d}.u8``, its raw uint8 pixels, channel-major (C, H, W), where
-``index`` counts the images of the split from 0 in shard order.
+A folder holds ``manifest.json``, ``spectrum.npy`` and shards ``train-000000.tar``, …, ``val-000000.tar``, ….
+A shard is a plain tar; an entry is one image: ``{index:09d}.u8``, its raw uint8 pixels, channel-major,
+where ``index`` counts the images of the split from 0 in shard order.
 
 ``spectrum.npy`` describes the training images at second order. With ŷ the orthonormal 2-D DCT-II of
 image/255 − pixel_mean, it is E[ŷ ŷᵀ] over channels at each spatial frequency, without dequantisation noise.
@@ -13,7 +13,6 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: str | Path, hint: str | None = None) -> "Manifest":
-        """Read and check ``folder/manifest.json``, the presence and size of each shard, and the spectrum.
+        """Read ``folder/manifest.json``; check it, the presence and size of each shard, and the spectrum.
 
         Args:
             folder: where the data set was prepared.
@@ -113,23 +112,29 @@ class Manifest:
         Raises:
             DataError: naming the file and the key at fault.
         """
-        folder = Path(folder)
-        path = folder / MANIFEST_FILE
+        manifest = cls.read(folder, hint)
+        for split in manifest.splits.values():
+            for shard in split.shards:
+                _check_size(Path(folder) / shard.file, shard.bytes)
+        load_spectrum(folder, manifest)
+        return manifest
+
+    @classmethod
+    def read(cls, folder: str | Path, hint: str | None = None) -> "Manifest":
+        """Read and check ``folder/manifest.json`` as ``load`` does, without looking at the other files."""
+        path = Path(folder) / MANIFEST_FILE
         try:
             document = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             hint = hint or f"make data DATASET=… SRC=… OUT={folder}"
-            raise DataError(f"{path} is missing: no data set was prepared there; make it with: {hint}") from None
+            raise DataError(
+                f"{path} is missing: no data set was prepared there; make it with: {hint}"
+            ) from None
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise DataError(f"{path} is not valid JSON ({error}): prepare the data set again") from None
-        manifest = _parse(document, path)
-        for split in manifest.splits.values():
-            for shard in split.shards:
-                _check_size(folder / shard.file, shard.bytes)
-        load_spectrum(folder, manifest)
-        return manifest
+        return _parse(document, path)
 
 
 def load_spectrum(folder: str | Path, manifest: Manifest) -> NDArray[np.float64]:
@@ -172,56 +177,68 @@ def _check_size(path: Path, size: int) -> None:
 class _Reader:
     """Typed look-ups in parsed JSON that name the file and the key on failure."""
 
-    def __init__(self, value: Any, path: Path, key: str = "") -> None:
-        self.value, self.path, self.key = value, path, key
+    def __init__(self, value: object, path: Path, key: str = "") -> None:
+        self.value: Any = value
+        self.path, self.key = path, key
 
     def fail(self, problem: str) -> DataError:
         return DataError(f"{self.path}: {self.key or 'the document'} {problem}; prepare the data set again")
 
     def __getitem__(self, name: str | int) -> "_Reader":
         key = f"{self.key}.{name}" if self.key else str(name)
-        if isinstance(name, str) and name not in self.of(dict):
+        if isinstance(name, str):
+            self.require(dict)
+        if isinstance(name, str) and name not in self.value:
             raise _Reader(None, self.path, key).fail("is missing")
         return _Reader(self.value[name], self.path, key)
 
-    def of(self, kind: type) -> Any:
+    def require(self, *kinds: type) -> None:
         # bool is an int in Python, not in JSON
-        if not isinstance(self.value, kind) or isinstance(self.value, bool):
-            raise self.fail(f"must be of type {kind.__name__}, not {type(self.value).__name__}")
-        return self.value
+        if not isinstance(self.value, kinds) or isinstance(self.value, bool):
+            raise self.fail(f"must be of type {kinds[-1].__name__}, not {type(self.value).__name__}")
 
     def count(self) -> int:
-        number: int = self.of(int)
+        self.require(int)
+        number: int = self.value
         if number < 1:
             raise self.fail(f"must be at least 1, not {number}")
         return number
 
     def text(self, pattern: str = r".+") -> str:
-        text: str = self.of(str)
+        self.require(str)
+        text: str = self.value
         if not re.fullmatch(pattern, text):
             raise self.fail(f"has an impossible value: {text!r}")
         return text
 
+    def mapping(self) -> dict[str, Any]:
+        self.require(dict)
+        return dict(self.value)
+
     def items(self) -> list["_Reader"]:
-        return [self[position] for position in range(len(self.of(list)))]
+        self.require(list)
+        return [self[position] for position in range(len(self.value))]
 
     def numbers(self, length: int) -> list[float]:
-        if len(self.of(list)) != length:
-            raise self.fail(f"must hold {length} numbers, one a channel, not {len(self.value)}")
-        numbers = [float(item.value if isinstance(item.value, int) else item.of(float)) for item in self.items()]
+        items = self.items()
+        if len(items) != length:
+            raise self.fail(f"must hold {length} numbers, one a channel, not {len(items)}")
+        for item in items:
+            item.require(int, float)
+        numbers = [float(item.value) for item in items]
         if not np.isfinite(numbers).all():
             raise self.fail("must hold finite numbers")
         return numbers
 
 
-def _parse(document: Any, path: Path) -> Manifest:
+def _parse(document: object, path: Path) -> Manifest:
     """Turn parsed JSON into a manifest; every failure is a DataError naming file and key."""
     root = _Reader(document, path)
     if root["format"].value != FORMAT:
         raise root["format"].fail(f"is {root['format'].value!r}, but this version reads {FORMAT!r}")
-    shape = tuple(item.count() for item in root["image_shape"].items())
-    if len(shape) != 3:
-        raise root["image_shape"].fail(f"must be [channels, height, width], not {list(shape)}")
+    sides = [item.count() for item in root["image_shape"].items()]
+    if len(sides) != 3:
+        raise root["image_shape"].fail(f"must be [channels, height, width], not {sides}")
     splits = {name: _parse_split(root["splits"][name], name) for name in SPLITS}
     statistics = root["statistics"]
     if statistics["images"].count() != splits["train"].images:
@@ -230,22 +247,17 @@ def _parse(document: Any, path: Path) -> Manifest:
         format=FORMAT,
         dataset=root["dataset"].text(),
         release=root["release"].text(),
-        image_shape=shape,
+        image_shape=(sides[0], sides[1], sides[2]),
         splits=splits,
         statistics=Statistics(
             images=statistics["images"].count(),
-            pixel_mean=statistics["pixel_mean"].numbers(shape[0]),
-            pixel_variance=statistics["pixel_variance"].numbers(shape[0]),
+            pixel_mean=statistics["pixel_mean"].numbers(sides[0]),
+            pixel_variance=statistics["pixel_variance"].numbers(sides[0]),
             spectrum_file=statistics["spectrum_file"].text(r"[\w.-]+\.npy"),
             spectrum_sha256=statistics["spectrum_sha256"].text(r"[0-9a-f]{64}"),
         ),
-        source=dict(_mapping(root["source"])),
+        source=root["source"].mapping(),
     )
-
-
-def _mapping(reader: _Reader) -> Mapping[str, Any]:
-    mapping: Mapping[str, Any] = reader.of(dict)
-    return mapping
 
 
 def _parse_split(split: _Reader, name: str) -> Split:

@@ -1,0 +1,220 @@
+"""Builds a data set: plan, shards in parallel, statistics, manifest. Killed, it goes on where it was."""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep import pool, progress
+from data_prep.plan import Plan, Request, ShardJob, Source, Unit, lay_out
+from data_prep.shard_writer import BUILD_FOLDER, Finished, read_finished, sidecar_path, write_shard
+from data_prep.statistics import Sums
+from dualscore.errors import DataError
+from dualscore.shards import (
+    FORMAT,
+    MANIFEST_FILE,
+    SPECTRUM_FILE,
+    SPLITS,
+    Manifest,
+    Split,
+    Statistics,
+    write_aside,
+)
+
+PREPARATION = 1  # raise it when the same request would give other bytes
+WARNINGS_SHOWN = 20
+WARNINGS_KEPT = 200
+
+
+@dataclass(frozen=True)
+class _UnitJob:
+    unit: Unit
+    shards: tuple[ShardJob, ...]
+    out: Path
+    image_shape: tuple[int, int, int]
+
+
+def build(request: Request, source: Source, out: Path, workers: int) -> Manifest:
+    """Prepare a data set in ``out``, or finish one that was begun there by the same request.
+
+    Raises:
+        DataError: if the source is unusable or ``out`` holds something else.
+    """
+    files = source.find(request.src)
+    fingerprint = _fingerprint(request, files)
+    _refuse_other_content(out, fingerprint)
+    if (manifest := _complete(out)) is not None:
+        print(f"already complete: {out}")
+        return manifest
+    plan = source.plan(files, request, workers)
+    _check_splits(plan, request)
+    for warning in plan.warnings[:WARNINGS_SHOWN]:
+        print(f"warning: {warning}")
+    if len(plan.warnings) > WARNINGS_SHOWN:
+        print(f"warning: … and {len(plan.warnings) - WARNINGS_SHOWN} more like these")
+    (out / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
+    with _only_build(out):
+        for leftover in [*out.glob(".*.tmp"), *(out / BUILD_FOLDER).glob(".*.tmp")]:
+            leftover.unlink(missing_ok=True)
+        (out / MANIFEST_FILE).unlink(missing_ok=True)
+        write_aside(_plan_path(out), json.dumps(fingerprint, indent=1).encode())
+        layout = lay_out(plan, request.images_per_shard)
+        _make_shards(layout, plan, out, workers)
+        manifest = _finish(layout, plan, request, out)
+    return manifest
+
+
+def _plan_path(out: Path) -> Path:
+    return out / BUILD_FOLDER / "plan.json"
+
+
+def _fingerprint(request: Request, files: list[Path]) -> dict[str, Any]:
+    """What decides every byte of the result, as far as one can tell without reading the files."""
+    digest = hashlib.sha256()
+    for path in files:
+        inside = request.src is not None and request.src in path.parents
+        name = path.relative_to(request.src).as_posix() if request.src and inside else path.name
+        status = path.stat()
+        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return {
+        "format": FORMAT,
+        "preparation": PREPARATION,
+        "dataset": request.dataset,
+        "size": request.size,
+        "val_fraction": request.val_fraction,
+        "seed": request.seed,
+        "images_per_shard": request.images_per_shard,
+        "source_files": f"{len(files)} files, {digest.hexdigest()}",
+    }
+
+
+def _refuse_other_content(out: Path, fingerprint: dict[str, Any]) -> None:
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file: choose a folder as --out")
+    try:
+        earlier = json.loads(_plan_path(out).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        others = [name for name in os.listdir(out) if name != BUILD_FOLDER] if out.is_dir() else []
+        if others:
+            raise DataError(
+                f"{out} is not empty (it holds {min(others)}): choose an empty or new --out"
+            ) from None
+        return
+    except ValueError as error:
+        raise DataError(
+            f"{_plan_path(out)} is damaged ({error}): delete {out} or choose another --out"
+        ) from None
+    if earlier == fingerprint:
+        return
+    if not any(out.glob("*.tar")):
+        return  # nothing came of the earlier request
+    keys = [key for key in fingerprint if earlier.get(key) != fingerprint[key]]
+    change = "; ".join(f"{key}: there {earlier.get(key)}, now {fingerprint[key]}" for key in keys)
+    raise DataError(
+        f"{out} holds the build of another request ({change}): choose another --out or delete that one"
+    )
+
+
+def _complete(out: Path) -> Manifest | None:
+    """The manifest, if this request was already finished and nothing is missing since."""
+    if not (out / MANIFEST_FILE).exists():
+        return None
+    try:
+        return Manifest.load(out)
+    except DataError as error:
+        print(f"warning: {error}; doing so now")
+        return None
+
+
+def _check_splits(plan: Plan, request: Request) -> None:
+    for split in SPLITS:
+        if sum(unit.images for unit in plan.units if unit.split == split) == 0:
+            raise DataError(f"{request.src} gives no {split} image: check --src")
+
+
+@contextmanager
+def _only_build(out: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends."""
+    with (out / BUILD_FOLDER / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{out} is being built by another process: wait for it or stop it") from None
+        except OSError:
+            pass  # a network file system without locks
+        yield
+
+
+def _make_shards(layout: list[tuple[Unit, list[ShardJob]]], plan: Plan, out: Path, workers: int) -> None:
+    images = {shard.file: shard.stop - shard.start for _, shards in layout for shard in shards}
+    jobs = []
+    for unit, shards in layout:
+        missing = tuple(shard for shard in shards if read_finished(out, shard) is None)
+        for shard in missing:
+            sidecar_path(out, shard.file).unlink(missing_ok=True)
+        if missing:
+            jobs.append(_UnitJob(unit, missing, out, plan.image_shape))
+    with progress.bar("preparing", sum(images.values()), "images") as show:
+
+        def update() -> None:
+            finished = (name.removesuffix(".npz") for name in os.listdir(out / BUILD_FOLDER))
+            show(sum(images.get(file, 0) for file in finished))
+
+        with progress.polling(update):
+            pool.run(_produce, jobs, workers)
+
+
+def _produce(job: _UnitJob) -> None:
+    with job.unit.open() as images:
+        for shard in job.shards:
+            pool.stop_if_told()
+            write_shard(job.out, shard, images, job.image_shape)
+
+
+def _finish(layout: list[tuple[Unit, list[ShardJob]]], plan: Plan, request: Request, out: Path) -> Manifest:
+    sums = Sums.zeros(plan.image_shape)
+    shards: dict[str, list[Any]] = {split: [] for split in SPLITS}
+    for _, jobs in layout:
+        for job in jobs:
+            finished = _read(out, job)
+            shards[job.split].append(finished.shard)
+            if finished.sums is not None:
+                sums.merge(finished.sums)
+    mean, variance = sums.mean_and_variance()
+    spectrum = io.BytesIO()
+    np.save(spectrum, sums.spectrum())
+    write_aside(out / SPECTRUM_FILE, spectrum.getvalue())
+    manifest = Manifest(
+        format=FORMAT,
+        dataset=request.dataset,
+        release=plan.release,
+        image_shape=plan.image_shape,
+        splits={split: Split(sum(s.images for s in made), tuple(made)) for split, made in shards.items()},
+        statistics=Statistics(
+            images=sums.images,
+            pixel_mean=mean,
+            pixel_variance=variance,
+            spectrum_file=SPECTRUM_FILE,
+            spectrum_sha256=hashlib.sha256(spectrum.getvalue()).hexdigest(),
+        ),
+        source={**plan.source, "warnings": list(plan.warnings[:WARNINGS_KEPT])},
+    )
+    manifest.save(out)
+    for sidecar in (out / BUILD_FOLDER).glob("*.npz"):
+        sidecar.unlink()
+    return manifest
+
+
+def _read(out: Path, job: ShardJob) -> Finished:
+    finished = read_finished(out, job)
+    if finished is None:
+        raise DataError(f"{out / job.file} disappeared during the build: run the same command again")
+    return finished

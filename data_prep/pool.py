@@ -1,0 +1,110 @@
+"""Runs independent jobs in worker processes that end together with the program that started them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for_sentinel
+from multiprocessing.synchronize import Event
+from typing import TypeVar
+
+from dualscore.errors import DataError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+PENDING_PER_WORKER = 4
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: another job failed, or the user pressed Ctrl-C
+    """Raised inside a job when the others have been told to stop."""
+
+
+_stop: Event | None = None
+
+
+def stop_if_told() -> None:
+    """End a long job early when its result is no longer wanted; call it between steps."""
+    if _stop is not None and _stop.is_set():
+        raise Stopped
+
+
+def _start_worker(stop: Event) -> None:
+    global _stop
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # a worker whose parent was killed would otherwise wait for jobs for ever
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_sentinel([parent.sentinel])
+        os._exit(1)
+
+
+def run(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    workers: int,
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> list[Result]:
+    """Results of ``function`` for every job, in the order of the jobs.
+
+    Args:
+        function: must be importable by name; a single worker or job runs it in this process.
+        jobs: picklable arguments.
+        workers: number of processes.
+        on_result: called here as each job ends, in any order.
+
+    Raises:
+        DataError: if a worker process dies; other exceptions are those of the first job to fail.
+    """
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        results = []
+        for job in jobs:
+            results.append(function(job))
+            on_result(results[-1])
+        return results
+    # not forked: a fork copies the locks of the progress bar's thread
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(stop,)) as executor:
+        try:
+            return _drive(executor, function, jobs, workers * PENDING_PER_WORKER, on_result)
+        except BrokenProcessPool:
+            raise DataError(
+                "a worker process died, most often for want of memory: try fewer --workers"
+            ) from None
+        finally:
+            stop.set()
+            executor.shutdown(cancel_futures=True)
+
+
+def _drive(
+    executor: ProcessPoolExecutor,
+    function: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    most_pending: int,
+    on_result: Callable[[Result], None],
+) -> list[Result]:
+    results: dict[int, Result] = {}
+    pending: dict[Future[Result], int] = {}
+
+    def collect() -> None:
+        done, _ = wait(pending, return_when=FIRST_COMPLETED)
+        for future in done:
+            results[pending.pop(future)] = future.result()
+            on_result(future.result())
+
+    for number, job in enumerate(jobs):
+        if len(pending) >= most_pending:
+            collect()
+        pending[executor.submit(function, job)] = number
+    while pending:
+        collect()
+    return [results[number] for number in sorted(results)]

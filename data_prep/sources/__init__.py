@@ -1,0 +1,17 @@
+"""What images are prepared from: one file a kind of source."""
+
+from data_prep.plan import Source
+from data_prep.sources.cifar10 import Cifar10
+from data_prep.sources.demo import Demo
+from data_prep.sources.folder import Folder
+from data_prep.sources.imagenet import Imagenet
+from data_prep.sources.imagenet64_png import Imagenet64Png
+
+SOURCES: dict[str, Source] = {
+    "demo": Demo(),
+    "folder": Folder(),
+    "imagenet64": Imagenet(64),
+    "imagenet32": Imagenet(32),
+    "imagenet64_png": Imagenet64Png(),
+    "cifar10": Cifar10(),
+}

@@ -1,0 +1,147 @@
+"""Batch files, pickled or npz: tables of uint8 images, one row an image, channel-major."""
+
+import math
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep import safe_pickle
+from data_prep.plan import Images, Unit
+from data_prep.sources.archive import FileRef, explained, is_archive, members
+from dualscore.errors import DataError
+
+
+@dataclass(frozen=True)
+class BatchUnit(Unit):
+    """All images of one batch file, in the file's order."""
+
+    ref: FileRef
+    image_shape: tuple[int, int, int]
+
+    @contextmanager
+    def open(self) -> Iterator[Images]:
+        """Read the whole file; no more than this one is held."""
+        table = _read_npz(self.ref) if self.ref.name.endswith(".npz") else _read_pickle(self.ref)
+        _check_table(self.ref, table.shape, self.image_shape)
+        if table.dtype != np.uint8:
+            raise DataError(f"{self.ref}: data is {table.dtype}, not uint8; download the official file again")
+        if len(table) != self.images:
+            raise DataError(f"{self.ref} changed while it was read: run again")
+        yield _Table(table.reshape(-1, *self.image_shape))
+
+
+@dataclass
+class _Table:
+    images: NDArray[np.uint8]
+
+    def take(self, start: int, stop: int) -> NDArray[np.uint8]:
+        return self.images[start:stop]
+
+
+def batch_unit(split: str, ref: FileRef, image_shape: tuple[int, int, int]) -> BatchUnit:
+    """A unit whose number of images is read from the beginning of the file."""
+    if ref.name.endswith(".npz"):
+        shape = _peek_npz(ref)
+    else:
+        with ref.open() as file:
+            shape = safe_pickle.peek_shape(file, str(ref))  # type: ignore[arg-type]
+    _check_table(ref, shape, image_shape)
+    return BatchUnit(split, shape[0], ref, image_shape)
+
+
+def search(src: Path, pattern: str, archives: str) -> list[FileRef]:
+    """Files named like ``pattern`` below ``src`` or in archives there named like ``archives``, by name.
+
+    Of two files with the same stem, one unpacked comes before one in an archive.
+    """
+    paths = [src] if src.is_file() else sorted(path for path in src.rglob("*") if path.is_file())
+    refs = [FileRef(path) for path in paths]
+    for path in paths:
+        if is_archive(path) and re.fullmatch(archives, path.name, re.IGNORECASE):
+            refs += members(path)
+    found: dict[str, FileRef] = {}
+    for ref in refs:
+        if re.fullmatch(pattern, ref.name):
+            kept = found.setdefault(ref.name.removesuffix(".npz"), ref)
+            if kept is not ref and kept.name == ref.name and ref.member is None:
+                raise DataError(
+                    f"{kept} and {ref} have the same name: give the folder of one of them as --src"
+                )
+    return [found[name] for name in sorted(found, key=_natural)]
+
+
+def source_files(src: Path, pattern: str, archives: str) -> list[Path]:
+    """Files and archives that could hold batches, without opening any."""
+    paths = [src] if src.is_file() else sorted(path for path in src.rglob("*") if path.is_file())
+    wanted = f"(?:{pattern})|(?i:{archives})"
+    return [path for path in paths if re.fullmatch(wanted, path.name)]
+
+
+def numbers(refs: Sequence[FileRef]) -> list[int]:
+    """The numbers at the end of the files' stems."""
+    return [int(found[-1]) for ref in refs if (found := re.findall(r"\d+", ref.name.removesuffix(".npz")))]
+
+
+def _natural(name: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _check_table(ref: FileRef, shape: Sequence[int], image_shape: tuple[int, int, int]) -> None:
+    row = math.prod(image_shape)
+    if len(shape) == 2 and shape[0] > 0 and shape[1] == row:
+        return
+    side = math.isqrt(shape[1] // 3) if len(shape) == 2 else 0
+    kind = (
+        f"images of {side}×{side}"
+        if side and 3 * side * side == shape[1]
+        else f"a table of shape {tuple(shape)}"
+    )
+    wanted = f"{image_shape[1]}×{image_shape[2]}"
+    raise DataError(f"{ref} holds {kind} instead of images of {wanted}: check --src and the data set's name")
+
+
+def _read_pickle(ref: FileRef) -> NDArray[Any]:
+    with ref.open() as file:
+        batch = safe_pickle.load_batch(file, str(ref))  # type: ignore[arg-type]
+    if not isinstance(table := batch.get("data"), np.ndarray):
+        raise DataError(f"{ref} has no array under the key 'data'; download the official file again")
+    return table
+
+
+def _peek_npz(ref: FileRef) -> tuple[int, ...]:
+    if ref.member is not None:
+        raise DataError(f"{ref.path} holds npz files: unzip it first, and give the folder as --src")
+    with explained(ref.path), zipfile.ZipFile(ref.path) as archive:
+        if "data.npy" not in archive.namelist():
+            raise DataError(f"{ref} has no array 'data'; download the official file again")
+        with archive.open("data.npy") as file:
+            try:
+                version = np.lib.format.read_magic(file)
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read(file)
+            except ValueError as error:
+                raise DataError(f"{ref}: the array 'data' is damaged ({error}); download it again") from None
+        if math.prod(shape) * dtype.itemsize > archive.getinfo("data.npy").file_size:
+            raise DataError(f"{ref}: the array 'data' is cut off; download it again")
+    return shape
+
+
+def _read_npz(ref: FileRef) -> NDArray[Any]:
+    with explained(ref.path):
+        try:
+            with np.load(ref.path, allow_pickle=False) as arrays:
+                table: NDArray[Any] = arrays["data"]
+        except (ValueError, MemoryError) as error:
+            raise DataError(f"{ref}: the array 'data' is damaged ({error}); download it again") from None
+    return table

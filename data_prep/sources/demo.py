@@ -1,0 +1,58 @@
+"""The colour photographs that scikit-image and scikit-learn ship: a small data set that needs no download."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from data_prep.plan import Plan, Request, Source
+from data_prep.sources.folder import crop_plan, look
+from dualscore.errors import DataError
+
+TRAIN = {
+    "astronaut": ("skimage", "data/astronaut.png"),
+    "coffee": ("skimage", "data/coffee.png"),
+    "rocket": ("skimage", "data/rocket.jpg"),
+    "motorcycle_left": ("skimage", "data/motorcycle_left.png"),
+    "china": ("sklearn", "datasets/images/china.jpg"),
+}
+VAL = {
+    "chelsea": ("skimage", "data/chelsea.png"),
+    "flower": ("sklearn", "datasets/images/flower.jpg"),
+}
+PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+
+
+class Demo(Source):
+    """Five photographs to train on, two to validate on."""
+
+    uses = frozenset({"size", "seed"})
+
+    def find(self, src: Path | None) -> list[Path]:
+        """The seven files, found without importing the packages."""
+        return [locate(package, file) for package, file in (TRAIN | VAL).values()]
+
+    def plan(self, files: list[Path], request: Request, workers: int) -> Plan:
+        """Crop the photographs; which one is on which side is fixed."""
+        assert request.size is not None
+        # looking at seven photographs takes less time than starting processes
+        photographs = look(list(TRAIN | VAL), files, request.size, workers=1)
+        for photograph in photographs:
+            if photograph.problem:
+                raise DataError(
+                    f"{photograph.path} {photograph.problem}: choose a smaller --size or reinstall it"
+                )
+        train, val = photographs[: len(TRAIN)], photographs[len(TRAIN) :]
+        release = "demo: seven photographs shipped with scikit-image and scikit-learn, cut into crops"
+        return crop_plan(train, val, 3, request, release)
+
+
+def locate(package: str, file: str) -> Path:
+    """Path of a file shipped inside an installed package."""
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(
+            f"the demo needs {PACKAGES[package]}, which is not installed: pip install {PACKAGES[package]}"
+        )
+    path = Path(spec.submodule_search_locations[0], file)
+    if not path.is_file():
+        raise DataError(f"{path} is missing from {PACKAGES[package]}: reinstall it with pip")
+    return path

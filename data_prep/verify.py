@@ -1,0 +1,139 @@
+"""Reads a whole data set again and compares it with its manifest."""
+
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from data_prep import pool, progress
+from data_prep.sources.archive import forget_members
+from data_prep.statistics import CHUNK, Sums
+from dualscore.errors import DataError
+from dualscore.shards import MANIFEST_FILE, Manifest, Shard, entry_name, load_spectrum
+
+PROBLEMS_SHOWN = 20
+TOLERANCE = 1e-9  # sums in another order differ by rounding only
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: Path
+    shard: Shard
+    first: int
+    image_shape: tuple[int, int, int]
+    summed: bool
+
+
+@dataclass(frozen=True)
+class _Report:
+    images: int
+    problems: list[str]
+    sums: Sums | None
+
+
+def verify(out: Path, workers: int) -> list[str]:
+    """Problems found in a data set, at most 20, one line each; none if all is well.
+
+    Raises:
+        DataError: if the manifest itself is missing or broken.
+    """
+    manifest = Manifest.read(out)
+    jobs = []
+    for name, split in manifest.splits.items():
+        first = 0
+        for shard in split.shards:
+            jobs.append(_Job(out / shard.file, shard, first, manifest.image_shape, name == "train"))
+            first += shard.images
+    done = 0
+    with progress.bar("verifying", sum(job.shard.images for job in jobs), "images") as show:
+
+        def advance(report: _Report) -> None:
+            nonlocal done
+            done += report.images
+            show(done)
+
+        reports = pool.run(_check_shard, jobs, workers, advance)
+    problems = [problem for report in reports for problem in report.problems]
+    sums = None
+    if not problems:
+        sums = Sums.zeros(manifest.image_shape)
+        for report in reports:
+            if report.sums is not None:
+                sums.merge(report.sums)
+    problems += _check_statistics(out, manifest, sums)
+    if len(problems) > PROBLEMS_SHOWN:
+        return [*problems[: PROBLEMS_SHOWN - 1], f"… and {len(problems) - PROBLEMS_SHOWN + 1} more problems"]
+    return problems
+
+
+def _check_shard(job: _Job) -> _Report:
+    pool.stop_if_told()
+    sums = Sums.zeros(job.image_shape) if job.summed else None
+    problems: list[str] = []
+    try:
+        with job.path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != job.shard.sha256:
+                problems.append(f"{job.path} has another checksum than the manifest says")
+            file.seek(0)
+            count = _check_entries(file, job, sums)
+            if count != job.shard.images:
+                problems.append(f"{job.path} holds {count} images, but the manifest says {job.shard.images}")
+    except ValueError as error:
+        problems.append(f"{job.path}: {error}")
+    except (tarfile.TarError, OSError) as error:
+        problems.append(f"{job.path} cannot be read whole: {error}")
+    return _Report(job.shard.images, problems, sums)
+
+
+def _check_entries(file: IO[bytes], job: _Job, sums: Sums | None) -> int:
+    """Count the entries of a shard and sum their images; ValueError at the first wrong one."""
+    size = int(np.prod(job.image_shape))
+    chunk: list[bytes] = []
+    count = 0
+    for name, image in _entries(file):
+        expected = entry_name(job.first + count)
+        if name != expected:
+            raise ValueError(f"entry {count} is {name} instead of {expected}")
+        if len(image) != size:
+            raise ValueError(f"entry {name} has {len(image)} bytes instead of {size}")
+        count += 1
+        chunk.append(image)
+        if len(chunk) == CHUNK or count == job.shard.images:
+            if sums is not None:
+                sums.add(np.frombuffer(b"".join(chunk), np.uint8).reshape(-1, *job.image_shape))
+            chunk = []
+    return count
+
+
+def _entries(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        while (entry := tar.next()) is not None:
+            forget_members(tar)
+            content = tar.extractfile(entry)
+            yield entry.name, content.read() if content is not None else b""
+
+
+def _check_statistics(out: Path, manifest: Manifest, sums: Sums | None) -> list[str]:
+    """Check the spectrum's file, and compare all statistics if the images could be summed."""
+    try:
+        spectrum = load_spectrum(out, manifest)
+    except DataError as error:
+        return [str(error)]
+    if sums is None:
+        return []
+    problems = []
+    mean, variance = sums.mean_and_variance()
+    for key, stored, computed in (
+        ("statistics.pixel_mean", manifest.statistics.pixel_mean, mean),
+        ("statistics.pixel_variance", manifest.statistics.pixel_variance, variance),
+    ):
+        if not np.allclose(stored, computed, rtol=TOLERANCE, atol=1e-12):
+            problems.append(f"{out / MANIFEST_FILE}: {key} is {stored}, but the images give {computed}")
+    if not np.allclose(spectrum, sums.spectrum(), rtol=TOLERANCE, atol=1e-12):
+        path = out / manifest.statistics.spectrum_file
+        problems.append(f"{path} is not the spectrum of the training images")
+    return problems

@@ -1,0 +1,83 @@
+"""Gaussians fitted to the training images: what any model of images must beat."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
+from dualscore.images import to_pixels
+from dualscore.noise import seeded_generator
+
+
+class FullGaussian:
+    """A Gaussian with a mean and a covariance for all pixels, gathered over batches.
+
+    Args:
+        dimension: d; memory is d² in double precision.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self.count = 0
+        self._total = torch.zeros(dimension, dtype=torch.float64)
+        self._products = torch.zeros(dimension, dimension, dtype=torch.float64)
+
+    def add(self, pixels: Tensor) -> None:
+        """Add images x of shape (B, …) with d pixels each, in [0, 1]."""
+        flat = pixels.flatten(1).double() - 0.5  # centred roughly, so that little cancels later
+        self.count += len(flat)
+        self._total += flat.sum(dim=0)
+        self._products.addmm_(flat.mT, flat)
+
+    def fit(self) -> None:
+        """Fix mean and covariance; the latter is that of the dequantised images, so it is positive."""
+        mean = self._total / self.count
+        covariance = self._products / self.count - mean[:, None] * mean
+        covariance.diagonal().add_(QUANTIZATION_VARIANCE)
+        self.mean = mean + 0.5
+        self._factor = torch.linalg.cholesky(covariance)
+
+    def energy(self, pixels: Tensor) -> Tensor:
+        """−log p in nats of images of shape (B, …), shape (B,)."""
+        centered = (pixels.flatten(1).double() - self.mean).mT
+        white = torch.linalg.solve_triangular(self._factor, centered, upper=False)
+        log_determinant = 2.0 * self._factor.diagonal().log().sum()
+        return 0.5 * (white.square().sum(dim=0) + log_determinant + len(self.mean) * math.log(2 * math.pi))
+
+
+def dequantized_bits_per_dim(energy: Tensor, dimension: int) -> Tensor:
+    """Bits/dim of 8-bit images from energies of x + (u − ½)/255, u uniform, with x = k/255.
+
+    The step is 1/255 there, so the constant is log₂ 255; on (k + u)/256 it would be 8, with the same sum.
+    """
+    return math.log2(255.0) + energy / (dimension * math.log(2.0))
+
+
+def gaussian_bits_per_dim(
+    stationary: StationaryGaussian, full: FullGaussian | None, images: Iterable[Tensor], channels: int
+) -> dict[str, float | None]:
+    """Measure both Gaussians on dequantised images.
+
+    Args:
+        stationary: fitted on dequantised training images.
+        full: the same, or None where d is too large.
+        images: batches of stored images, uint8, shape (B, C, H, W).
+        channels: 1 makes gray of colour.
+
+    Returns:
+        `stationary` and `full_covariance` in bits/dim, the latter None without `full`.
+    """
+    generator = seeded_generator(torch.device("cpu"), 0)
+    values: dict[str, list[Tensor]] = {"stationary": [], "full_covariance": []}
+    for image in images:
+        x = to_pixels(image, channels).double()
+        x = x + (torch.rand(x.shape, generator=generator, dtype=x.dtype) - 0.5) / 255.0
+        values["stationary"].append(stationary(x, torch.zeros(len(x), dtype=x.dtype)).energy)
+        if full is not None:
+            values["full_covariance"].append(full.energy(x))
+    dimension = stationary.eigenvalues.numel()
+    return {
+        name: float(dequantized_bits_per_dim(torch.cat(parts), dimension).mean()) if parts else None
+        for name, parts in values.items()
+    }

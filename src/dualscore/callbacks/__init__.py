@@ -1,0 +1,7 @@
+"""Lightning callbacks: what a run reports, and what stops it."""
+
+from dualscore.callbacks.figures import BitsPerDim, NoiseCurves
+from dualscore.callbacks.health import GradientHealth
+from dualscore.callbacks.progress import ConsoleReport, Throughput
+
+__all__ = ["BitsPerDim", "ConsoleReport", "GradientHealth", "NoiseCurves", "Throughput"]

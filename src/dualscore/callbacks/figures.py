@@ -1,0 +1,81 @@
+"""Validation figures: bits/dim by the paper's protocol, and losses per noise level."""
+
+from typing import Any, Generic, TypeVar
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from dualscore.metrics import EnergyFigures, ImageFigures, LevelFigures
+from dualscore.module import DualScoreModule
+
+Figures = TypeVar("Figures", EnergyFigures, LevelFigures)
+
+
+class _ValidationCallback(Callback, Generic[Figures]):
+    """Gathers figures over a validation and reports them at its end."""
+
+    figures: Figures
+
+    def make(self, module: DualScoreModule) -> Figures:
+        """Empty figures for a validation."""
+        raise NotImplementedError
+
+    def report(self, module: DualScoreModule) -> None:
+        """Log what was gathered; called on every device."""
+        raise NotImplementedError
+
+    def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002, D102
+        assert isinstance(pl_module, DualScoreModule)
+        self.figures = self.make(pl_module)
+
+    def on_validation_batch_end(  # noqa: D102
+        self,
+        trainer: lightning.Trainer,  # noqa: ARG002
+        pl_module: lightning.LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ANN401 - what validation_step returned
+        *_: object,
+    ) -> None:
+        assert isinstance(outputs, ImageFigures)
+        self.figures.update(outputs)
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002, D102
+        assert isinstance(pl_module, DualScoreModule)
+        self.report(pl_module)
+
+
+class BitsPerDim(_ValidationCallback[EnergyFigures]):
+    """Logs `val/bits_per_dim` with its standard error and log Z, and gives the module its log Z."""
+
+    def make(self, module: DualScoreModule) -> EnergyFigures:  # noqa: D102
+        return EnergyFigures(module.dimension, module.t_range[1], module.device)
+
+    def report(self, module: DualScoreModule) -> None:  # noqa: D102
+        summary = self.figures.summary()
+        if summary is None:
+            return
+        module.log("val/bits_per_dim", summary.bits_per_dim.value, prog_bar=True)
+        module.log("val/bits_per_dim_stderr", summary.bits_per_dim.stderr)
+        module.log("val/log_normalizer", summary.log_normalizer)
+        module.log_normalizer.fill_(summary.log_normalizer)
+
+
+class NoiseCurves(_ValidationCallback[LevelFigures]):
+    """Logs both losses and the denoising PSNR gain per noise level, and the losses' means over levels."""
+
+    def make(self, module: DualScoreModule) -> LevelFigures:  # noqa: D102
+        return LevelFigures(module.dimension, module.levels.tolist(), module.device)
+
+    def report(self, module: DualScoreModule) -> None:  # noqa: D102
+        levels = self.figures.summary()
+        if not levels:
+            return
+        module.log("val/space_loss", sum(level.space_loss for level in levels) / len(levels))
+        times = [level.time_loss for level in levels if level.time_loss is not None]
+        if times:
+            module.log("val/time_loss", sum(times) / len(times))
+        for level in levels:
+            name = f"{level.psnr_in:+04.0f}dB"
+            module.log(f"space_loss/{name}", level.space_loss)
+            module.log(f"psnr_gain/{name}", level.psnr_out - level.psnr_in)
+            if level.time_loss is not None:
+                module.log(f"time_loss/{name}", level.time_loss)

@@ -1,0 +1,49 @@
+"""Watches gradients: reports their largest norm, and stops a run whose loss is not finite."""
+
+import math
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.optim import Optimizer
+
+from dualscore.errors import TrainingError
+from dualscore.module import DualScoreModule
+
+
+class GradientHealth(Callback):
+    """Logs `train/largest_gradient_norm` since the last entry; stops before a step that would spoil the weights.
+
+    The norm is that of the gradient averaged over devices, so that all of them stop together.
+    """
+
+    def __init__(self) -> None:
+        self.largest = 0.0
+
+    def on_before_optimizer_step(  # noqa: D102
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer  # noqa: ARG002
+    ) -> None:
+        assert isinstance(pl_module, DualScoreModule)
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        if not math.isfinite(norm):
+            raise TrainingError(_diagnosis(trainer.global_step, pl_module))
+        self.largest = max(self.largest, norm)
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
+    ) -> None:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            pl_module.log("train/largest_gradient_norm", self.largest)
+            self.largest = 0.0
+
+
+def _diagnosis(step: int, module: DualScoreModule) -> str:
+    """Say at which step and noise levels the loss or its gradient stopped being finite."""
+    way_out = "the last good checkpoint is kept; try a smaller optim.lr with FRESH=1"
+    losses = module.last_losses
+    bad = ~torch.isfinite(losses.total)
+    if not bad.any():
+        return f"step {step}: the gradient is not finite, although this device's losses are; {way_out}"
+    levels = ", ".join(f"{t:.3g}" for t in module.last_noise_variance[bad].tolist()[:8])
+    return f"step {step}: the loss is not finite at noise variance t = {levels}; {way_out}"

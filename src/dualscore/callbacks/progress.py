@@ -1,0 +1,65 @@
+"""Speed, and a line on the terminal at every validation."""
+
+import time
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+
+class Throughput(Callback):
+    """Logs `train/images_per_second` over all devices, validation time left out."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.rate = 0.0
+        self._restart()
+
+    def _restart(self) -> None:
+        self._steps, self._since = 0, time.perf_counter()
+
+    def on_train_start(self, *_: object) -> None:  # noqa: D102
+        self._restart()
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
+    ) -> None:
+        self._steps += 1
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.rate = self._steps * self.batch_size / (time.perf_counter() - self._since)
+            pl_module.log("train/images_per_second", self.rate)
+            self._restart()
+
+    def on_validation_end(self, *_: object) -> None:  # noqa: D102
+        self._restart()
+
+
+class ConsoleReport(Callback):
+    """Prints one line at every validation: step, bits/dim, losses, speed and time left."""
+
+    def __init__(self, console: Console, throughput: Throughput) -> None:
+        self.console, self.throughput = console, throughput
+        self._start = (0, 0.0)
+
+    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:  # noqa: D102
+        self._start = (trainer.global_step, time.perf_counter())
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:  # noqa: D102
+        if trainer.sanity_checking:
+            return
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        parts = [f"step {trainer.global_step:>6,}/{trainer.max_steps:,}"]
+        if "val/bits_per_dim" in figures:
+            parts.append(f"{figures['val/bits_per_dim']:.3f} ± {figures['val/bits_per_dim_stderr']:.3f} bits/dim")
+        parts.append(f"space {figures['val/space_loss']:.4f}")
+        if "val/time_loss" in figures:
+            parts.append(f"time {figures['val/time_loss']:.5f}")
+        first, since = self._start
+        if trainer.global_step > first:
+            each = (time.perf_counter() - since) / (trainer.global_step - first)
+            left = int(each * (trainer.max_steps - trainer.global_step))
+            parts.append(f"{self.throughput.rate:,.0f} images/s")
+            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+        self.console.print(" · ".join(parts), highlight=False)

@@ -1,0 +1,89 @@
+"""Loads models from files: our checkpoints and the paper's released ones; no code is executed."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dualscore.assemble import blank_statistics, build_score_model, image_shape
+from dualscore.errors import CheckpointError
+from dualscore.experiment import to_config
+from dualscore.model import ImageModel
+from dualscore.released import load_released
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read one of our checkpoints: tensors and plain values only.
+
+    Args:
+        path: a `.ckpt` file written by training.
+
+    Returns:
+        Its contents; `dualscore` describes the run, `state_dict` holds the weights.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or not one of ours.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such checkpoint; train first with make train, or give CKPT=…") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({' '.join(str(error).split()):.120})") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: not a dualscore checkpoint: it asks for code to be executed") from error
+    description = content.get("dualscore") if isinstance(content, dict) else None
+    if not isinstance(description, dict) or description.get("format") != 1:
+        raise CheckpointError(f"{path}: not a dualscore checkpoint of a format this version reads")
+    return dict(content)
+
+
+def _is_released(path: Path) -> bool:
+    """Whether a file has the released layout: its pickle names `args` beside `state_dict`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl")]
+            content = archive.read(names[0]) if names else b""
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return b"argparse" in content and b"network_kwargs" in content and b"state_dict" in content
+
+
+def load(path: str | Path) -> ImageModel:
+    """Load a model for use.
+
+    Args:
+        path: one of our checkpoints (`.ckpt`; the averaged weights where there are any), or a checkpoint
+            released with Guth et al. 2025 (`.pth.tar`), whose normalisation is not known until
+            `normalize` has seen images.
+
+    Returns:
+        The model, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another format.
+    """
+    path = Path(path)
+    if _is_released(path):
+        return ImageModel(load_released(path), provenance=f"released checkpoint {path.name}").eval()
+    content = read_checkpoint(path)
+    config = to_config(content["dualscore"]["config"])
+    model = build_score_model(config, blank_statistics(image_shape(config)))
+    state = content["state_dict"]
+    prefix = "average.module." if "average.n_averaged" in state else "model."
+    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: weights and configuration disagree: {' '.join(str(error).split()):.200}") from error
+    log_normalizer = float(state["log_normalizer"])
+    wrapped = ImageModel(
+        model.requires_grad_(False),
+        image_shape=image_shape(config),
+        log_normalizer=None if log_normalizer != log_normalizer else log_normalizer,
+        t_max=config.noise.t_max,
+        provenance=f"{config.name}, step {content['global_step']}, {content['dualscore']['release']}",
+    )
+    return wrapped.eval()

@@ -1,0 +1,87 @@
+"""The command line: train, evaluate. Errors meant for people become one line."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from dualscore.errors import DualscoreError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dualscore", description="Normalized energy models of images.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train an experiment, or go on where it stopped")
+    train.add_argument("--fresh", action="store_true", help="start a new run beside the old ones")
+    evaluate = commands.add_parser("evaluate", help="measure a trained experiment")
+    evaluate.add_argument("--checkpoint", type=Path, help="file to measure; default: the newest run's best")
+    for command in (train, evaluate):
+        command.add_argument("experiment", help="name of a file in experiments/, without .yaml")
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
+        command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+    commands.add_parser("experiments", help="list the experiments")
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from dualscore.experiment import load_experiment
+    from dualscore.runs import fresh_run, newest_run
+    from dualscore.train import train
+
+    config = load_experiment(arguments.experiment, arguments.overrides)
+    # A process that Lightning starts for another device must join the run that the first one chose.
+    if chosen := os.environ.get("DUALSCORE_RUN"):
+        from dualscore.runs import Run
+
+        run = Run(Path(chosen))
+    else:
+        run = (fresh_run if arguments.fresh else newest_run)(config.name, arguments.runs)
+        os.environ["DUALSCORE_RUN"] = str(run.folder)
+    train(config, run)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from dualscore.experiment import load_experiment, override_config
+    from dualscore.runs import newest_run
+    from dualscore.train import evaluate
+
+    config = load_experiment(arguments.experiment, arguments.overrides)
+    run = newest_run(config.name, arguments.runs)
+    if arguments.checkpoint is None and run.config_file.exists():
+        # What the run was trained with, not what the experiment's file says today.
+        config = override_config(run.read_config(), arguments.overrides, str(run.config_file))
+    checkpoint = arguments.checkpoint or run.best
+    output = run.folder if arguments.checkpoint is None else checkpoint.parent
+    evaluate(config, run, checkpoint, output / "evaluation.json")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: arguments, without the program's name; default: the process's own.
+
+    Returns:
+        The exit status: 0, or 1 after an error that is shown as one line.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "train":
+            _train(arguments)
+        elif arguments.command == "evaluate":
+            _evaluate(arguments)
+        else:
+            from dualscore.experiment import available
+
+            print("\n".join(available()))
+    except DualscoreError as error:
+        # Loader processes send their errors as a traceback in text, whose last line is the error.
+        line = str(error).strip().splitlines()[-1].removeprefix(f"dualscore.errors.{type(error).__name__}: ")
+        print(f"error: {line}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+

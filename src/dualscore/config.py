@@ -1,0 +1,221 @@
+"""The typed schema of an experiment: every key, its default, its meaning and what it may be."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class ModelKind(Enum):
+    """What is trained."""
+
+    energy = "energy"
+    denoiser = "denoiser"
+
+
+class Embedding(Enum):
+    """How the network is told t: the paper's angles t·f_k, or angles in log t."""
+
+    linear = "linear"
+    log = "log"
+
+
+class Anchor(Enum):
+    """The Gaussian energy that is added: none, white, or stationary (the training set's spectrum)."""
+
+    none = "none"
+    white = "white"
+    stationary = "stationary"
+
+
+class ResidualInput(Enum):
+    """What the network sees: y, (y − μ)/√(σ²+t), or (Σ+t)^(−1/2)(y − μ)."""
+
+    raw = "raw"
+    scaled = "scaled"
+    whitened = "whitened"
+
+
+class Schedule(Enum):
+    """How the learning rate falls: halved at intervals, or along a half cosine."""
+
+    halving = "halving"
+    cosine = "cosine"
+
+
+Check = tuple[Callable[[Any], bool], str]
+POSITIVE: Check = (lambda v: v > 0 and math.isfinite(v), "must be > 0")
+NOT_NEGATIVE: Check = (lambda v: v >= 0 and math.isfinite(v), "must be ≥ 0")
+
+
+def option(default: Any, meaning: str, check: Check | None = None) -> Any:  # noqa: ANN401 - as dataclasses.field
+    """Declare a key with its default, its meaning and the values it may take."""
+    return field(default=default, metadata={"meaning": meaning, "check": check})
+
+
+@dataclass
+class DataConfig:
+    """Where images come from and how they are batched."""
+
+    path: str = option(MISSING, "folder with manifest.json and shards")
+    dataset: str = option(MISSING, "data set the manifest must name, as given to make data DATASET=")
+    size: int = option(MISSING, "side of the images in pixels", POSITIVE)
+    channels: int = option(3, "3 for colour, 1 for grayscale", (lambda v: v in (1, 3), "must be 1 or 3"))
+    batch_size: int = option(128, "images a step, over all devices", POSITIVE)
+    streams: int = option(
+        8, "reading streams a batch; a multiple of the number of devices; the same streams give the same "
+        "run on any number of devices", POSITIVE,
+    )
+    workers: int = option(2, "loader processes a device; 0 reads in the training process", NOT_NEGATIVE)
+    shuffle_buffer: int = option(8192, "images held for shuffling a loader process group", POSITIVE)
+    flip: bool = option(True, "random horizontal flips in training")
+
+
+@dataclass
+class NetworkConfig:
+    """The homogeneous UNet."""
+
+    width: int = option(64, "channels at the finest scale", POSITIVE)
+    scales: int = option(3, "encoder blocks", POSITIVE)
+    layers: int = option(3, "convolutions a block", (lambda v: v >= 2, "must be ≥ 2"))
+    embedding: Embedding = option(Embedding.linear, "how the network is told t")
+    output_gain: float = option(1.0, "factor on the last convolution's initial weights", POSITIVE)
+
+
+@dataclass
+class EnergyConfig:
+    """The parts of the energy beside the network's inner product; the defaults are the paper's ½⟨y, f⟩."""
+
+    anchor: Anchor = option(Anchor.none, "Gaussian energy added")
+    residual_input: ResidualInput = option(ResidualInput.raw, "what the network sees")
+    fading: bool = option(False, "residual times σ²/(σ²+t)")
+    offset: bool = option(False, "c(t), learned by its slopes")
+
+
+@dataclass
+class NoiseConfig:
+    """Noise variances t in training, log-uniform, in pixel²."""
+
+    t_min: float = option(1e-9, "smallest variance", POSITIVE)
+    t_max: float = option(1e3, "largest variance; log Z is estimated there", POSITIVE)
+
+
+@dataclass
+class ObjectiveConfig:
+    """Dual score matching."""
+
+    time_weight: float = option(1.0, "weight of the time term; 0 is single score matching", NOT_NEGATIVE)
+
+
+@dataclass
+class OptimConfig:
+    """Adam and its schedule."""
+
+    lr: float = option(5e-4, "learning rate", POSITIVE)
+    schedule: Schedule = option(Schedule.halving, "how the learning rate falls")
+    halve_every: int = option(100_000, "steps between halvings", POSITIVE)
+    warmup_steps: int = option(0, "steps of linear warm-up", NOT_NEGATIVE)
+    final_lr: float = option(1e-5, "where the cosine ends", NOT_NEGATIVE)
+    offset_lr_factor: float = option(5.0, "learning rate of c(t), relative to the rest", POSITIVE)
+    ema_steps: int = option(0, "steps the exponential average of the weights spans; 0 for none", NOT_NEGATIVE)
+
+
+@dataclass
+class TrainerConfig:
+    """How long, where and how often."""
+
+    max_steps: int = option(1_000_000, "training steps", POSITIVE)
+    devices: int = option(1, "devices a node", POSITIVE)
+    nodes: int = option(1, "nodes", POSITIVE)
+    accelerator: str = option("auto", "auto, cpu or gpu", (lambda v: v in ("auto", "cpu", "gpu"), "must be auto, cpu or gpu"))
+    precision: str = option(
+        "32-true", "32-true or bf16-mixed",
+        (lambda v: v in ("32-true", "bf16-mixed"), "must be 32-true or bf16-mixed (16-mixed scales only the outer "
+         "loss, so the inner gradients underflow; bf16-true rounds t itself)"),
+    )  # fmt: skip
+    validate_every: int = option(1000, "steps between validations, each of which writes the checkpoints", POSITIVE)
+    validate_images: int = option(2048, "validation images used in training, evenly spaced", POSITIVE)
+    log_every: int = option(50, "steps between entries in the log", POSITIVE)
+
+
+@dataclass
+class EvaluateConfig:
+    """What make evaluate measures."""
+
+    images: int = option(50_000, "validation images, evenly spaced", POSITIVE)
+    train_images: int = option(2048, "training images for the figure beside", POSITIVE)
+    batch_size: int = option(128, "images a batch on each device", POSITIVE)
+    psnr: list[float] = field(
+        default_factory=lambda: [90.0, 75.0, 60.0, 45.0, 30.0, 15.0, 0.0, -15.0, -30.0],
+        metadata={
+            "meaning": "noise levels reported, as input PSNR in dB",
+            "check": (lambda v: len(v) > 0 and all(map(math.isfinite, v)), "must be a list of decibels"),
+        },
+    )
+
+
+@dataclass
+class ExperimentConfig:
+    """An experiment, whole."""
+
+    name: str = option(MISSING, "the experiment file's name")
+    seed: int = option(0, "the one seed of the run", NOT_NEGATIVE)
+    model: ModelKind = option(ModelKind.energy, "what is trained")
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    energy: EnergyConfig = field(default_factory=EnergyConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
+    """Pairs of key and reason for values that do not go together."""
+    e, world = c.energy, c.trainer.devices * c.trainer.nodes
+    plain = EnergyConfig()
+    rules = [
+        (c.noise.t_min >= c.noise.t_max, "noise.t_min", f"must be below noise.t_max={c.noise.t_max:g}"),
+        (c.data.size % 2**c.network.scales != 0, "network.scales",
+         f"the image side, data.size={c.data.size}, must be divisible by 2^scales={2**c.network.scales}"),
+        (c.data.batch_size % c.data.streams != 0, "data.batch_size",
+         f"{c.data.batch_size} must be a multiple of data.streams={c.data.streams}"),
+        (c.data.streams % world != 0, "data.streams",
+         f"{c.data.streams} must be a multiple of the {world} devices (trainer.devices × trainer.nodes)"),
+        (e.fading and e.anchor is Anchor.none, "energy.fading", "needs energy.anchor: nothing else remains at large t"),
+        (e.offset and c.objective.time_weight == 0, "energy.offset",
+         "cannot be learned with objective.time_weight=0: no image gradient sees it"),
+        (c.model is ModelKind.denoiser and e != plain, "energy", "a denoiser has no energy to configure"),
+        (c.optim.schedule is Schedule.cosine and c.optim.final_lr > c.optim.lr, "optim.final_lr",
+         f"must not exceed optim.lr={c.optim.lr:g}"),
+        (c.optim.warmup_steps >= c.trainer.max_steps, "optim.warmup_steps",
+         f"must be below trainer.max_steps={c.trainer.max_steps}"),
+    ]  # fmt: skip
+    return [(key, reason) for broken, key, reason in rules if broken]
+
+
+def problems(config: ExperimentConfig) -> list[tuple[str, str]]:
+    """Find impossible values.
+
+    Args:
+        config: a complete configuration.
+
+    Returns:
+        Pairs of key and reason, empty if all is well.
+    """
+    found = []
+    for name, top in vars(type(config))["__dataclass_fields__"].items():
+        value = getattr(config, name)
+        section = vars(type(value)).get("__dataclass_fields__")
+        fields = {f"{name}.{k}": (f, getattr(value, k)) for k, f in section.items()} if section else {name: (top, value)}
+        for key, (declared, held) in fields.items():
+            check = declared.metadata.get("check")
+            if check is not None and not check[0](held):
+                found.append((key, f"{check[1]}, not {held!r}"))
+    return found or _contradictions(config)
+
+

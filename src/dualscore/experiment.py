@@ -1,0 +1,127 @@
+"""Reads experiments: YAML file (one parent at most) + overrides → a checked configuration."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dualscore.config import ExperimentConfig, problems
+from dualscore.errors import ConfigError
+
+EXPERIMENTS = Path("experiments")
+
+
+def available(folder: Path = EXPERIMENTS) -> list[str]:
+    """Names of the experiments in a folder, sorted."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds no keys")
+    return content
+
+
+def _find(name: str, folder: Path) -> Path:
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        close = difflib.get_close_matches(name, available(folder), 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        there = ", ".join(available(folder)) or f"none (no folder {folder} here?)"
+        raise ConfigError(f"experiment {name!r} does not exist; {hint}there are: {there}")
+    return path
+
+
+def _merge(base: DictConfig, content: Any, where: str) -> DictConfig:  # noqa: ANN401 - YAML or dot list
+    try:
+        merged = OmegaConf.merge(base, content)
+        assert isinstance(merged, DictConfig)
+        return merged
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "?"
+        reason = str(error.msg or error).splitlines()[0]
+        if "not in" in reason:
+            section, _, leaf = str(key).rpartition(".")
+            node = OmegaConf.select(base, section) if section else base
+            names = [str(k) for k in node] if isinstance(node, DictConfig) else []
+            close = difflib.get_close_matches(leaf, names, 1)
+            reason = "unknown key" + (f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}")
+        raise ConfigError(f"{where}: {key}: {reason}") from error
+
+
+def load_experiment(
+    name: str, overrides: list[str] | None = None, folder: Path = EXPERIMENTS
+) -> ExperimentConfig:
+    """Read, complete and check an experiment.
+
+    Args:
+        name: the experiment's name, a file `{name}.yaml` in `folder`.
+        overrides: settings like `optim.lr=1e-4`, which win over the file's.
+        folder: where experiments are.
+
+    Returns:
+        The configuration, every key present and valid.
+
+    Raises:
+        ConfigError: one line that names the file (or the override) and the key.
+    """
+    path = _find(name, folder)
+    content = _read_yaml(path)
+    parent = content.pop("parent", None)
+    config = OmegaConf.structured(ExperimentConfig)
+    if parent is not None:
+        parent_path = _find(str(parent), folder)
+        inherited = _read_yaml(parent_path)
+        if "parent" in inherited:
+            raise ConfigError(f"{path}: parent: {parent} has a parent itself; one level is the limit")
+        config = _merge(config, inherited, str(parent_path))
+    config = _merge(config, {**content, "name": name}, str(path))
+    return _complete(config, overrides or [], str(path))
+
+
+def override_config(content: dict[str, Any], overrides: list[str], where: str) -> ExperimentConfig:
+    """Check a stored configuration with overrides on top; arguments and errors as in `load_experiment`."""
+    config = _merge(OmegaConf.structured(ExperimentConfig), content, where)
+    return _complete(config, overrides, where)
+
+
+def _complete(config: DictConfig, overrides: list[str], where: str) -> ExperimentConfig:
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"override {override!r}: write it as key=value")
+        if override.startswith("name="):
+            raise ConfigError(f"override {override!r}: name: is the experiment file's name and cannot be changed")
+        try:
+            parsed = OmegaConf.from_dotlist([override])
+        except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(f"override {override!r}: cannot be read: {error}") from error
+        config = _merge(config, parsed, f"override {override!r}")
+    for missing in OmegaConf.missing_keys(config):
+        raise ConfigError(f"{where}: {missing}: is required")
+    typed = to_config(config)
+    for key, reason in problems(typed):
+        guilty = [o for o in overrides if o.partition("=")[0] == key]
+        raise ConfigError(f"{f'override {guilty[-1]!r}' if guilty else where}: {key}: {reason}")
+    return typed
+
+
+def to_config(content: DictConfig | dict[str, Any]) -> ExperimentConfig:
+    """Build the typed configuration from a complete OmegaConf or plain dictionary."""
+    merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), content)
+    typed = OmegaConf.to_object(merged)
+    assert isinstance(typed, ExperimentConfig)
+    return typed
+
+
+def to_plain(config: ExperimentConfig) -> dict[str, Any]:
+    """The configuration as nested dictionaries of plain values, fit for YAML and checkpoints."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}

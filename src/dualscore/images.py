@@ -1,0 +1,37 @@
+"""8-bit images as stored, and pixels as models see them."""
+
+import torch
+from torch import Tensor
+
+
+def to_gray(image: Tensor) -> Tensor:
+    """Turn 8-bit colour into 8-bit gray with the ITU-R 601 luma weights, as Pillow's mode L does.
+
+    Args:
+        image: uint8, shape (B, 3, H, W).
+
+    Returns:
+        uint8, shape (B, 1, H, W).
+    """
+    weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32, device=image.device)
+    weighted = (image.to(torch.int32) * weights[:, None, None]).sum(dim=1, keepdim=True)
+    return ((weighted + 32768) >> 16).to(torch.uint8)
+
+
+LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
+"""The same weights for statistics: gray = Σ weight · channel, up to rounding."""
+
+
+def to_pixels(image: Tensor, channels: int) -> Tensor:
+    """Turn stored images into pixels in [0, 1].
+
+    Args:
+        image: uint8, shape (B, C, H, W).
+        channels: channels wanted; 1 makes gray of colour.
+
+    Returns:
+        Pixels k/255, float32, shape (B, channels, H, W).
+    """
+    if channels == 1 and image.shape[1] == 3:
+        image = to_gray(image)
+    return image.to(torch.float32) / 255.0

@@ -1,0 +1,143 @@
+"""A trained model as its users hold it: energies, denoising, likelihoods."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from dualscore.energy import Energy, ScoreModel
+from dualscore.errors import NormalizationError
+from dualscore.likelihood import bits_per_dim, log_normalizer
+from dualscore.noise import corrupt, seeded_generator
+
+
+class ImageModel(nn.Module):
+    """A score model with its normalisation. Everything works in batches, on the device the model is on.
+
+    Args:
+        score_model: an energy or a denoiser.
+        image_shape: (C, H, W) of the training images; None where any size goes.
+        log_normalizer: log Z in nats; None where it is not known.
+        t_max: the noise variance at which log Z is estimated, in pixel².
+        provenance: what the model came from, for people.
+    """
+
+    def __init__(
+        self,
+        score_model: ScoreModel,
+        *,
+        image_shape: tuple[int, int, int] | None = None,
+        log_normalizer: float | None = None,
+        t_max: float = 1e3,
+        provenance: str = "",
+    ) -> None:
+        super().__init__()
+        self.score_model = score_model
+        self.image_shape = image_shape
+        self.log_normalizer = log_normalizer
+        self.t_max = t_max
+        self.provenance = provenance
+
+    def _like(self) -> Tensor:
+        return next(self.parameters())
+
+    def _energy(self) -> Energy:
+        if not isinstance(self.score_model, Energy):
+            raise NormalizationError("this model is a denoiser: it has no energy and no likelihood")
+        return self.score_model
+
+    def _batches(
+        self, images: Tensor, noise_variance: Tensor | float, batch_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        if images.ndim != 4 or (self.image_shape is not None and tuple(images.shape[1:]) != self.image_shape):
+            wanted = self.image_shape or ("C", "H", "W")
+            raise ValueError(f"images must have shape (B, {', '.join(map(str, wanted))}), got {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise ValueError(f"images must be pixels in [0, 1] of a floating-point type, got {images.dtype}")
+        like = self._like()
+        t = torch.as_tensor(noise_variance, dtype=like.dtype, device=like.device).expand(len(images))
+        if not bool((t >= 0).all()):
+            raise ValueError("noise variances must be ≥ 0")
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            yield images[part].to(like), t[part]
+
+    def _map(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        images: Tensor,
+        noise_variance: Tensor | float,
+        batch_size: int,
+    ) -> Tensor:
+        with torch.no_grad():
+            parts = [function(y, t) for y, t in self._batches(images, noise_variance, batch_size)]
+        return torch.cat(parts) if parts else self._like().new_zeros(0)
+
+    def energy(self, images: Tensor, noise_variance: Tensor | float = 0.0, batch_size: int = 256) -> Tensor:
+        """U(y, t) in nats, as the network gives it (add log Z to normalise it).
+
+        Args:
+            images: y, shape (B, C, H, W), where clean pixels are in [0, 1].
+            noise_variance: t ≥ 0 in pixel², a number or shape (B,).
+            batch_size: images evaluated at once.
+
+        Returns:
+            Energies, shape (B,), on the model's device.
+
+        Raises:
+            ValueError: if shapes, types or variances are impossible.
+            NormalizationError: if the model is a denoiser.
+        """
+        return self._map(self._energy(), images, noise_variance, batch_size)
+
+    def denoise(self, images: Tensor, noise_variance: Tensor | float, batch_size: int = 256) -> Tensor:
+        """The denoised images x̂(y, t), shape (B, C, H, W); arguments as in `energy`."""
+        return self._map(self.score_model.denoise, images, noise_variance, batch_size)
+
+    def log_prob(self, images: Tensor, batch_size: int = 256) -> Tensor:
+        """Normalised log density of clean images, −U(x, 0) − log Z, in nats, shape (B,).
+
+        Args:
+            images: x in [0, 1], shape (B, C, H, W).
+            batch_size: images evaluated at once.
+
+        Raises:
+            NormalizationError: if log Z is not known, or the model is a denoiser.
+            ValueError: if the images are outside [0, 1] or of another shape.
+        """
+        energy = self._energy()
+        if self.log_normalizer is None or not math.isfinite(self.log_normalizer):
+            raise NormalizationError(
+                "the model's normalisation is not known, so its energies are not yet log probabilities; "
+                "estimate it with model.normalize(images) on at least a few hundred images like the training ones"
+            )
+        if len(images) and not (float(images.min()) >= 0.0 and float(images.max()) <= 1.0):
+            raise ValueError("clean images must have pixels in [0, 1]")
+        return -(self._map(energy, images, 0.0, batch_size) + self.log_normalizer)
+
+    def bits_per_dim(self, images: Tensor, batch_size: int = 256) -> Tensor:
+        """Bits a dimension of each clean image, shape (B,), by the paper's protocol; as `log_prob`."""
+        log_prob = self.log_prob(images, batch_size)
+        bits = bits_per_dim(-log_prob, math.prod(images.shape[1:]))
+        assert isinstance(bits, Tensor)
+        return bits
+
+    def normalize(self, images: Tensor, seed: int = 0, batch_size: int = 256) -> float:
+        """Estimate log Z on given clean images by the paper's protocol, and keep it.
+
+        Args:
+            images: x in [0, 1], shape (B, C, H, W).
+            seed: of the noise.
+            batch_size: images evaluated at once.
+
+        Returns:
+            log Z = (d/2) ln(2πe t_max) − mean U(y, t_max), in nats.
+        """
+        like = self._like()
+        generator = seeded_generator(like.device, seed)
+        noise = torch.randn(images.shape, generator=generator, dtype=like.dtype, device=like.device)
+        noisy = corrupt(images.to(like), noise, like.new_full((len(images),), self.t_max))
+        mean = float(self.energy(noisy, self.t_max, batch_size).double().mean())
+        self.log_normalizer = log_normalizer(mean, math.prod(images.shape[1:]), self.t_max)
+        return self.log_normalizer

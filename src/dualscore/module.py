@@ -1,0 +1,210 @@
+"""The LightningModule: draws noise, applies the objective, keeps an average of the weights."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dualscore.config import OptimConfig, Schedule
+from dualscore.data.reader import Batch
+from dualscore.energy import Energy, ScoreModel
+from dualscore.images import to_pixels
+from dualscore.metrics import ImageFigures
+from dualscore.noise import corrupt, fixed_noise, log_uniform, seeded_generator
+from dualscore.objective import DualLoss, dual_score_matching
+
+
+class Draws(NamedTuple):
+    """The random numbers of a training batch."""
+
+    noise: Tensor
+    """z, shape (B, C, H, W)."""
+    noise_variance: Tensor
+    """t in pixel², shape (B,)."""
+    flip: Tensor
+    """Which images are mirrored, bool, shape (B,)."""
+
+
+def schedule(optim: OptimConfig, max_steps: int) -> Callable[[int], float]:
+    """The learning rate's factor at each step, warm-up included."""
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / optim.warmup_steps) if optim.warmup_steps else 1.0
+        if optim.schedule is Schedule.halving:
+            decay: float = 0.5 ** (step // optim.halve_every)
+            return warm * decay
+        progress = min(1.0, max(0, step - optim.warmup_steps) / (max_steps - optim.warmup_steps))
+        last = optim.final_lr / optim.lr
+        return warm * (last + (1.0 - last) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+    return factor
+
+
+class DualScoreModule(lightning.LightningModule):
+    """Trains a score model by dual score matching.
+
+    Args:
+        model: an energy or a denoiser.
+        optim: optimiser and schedule.
+        image_shape: shape of an image as the model sees it (C, H, W).
+        t_range: smallest and largest noise variance in training, in pixel².
+        levels: noise variances at which losses are reported, in pixel².
+        time_weight: weight of the time term.
+        flip: whether training images are mirrored at random.
+        streams: streams of a global batch; each has random numbers of its own, so that the same batch
+            gets the same noise on any number of devices.
+        max_steps: training steps, for the schedule.
+        seed: the run's seed.
+        description: plain values stored in every checkpoint (configuration, data set).
+    """
+
+    log_normalizer: Tensor
+    last_losses: DualLoss
+    last_noise_variance: Tensor
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        *,
+        optim: OptimConfig,
+        image_shape: tuple[int, int, int],
+        t_range: tuple[float, float],
+        levels: list[float],
+        time_weight: float,
+        flip: bool,
+        streams: int,
+        max_steps: int,
+        seed: int,
+        description: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.average = (
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1.0 - 1.0 / optim.ema_steps))
+            if optim.ema_steps
+            else None
+        )
+        if self.average is not None:
+            self.average.requires_grad_(False)
+        self.optim, self.max_steps = optim, max_steps
+        self.image_shape, self.t_range = image_shape, t_range
+        self.levels = torch.tensor(levels, dtype=torch.float64)
+        self.time_weight, self.flip = time_weight, flip
+        self.streams, self.seed = streams, seed
+        self.description = description
+        # Log Z of the evaluated weights; NaN where no validation has measured it since they changed.
+        self.register_buffer("log_normalizer", torch.tensor(math.nan, dtype=torch.float64))
+
+    @property
+    def evaluated(self) -> ScoreModel:
+        """The model that validation measures: the average if one is kept."""
+        chosen = self.model if self.average is None else self.average.module
+        assert isinstance(chosen, ScoreModel)
+        return chosen
+
+    @property
+    def dimension(self) -> int:
+        """d = C·H·W."""
+        return math.prod(self.image_shape)
+
+    def draw(self, step: int, images: int) -> Draws:
+        """Draw this device's random numbers for a step.
+
+        Args:
+            step: training step.
+            images: images on this device, a multiple of the device's streams.
+        """
+        mine = self.streams // self.trainer.world_size
+        noise, uniform, coin = [], [], []
+        for stream in range(self.trainer.global_rank * mine, (self.trainer.global_rank + 1) * mine):
+            generator = seeded_generator(self.device, self.seed, step, stream)
+            each = images // mine
+            uniform.append(torch.rand(each, generator=generator, device=self.device))
+            coin.append(torch.rand(each, generator=generator, device=self.device))
+            noise.append(torch.randn(each, *self.image_shape, generator=generator, device=self.device))
+        flip = torch.cat(coin) < 0.5 if self.flip else torch.zeros(images, dtype=torch.bool, device=self.device)
+        return Draws(torch.cat(noise), log_uniform(torch.cat(uniform), *self.t_range), flip)
+
+    def training_step(self, batch: Batch, _batch_index: int) -> Tensor:
+        """The mean over a batch of the dual score matching loss."""
+        clean = to_pixels(batch.image, self.image_shape[0])
+        draws = self.draw(self.global_step, len(clean))
+        clean = torch.where(draws.flip[:, None, None, None], clean.flip(3), clean)
+        losses = dual_score_matching(self.model, clean, draws.noise, draws.noise_variance, self.time_weight)
+        self.last_losses = DualLoss(*(part if part is None else part.detach() for part in losses))
+        self.last_noise_variance = draws.noise_variance
+        loss = losses.total.mean()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/space_loss", losses.space.mean())
+        if losses.time is not None:
+            self.log("train/time_loss", losses.time.mean())
+        return loss
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Move the average, and forget the normaliser of the weights before."""
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.log_normalizer.fill_(math.nan)
+
+    def figures(self, batch: Batch, levels: Tensor) -> ImageFigures:
+        """Measure images with the noise that belongs to each of them.
+
+        Args:
+            batch: stored images.
+            levels: indices into the noise levels, int64, shape (B, n): those measured for each image.
+        """
+        clean = to_pixels(batch.image, self.image_shape[0])
+        indices = batch.index.tolist()
+        model = self.evaluated
+        energies: list[Tensor | None] = [None, None]
+        if isinstance(model, Energy):
+            noise = fixed_noise(indices, self.image_shape, self.seed).to(clean)
+            t_max = torch.full_like(noise[:, 0, 0, 0], self.t_range[1])
+            with torch.no_grad():
+                energies = [model(clean, torch.zeros_like(t_max)), model(corrupt(clean, noise, t_max), t_max)]
+        space, time = [], []
+        variances = self.levels.to(clean)
+        for column in range(levels.shape[1]):
+            noise = fixed_noise(indices, self.image_shape, self.seed, 1 + column).to(clean)
+            losses = dual_score_matching(model, clean, noise, variances[levels[:, column]])
+            space.append(losses.space.detach())
+            time.append(losses.time.detach() if losses.time is not None else None)
+        times = [value for value in time if value is not None]
+        return ImageFigures(
+            *energies,
+            levels.T.reshape(-1),
+            torch.cat(space) if space else clean.new_zeros(0),
+            torch.cat(times) if times else None,
+        )
+
+    def validation_step(self, batch: Batch, _batch_index: int) -> ImageFigures:
+        """Energies of each image, and its losses at one noise level, chosen by its place in the data set."""
+        return self.figures(batch, (batch.index % len(self.levels))[:, None])
+
+    def test_step(self, batch: Batch, _batch_index: int, dataloader_idx: int = 0) -> ImageFigures:
+        """Energies of each image and its losses at all noise levels; training images get the energies alone."""
+        count = len(self.levels) if dataloader_idx == 0 else 0
+        levels = torch.arange(count, device=self.device).expand(len(batch.index), count)
+        return self.figures(batch, levels)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam with the experiment's schedule; c(t)'s slopes learn faster by their own factor."""
+        offset = getattr(self.model, "offset", None)
+        fast = list(offset.parameters()) if offset is not None else []
+        slow = [p for p in self.model.parameters() if all(p is not q for q in fast)]
+        groups = [{"params": slow, "lr": self.optim.lr}]
+        if fast:
+            groups.append({"params": fast, "lr": self.optim.lr * self.optim.offset_lr_factor})
+        optimizer = torch.optim.Adam(groups)
+        scheduler = LambdaLR(optimizer, schedule(self.optim, self.max_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what is needed to rebuild the model without this module."""
+        checkpoint["dualscore"] = self.description

@@ -1,0 +1,137 @@
+"""Run folders: where a run lives, what it was started with, and whether it may go on.
+
+runs/NAME, runs/NAME-2, … each hold `config.yaml`, `checkpoints/last.ckpt` and `best.ckpt`, `tensorboard/`
+and `evaluation.json`. The newest of a name is the one that goes on.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dualscore.errors import CheckpointError, ConfigError
+
+RUNS = Path("runs")
+FREE_KEYS = re.compile(r"(trainer|evaluate)\..*|data\.path")
+"""Settings that may change when a run goes on."""
+ARCHITECTURE_KEYS = re.compile(r"model|(network|energy)\..*|data\.(channels|size)|noise\.t_(min|max)")
+"""Settings that decide which weights fit and what they mean."""
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with the old and the new value."""
+    a, b = flatten(old), flatten(new)
+    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
+
+
+def check_architecture(path: Path, trained: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse a checkpoint of another architecture than the experiment's.
+
+    Raises:
+        CheckpointError: naming the checkpoint and the settings that differ.
+    """
+    changed = {k: v for k, v in differences(trained, wanted).items() if ARCHITECTURE_KEYS.fullmatch(k)}
+    if changed:
+        what = ", ".join(f"{k}={old} (here {new})" for k, (old, new) in changed.items())
+        raise CheckpointError(
+            f"{path}: a checkpoint of another architecture: it was trained with {what}; "
+            "name the experiment it belongs to with EXP=…"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.folder / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that a run goes on from."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best validation figure."""
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration the run was started with."""
+        return self.folder / "config.yaml"
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration the run was started with, as plain values.
+
+        Raises:
+            ConfigError: if the run has none.
+        """
+        try:
+            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"{self.config_file}: cannot be read ({error}); start anew with FRESH=1") from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"{self.config_file}: holds no keys; start anew with FRESH=1")
+        return content
+
+    def check_same(self, config: dict[str, Any]) -> None:
+        """Refuse to go on with other settings than the run was started with.
+
+        Raises:
+            ConfigError: naming the settings.
+        """
+        if not self.config_file.exists():
+            return
+        changed = {k: v for k, v in differences(self.read_config(), config).items() if not FREE_KEYS.fullmatch(k)}
+        if changed:
+            what = ", ".join(f"{k}={old} (now {new})" for k, (old, new) in changed.items())
+            raise ConfigError(
+                f"{self.config_file}: the run was started with {what}; repeat those with SET=…, "
+                "or start a new run beside it with FRESH=1"
+            )
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write the configuration, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = self.config_file.with_suffix(".tmp")
+        aside.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        os.replace(aside, self.config_file)
+
+
+def _numbered(name: str, root: Path) -> dict[int, Path]:
+    found = {}
+    for path in root.glob(f"{name}*"):
+        if match := re.fullmatch(rf"{re.escape(name)}(?:-(\d+))?", path.name):
+            found[int(match[1] or 1)] = path
+    return found
+
+
+def newest_run(name: str, root: Path = RUNS) -> Run:
+    """The newest run of an experiment, or the folder of its first."""
+    found = _numbered(name, root)
+    return Run(found[max(found)] if found else root / name)
+
+
+def fresh_run(name: str, root: Path = RUNS) -> Run:
+    """A folder beside all runs of an experiment so far."""
+    found = _numbered(name, root)
+    return Run(root / (f"{name}-{max(found) + 1}" if found else name))

@@ -1,0 +1,193 @@
+"""Trains and evaluates an experiment in its run folder."""
+
+import logging
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+from dualscore.assemble import build_datamodule, build_module, load_manifest, load_statistics
+from dualscore.callbacks import BitsPerDim, ConsoleReport, GradientHealth, NoiseCurves, Throughput
+from dualscore.checkpoints import read_checkpoint
+from dualscore.config import ExperimentConfig, ModelKind
+from dualscore.data.module import ShardDataModule
+from dualscore.errors import CheckpointError, TrainingError
+from dualscore.evaluation import EvaluationFigures, evaluation_report, measure_gaussians, print_report, write_report
+from dualscore.experiment import to_plain
+from dualscore.gaussian import StationaryGaussian
+from dualscore.module import DualScoreModule
+from dualscore.runs import Run, check_architecture
+
+
+def _quiet() -> None:
+    """Keep Lightning's hints about things that are as they should be off the terminal."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")
+    warnings.filterwarnings("ignore", ".*IterableDataset.*__len__.*")
+
+
+def _trainer(config: ExperimentConfig, run: Run, callbacks: list[Callback], console: Console) -> lightning.Trainer:
+    """Build the Trainer; no inference mode, because scores are gradients, in validation too."""
+    options = config.trainer
+    devices = options.devices * options.nodes
+    if console.is_terminal:
+        callbacks = [*callbacks, RichProgressBar(leave=False)]
+    try:
+        return lightning.Trainer(
+            max_steps=options.max_steps,
+            max_epochs=-1,
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.nodes,
+            # Ranks may validate different numbers of batches, so buffers must not be broadcast in forward.
+            strategy=DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto",
+            precision=options.precision,  # type: ignore[arg-type]
+            logger=TensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False),
+            callbacks=callbacks,
+            val_check_interval=min(options.validate_every, options.max_steps),
+            check_val_every_n_epoch=None,
+            log_every_n_steps=min(options.log_every, options.max_steps),
+            num_sanity_val_steps=0,
+            inference_mode=False,
+            use_distributed_sampler=False,
+            enable_progress_bar=console.is_terminal,
+            enable_model_summary=False,
+        )
+    except lightning.fabric.utilities.exceptions.MisconfigurationException as error:
+        reason = " ".join(str(error).split())
+        raise TrainingError(f"trainer.accelerator={options.accelerator}: {reason:.200}") from error
+
+
+def _console() -> Console:
+    return Console(quiet=rank_zero_only.rank != 0)
+
+
+def _monitor(config: ExperimentConfig) -> str:
+    return "val/bits_per_dim" if config.model is ModelKind.energy else "val/space_loss"
+
+
+def _build(config: ExperimentConfig) -> tuple[DualScoreModule, ShardDataModule]:
+    manifest = load_manifest(config)
+    return build_module(config, manifest, to_plain(config)), build_datamodule(config, manifest)
+
+
+def train(config: ExperimentConfig, run: Run) -> None:
+    """Train an experiment, from its last checkpoint if there is one, and evaluate the best.
+
+    Args:
+        config: the experiment.
+        run: its folder, new or of an interrupted run.
+
+    Raises:
+        DualscoreError: one line for people; nothing is left half-written.
+    """
+    _quiet()
+    console = _console()
+    plain = to_plain(config)
+    run.check_same(plain)
+    module, datamodule = _build(config)
+    step = 0
+    if run.last.exists():
+        step = int(read_checkpoint(run.last)["global_step"])
+    if step >= config.trainer.max_steps:
+        console.print(
+            f"{run.folder} is complete ({step:,} steps). Train longer with SET=trainer.max_steps=…, "
+            "anew beside it with FRESH=1, or measure it with make evaluate."
+        )
+        return
+    throughput = Throughput(config.data.batch_size)
+    checkpoint = ModelCheckpoint(
+        run.checkpoints,
+        filename="best",
+        monitor=_monitor(config),
+        mode="min",
+        save_last=True,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+    callbacks = [
+        GradientHealth(),
+        throughput,
+        BitsPerDim(),
+        NoiseCurves(),
+        LearningRateMonitor("step"),
+        ConsoleReport(console, throughput),
+        checkpoint,
+    ]
+    trainer = _trainer(config, run, callbacks, console)
+    if rank_zero_only.rank == 0:
+        run.write_config(plain)
+    parameters = sum(p.numel() for p in module.model.parameters())
+    start = f"goes on from step {step:,}" if step else "starts"
+    console.print(
+        f"[bold]{config.name}[/] {start} in {run.folder} · {parameters:,} parameters · "
+        f"{datamodule.manifest.splits['train'].images:,} training images {'×'.join(map(str, module.image_shape))} · "
+        f"{trainer.world_size} × {trainer.strategy.root_device.type}",
+        highlight=False,
+    )
+    if step == 0 and isinstance(trainer.logger, TensorBoardLogger):
+        trainer.logger.log_hyperparams(plain, {_monitor(config): math.nan})
+    trainer.fit(module, datamodule, ckpt_path=str(run.last) if step else None, weights_only=True)
+    if trainer.interrupted:
+        raise TrainingError(f"interrupted; the same command goes on from {run.last}, if one was written")
+    evaluate(config, run, run.best, run.folder / "evaluation.json")
+
+
+def evaluate(config: ExperimentConfig, run: Run, checkpoint: Path, output: Path) -> dict[str, Any]:
+    """Measure a checkpoint and write evaluation.json.
+
+    Args:
+        config: the experiment; its architecture must be the checkpoint's.
+        run: where the log goes.
+        checkpoint: the file to measure.
+        output: where the report goes.
+
+    Returns:
+        The report.
+
+    Raises:
+        DualscoreError: one line for people; no half report is left.
+    """
+    _quiet()
+    console = _console()
+    content = read_checkpoint(checkpoint)
+    check_architecture(checkpoint, content["dualscore"]["config"], to_plain(config))
+    module, datamodule = _build(config)
+    try:
+        module.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{checkpoint}: the weights do not fit the experiment: {reason:.200}") from error
+    figures = EvaluationFigures()
+    trainer = _trainer(config, run, [figures], console)
+    trainer.logger = None
+    console.print(f"evaluating {checkpoint} …", highlight=False)
+    trainer.test(module, datamodule, verbose=False)
+    report: dict[str, Any] = {}
+    if trainer.is_global_zero:
+        statistics = load_statistics(config, datamodule.manifest)
+        stationary = StationaryGaussian(statistics.mean, statistics.spectrum).double()
+        gaussian = measure_gaussians(datamodule, stationary, config.data.channels)
+        report = {
+            "experiment": config.name,
+            "checkpoint": str(checkpoint),
+            "step": content["global_step"],
+            "weights": "averaged" if config.optim.ema_steps else "trained",
+            **evaluation_report(figures, module, datamodule, gaussian),
+        }
+        write_report(report, output)
+        print_report(report, console)
+        console.print(f"written to {output}", highlight=False)
+    return report
+
+
