@@ -53,9 +53,9 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except BROKEN as error:
-        raise DataError(
-            f"{path} cannot be read: {str(error) or 'it is cut off'}; download it again"
-        ) from None
+        # tarfile tells about every compression it tried, a line each
+        reason = next(iter(str(error).splitlines()), "it is cut off").rstrip(":")
+        raise DataError(f"{path} cannot be read ({reason}): download it again") from None
 
 
 def forget_members(tar: tarfile.TarFile) -> None:

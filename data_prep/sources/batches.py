@@ -30,8 +30,7 @@ class BatchUnit(Unit):
         """Read the whole file; no more than this one is held."""
         table = _read_npz(self.ref) if self.ref.name.endswith(".npz") else _read_pickle(self.ref)
         _check_table(self.ref, table.shape, self.image_shape)
-        if table.dtype != np.uint8:
-            raise DataError(f"{self.ref}: data is {table.dtype}, not uint8; download the official file again")
+        _check_kind(self.ref, table.dtype)
         if len(table) != self.images:
             raise DataError(f"{self.ref} changed while it was read: run again")
         yield _Table(table.reshape(-1, *self.image_shape))
@@ -97,14 +96,16 @@ def _check_table(ref: FileRef, shape: Sequence[int], image_shape: tuple[int, int
     row = math.prod(image_shape)
     if len(shape) == 2 and shape[0] > 0 and shape[1] == row:
         return
-    side = math.isqrt(shape[1] // 3) if len(shape) == 2 else 0
-    kind = (
-        f"images of {side}×{side}"
-        if side and 3 * side * side == shape[1]
-        else f"a table of shape {tuple(shape)}"
-    )
+    kind = f"a table of shape {tuple(shape)}"
+    if len(shape) == 2 and shape[0] > 0 and 3 * (side := math.isqrt(shape[1] // 3)) ** 2 == shape[1]:
+        kind = f"images of {side}×{side}"
     wanted = f"{image_shape[1]}×{image_shape[2]}"
     raise DataError(f"{ref} holds {kind} instead of images of {wanted}: check --src and the data set's name")
+
+
+def _check_kind(ref: FileRef, dtype: np.dtype[Any]) -> None:
+    if dtype != np.uint8:
+        raise DataError(f"{ref}: data is {dtype}, not uint8; download the official file again")
 
 
 def _read_pickle(ref: FileRef) -> NDArray[Any]:
@@ -132,6 +133,7 @@ def _peek_npz(ref: FileRef) -> tuple[int, ...]:
                 shape, _, dtype = read(file)
             except ValueError as error:
                 raise DataError(f"{ref}: the array 'data' is damaged ({error}); download it again") from None
+        _check_kind(ref, dtype)
         if math.prod(shape) * dtype.itemsize > archive.getinfo("data.npy").file_size:
             raise DataError(f"{ref}: the array 'data' is cut off; download it again")
     return shape

@@ -51,14 +51,15 @@ def load_manifest(config: ExperimentConfig) -> Manifest:
     if manifest.dataset != data.dataset:
         raise DataError(
             f"{data.path}/manifest.json: the data set is {manifest.dataset!r} ({manifest.release}), but the "
-            f"experiment {config.name} is for data.dataset={data.dataset}; their likelihoods cannot be compared. "
-            f"Point data.path elsewhere, or make it with: {recipe}"
+            f"experiment {config.name} is for data.dataset={data.dataset}; their likelihoods cannot be "
+            f"compared. Point data.path elsewhere, or make it with: {recipe}"
         )
     channels, *sides = manifest.image_shape
     if sides != [data.size, data.size] or channels < data.channels:
         raise DataError(
-            f"{data.path}/manifest.json: images are {'×'.join(map(str, manifest.image_shape))}, but the experiment "
-            f"{config.name} is for {data.channels}×{data.size}×{data.size}; make them with: {recipe}"
+            f"{data.path}/manifest.json: images are {'×'.join(map(str, manifest.image_shape))}, but the "
+            f"experiment {config.name} is for {data.channels}×{data.size}×{data.size}; "
+            f"make them with: {recipe}"
         )
     return manifest
 
@@ -116,7 +117,9 @@ def image_shape(config: ExperimentConfig) -> tuple[int, int, int]:
     return config.data.channels, config.data.size, config.data.size
 
 
-def build_module(config: ExperimentConfig, manifest: Manifest, plain_config: dict[str, Any]) -> "DualScoreModule":
+def build_module(
+    config: ExperimentConfig, manifest: Manifest, plain_config: dict[str, Any]
+) -> "DualScoreModule":
     """Build the LightningModule; the weights depend on the experiment's seed alone."""
     from dualscore.module import DualScoreModule
 
@@ -134,7 +137,12 @@ def build_module(config: ExperimentConfig, manifest: Manifest, plain_config: dic
         streams=config.data.streams,
         max_steps=config.trainer.max_steps,
         seed=config.seed,
-        description={"format": 1, "config": plain_config, "dataset": manifest.dataset, "release": manifest.release},
+        description={
+            "format": 1,
+            "config": plain_config,
+            "dataset": manifest.dataset,
+            "release": manifest.release,
+        },
     )
 
 

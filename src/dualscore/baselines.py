@@ -43,7 +43,9 @@ class FullGaussian:
         centered = (pixels.flatten(1).double() - self.mean).mT
         white = torch.linalg.solve_triangular(self._factor, centered, upper=False)
         log_determinant = 2.0 * self._factor.diagonal().log().sum()
-        return 0.5 * (white.square().sum(dim=0) + log_determinant + len(self.mean) * math.log(2 * math.pi))
+        constant = log_determinant + len(self.mean) * math.log(2 * math.pi)
+        energy: Tensor = 0.5 * (white.square().sum(dim=0) + constant)
+        return energy
 
 
 def dequantized_bits_per_dim(energy: Tensor, dimension: int) -> Tensor:

@@ -29,11 +29,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such checkpoint; train first with make train, or give CKPT=…") from error
+        raise CheckpointError(
+            f"{path}: no such checkpoint; train first with make train, or give CKPT=…"
+        ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({' '.join(str(error).split()):.120})") from error
+        raise CheckpointError(
+            f"{path}: damaged or not a checkpoint ({' '.join(str(error).split()):.120})"
+        ) from error
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: not a dualscore checkpoint: it asks for code to be executed") from error
+        raise CheckpointError(
+            f"{path}: not a dualscore checkpoint: it asks for code to be executed"
+        ) from error
     description = content.get("dualscore") if isinstance(content, dict) else None
     if not isinstance(description, dict) or description.get("format") != 1:
         raise CheckpointError(f"{path}: not a dualscore checkpoint of a format this version reads")
@@ -77,7 +83,9 @@ def load(path: str | Path) -> ImageModel:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: weights and configuration disagree: {' '.join(str(error).split()):.200}") from error
+        raise CheckpointError(
+            f"{path}: weights and configuration disagree: {' '.join(str(error).split()):.200}"
+        ) from error
     log_normalizer = float(state["log_normalizer"])
     wrapped = ImageModel(
         model.requires_grad_(False),

@@ -17,8 +17,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", type=Path, help="file to measure; default: the newest run's best")
     for command in (train, evaluate):
         command.add_argument("experiment", help="name of a file in experiments/, without .yaml")
-        command.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
-        command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+        command.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="settings that win over the file's"
+        )
+        command.add_argument(
+            "--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)"
+        )
     commands.add_parser("experiments", help="list the experiments")
     return parser
 
@@ -83,5 +87,3 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 0
-
-

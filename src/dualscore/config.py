@@ -66,8 +66,10 @@ class DataConfig:
     channels: int = option(3, "3 for colour, 1 for grayscale", (lambda v: v in (1, 3), "must be 1 or 3"))
     batch_size: int = option(128, "images a step, over all devices", POSITIVE)
     streams: int = option(
-        8, "reading streams a batch; a multiple of the number of devices; the same streams give the same "
-        "run on any number of devices", POSITIVE,
+        8,
+        "reading streams a batch; a multiple of the number of devices; the same streams give the same "
+        "run on any number of devices",
+        POSITIVE,
     )
     workers: int = option(2, "loader processes a device; 0 reads in the training process", NOT_NEGATIVE)
     shuffle_buffer: int = option(8192, "images held for shuffling a loader process group", POSITIVE)
@@ -130,13 +132,17 @@ class TrainerConfig:
     max_steps: int = option(1_000_000, "training steps", POSITIVE)
     devices: int = option(1, "devices a node", POSITIVE)
     nodes: int = option(1, "nodes", POSITIVE)
-    accelerator: str = option("auto", "auto, cpu or gpu", (lambda v: v in ("auto", "cpu", "gpu"), "must be auto, cpu or gpu"))
+    accelerator: str = option(
+        "auto", "auto, cpu or gpu", (lambda v: v in ("auto", "cpu", "gpu"), "must be auto, cpu or gpu")
+    )
     precision: str = option(
         "32-true", "32-true or bf16-mixed",
-        (lambda v: v in ("32-true", "bf16-mixed"), "must be 32-true or bf16-mixed (16-mixed scales only the outer "
-         "loss, so the inner gradients underflow; bf16-true rounds t itself)"),
+        (lambda v: v in ("32-true", "bf16-mixed"), "must be 32-true or bf16-mixed (16-mixed scales only "
+         "the outer loss, so the inner gradients underflow; bf16-true rounds t itself)"),
     )  # fmt: skip
-    validate_every: int = option(1000, "steps between validations, each of which writes the checkpoints", POSITIVE)
+    validate_every: int = option(
+        1000, "steps between validations, each of which writes the checkpoints", POSITIVE
+    )
     validate_images: int = option(2048, "validation images used in training, evenly spaced", POSITIVE)
     log_every: int = option(50, "steps between entries in the log", POSITIVE)
 
@@ -186,7 +192,8 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
          f"{c.data.batch_size} must be a multiple of data.streams={c.data.streams}"),
         (c.data.streams % world != 0, "data.streams",
          f"{c.data.streams} must be a multiple of the {world} devices (trainer.devices × trainer.nodes)"),
-        (e.fading and e.anchor is Anchor.none, "energy.fading", "needs energy.anchor: nothing else remains at large t"),
+        (e.fading and e.anchor is Anchor.none, "energy.fading",
+         "needs energy.anchor: nothing else remains at large t"),
         (e.offset and c.objective.time_weight == 0, "energy.offset",
          "cannot be learned with objective.time_weight=0: no image gradient sees it"),
         (c.model is ModelKind.denoiser and e != plain, "energy", "a denoiser has no energy to configure"),
@@ -211,11 +218,13 @@ def problems(config: ExperimentConfig) -> list[tuple[str, str]]:
     for name, top in vars(type(config))["__dataclass_fields__"].items():
         value = getattr(config, name)
         section = vars(type(value)).get("__dataclass_fields__")
-        fields = {f"{name}.{k}": (f, getattr(value, k)) for k, f in section.items()} if section else {name: (top, value)}
+        fields = (
+            {f"{name}.{k}": (f, getattr(value, k)) for k, f in section.items()}
+            if section
+            else {name: (top, value)}
+        )
         for key, (declared, held) in fields.items():
             check = declared.metadata.get("check")
             if check is not None and not check[0](held):
                 found.append((key, f"{check[1]}, not {held!r}"))
     return found or _contradictions(config)
-
-

@@ -136,7 +136,7 @@ class Energy(ScoreModel):
                 inputs = self.whitener(noisy, noise_variance).whitened
         outputs = self.network(inputs, noise_variance)
         with torch.autocast(noisy.device.type, enabled=False):
-            residual = 0.5 * (inputs * outputs.to(inputs.dtype)).sum(dim=(1, 2, 3))
+            residual: Tensor = 0.5 * (inputs * outputs.to(inputs.dtype)).sum(dim=(1, 2, 3))
             if self.fading is not None:
                 residual = self.fading(noise_variance) * residual
             if anchored is not None:
@@ -159,7 +159,11 @@ class Energy(ScoreModel):
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             y = noisy if noisy.requires_grad else noisy.detach().requires_grad_()
-            t = noise_variance if noise_variance.requires_grad else noise_variance.detach().requires_grad_(time)
+            t = (
+                noise_variance
+                if noise_variance.requires_grad
+                else noise_variance.detach().requires_grad_(time)
+            )
             inputs = (y, t) if time else (y,)
             grads = torch.autograd.grad(self(y, t).sum(), inputs, create_graph=create_graph)
         return Gradients(grads[0], grads[1] if time else None)

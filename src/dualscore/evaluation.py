@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +19,7 @@ from dualscore.data.reader import EvenlySpacedBatches
 from dualscore.errors import NormalizationError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import to_pixels
-from dualscore.metrics import EnergyFigures, EnergySummary, ImageFigures, LevelFigures, LevelSummary
+from dualscore.metrics import EnergyFigures, EnergySummary, LevelFigures, LevelSummary
 from dualscore.module import DualScoreModule
 
 FULL_COVARIANCE_LIMIT = 4096
@@ -47,24 +46,27 @@ class EvaluationFigures(Callback):
         batch_idx: int,  # noqa: ARG002
         dataloader_idx: int = 0,
     ) -> None:
-        assert isinstance(outputs, ImageFigures)
-        self._energies[dataloader_idx].update(outputs)
+        self._energies[dataloader_idx].update(outputs["figures"])
         if dataloader_idx == 0:
-            self._levels.update(outputs)
+            self._levels.update(outputs["figures"])
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002, D102
         self.validation, self.training = (energies.summary() for energies in self._energies)
         self.levels: list[LevelSummary] = self._levels.summary()
 
 
-def measure_gaussians(datamodule: ShardDataModule, stationary: StationaryGaussian, channels: int) -> dict[str, Any]:
+def measure_gaussians(
+    datamodule: ShardDataModule, stationary: StationaryGaussian, channels: int
+) -> dict[str, Any]:
     """Fit the full-covariance Gaussian where d allows it, and measure both on the evaluated images."""
     manifest, folder = datamodule.manifest, datamodule.folder
     dimension = stationary.eigenvalues.numel()
 
     def images(split: str, count: int) -> DataLoader[Any]:
         shards = manifest.splits[split].shards
-        return DataLoader(EvenlySpacedBatches(folder, manifest.image_shape, shards, count, 512), batch_size=None)
+        return DataLoader(
+            EvenlySpacedBatches(folder, manifest.image_shape, shards, count, 512), batch_size=None
+        )
 
     full = None
     if dimension <= FULL_COVARIANCE_LIMIT:
@@ -101,7 +103,9 @@ def evaluation_report(
     validation, training = figures.validation, figures.training
     for split, summary in (("validation", validation), ("training", training)):
         if summary is not None and not math.isfinite(summary.bits_per_dim.value):
-            raise NormalizationError(f"some energies of the {split} images are not finite: no bits/dim can be given")
+            raise NormalizationError(
+                f"some energies of the {split} images are not finite: no bits/dim can be given"
+            )
     return {
         "dataset": {
             "name": manifest.dataset,
@@ -134,8 +138,8 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     """Print an evaluation as tables."""
     data = report["dataset"]
     shape = "×".join(map(str, report["image_shape"]))
-    console.print(f"\n[bold]{report['experiment']}[/], step {report['step']:,}, {report['weights']} weights")
-    console.print(f"{report['images']:,} validation images {shape} · {data['name']}: {data['release']}")
+    console.print(f"\n[bold]{report['experiment']}[/], step {report['step']:,}, {report['weights']} weights", soft_wrap=True)
+    console.print(f"{report['images']:,} validation images {shape} · {data['name']}: {data['release']}", soft_wrap=True)
     table = Table("bits/dim", "validation", "training", title_justify="left")
     sides = [report["bits_per_dim"]["paper"], report["train"]["bits_per_dim"]["paper"]]
     if sides[0] is not None:
@@ -145,7 +149,9 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         value = report["gaussian"][key]
         table.add_row(name, "d is too large" if value is None else f"{value:.3f}", "")
     if sides[0] is not None and report["gaussian"]["full_covariance"] is not None:
-        table.add_row("below the full Gaussian", f"{report['gaussian']['full_covariance'] - sides[0]['value']:.3f}", "")
+        table.add_row(
+            "below the full Gaussian", f"{report['gaussian']['full_covariance'] - sides[0]['value']:.3f}", ""
+        )
     console.print(table)
     table = Table("input PSNR", "output PSNR", "space loss", "time loss", "effective dimension")
     for level in report["noise_levels"]:
@@ -158,5 +164,3 @@ def print_report(report: dict[str, Any], console: Console) -> None:
             f"{level['effective_dimension']:,.1f}",
         )
     console.print(table)
-
-

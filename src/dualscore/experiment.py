@@ -52,7 +52,9 @@ def _merge(base: DictConfig, content: Any, where: str) -> DictConfig:  # noqa: A
             node = OmegaConf.select(base, section) if section else base
             names = [str(k) for k in node] if isinstance(node, DictConfig) else []
             close = difflib.get_close_matches(leaf, names, 1)
-            reason = "unknown key" + (f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}")
+            reason = "unknown key" + (
+                f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"
+            )
         raise ConfigError(f"{where}: {key}: {reason}") from error
 
 
@@ -97,7 +99,9 @@ def _complete(config: DictConfig, overrides: list[str], where: str) -> Experimen
         if "=" not in override:
             raise ConfigError(f"override {override!r}: write it as key=value")
         if override.startswith("name="):
-            raise ConfigError(f"override {override!r}: name: is the experiment file's name and cannot be changed")
+            raise ConfigError(
+                f"override {override!r}: name: is the experiment file's name and cannot be changed"
+            )
         try:
             parsed = OmegaConf.from_dotlist([override])
         except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:

@@ -117,7 +117,11 @@ class StationaryGaussian(nn.Module):
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw clean images x ~ N(μ, Σ), shape (count, C, H, W)."""
         white = torch.randn(
-            count, *self.eigenvalues.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device
+            count,
+            *self.eigenvalues.shape,
+            generator=generator,
+            dtype=self.mean.dtype,
+            device=self.mean.device,
         )
         return self.synthesize(white * self.eigenvalues.sqrt()) + self.mean[:, None, None]
 

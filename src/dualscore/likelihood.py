@@ -45,11 +45,16 @@ def log_normalizer(mean_energy: float, dimension: int, t_max: float) -> float:
         mean_energy: mean of U(y, t_max) over noisy images, in nats.
         dimension: d.
         t_max: the largest noise variance, in pixel².
+
+    Returns:
+        Log Z in nats.
     """
     return noise_entropy(dimension, t_max) - mean_energy
 
 
-def paper_bits_per_dim(mean_rise: float, variance: float, images: int, dimension: int, t_max: float) -> Estimate:
+def paper_bits_per_dim(
+    mean_rise: float, variance: float, images: int, dimension: int, t_max: float
+) -> Estimate:
     """The paper's bits/dim from U(x, 0) − U(y, t_max) of each image.
 
     Working with the difference image by image gives the standard error of the whole figure, that of

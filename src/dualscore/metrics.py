@@ -58,7 +58,7 @@ class Moments(Metric):
         self.square.index_add_(0, quantity, values.square())
 
     def compute(self) -> dict[str, Tensor]:
-        """`count`, `mean` and `variance`, each float64 of shape (quantities,); NaN where nothing was added."""
+        """`count`, `mean` and `variance`, each of shape (quantities,); NaN where nothing was added."""
         mean = self.total / self.count
         variance = (self.square - self.count * mean.square()).clamp(min=0) / (self.count - 1)
         return {"count": self.count.clone(), "mean": mean, "variance": variance}

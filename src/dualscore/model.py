@@ -52,7 +52,9 @@ class ImageModel(nn.Module):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         if images.ndim != 4 or (self.image_shape is not None and tuple(images.shape[1:]) != self.image_shape):
             wanted = self.image_shape or ("C", "H", "W")
-            raise ValueError(f"images must have shape (B, {', '.join(map(str, wanted))}), got {tuple(images.shape)}")
+            raise ValueError(
+                f"images must have shape (B, {', '.join(map(str, wanted))}), got {tuple(images.shape)}"
+            )
         if not images.is_floating_point():
             raise ValueError(f"images must be pixels in [0, 1] of a floating-point type, got {images.dtype}")
         like = self._like()
@@ -102,6 +104,9 @@ class ImageModel(nn.Module):
             images: x in [0, 1], shape (B, C, H, W).
             batch_size: images evaluated at once.
 
+        Returns:
+            Log densities, shape (B,).
+
         Raises:
             NormalizationError: if log Z is not known, or the model is a denoiser.
             ValueError: if the images are outside [0, 1] or of another shape.
@@ -109,8 +114,8 @@ class ImageModel(nn.Module):
         energy = self._energy()
         if self.log_normalizer is None or not math.isfinite(self.log_normalizer):
             raise NormalizationError(
-                "the model's normalisation is not known, so its energies are not yet log probabilities; "
-                "estimate it with model.normalize(images) on at least a few hundred images like the training ones"
+                "the model's normalisation is not known, so its energies are not yet log probabilities: "
+                "estimate it with model.normalize(images) on a few hundred images or more"
             )
         if len(images) and not (float(images.min()) >= 0.0 and float(images.max()) <= 1.0):
             raise ValueError("clean images must have pixels in [0, 1]")

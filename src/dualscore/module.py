@@ -85,13 +85,10 @@ class DualScoreModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.average = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1.0 - 1.0 / optim.ema_steps))
-            if optim.ema_steps
-            else None
-        )
-        if self.average is not None:
-            self.average.requires_grad_(False)
+        self.average: AveragedModel | None = None
+        if optim.ema_steps:
+            averaging = get_ema_multi_avg_fn(1.0 - 1.0 / optim.ema_steps)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(model, multi_avg_fn=averaging).requires_grad_(False)
         self.optim, self.max_steps = optim, max_steps
         self.image_shape, self.t_range = image_shape, t_range
         self.levels = torch.tensor(levels, dtype=torch.float64)
@@ -110,7 +107,7 @@ class DualScoreModule(lightning.LightningModule):
 
     @property
     def dimension(self) -> int:
-        """d = C·H·W."""
+        """The number of pixels and channels, d = C·H·W."""
         return math.prod(self.image_shape)
 
     def draw(self, step: int, images: int) -> Draws:
@@ -119,6 +116,9 @@ class DualScoreModule(lightning.LightningModule):
         Args:
             step: training step.
             images: images on this device, a multiple of the device's streams.
+
+        Returns:
+            Noise, noise variances and coins for flips.
         """
         mine = self.streams // self.trainer.world_size
         noise, uniform, coin = [], [], []
@@ -128,16 +128,18 @@ class DualScoreModule(lightning.LightningModule):
             uniform.append(torch.rand(each, generator=generator, device=self.device))
             coin.append(torch.rand(each, generator=generator, device=self.device))
             noise.append(torch.randn(each, *self.image_shape, generator=generator, device=self.device))
-        flip = torch.cat(coin) < 0.5 if self.flip else torch.zeros(images, dtype=torch.bool, device=self.device)
+        flip = (
+            torch.cat(coin) < 0.5 if self.flip else torch.zeros(images, dtype=torch.bool, device=self.device)
+        )
         return Draws(torch.cat(noise), log_uniform(torch.cat(uniform), *self.t_range), flip)
 
-    def training_step(self, batch: Batch, _batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The mean over a batch of the dual score matching loss."""
         clean = to_pixels(batch.image, self.image_shape[0])
         draws = self.draw(self.global_step, len(clean))
         clean = torch.where(draws.flip[:, None, None, None], clean.flip(3), clean)
         losses = dual_score_matching(self.model, clean, draws.noise, draws.noise_variance, self.time_weight)
-        self.last_losses = DualLoss(*(part if part is None else part.detach() for part in losses))
+        self.last_losses = losses.detach()
         self.last_noise_variance = draws.noise_variance
         loss = losses.total.mean()
         self.log("train/loss", loss, prog_bar=True)
@@ -158,16 +160,20 @@ class DualScoreModule(lightning.LightningModule):
         Args:
             batch: stored images.
             levels: indices into the noise levels, int64, shape (B, n): those measured for each image.
+
+        Returns:
+            The figures of each image.
         """
         clean = to_pixels(batch.image, self.image_shape[0])
-        indices = batch.index.tolist()
+        indices = batch.position.tolist()
         model = self.evaluated
-        energies: list[Tensor | None] = [None, None]
+        energy_clean = energy_noisy = None
         if isinstance(model, Energy):
             noise = fixed_noise(indices, self.image_shape, self.seed).to(clean)
             t_max = torch.full_like(noise[:, 0, 0, 0], self.t_range[1])
             with torch.no_grad():
-                energies = [model(clean, torch.zeros_like(t_max)), model(corrupt(clean, noise, t_max), t_max)]
+                energy_clean = model(clean, torch.zeros_like(t_max))
+                energy_noisy = model(corrupt(clean, noise, t_max), t_max)
         space, time = [], []
         variances = self.levels.to(clean)
         for column in range(levels.shape[1]):
@@ -177,21 +183,27 @@ class DualScoreModule(lightning.LightningModule):
             time.append(losses.time.detach() if losses.time is not None else None)
         times = [value for value in time if value is not None]
         return ImageFigures(
-            *energies,
+            energy_clean,
+            energy_noisy,
             levels.T.reshape(-1),
             torch.cat(space) if space else clean.new_zeros(0),
             torch.cat(times) if times else None,
         )
 
-    def validation_step(self, batch: Batch, _batch_index: int) -> ImageFigures:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, ImageFigures]:  # noqa: ARG002
         """Energies of each image, and its losses at one noise level, chosen by its place in the data set."""
-        return self.figures(batch, (batch.index % len(self.levels))[:, None])
+        return {"figures": self.figures(batch, (batch.position % len(self.levels))[:, None])}
 
-    def test_step(self, batch: Batch, _batch_index: int, dataloader_idx: int = 0) -> ImageFigures:
-        """Energies of each image and its losses at all noise levels; training images get the energies alone."""
+    def test_step(
+        self,
+        batch: Batch,
+        batch_idx: int,  # noqa: ARG002
+        dataloader_idx: int = 0,
+    ) -> dict[str, ImageFigures]:
+        """Energies of each image; for validation images also the losses at all noise levels."""
         count = len(self.levels) if dataloader_idx == 0 else 0
-        levels = torch.arange(count, device=self.device).expand(len(batch.index), count)
-        return self.figures(batch, levels)
+        levels = torch.arange(count, device=self.device).expand(len(batch.position), count)
+        return {"figures": self.figures(batch, levels)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with the experiment's schedule; c(t)'s slopes learn faster by their own factor."""

@@ -69,7 +69,7 @@ def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
 
     Args:
         device: where the generator draws.
-        key: any integers, such as (seed, step, stream).
+        *key: any integers, such as (seed, step, stream).
 
     Returns:
         A fresh generator. Equal keys give equal draws on the same kind of device.

@@ -19,6 +19,11 @@ class DualLoss(NamedTuple):
     space: Tensor
     time: Tensor | None
 
+    def detach(self) -> "DualLoss":
+        """The same losses without a graph."""
+        time = None if self.time is None else self.time.detach()
+        return DualLoss(self.total.detach(), self.space.detach(), time)
+
 
 def space_loss(image_gradient: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
     """(t/d) ‖∇_y U − (y−x)/t‖² = mean over pixels of (x̂ − x)²/t, shape (B,).
@@ -27,6 +32,9 @@ def space_loss(image_gradient: Tensor, noise: Tensor, noise_variance: Tensor) ->
         image_gradient: ∇_y U, shape (B, C, H, W).
         noise: z = (y − x)/√t, shape (B, C, H, W); used itself, since (y − x)/t cancels badly at small t.
         noise_variance: t in pixel², shape (B,).
+
+    Returns:
+        The loss of each image, dimensionless.
     """
     error = noise_variance.sqrt()[:, None, None, None] * image_gradient - noise
     return error.square().mean(dim=(1, 2, 3))
@@ -39,6 +47,9 @@ def time_loss(time_derivative: Tensor, noise: Tensor, noise_variance: Tensor) ->
         time_derivative: ∂_t U, shape (B,).
         noise: z, shape (B, C, H, W).
         noise_variance: t in pixel², shape (B,).
+
+    Returns:
+        The loss of each image, dimensionless.
     """
     target = 0.5 * (1.0 - noise.square().mean(dim=(1, 2, 3)))
     return (target - noise_variance * time_derivative / noise[0].numel()).square()

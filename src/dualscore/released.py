@@ -52,7 +52,9 @@ class Record:
         """Forget items, as of a list subclass."""
 
 
-def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
+def _tensor(
+    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
+) -> Tensor:
     if len(size) != len(stride) or any(n < 0 for n in (offset, *size, *stride)):
         raise CheckpointError("a tensor's size, stride or offset makes no sense")
     if 0 not in size and offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) >= len(storage):
@@ -122,11 +124,15 @@ def read_released(path: Path) -> dict[str, Any]:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, EOFError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}: {error})") from error
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}: {error})"
+        ) from error
     except (zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
     if not isinstance(content, dict) or not {"args", "state_dict"} <= content.keys():
-        raise CheckpointError(f"{path}: not a released dual score matching checkpoint: no args and state_dict")
+        raise CheckpointError(
+            f"{path}: not a released dual score matching checkpoint: no args and state_dict"
+        )
     return content
 
 
@@ -203,7 +209,9 @@ def load_released(path: Path) -> ScoreModel:
         raise CheckpointError(f"{path}: group_size={options['group_size']} is not supported, only 1")
     state = content["state_dict"]
     weights = {
-        _own_name(name.removeprefix("network.")): value for name, value in state.items() if isinstance(value, Tensor)
+        _own_name(name.removeprefix("network.")): value
+        for name, value in state.items()
+        if isinstance(value, Tensor)
     }
     first = weights.get("encoder.0.0.conv.weight")
     if first is None or first.ndim != 4:
@@ -212,7 +220,11 @@ def load_released(path: Path) -> ScoreModel:
     scales = options.get("num_scales", 3)
     try:
         network = UNet(
-            first.shape[1], LinearEmbedding(), width=options.get("base_width", 64), scales=scales, layers=layers
+            first.shape[1],
+            LinearEmbedding(),
+            width=options.get("base_width", 64),
+            scales=scales,
+            layers=layers,
         )
         output = f"decoder.0.{layers[2] - 1}.conv.weight"
         if output in weights:
@@ -225,6 +237,8 @@ def load_released(path: Path) -> ScoreModel:
         network.load_state_dict(shaped)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: the weights do not fit args.network_kwargs={options}: {reason:.300}") from error
+        raise CheckpointError(
+            f"{path}: the weights do not fit args.network_kwargs={options}: {reason:.300}"
+        ) from error
     model: ScoreModel = Energy(network) if kind == "EnergyModel" else Denoiser(network)
     return model.eval().requires_grad_(False)

@@ -41,6 +41,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
 def check_architecture(path: Path, trained: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuse a checkpoint of another architecture than the experiment's.
 
+    Args:
+        path: the checkpoint, for the message.
+        trained: the configuration it was trained with.
+        wanted: the experiment's.
+
     Raises:
         CheckpointError: naming the checkpoint and the settings that differ.
     """
@@ -82,13 +87,18 @@ class Run:
     def read_config(self) -> dict[str, Any]:
         """The configuration the run was started with, as plain values.
 
+        Returns:
+            Nested dictionaries.
+
         Raises:
             ConfigError: if the run has none.
         """
         try:
             content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{self.config_file}: cannot be read ({error}); start anew with FRESH=1") from error
+            raise ConfigError(
+                f"{self.config_file}: cannot be read ({error}); start anew with FRESH=1"
+            ) from error
         if not isinstance(content, dict):
             raise ConfigError(f"{self.config_file}: holds no keys; start anew with FRESH=1")
         return content
@@ -96,12 +106,17 @@ class Run:
     def check_same(self, config: dict[str, Any]) -> None:
         """Refuse to go on with other settings than the run was started with.
 
+        Args:
+            config: the settings now.
+
         Raises:
             ConfigError: naming the settings.
         """
         if not self.config_file.exists():
             return
-        changed = {k: v for k, v in differences(self.read_config(), config).items() if not FREE_KEYS.fullmatch(k)}
+        changed = {
+            k: v for k, v in differences(self.read_config(), config).items() if not FREE_KEYS.fullmatch(k)
+        }
         if changed:
             what = ", ".join(f"{k}={old} (now {new})" for k, (old, new) in changed.items())
             raise ConfigError(

@@ -19,7 +19,13 @@ from dualscore.checkpoints import read_checkpoint
 from dualscore.config import ExperimentConfig, ModelKind
 from dualscore.data.module import ShardDataModule
 from dualscore.errors import CheckpointError, TrainingError
-from dualscore.evaluation import EvaluationFigures, evaluation_report, measure_gaussians, print_report, write_report
+from dualscore.evaluation import (
+    EvaluationFigures,
+    evaluation_report,
+    measure_gaussians,
+    print_report,
+    write_report,
+)
 from dualscore.experiment import to_plain
 from dualscore.gaussian import StationaryGaussian
 from dualscore.module import DualScoreModule
@@ -34,9 +40,12 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")
     warnings.filterwarnings("ignore", ".*IterableDataset.*__len__.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
 
 
-def _trainer(config: ExperimentConfig, run: Run, callbacks: list[Callback], console: Console) -> lightning.Trainer:
+def _trainer(
+    config: ExperimentConfig, run: Run, callbacks: list[Callback], console: Console
+) -> lightning.Trainer:
     """Build the Trainer; no inference mode, because scores are gradients, in validation too."""
     options = config.trainer
     devices = options.devices * options.nodes
@@ -68,8 +77,13 @@ def _trainer(config: ExperimentConfig, run: Run, callbacks: list[Callback], cons
         raise TrainingError(f"trainer.accelerator={options.accelerator}: {reason:.200}") from error
 
 
+def _rank() -> int:
+    # Set by Lightning's launchers before any Trainer exists.
+    return int(getattr(rank_zero_only, "rank", None) or 0)
+
+
 def _console() -> Console:
-    return Console(quiet=rank_zero_only.rank != 0)
+    return Console(quiet=_rank() != 0)
 
 
 def _monitor(config: ExperimentConfig) -> str:
@@ -102,7 +116,8 @@ def train(config: ExperimentConfig, run: Run) -> None:
     if step >= config.trainer.max_steps:
         console.print(
             f"{run.folder} is complete ({step:,} steps). Train longer with SET=trainer.max_steps=…, "
-            "anew beside it with FRESH=1, or measure it with make evaluate."
+            "anew beside it with FRESH=1, or measure it with make evaluate.",
+            soft_wrap=True,
         )
         return
     throughput = Throughput(config.data.batch_size)
@@ -125,15 +140,17 @@ def train(config: ExperimentConfig, run: Run) -> None:
         checkpoint,
     ]
     trainer = _trainer(config, run, callbacks, console)
-    if rank_zero_only.rank == 0:
+    if _rank() == 0:
         run.write_config(plain)
     parameters = sum(p.numel() for p in module.model.parameters())
     start = f"goes on from step {step:,}" if step else "starts"
     console.print(
         f"[bold]{config.name}[/] {start} in {run.folder} · {parameters:,} parameters · "
-        f"{datamodule.manifest.splits['train'].images:,} training images {'×'.join(map(str, module.image_shape))} · "
+        f"{datamodule.manifest.splits['train'].images:,} training images "
+        f"{'×'.join(map(str, module.image_shape))} · "
         f"{trainer.world_size} × {trainer.strategy.root_device.type}",
         highlight=False,
+        soft_wrap=True,
     )
     if step == 0 and isinstance(trainer.logger, TensorBoardLogger):
         trainer.logger.log_hyperparams(plain, {_monitor(config): math.nan})
@@ -167,11 +184,13 @@ def evaluate(config: ExperimentConfig, run: Run, checkpoint: Path, output: Path)
         module.load_state_dict(content["state_dict"])
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{checkpoint}: the weights do not fit the experiment: {reason:.200}") from error
+        raise CheckpointError(
+            f"{checkpoint}: the weights do not fit the experiment: {reason:.200}"
+        ) from error
     figures = EvaluationFigures()
     trainer = _trainer(config, run, [figures], console)
     trainer.logger = None
-    console.print(f"evaluating {checkpoint} …", highlight=False)
+    console.print(f"evaluating {checkpoint} …", highlight=False, soft_wrap=True)
     trainer.test(module, datamodule, verbose=False)
     report: dict[str, Any] = {}
     if trainer.is_global_zero:
@@ -187,7 +206,5 @@ def evaluate(config: ExperimentConfig, run: Run, checkpoint: Path, output: Path)
         }
         write_report(report, output)
         print_report(report, console)
-        console.print(f"written to {output}", highlight=False)
+        console.print(f"written to {output}", highlight=False, soft_wrap=True)
     return report
-
-

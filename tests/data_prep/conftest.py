@@ -1,4 +1,4 @@
-"""Makes this folder's ``helpers`` importable without turning the folder into a package."""
+"""Makes this folder's ``prep_helpers`` importable without turning the folder into a package."""
 
 import sys
 from pathlib import Path

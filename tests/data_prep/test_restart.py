@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes import write_official_imagenet
-from helpers import build, contents
+from prep_helpers import build, contents
 
 import data_prep.build as build_module
 from data_prep.plan import Images
@@ -91,7 +91,11 @@ def _runs(process: int) -> bool:
 
 @pytest.mark.parametrize("survived", [0, 1, 37])
 def test_failing_source_leaves_a_build_that_goes_on(
-    survived: int, source: Path, uninterrupted: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    survived: int,
+    source: Path,
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The source fails in the middle of writing a shard, after ``survived`` of them."""
     taken = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import photograph, write_cifar10, write_imagenet64_png, write_official_imagenet
-from helpers import build, contents, read_split
+from prep_helpers import build, contents, read_split
 
 from dualscore.shards import Manifest
 

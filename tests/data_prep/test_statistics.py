@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from fakes import real_images, write_official_imagenet
-from helpers import build, read_split
+from prep_helpers import build, read_split
 from scipy.fft import dct
 
 from data_prep.statistics import Sums

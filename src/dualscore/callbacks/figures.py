@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from dualscore.metrics import EnergyFigures, ImageFigures, LevelFigures
+from dualscore.metrics import EnergyFigures, LevelFigures
 from dualscore.module import DualScoreModule
 
 Figures = TypeVar("Figures", EnergyFigures, LevelFigures)
@@ -24,21 +24,24 @@ class _ValidationCallback(Callback, Generic[Figures]):
         """Log what was gathered; called on every device."""
         raise NotImplementedError
 
-    def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002, D102
+    def on_validation_epoch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         assert isinstance(pl_module, DualScoreModule)
         self.figures = self.make(pl_module)
 
-    def on_validation_batch_end(  # noqa: D102
+    def on_validation_batch_end(
         self,
-        trainer: lightning.Trainer,  # noqa: ARG002
-        pl_module: lightning.LightningModule,  # noqa: ARG002
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
         outputs: Any,  # noqa: ANN401 - what validation_step returned
         *_: object,
     ) -> None:
-        assert isinstance(outputs, ImageFigures)
-        self.figures.update(outputs)
+        self.figures.update(outputs["figures"])
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002, D102
+    def on_validation_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         assert isinstance(pl_module, DualScoreModule)
         self.report(pl_module)
 
@@ -46,10 +49,10 @@ class _ValidationCallback(Callback, Generic[Figures]):
 class BitsPerDim(_ValidationCallback[EnergyFigures]):
     """Logs `val/bits_per_dim` with its standard error and log Z, and gives the module its log Z."""
 
-    def make(self, module: DualScoreModule) -> EnergyFigures:  # noqa: D102
+    def make(self, module: DualScoreModule) -> EnergyFigures:
         return EnergyFigures(module.dimension, module.t_range[1], module.device)
 
-    def report(self, module: DualScoreModule) -> None:  # noqa: D102
+    def report(self, module: DualScoreModule) -> None:
         summary = self.figures.summary()
         if summary is None:
             return
@@ -62,10 +65,10 @@ class BitsPerDim(_ValidationCallback[EnergyFigures]):
 class NoiseCurves(_ValidationCallback[LevelFigures]):
     """Logs both losses and the denoising PSNR gain per noise level, and the losses' means over levels."""
 
-    def make(self, module: DualScoreModule) -> LevelFigures:  # noqa: D102
+    def make(self, module: DualScoreModule) -> LevelFigures:
         return LevelFigures(module.dimension, module.levels.tolist(), module.device)
 
-    def report(self, module: DualScoreModule) -> None:  # noqa: D102
+    def report(self, module: DualScoreModule) -> None:
         levels = self.figures.summary()
         if not levels:
             return

@@ -12,7 +12,7 @@ from dualscore.module import DualScoreModule
 
 
 class GradientHealth(Callback):
-    """Logs `train/largest_gradient_norm` since the last entry; stops before a step that would spoil the weights.
+    """Logs the largest gradient norm since the last entry; stops before a step that would spoil the weights.
 
     The norm is that of the gradient averaged over devices, so that all of them stop together.
     """
@@ -20,8 +20,8 @@ class GradientHealth(Callback):
     def __init__(self) -> None:
         self.largest = 0.0
 
-    def on_before_optimizer_step(  # noqa: D102
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer  # noqa: ARG002
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
     ) -> None:
         assert isinstance(pl_module, DualScoreModule)
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
@@ -30,7 +30,7 @@ class GradientHealth(Callback):
             raise TrainingError(_diagnosis(trainer.global_step, pl_module))
         self.largest = max(self.largest, norm)
 
-    def on_train_batch_end(  # noqa: D102
+    def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
     ) -> None:
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]

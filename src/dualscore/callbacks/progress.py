@@ -19,10 +19,10 @@ class Throughput(Callback):
     def _restart(self) -> None:
         self._steps, self._since = 0, time.perf_counter()
 
-    def on_train_start(self, *_: object) -> None:  # noqa: D102
+    def on_train_start(self, *_: object) -> None:
         self._restart()
 
-    def on_train_batch_end(  # noqa: D102
+    def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
     ) -> None:
         self._steps += 1
@@ -31,7 +31,7 @@ class Throughput(Callback):
             pl_module.log("train/images_per_second", self.rate)
             self._restart()
 
-    def on_validation_end(self, *_: object) -> None:  # noqa: D102
+    def on_validation_end(self, *_: object) -> None:
         self._restart()
 
 
@@ -42,17 +42,19 @@ class ConsoleReport(Callback):
         self.console, self.throughput = console, throughput
         self._start = (0, 0.0)
 
-    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:  # noqa: D102
+    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
         self._start = (trainer.global_step, time.perf_counter())
 
     @rank_zero_only
-    def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:  # noqa: D102
+    def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:
         if trainer.sanity_checking:
             return
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         parts = [f"step {trainer.global_step:>6,}/{trainer.max_steps:,}"]
         if "val/bits_per_dim" in figures:
-            parts.append(f"{figures['val/bits_per_dim']:.3f} ± {figures['val/bits_per_dim_stderr']:.3f} bits/dim")
+            parts.append(
+                f"{figures['val/bits_per_dim']:.3f} ± {figures['val/bits_per_dim_stderr']:.3f} bits/dim"
+            )
         parts.append(f"space {figures['val/space_loss']:.4f}")
         if "val/time_loss" in figures:
             parts.append(f"time {figures['val/time_loss']:.5f}")
@@ -62,4 +64,4 @@ class ConsoleReport(Callback):
             left = int(each * (trainer.max_steps - trainer.global_step))
             parts.append(f"{self.throughput.rate:,.0f} images/s")
             parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
-        self.console.print(" · ".join(parts), highlight=False)
+        self.console.print(" · ".join(parts), highlight=False, soft_wrap=True)

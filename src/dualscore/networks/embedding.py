@@ -63,7 +63,5 @@ class LogEmbedding(NoiseEmbedding):
 
     def angles(self, noise_variance: Tensor) -> Tensor:  # noqa: D102 - inherited
         phase = (2 * math.pi / self.period) * (torch.log(noise_variance + self.floor) + self.shift)
-        k = torch.arange(
-            1, self.frequencies + 1, dtype=noise_variance.dtype, device=noise_variance.device
-        )
+        k = torch.arange(1, self.frequencies + 1, dtype=noise_variance.dtype, device=noise_variance.device)
         return phase[:, None] * k

@@ -32,7 +32,8 @@ class ScalePreservingNorm(nn.Module):
         variance = centered.square().mean(dim=(2, 3))
         ratio = variance.mean(dim=1, keepdim=True) / (variance + self.epsilon)
         scale = torch.sqrt(ratio + self.epsilon) * self.gain * (1.0 + self.modulation(embedding))
-        return centered * scale[:, :, None, None]
+        normalized: Tensor = centered * scale[:, :, None, None]
+        return normalized
 
 
 class Layer(nn.Module):
@@ -45,7 +46,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map features (B, C, H, W), given an embedding (B, E), to features (B, C', H', W')."""
-        return F.gelu(self.norm(self.conv(x), embedding))
+        activated: Tensor = F.gelu(self.norm(self.conv(x), embedding))
+        return activated
 
 
 def _same(inputs: int, outputs: int) -> nn.Conv2d:

@@ -1,0 +1,70 @@
+# Two commands do everything on a fresh machine: `make train` and `make test`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+EXP ?= patches_dual
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+DEMO := data/demo16/manifest.json
+
+.PHONY: help install train evaluate data verify-data tensorboard experiments test lint lock clean
+
+help:  ## Print the targets
+	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
+
+install: $(INSTALLED)  ## Create the environment in .venv (done by the others when needed)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: Python 3.11 or newer is needed; name it with PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "creating the environment in $(VENV) (a minute or two, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEMO): | $(INSTALLED)
+	@$(PY) -m data_prep build demo --out data/demo16 --size 16
+
+train: $(INSTALLED) $(if $(filter patches_%,$(EXP)),$(DEMO))  ## Train EXP, or go on where it stopped; FRESH=1 starts anew beside
+	@set -f; $(PY) -m dualscore train $(EXP) $(SET) $(if $(filter-out 0,$(FRESH)),--fresh)
+
+evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
+	@set -f; $(PY) -m dualscore evaluate $(EXP) $(SET) $(if $(CKPT),--checkpoint $(CKPT))
+
+data: $(INSTALLED)  ## Prepare shards: DATASET=imagenet64 SRC=folder OUT=data/imagenet64 [SIZE=…]
+	@$(if $(DATASET),,echo "error: say which data set with DATASET=…; see docs/data.md" >&2; exit 2;) \
+	$(PY) -m data_prep build $(DATASET) $(if $(SRC),--src "$(SRC)") --out "$(or $(OUT),data/$(DATASET)$(SIZE))" \
+		$(if $(SIZE),--size $(SIZE))
+
+verify-data: $(INSTALLED)  ## Check shards against their manifest: OUT=data/imagenet64
+	@$(if $(OUT),,echo "error: say which data set with OUT=…" >&2; exit 2;) $(PY) -m data_prep verify "$(OUT)"
+
+tensorboard: $(INSTALLED)  ## Dashboards of all runs at http://localhost:6006
+	@$(VENV)/bin/tensorboard --logdir runs --port $(or $(PORT),6006)
+
+experiments: $(INSTALLED)  ## List the experiments
+	@$(PY) -m dualscore experiments
+
+test: $(INSTALLED)  ## Run every test
+	@$(PY) -m pytest -q
+
+lint: $(INSTALLED)  ## Style, docstrings and types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/pydoclint --quiet src data_prep
+
+lock:  ## Write requirements.lock from pyproject.toml (for maintainers)
+	@rm -rf .lock && $(PYTHON) -m venv .lock && .lock/bin/pip install --quiet torch==2.13.0
+	@.lock/bin/pip install --quiet --disable-pip-version-check ".[data,dev]" setuptools
+	@{ echo "# Made by make lock: what the tests run with. torch from PyPI brings CUDA on Linux."; \
+	   .lock/bin/pip freeze --all --exclude dualscore --exclude pip | sed -E 's/\+cpu$$//'; } > requirements.lock
+	@rm -rf .lock build
+
+clean:  ## Remove the environment and caches; data and runs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build
