@@ -42,8 +42,16 @@ class _UnitJob:
     image_shape: tuple[int, int, int]
 
 
-def build(request: Request, source: Source, out: Path, workers: int) -> Manifest:
+def build(request: Request, source: Source, out: Path) -> Manifest:
     """Prepare a data set in ``out``, or finish one that was begun there by the same request.
+
+    Args:
+        request: what to prepare.
+        source: reads that kind of data set.
+        out: folder to write.
+
+    Returns:
+        The manifest of the finished data set.
 
     Raises:
         DataError: if the source is unusable or ``out`` holds something else.
@@ -54,7 +62,7 @@ def build(request: Request, source: Source, out: Path, workers: int) -> Manifest
     if (manifest := _complete(out)) is not None:
         print(f"already complete: {out}")
         return manifest
-    plan = source.plan(files, request, workers)
+    plan = source.plan(request)
     _check_splits(plan, request)
     for warning in plan.warnings[:WARNINGS_SHOWN]:
         print(f"warning: {warning}")
@@ -67,7 +75,7 @@ def build(request: Request, source: Source, out: Path, workers: int) -> Manifest
         (out / MANIFEST_FILE).unlink(missing_ok=True)
         write_aside(_plan_path(out), json.dumps(fingerprint, indent=1).encode())
         layout = lay_out(plan, request.images_per_shard)
-        _make_shards(layout, plan, out, workers)
+        _make_shards(layout, plan, out, request.workers)
         manifest = _finish(layout, plan, request, out)
     return manifest
 

@@ -55,8 +55,10 @@ def _build(options: argparse.Namespace) -> int:
             given[name] = DEFAULTS[name]
     if given["val_fraction"] is not None and not 0 < given["val_fraction"] < 1:
         raise DataError(f"--val-fraction must lie between 0 and 1, not {given['val_fraction']}")
-    request = Request(options.dataset, **given, images_per_shard=options.images_per_shard)
-    manifest = build(request, source, options.out, options.workers)
+    request = Request(
+        options.dataset, **given, images_per_shard=options.images_per_shard, workers=options.workers
+    )
+    manifest = build(request, source, options.out)
     counts = ", ".join(f"{split.images} {name}" for name, split in manifest.splits.items())
     print(f"{options.out}: {counts} images of shape {manifest.image_shape}; {manifest.release}")
     return 0

@@ -19,7 +19,10 @@ TAR_BLOCK = 512
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for; an option is None where the data set does not use it."""
+    """What the user asks for; an option is None where the data set does not use it.
+
+    All but ``workers``, the number of processes, decide what comes out.
+    """
 
     dataset: str
     src: Path | None
@@ -27,6 +30,7 @@ class Request:
     val_fraction: float | None = None
     seed: int | None = None
     images_per_shard: int | None = None
+    workers: int = 1
 
 
 class Images(Protocol):
@@ -73,7 +77,7 @@ class Source(ABC):
         """The input files, in a fixed order, without reading them; DataError if there are none."""
 
     @abstractmethod
-    def plan(self, files: list[Path], request: Request, workers: int) -> Plan:
+    def plan(self, request: Request) -> Plan:
         """Look into the files just enough to know how many images come from where."""
 
 

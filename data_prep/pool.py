@@ -50,15 +50,18 @@ def run(
     function: Callable[[Job], Result],
     jobs: Sequence[Job],
     workers: int,
-    on_result: Callable[[Result], None] = lambda result: None,
+    on_result: Callable[[Result], None] | None = None,
 ) -> list[Result]:
-    """Results of ``function`` for every job, in the order of the jobs.
+    """Call ``function`` on every job.
 
     Args:
         function: must be importable by name; a single worker or job runs it in this process.
         jobs: picklable arguments.
         workers: number of processes.
         on_result: called here as each job ends, in any order.
+
+    Returns:
+        The results in the order of the jobs.
 
     Raises:
         DataError: if a worker process dies; other exceptions are those of the first job to fail.
@@ -68,7 +71,8 @@ def run(
         results = []
         for job in jobs:
             results.append(function(job))
-            on_result(results[-1])
+            if on_result is not None:
+                on_result(results[-1])
         return results
     # not forked: a fork copies the locks of the progress bar's thread
     context = multiprocessing.get_context("spawn")
@@ -90,7 +94,7 @@ def _drive(
     function: Callable[[Job], Result],
     jobs: Iterable[Job],
     most_pending: int,
-    on_result: Callable[[Result], None],
+    on_result: Callable[[Result], None] | None,
 ) -> list[Result]:
     results: dict[int, Result] = {}
     pending: dict[Future[Result], int] = {}
@@ -99,7 +103,8 @@ def _drive(
         done, _ = wait(pending, return_when=FIRST_COMPLETED)
         for future in done:
             results[pending.pop(future)] = future.result()
-            on_result(future.result())
+            if on_result is not None:
+                on_result(future.result())
 
     for number, job in enumerate(jobs):
         if len(pending) >= most_pending:

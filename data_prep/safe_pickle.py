@@ -108,11 +108,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_batch(file: BinaryIO, label: str) -> dict[str, Any]:
-    """Read a pickled dict; its keys as str, its arrays as NumPy arrays, everything else as it is.
+    """Read a pickled dict.
 
     Args:
         file: the open pickle.
         label: how to name the file in errors.
+
+    Returns:
+        Its keys as str, its arrays as NumPy arrays, everything else as it is.
 
     Raises:
         DataError: if the pickle is broken, not a dict, or asks for anything but arrays of numbers.
@@ -142,7 +145,14 @@ def _text(key: object) -> str:
 
 
 def peek_shape(file: BinaryIO, label: str) -> tuple[int, int]:
-    """Shape of the first two-dimensional array in a pickle, without building anything.
+    """Find the first two-dimensional array in a pickle, without building anything.
+
+    Args:
+        file: the open pickle.
+        label: how to name the file in errors.
+
+    Returns:
+        Its shape.
 
     Raises:
         DataError: if the pickle is broken or holds none.

@@ -36,7 +36,14 @@ class _Report:
 
 
 def verify(out: Path, workers: int) -> list[str]:
-    """Problems found in a data set, at most 20, one line each; none if all is well.
+    """Read a whole data set again.
+
+    Args:
+        out: its folder.
+        workers: number of processes.
+
+    Returns:
+        The problems found, at most 20, one line each; none if all is well.
 
     Raises:
         DataError: if the manifest itself is missing or broken.

@@ -26,7 +26,7 @@ class Cifar10(Source):
             )
         return files
 
-    def plan(self, files: list[Path], request: Request, workers: int) -> Plan:
+    def plan(self, request: Request) -> Plan:
         """One unit a batch file; all six must be there."""
         assert request.src is not None
         train = search(request.src, TRAIN, ARCHIVES)

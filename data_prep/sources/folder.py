@@ -39,14 +39,15 @@ class Folder(Source):
             )
         return sorted(found, key=lambda path: path.relative_to(src).as_posix())
 
-    def plan(self, files: list[Path], request: Request, workers: int) -> Plan:
+    def plan(self, request: Request) -> Plan:
         """Look at every photograph, drop the unusable ones, split the others."""
         assert request.src is not None
         assert request.size is not None
         assert request.seed is not None
         assert request.val_fraction is not None
+        files = self.find(request.src)
         names = [path.relative_to(request.src).as_posix() for path in files]
-        usable, channels, warnings = select(look(names, files, request.size, workers), request.src)
+        usable, channels, warnings = select(look(names, files, request.size, request.workers), request.src)
         order = np.random.default_rng([request.seed, 0]).permutation(len(usable))
         held_out = min(max(1, round(request.val_fraction * len(usable))), len(usable) - 1)
         train = [usable[i] for i in order[held_out:]]

@@ -38,7 +38,7 @@ class Imagenet(Source):
             )
         return files
 
-    def plan(self, files: list[Path], request: Request, workers: int) -> Plan:
+    def plan(self, request: Request) -> Plan:
         """One unit a batch file."""
         assert request.src is not None
         shape = (3, self.side, self.side)

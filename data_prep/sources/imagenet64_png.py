@@ -53,7 +53,7 @@ def _reader(path: Path, stack: ExitStack) -> Callable[[Place], bytes]:
         archive = stack.enter_context(zipfile.ZipFile(path))
         return lambda place: archive.read(str(place))
     if path.name.endswith(".tar"):
-        file = stack.enter_context(FileRef(path).open())  # noqa: SIM115 - the stack closes it
+        file = stack.enter_context(FileRef(path).open())
 
         def read(place: Place) -> bytes:
             assert isinstance(place, tuple)
@@ -61,7 +61,7 @@ def _reader(path: Path, stack: ExitStack) -> Callable[[Place], bytes]:
             return file.read(place[1])
 
         return read
-    tar = stack.enter_context(tarfile.open(path, "r|gz"))
+    tar = stack.enter_context(tarfile.open(path, "r|gz"))  # noqa: SIM115 - the stack closes it
 
     def read_on(place: Place) -> bytes:
         # a compressed tar can only be read forwards
@@ -111,8 +111,9 @@ class Imagenet64Png(Source):
             )
         return [_locate(src, name) for name in NAMES.values()]
 
-    def plan(self, files: list[Path], request: Request, workers: int) -> Plan:
+    def plan(self, request: Request) -> Plan:
         """List the PNG files and cut the lists into units."""
+        files = self.find(request.src)
         units = []
         for split, path in zip(NAMES, files, strict=True):
             places = _places(path)

@@ -30,7 +30,13 @@ class Photograph:
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """The photograph turned upright by its EXIF tag, as RGB; transparent pixels are laid over white.
+    """Read a photograph.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The photograph turned upright by its EXIF tag, as RGB; transparent pixels are laid over white.
 
     Raises:
         ValueError: if the file cannot be decoded, or holds other pixels than 8-bit or 16-bit unsigned ones.

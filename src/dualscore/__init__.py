@@ -1,6 +1,22 @@
 """Normalized energy models of images, by dual score matching."""
 
-from dualscore.checkpoints import load
-from dualscore.model import ImageModel
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dualscore.checkpoints import load as load
+    from dualscore.model import ImageModel as ImageModel
 
 __all__ = ["ImageModel", "load"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
+    # On demand, so that preparing data or printing help does not wait for torch.
+    if name == "load":
+        from dualscore.checkpoints import load
+
+        return load
+    if name == "ImageModel":
+        from dualscore.model import ImageModel
+
+        return ImageModel
+    raise AttributeError(f"module 'dualscore' has no attribute {name!r}")

@@ -84,7 +84,7 @@ class NetworkConfig:
     scales: int = option(3, "encoder blocks", POSITIVE)
     layers: int = option(3, "convolutions a block", (lambda v: v >= 2, "must be ≥ 2"))
     embedding: Embedding = option(Embedding.linear, "how the network is told t")
-    output_gain: float = option(1.0, "factor on the last convolution's initial weights", POSITIVE)
+    output_gain: float = option(1.0, "factor on the last convolution's initial weights", NOT_NEGATIVE)
 
 
 @dataclass

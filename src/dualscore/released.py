@@ -41,6 +41,10 @@ class Record:
     def __init__(self, *_arguments: object, **_keywords: object) -> None:
         """Take and forget any arguments."""
 
+    def __call__(self, *_arguments: object, **_keywords: object) -> "Record":
+        """Stand for a call's result, too: nothing is called."""
+        return Record()
+
     def __setstate__(self, state: object) -> None:
         """Keep a dictionary state as `fields`; forget any other."""
         self.fields = state if isinstance(state, dict) else {}

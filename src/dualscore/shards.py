@@ -109,6 +109,9 @@ class Manifest:
             folder: where the data set was prepared.
             hint: command that makes the data set, shown when there is none.
 
+        Returns:
+            The manifest.
+
         Raises:
             DataError: naming the file and the key at fault.
         """
@@ -139,6 +142,10 @@ class Manifest:
 
 def load_spectrum(folder: str | Path, manifest: Manifest) -> NDArray[np.float64]:
     """Second-moment matrices of the training images' DCT coefficients, one for each spatial frequency.
+
+    Args:
+        folder: where the data set was prepared.
+        manifest: the one that lies there.
 
     Returns:
         E[ŷ ŷᵀ], shape (C, C, H, W), float64, in pixel² with pixels in [0, 1]; see the module's text.

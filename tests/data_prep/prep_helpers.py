@@ -25,8 +25,8 @@ def build(
     """Build as the command line does, by default in this process."""
     if "seed" in SOURCES[dataset].uses and seed is None:
         seed = 0
-    request = Request(dataset, src, size, val_fraction, seed, images_per_shard)
-    return data_prep.build.build(request, SOURCES[dataset], out, workers)
+    request = Request(dataset, src, size, val_fraction, seed, images_per_shard, workers)
+    return data_prep.build.build(request, SOURCES[dataset], out)
 
 
 def read_split(out: Path, split: str) -> NDArray[np.uint8]:

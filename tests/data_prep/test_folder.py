@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import photograph, photograph_paths
 from PIL import Image
 from prep_helpers import build, read_split
 
@@ -15,6 +14,7 @@ from data_prep.sources.folder import Folder
 from data_prep.sources.photographs import read_rgb
 from dualscore.errors import DataError
 from dualscore.shards import Manifest
+from fakes import photograph, photograph_paths
 
 SIDE = 96
 NAMES = list(photograph_paths())
@@ -78,9 +78,8 @@ def test_groups_are_bounded_and_lose_nothing(tmp_path: Path, monkeypatch: pytest
     _fill(tmp_path / "src")
     _build(tmp_path)
     monkeypatch.setattr("data_prep.sources.folder.GROUP_CROPS", 400)
-    files = Folder().find(tmp_path / "src")
     request = Request("folder", tmp_path / "src", size=16, val_fraction=0.3, seed=0)
-    units = Folder().plan(files, request, workers=1).units
+    units = Folder().plan(request).units
     assert [unit.images for unit in units if unit.split == "train"] == [300, 300, 150]  # 121 + 25 + 4 each
     crops = []
     for unit in units:
@@ -108,7 +107,7 @@ def test_grayscale_among_colour_is_left_out_and_named(tmp_path: Path) -> None:
     assert manifest.image_shape == (3, 16, 16)
     for name in ("coffee", "china", "rocket"):
         assert f"left out: {name}.png is grayscale and others are in colour" in _warnings(tmp_path)
-        assert f"{name}.png" not in sum(manifest.source["names"].values(), [])
+        assert f"{name}.png" not in manifest.source["names"]["train"] + manifest.source["names"]["val"]
     assert manifest.source["photographs"] == {"train": 3, "val": 1, "left_out": 3}
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import write_official_imagenet
 from prep_helpers import build, contents
 
 from dualscore import errors
 from dualscore.errors import DataError
 from dualscore.shards import Manifest, load_spectrum
+from fakes import write_official_imagenet
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_missing(tmp_path: Path) -> None:
         f"{tmp_path}/no/manifest.json is missing: no data set was prepared there; "
         f"make it with: make data DATASET=… SRC=… OUT={tmp_path}/no"
     )
-    with pytest.raises(DataError, match="make it with: make demo$"):
+    with pytest.raises(DataError, match=r"make it with: make demo$"):
         Manifest.load(str(tmp_path / "no"), hint="make demo")
 
 
@@ -126,7 +126,7 @@ def test_missing_and_cut_shards(out: Path) -> None:
     with pytest.raises(DataError, match=f"train-000001.tar has {len(raw) - 1} bytes instead of {len(raw)}"):
         Manifest.load(out)
     path.unlink()
-    with pytest.raises(DataError, match="train-000001.tar cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"train-000001\.tar cannot be read: No such file"):
         Manifest.load(out)
 
 
@@ -147,7 +147,7 @@ def test_errors_travel_between_processes() -> None:
     kinds = [value for value in vars(errors).values() if isinstance(value, type)]
     assert len(kinds) == 6
     for kind in kinds:
-        copy = pickle.loads(pickle.dumps(kind("file: wrong")))
+        copy = pickle.loads(pickle.dumps(kind("file: wrong")))  # noqa: S301
         assert type(copy) is kind
         assert str(copy) == "file: wrong"
         assert isinstance(copy, errors.DualscoreError)

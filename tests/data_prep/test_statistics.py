@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-from fakes import real_images, write_official_imagenet
 from prep_helpers import build, read_split
 from scipy.fft import dct
 
 from data_prep.statistics import Sums
 from dualscore.shards import Manifest, load_spectrum
+from fakes import real_images, write_official_imagenet
 
 
 def test_manifest_statistics_are_those_of_the_training_images(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_manifest_statistics_are_those_of_the_training_images(tmp_path: Path) ->
     )
 
 
-def test_one_channel(tmp_path: Path) -> None:
+def test_one_channel() -> None:
     images = real_images(300, 16)[:, :1]
     sums = Sums.zeros((1, 16, 16))
     sums.add(images)

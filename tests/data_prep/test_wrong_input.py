@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from data_prep.cli import main
 from fakes import (
     encode,
     photograph,
@@ -21,8 +23,6 @@ from fakes import (
     write_imagenet64_png,
     write_official_imagenet,
 )
-
-from data_prep.cli import main
 
 HTML = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head></html>\n"
 

@@ -1,0 +1,156 @@
+"""Energies: gradients against finite differences, the parts one by one, the anchor's exactness."""
+
+import math
+
+import pytest
+import torch
+
+from dualscore.energy import Denoiser, Energy, Fading, SlopeOffset
+from dualscore.gaussian import StationaryGaussian, WhiteGaussian
+from dualscore.likelihood import noise_entropy, paper_bits_per_dim
+from dualscore.networks import LinearEmbedding, LogEmbedding, UNet
+from test_gaussian import random_spectrum
+
+MEAN = torch.tensor([0.4, 0.5, 0.6])
+VARIANCE = torch.tensor(0.05)
+
+
+def network(channels: int = 3, output_gain: float = 1.0) -> UNet:
+    torch.manual_seed(1)
+    return UNet(channels, LogEmbedding(), width=4, scales=2, layers=2, output_gain=output_gain)
+
+
+def anchored(output_gain: float = 1.0, slope: float = 0.3) -> Energy:
+    gaussian = StationaryGaussian(MEAN, random_spectrum(3, 8, 8))
+    offset = SlopeOffset(1e-9, 1e3)
+    with torch.no_grad():
+        offset.slopes.copy_(slope * torch.sin(torch.arange(63.0)))
+    return Energy(network(3, output_gain), gaussian, gaussian, offset, Fading(VARIANCE))
+
+
+def images(count: int = 3) -> torch.Tensor:
+    return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def white() -> WhiteGaussian:
+    return WhiteGaussian(MEAN, VARIANCE)
+
+
+def scaled(fading: bool) -> Energy:
+    gaussian = white()
+    return Energy(network(), gaussian, gaussian, None, Fading(VARIANCE) if fading else None)
+
+
+VARIANTS = {
+    "paper": lambda: Energy(network()),
+    "white anchor, raw input": lambda: Energy(network(), anchor=white()),
+    "white anchor, scaled input": lambda: scaled(fading=False),
+    "white anchor, scaled input, fading": lambda: scaled(fading=True),
+    "offset alone": lambda: Energy(network(), offset=anchored().offset),
+    "all parts": anchored,
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("t", [1e-4, 0.3, 50.0])
+def test_gradients_are_the_derivatives_of_the_energy(name: str, t: float) -> None:
+    energy = VARIANTS[name]().double()
+    y, times = images().double(), torch.full((3,), t, dtype=torch.float64)
+    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = energy.gradients(y, times)
+    assert found.noise_variance is not None
+    step = 1e-5 * math.sqrt(t)
+    slope = (energy(y + step * direction, times) - energy(y - step * direction, times)) / (2 * step)
+    assert torch.allclose((found.image * direction).sum(dim=(1, 2, 3)), slope, rtol=1e-5, atol=1e-5)
+    rise = (energy(y, times * (1 + 1e-6)) - energy(y, times * (1 - 1e-6))) / (2e-6 * t)
+    assert torch.allclose(found.noise_variance, rise, rtol=1e-4, atol=1e-5)
+
+
+def test_without_its_parts_the_energy_is_half_the_inner_product() -> None:
+    f, y, t = network(), images(), torch.tensor([0.0, 0.1, 10.0])
+    assert torch.equal(Energy(f)(y, t), 0.5 * (y * f(y, t)).sum(dim=(1, 2, 3)))
+
+
+def test_each_part_adds_what_it_says() -> None:
+    f, y, t = network(), images(), torch.tensor([0.0, 0.1, 10.0])
+    offset = anchored().offset
+    assert offset is not None
+    fade = Fading(VARIANCE)
+    gaussian = white()
+    said = gaussian(y, t)
+    residual = 0.5 * (said.whitened * f(said.whitened, t)).sum(dim=(1, 2, 3))
+    expected = said.energy + y[0].numel() * offset(t) + fade(t) * residual
+    assert torch.allclose(Energy(f, gaussian, gaussian, offset, fade)(y, t), expected, rtol=1e-6)
+    raw = 0.5 * (y * f(y, t)).sum(dim=(1, 2, 3))
+    assert torch.allclose(Energy(f, anchor=gaussian)(y, t), said.energy + raw, rtol=1e-6)
+
+
+def test_the_offset_is_minus_the_integral_of_its_slopes() -> None:
+    offset = SlopeOffset(1e-3, 1e3, knots=7).double()
+    with torch.no_grad():
+        offset.slopes.copy_(torch.tensor([1.0, -2.0, 3.0, 0.5, 0.0, 2.0]))
+    decade = math.log(10.0)
+    t = torch.tensor([1e3, 1e2, 10**1.5, 1e-3, 1e-6, 0.0, 1e6], dtype=torch.float64)
+    total = 4.5 * decade
+    expected = torch.tensor([0, -2 * decade, -2 * decade, -total, -total, -total, 0], dtype=torch.float64)
+    assert torch.allclose(offset(t), expected, atol=1e-12)
+
+
+def test_an_offset_slope_is_its_derivative_in_log_t() -> None:
+    offset = SlopeOffset(1e-9, 1e3).double()
+    with torch.no_grad():
+        offset.slopes.copy_(torch.arange(63.0))
+    middle = torch.exp(torch.log(torch.tensor(1e-9)) + offset.spacing * (torch.arange(63.0) + 0.5)).double()
+    middle.requires_grad_()
+    (derivative,) = torch.autograd.grad(offset(middle).sum(), middle)
+    assert torch.allclose(derivative * middle, torch.arange(63.0).double(), atol=1e-6)
+
+
+def test_every_parameter_reaches_a_gradient() -> None:
+    """A parameter that no gradient of U depends on would stop DDP."""
+    energy = anchored()
+    gradients = energy.gradients(images(), torch.tensor([1e-3, 0.1, 10.0]))
+    assert gradients.noise_variance is not None
+    (gradients.image.square().sum() + gradients.noise_variance.square().sum()).backward()
+    silent = [name for name, p in energy.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_the_anchored_energy_is_the_gaussians_where_the_noise_is_large() -> None:
+    energy, y = anchored(), images()
+    t = torch.full((3,), 1e3)
+    noisy = y + math.sqrt(1e3) * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    assert energy.anchor is not None
+    difference = energy(noisy, t) - energy.anchor(noisy, t).energy
+    assert float(difference.abs().max()) / y[0].numel() < 1e-3
+
+
+def test_a_denoiser_moves_along_its_network() -> None:
+    f = UNet(3, LinearEmbedding(), width=4, scales=2, layers=2)
+    y, t = images(), torch.tensor([0.0, 0.1, 10.0])
+    model = Denoiser(f)
+    assert torch.allclose(model.denoise(y, t), y - t[:, None, None, None] * f(y, t))
+    assert model.gradients(y, t).noise_variance is None
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_at_step_0_the_anchored_energy_has_the_exact_entropy_of_a_colour_texture(seed: int) -> None:
+    """The likelihood of a colour Gaussian texture of known spectrum, by the paper's protocol, before training."""
+    truth = StationaryGaussian(MEAN, random_spectrum(3, 16, 16, seed))
+    energy = Energy(network(output_gain=0.0), truth, truth, SlopeOffset(1e-9, 1e3), Fading(VARIANCE))
+    x = truth.sample(2000, torch.Generator().manual_seed(seed))
+    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(100 + seed))
+    t_max = torch.full((len(x),), 1e3)
+    d = x[0].numel()
+    with torch.no_grad():
+        clean = energy(x, torch.zeros(len(x))).double()
+        noisy = energy(x + math.sqrt(1e3) * z, t_max).double()
+    exact = 8 + float(truth.entropy()) / (d * math.log(2))
+    # Energies are normalised by construction…
+    stderr = float(clean.std()) / math.sqrt(len(x)) / (d * math.log(2))
+    assert abs(8 + float(clean.mean()) / (d * math.log(2)) - exact) < 3 * stderr
+    # … and the paper's protocol finds log Z = 0 and the same figure.
+    rise = clean - noisy
+    paper = paper_bits_per_dim(float(rise.mean()), float(rise.var()), len(x), d, 1e3)
+    assert abs(paper.value - exact) < 3 * paper.stderr
+    assert abs(noise_entropy(d, 1e3) - float(noisy.mean())) < 3 * float(noisy.std()) / math.sqrt(len(x))
