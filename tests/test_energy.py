@@ -137,7 +137,7 @@ def test_a_denoiser_moves_along_its_network() -> None:
 def test_at_step_0_the_anchored_energy_has_the_exact_entropy_of_a_colour_texture(seed: int) -> None:
     """The likelihood of a colour Gaussian texture of known spectrum, by the paper's protocol, before training."""
     truth = StationaryGaussian(MEAN, random_spectrum(3, 16, 16, seed))
-    energy = Energy(network(output_gain=0.0), truth, truth, SlopeOffset(1e-9, 1e3), Fading(VARIANCE))
+    energy = Energy(network(output_gain=0.1), truth, truth, SlopeOffset(1e-9, 1e3), Fading(VARIANCE))
     x = truth.sample(2000, torch.Generator().manual_seed(seed))
     z = torch.randn(x.shape, generator=torch.Generator().manual_seed(100 + seed))
     t_max = torch.full((len(x),), 1e3)

@@ -16,7 +16,9 @@ from test_gaussian import random_spectrum
 class ExactGaussian(ScoreModel):
     """The true energy of Gaussian data, whose derivatives are known."""
 
-    def __init__(self, gaussian: StationaryGaussian, time_error: float = 0.0, space_factor: float = 1.0) -> None:
+    def __init__(
+        self, gaussian: StationaryGaussian, time_error: float = 0.0, space_factor: float = 1.0
+    ) -> None:
         super().__init__()
         self.gaussian, self.time_error, self.space_factor = gaussian, time_error, space_factor
 
@@ -30,7 +32,9 @@ class ExactGaussian(ScoreModel):
         return Gradients(image, derivative if time else None)
 
 
-def problem(t: float, count: int = 4000) -> tuple[StationaryGaussian, torch.Tensor, torch.Tensor, torch.Tensor]:
+def problem(
+    t: float, count: int = 4000
+) -> tuple[StationaryGaussian, torch.Tensor, torch.Tensor, torch.Tensor]:
     gaussian = StationaryGaussian(torch.tensor([0.5]), random_spectrum(1, 4, 4)).double()
     x = gaussian.sample(count, torch.Generator().manual_seed(0))
     z = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

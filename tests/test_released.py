@@ -34,7 +34,9 @@ PRECISIONS = [(torch.float64, 1e-9), (torch.float32, 1e-4)]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
-def test_energy_and_both_gradients_agree_with_the_released_network(dtype: torch.dtype, tolerance: float) -> None:
+def test_energy_and_both_gradients_agree_with_the_released_network(
+    dtype: torch.dtype, tolerance: float
+) -> None:
     reference = _reference("energy_small", dtype)
     model = load_released(DATA / "energy_small.pth.tar").to(dtype)
     assert isinstance(model, Energy)
@@ -121,7 +123,9 @@ def _arguments(**changes: object) -> argparse.Namespace:
         ({}, "state_dict has no"),
     ],
 )
-def test_other_descriptions_are_refused_by_name(tmp_path: Path, changes: dict[str, object], complaint: str) -> None:
+def test_other_descriptions_are_refused_by_name(
+    tmp_path: Path, changes: dict[str, object], complaint: str
+) -> None:
     content = {"args": _arguments(**changes), "state_dict": OrderedDict()}
     path = _torch_file(tmp_path / "other.pth.tar", content)
     with pytest.raises(CheckpointError, match=complaint) as caught:
@@ -220,6 +224,8 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path: Path) -> None:
         for name in good.namelist():
             # The stride 3 becomes 200: the second element would lie far behind the four stored ones.
             data = good.read(name)
-            archive.writestr(name, data.replace(b"K\x03\x85", b"K\xc8\x85") if name.endswith(".pkl") else data)
+            archive.writestr(
+                name, data.replace(b"K\x03\x85", b"K\xc8\x85") if name.endswith(".pkl") else data
+            )
     with pytest.raises(CheckpointError, match="beyond its storage"):
         read_released(forged)

@@ -8,6 +8,9 @@ from pathlib import Path
 from dualscore.errors import DualscoreError
 
 
+_CHOSEN_RUN = "DUALSCORE_RUN"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dualscore", description="Normalized energy models of images.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -29,25 +32,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(arguments: argparse.Namespace) -> None:
     from dualscore.experiment import load_experiment
-    from dualscore.runs import fresh_run, newest_run
-    from dualscore.train import train
+    from dualscore.runs import Run, fresh_run, newest_run
+    from dualscore.train import leave, train
 
     config = load_experiment(arguments.experiment, arguments.overrides)
-    # A process that Lightning starts for another device must join the run that the first one chose.
-    if chosen := os.environ.get("DUALSCORE_RUN"):
-        from dualscore.runs import Run
-
-        run = Run(Path(chosen))
+    if chosen := os.environ.get(_CHOSEN_RUN):
+        train(config, Run(Path(chosen)))
     else:
         run = (fresh_run if arguments.fresh else newest_run)(config.name, arguments.runs)
-        os.environ["DUALSCORE_RUN"] = str(run.folder)
-    train(config, run)
+        # The processes that Lightning starts for other devices inherit this and join the same run.
+        os.environ[_CHOSEN_RUN] = str(run.folder)
+        try:
+            train(config, run)
+        finally:
+            del os.environ[_CHOSEN_RUN]
+    leave()
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from dualscore.experiment import load_experiment, override_config
     from dualscore.runs import newest_run
-    from dualscore.train import evaluate
+    from dualscore.train import evaluate, leave
 
     config = load_experiment(arguments.experiment, arguments.overrides)
     run = newest_run(config.name, arguments.runs)
@@ -57,6 +62,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     checkpoint = arguments.checkpoint or run.best
     output = run.folder if arguments.checkpoint is None else checkpoint.parent
     evaluate(config, run, checkpoint, output / "evaluation.json")
+    leave()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,7 +74,12 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 after an error that is shown as one line.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if strangers := [word for word in rest if word.startswith("-") or "=" not in word]:
+        parser.error(f"unrecognized arguments: {' '.join(strangers)}")
+    if rest:  # settings after an option, which argparse leaves over
+        arguments.overrides += rest
     try:
         if arguments.command == "train":
             _train(arguments)

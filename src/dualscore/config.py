@@ -84,7 +84,7 @@ class NetworkConfig:
     scales: int = option(3, "encoder blocks", POSITIVE)
     layers: int = option(3, "convolutions a block", (lambda v: v >= 2, "must be ≥ 2"))
     embedding: Embedding = option(Embedding.linear, "how the network is told t")
-    output_gain: float = option(1.0, "factor on the last convolution's initial weights", NOT_NEGATIVE)
+    output_gain: float = option(1.0, "factor on the last convolution's initial weights", POSITIVE)
 
 
 @dataclass
@@ -136,10 +136,14 @@ class TrainerConfig:
         "auto", "auto, cpu or gpu", (lambda v: v in ("auto", "cpu", "gpu"), "must be auto, cpu or gpu")
     )
     precision: str = option(
-        "32-true", "32-true or bf16-mixed",
-        (lambda v: v in ("32-true", "bf16-mixed"), "must be 32-true or bf16-mixed (16-mixed scales only "
-         "the outer loss, so the inner gradients underflow; bf16-true rounds t itself)"),
-    )  # fmt: skip
+        "32-true",
+        "32-true, bf16-mixed, or 64-true (to see whether two runs differ by rounding alone)",
+        (
+            lambda v: v in ("32-true", "bf16-mixed", "64-true"),
+            "must be 32-true, bf16-mixed or 64-true (16-mixed scales only the outer loss, so the inner gradients "
+            "underflow; bf16-true rounds t itself)",
+        ),
+    )
     validate_every: int = option(
         1000, "steps between validations, each of which writes the checkpoints", POSITIVE
     )

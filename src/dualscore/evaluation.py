@@ -138,8 +138,13 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     """Print an evaluation as tables."""
     data = report["dataset"]
     shape = "×".join(map(str, report["image_shape"]))
-    console.print(f"\n[bold]{report['experiment']}[/], step {report['step']:,}, {report['weights']} weights", soft_wrap=True)
-    console.print(f"{report['images']:,} validation images {shape} · {data['name']}: {data['release']}", soft_wrap=True)
+    console.print(
+        f"\n[bold]{report['experiment']}[/], step {report['step']:,}, {report['weights']} weights",
+        soft_wrap=True,
+    )
+    console.print(
+        f"{report['images']:,} validation images {shape} · {data['name']}: {data['release']}", soft_wrap=True
+    )
     table = Table("bits/dim", "validation", "training", title_justify="left")
     sides = [report["bits_per_dim"]["paper"], report["train"]["bits_per_dim"]["paper"]]
     if sides[0] is not None:

@@ -22,16 +22,17 @@ LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 """The same weights for statistics: gray = Σ weight · channel, up to rounding."""
 
 
-def to_pixels(image: Tensor, channels: int) -> Tensor:
+def to_pixels(image: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Turn stored images into pixels in [0, 1].
 
     Args:
         image: uint8, shape (B, C, H, W).
         channels: channels wanted; 1 makes gray of colour.
+        dtype: of the result.
 
     Returns:
-        Pixels k/255, float32, shape (B, channels, H, W).
+        Pixels k/255, shape (B, channels, H, W).
     """
     if channels == 1 and image.shape[1] == 3:
         image = to_gray(image)
-    return image.to(torch.float32) / 255.0
+    return image.to(dtype) / 255.0

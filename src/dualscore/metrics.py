@@ -156,7 +156,7 @@ class LevelFigures:
                 summaries.append(
                     LevelSummary(
                         noise_variance=t,
-                        psnr_in=-10.0 * math.log10(t),
+                        psnr_in=10.0 * math.log10(1.0 / t),
                         # x̂ − x has mean square t · space loss.
                         psnr_out=-10.0 * math.log10(t * mean[i]) if mean[i] > 0 else math.inf,
                         space_loss=mean[i],

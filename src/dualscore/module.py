@@ -110,6 +110,11 @@ class DualScoreModule(lightning.LightningModule):
         """The number of pixels and channels, d = C·H·W."""
         return math.prod(self.image_shape)
 
+    @property
+    def working_dtype(self) -> torch.dtype:
+        """The weights' precision, in which images and noise are made."""
+        return next(self.model.parameters()).dtype
+
     def draw(self, step: int, images: int) -> Draws:
         """Draw this device's random numbers for a step.
 
@@ -125,17 +130,20 @@ class DualScoreModule(lightning.LightningModule):
         for stream in range(self.trainer.global_rank * mine, (self.trainer.global_rank + 1) * mine):
             generator = seeded_generator(self.device, self.seed, step, stream)
             each = images // mine
-            uniform.append(torch.rand(each, generator=generator, device=self.device))
-            coin.append(torch.rand(each, generator=generator, device=self.device))
-            noise.append(torch.randn(each, *self.image_shape, generator=generator, device=self.device))
+            # In single precision always, so that a run in double precision sees the same noise.
+            kind = {"generator": generator, "device": self.device, "dtype": torch.float32}
+            uniform.append(torch.rand(each, **kind))
+            coin.append(torch.rand(each, **kind))
+            noise.append(torch.randn(each, *self.image_shape, **kind))
         flip = (
             torch.cat(coin) < 0.5 if self.flip else torch.zeros(images, dtype=torch.bool, device=self.device)
         )
-        return Draws(torch.cat(noise), log_uniform(torch.cat(uniform), *self.t_range), flip)
+        variance = log_uniform(torch.cat(uniform), *self.t_range)
+        return Draws(torch.cat(noise).to(self.working_dtype), variance.to(self.working_dtype), flip)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The mean over a batch of the dual score matching loss."""
-        clean = to_pixels(batch.image, self.image_shape[0])
+        clean = to_pixels(batch.image, self.image_shape[0], self.working_dtype)
         draws = self.draw(self.global_step, len(clean))
         clean = torch.where(draws.flip[:, None, None, None], clean.flip(3), clean)
         losses = dual_score_matching(self.model, clean, draws.noise, draws.noise_variance, self.time_weight)
@@ -164,7 +172,7 @@ class DualScoreModule(lightning.LightningModule):
         Returns:
             The figures of each image.
         """
-        clean = to_pixels(batch.image, self.image_shape[0])
+        clean = to_pixels(batch.image, self.image_shape[0], self.working_dtype)
         indices = batch.position.tolist()
         model = self.evaluated
         energy_clean = energy_noisy = None
@@ -191,8 +199,8 @@ class DualScoreModule(lightning.LightningModule):
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, ImageFigures]:  # noqa: ARG002
-        """Energies of each image, and its losses at one noise level, chosen by its place in the data set."""
-        return {"figures": self.figures(batch, (batch.position % len(self.levels))[:, None])}
+        """Energies of each image, and its losses at one noise level, in turn."""
+        return {"figures": self.figures(batch, (batch.ordinal % len(self.levels))[:, None])}
 
     def test_step(
         self,

@@ -94,5 +94,8 @@ def fixed_noise(indices: Sequence[int], shape: Sequence[int], seed: int, draw: i
     """
     cpu = torch.device("cpu")
     return torch.stack(
-        [torch.randn(*shape, generator=seeded_generator(cpu, seed, int(i), draw)) for i in indices]
+        [
+            torch.randn(*shape, generator=seeded_generator(cpu, seed, int(i), draw), dtype=torch.float32)
+            for i in indices
+        ]
     )

@@ -1,17 +1,18 @@
 """Trains and evaluates an experiment in its run folder."""
 
 import logging
-import math
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
+from torch.utils.tensorboard.summary import hparams
 
 from dualscore.assemble import build_datamodule, build_module, load_manifest, load_statistics
 from dualscore.callbacks import BitsPerDim, ConsoleReport, GradientHealth, NoiseCurves, Throughput
@@ -29,7 +30,7 @@ from dualscore.evaluation import (
 from dualscore.experiment import to_plain
 from dualscore.gaussian import StationaryGaussian
 from dualscore.module import DualScoreModule
-from dualscore.runs import Run, check_architecture
+from dualscore.runs import Run, check_architecture, flatten
 
 
 def _quiet() -> None:
@@ -40,6 +41,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")
     warnings.filterwarnings("ignore", ".*IterableDataset.*__len__.*")
+    warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
 
 
@@ -75,6 +77,30 @@ def _trainer(
     except lightning.fabric.utilities.exceptions.MisconfigurationException as error:
         reason = " ".join(str(error).split())
         raise TrainingError(f"trainer.accelerator={options.accelerator}: {reason:.200}") from error
+
+
+def _checkpoint(path: Path, monitor: str | None) -> ModelCheckpoint:
+    """Write a checkpoint at validations: at each, or where the monitored figure is the lowest so far."""
+    return ModelCheckpoint(
+        path.parent,
+        filename=path.stem,
+        monitor=monitor,
+        mode="min",
+        save_on_train_epoch_end=False,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+
+
+def _log_settings(logger: object, plain: dict[str, Any], metric: str) -> None:
+    """Put the settings beside the figure that runs are compared by, which gets its values later."""
+    assert isinstance(logger, TensorBoardLogger)
+    settings = {
+        key: value if isinstance(value, bool | int | float) else str(value)
+        for key, value in flatten(plain).items()
+    }
+    for summary in hparams(settings, {metric: 0.0}):  # type: ignore[no-untyped-call]
+        logger.experiment._get_file_writer().add_summary(summary)
 
 
 def _rank() -> int:
@@ -121,15 +147,6 @@ def train(config: ExperimentConfig, run: Run) -> None:
         )
         return
     throughput = Throughput(config.data.batch_size)
-    checkpoint = ModelCheckpoint(
-        run.checkpoints,
-        filename="best",
-        monitor=_monitor(config),
-        mode="min",
-        save_last=True,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
     callbacks = [
         GradientHealth(),
         throughput,
@@ -137,7 +154,8 @@ def train(config: ExperimentConfig, run: Run) -> None:
         NoiseCurves(),
         LearningRateMonitor("step"),
         ConsoleReport(console, throughput),
-        checkpoint,
+        _checkpoint(run.best, _monitor(config)),
+        _checkpoint(run.last, None),  # after the best, whose score it holds
     ]
     trainer = _trainer(config, run, callbacks, console)
     if _rank() == 0:
@@ -152,8 +170,8 @@ def train(config: ExperimentConfig, run: Run) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    if step == 0 and isinstance(trainer.logger, TensorBoardLogger):
-        trainer.logger.log_hyperparams(plain, {_monitor(config): math.nan})
+    if step == 0 and trainer.is_global_zero:
+        _log_settings(trainer.logger, plain, _monitor(config))
     trainer.fit(module, datamodule, ckpt_path=str(run.last) if step else None, weights_only=True)
     if trainer.interrupted:
         raise TrainingError(f"interrupted; the same command goes on from {run.last}, if one was written")
@@ -207,4 +225,12 @@ def evaluate(config: ExperimentConfig, run: Run, checkpoint: Path, output: Path)
         write_report(report, output)
         print_report(report, console)
         console.print(f"written to {output}", highlight=False, soft_wrap=True)
+    # A process that left while the first one still measures would be taken for a crash.
+    trainer.strategy.barrier("evaluated")
     return report
+
+
+def leave() -> None:
+    """Leave the group of processes that training on several devices forms; to be called last."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

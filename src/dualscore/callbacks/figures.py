@@ -77,7 +77,7 @@ class NoiseCurves(_ValidationCallback[LevelFigures]):
         if times:
             module.log("val/time_loss", sum(times) / len(times))
         for level in levels:
-            name = f"{level.psnr_in:+04.0f}dB"
+            name = f"{level.psnr_in:+03.0f}dB"
             module.log(f"space_loss/{name}", level.space_loss)
             module.log(f"psnr_gain/{name}", level.psnr_out - level.psnr_in)
             if level.time_loss is not None:
