@@ -1,29 +1,13 @@
 """Small real data sets, prepared once, and a place to run experiments in."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from dualscore.cli import main
 from fakes import write_cifar10, write_official_imagenet
-
-ROOT = Path(__file__).parents[1]
-
-TINY = [
-    "network.width=4",
-    "data.batch_size=16",
-    "trainer.validate_images=32",
-    "trainer.log_every=1",
-    "trainer.accelerator=cpu",
-    "evaluate.images=64",
-    "evaluate.train_images=32",
-    "evaluate.batch_size=32",
-]
-"""Overrides that shrink any experiment to seconds."""
+from workspace import ROOT, Workspace
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,40 +48,6 @@ def official_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return made[dataset]
 
     return make
-
-
-class Workspace:
-    """A folder with the experiments in it, to run the command line in."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self._capsys = folder, capsys
-
-    def run(self, *arguments: str) -> str:
-        """Run a command that must succeed; returns what it printed."""
-        status = main(list(arguments))
-        printed = self._capsys.readouterr()
-        assert status == 0, printed.err
-        return printed.out
-
-    def fail(self, *arguments: str) -> str:
-        """Run a command that must fail; returns its one line."""
-        assert main(list(arguments)) == 1
-        error = self._capsys.readouterr().err.strip()
-        line = error.splitlines()[-1]
-        assert line.startswith("error: ")
-        assert "Traceback" not in error
-        return line
-
-    def report(self, run: str) -> dict[str, Any]:
-        """A run's evaluation.json."""
-        content: dict[str, Any] = json.loads((self.folder / "runs" / run / "evaluation.json").read_text())
-        return content
-
-    def checkpoint(self, run: str, name: str = "last") -> dict[str, Any]:
-        """A run's checkpoint."""
-        path = self.folder / "runs" / run / "checkpoints" / f"{name}.ckpt"
-        content: dict[str, Any] = torch.load(path, weights_only=True)
-        return content
 
 
 @pytest.fixture

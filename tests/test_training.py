@@ -12,8 +12,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dualscore
-from conftest import ROOT, TINY, Workspace
 from dualscore.experiment import available
+from workspace import ROOT, TINY, Workspace
 
 DUAL = [*TINY, "optim.warmup_steps=2", "optim.ema_steps=3"]
 CONSTANT = [*DUAL, "optim.schedule=halving", "optim.halve_every=4"]
@@ -172,8 +172,8 @@ def test_imagenet64_dual_at_full_size(workspace: Workspace, official_shards: Cal
     """8,649,856 parameters: three steps of 8, stopped after two, resumed, evaluated, loaded."""
     settings = [
         f"data.path={official_shards('imagenet64')}", "data.batch_size=8", "trainer.accelerator=cpu",
-        "trainer.validate_images=4", "trainer.validate_every=1", "evaluate.images=4", "evaluate.train_images=4",
-        "evaluate.batch_size=4", "evaluate.psnr=[30]", "data.workers=1",
+        "trainer.validate_images=4", "trainer.validate_every=1", "evaluate.images=4",
+        "evaluate.train_images=4", "evaluate.batch_size=4", "evaluate.psnr=[30]", "data.workers=1",
     ]  # fmt: skip
     assert "8,649,856 parameters" in workspace.run(
         "train", "imagenet64_dual", *settings, "trainer.max_steps=2"

@@ -40,6 +40,12 @@ class ImageStatistics:
 def load_manifest(config: ExperimentConfig) -> Manifest:
     """Read the manifest of the experiment's data and check that it is what the experiment asks for.
 
+    Args:
+        config: the experiment.
+
+    Returns:
+        The manifest.
+
     Raises:
         DataError: naming the file, what is wrong and the command that makes the data.
     """

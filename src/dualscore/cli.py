@@ -7,7 +7,6 @@ from pathlib import Path
 
 from dualscore.errors import DualscoreError
 
-
 _CHOSEN_RUN = "DUALSCORE_RUN"
 
 

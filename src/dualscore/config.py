@@ -140,8 +140,8 @@ class TrainerConfig:
         "32-true, bf16-mixed, or 64-true (to see whether two runs differ by rounding alone)",
         (
             lambda v: v in ("32-true", "bf16-mixed", "64-true"),
-            "must be 32-true, bf16-mixed or 64-true (16-mixed scales only the outer loss, so the inner gradients "
-            "underflow; bf16-true rounds t itself)",
+            "must be 32-true, bf16-mixed or 64-true (16-mixed scales only the outer loss, so the inner "
+            "gradients underflow; bf16-true rounds t itself)",
         ),
     )
     validate_every: int = option(
@@ -188,6 +188,8 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
     """Pairs of key and reason for values that do not go together."""
     e, world = c.energy, c.trainer.devices * c.trainer.nodes
     plain = EnergyConfig()
+    steps, every = c.trainer.max_steps, c.trainer.validate_every
+    unfinished = steps > every and steps % every != 0
     rules = [
         (c.noise.t_min >= c.noise.t_max, "noise.t_min", f"must be below noise.t_max={c.noise.t_max:g}"),
         (c.data.size % 2**c.network.scales != 0, "network.scales",
@@ -205,6 +207,8 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
          f"must not exceed optim.lr={c.optim.lr:g}"),
         (c.optim.warmup_steps >= c.trainer.max_steps, "optim.warmup_steps",
          f"must be below trainer.max_steps={c.trainer.max_steps}"),
+        (unfinished, "trainer.max_steps", f"{steps} must be a multiple of trainer.validate_every={every} "
+         "(or smaller), so that the last weights are measured and kept"),
     ]  # fmt: skip
     return [(key, reason) for broken, key, reason in rules if broken]
 

@@ -96,6 +96,15 @@ def evaluation_report(
 ) -> dict[str, Any]:
     """Everything an evaluation found, as plain values for evaluation.json.
 
+    Args:
+        figures: what the test run gathered.
+        module: the evaluated module.
+        datamodule: the data it saw.
+        gaussian: what `measure_gaussians` found.
+
+    Returns:
+        Nested dictionaries and lists.
+
     Raises:
         NormalizationError: if an energy was not finite.
     """

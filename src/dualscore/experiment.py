@@ -109,7 +109,10 @@ def _complete(config: DictConfig, overrides: list[str], where: str) -> Experimen
         config = _merge(config, parsed, f"override {override!r}")
     for missing in OmegaConf.missing_keys(config):
         raise ConfigError(f"{where}: {missing}: is required")
-    typed = to_config(config)
+    try:
+        typed = to_config(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {error.full_key}: {str(error.msg or error).splitlines()[0]}") from error
     for key, reason in problems(typed):
         guilty = [o for o in overrides if o.partition("=")[0] == key]
         raise ConfigError(f"{f'override {guilty[-1]!r}' if guilty else where}: {key}: {reason}")

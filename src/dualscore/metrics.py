@@ -100,11 +100,11 @@ class EnergyFigures:
         self.moments.update(torch.cat([kind, kind + 1]), torch.cat([rise, noisy]))
 
     def summary(self) -> EnergySummary | None:
-        """The figures over all devices, which must all call this; None if there were no energies."""
+        """The figures over all devices, which must all call this; None if the model has no energies."""
+        if not self.moments.update_called:
+            return None
         moments = self.moments.compute()
         images = int(moments["count"][0])
-        if images == 0:
-            return None
         rise, variance = float(moments["mean"][0]), float(moments["variance"][0])
         return EnergySummary(
             images,

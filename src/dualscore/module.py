@@ -131,13 +131,12 @@ class DualScoreModule(lightning.LightningModule):
             generator = seeded_generator(self.device, self.seed, step, stream)
             each = images // mine
             # In single precision always, so that a run in double precision sees the same noise.
-            kind = {"generator": generator, "device": self.device, "dtype": torch.float32}
-            uniform.append(torch.rand(each, **kind))
-            coin.append(torch.rand(each, **kind))
-            noise.append(torch.randn(each, *self.image_shape, **kind))
-        flip = (
-            torch.cat(coin) < 0.5 if self.flip else torch.zeros(images, dtype=torch.bool, device=self.device)
-        )
+            single, place, shape = torch.float32, self.device, (each, *self.image_shape)
+            uniform.append(torch.rand(each, generator=generator, dtype=single, device=place))
+            coin.append(torch.rand(each, generator=generator, dtype=single, device=place))
+            noise.append(torch.randn(shape, generator=generator, dtype=single, device=place))
+        heads = torch.cat(coin) < 0.5
+        flip = heads if self.flip else torch.zeros_like(heads)
         variance = log_uniform(torch.cat(uniform), *self.t_range)
         return Draws(torch.cat(noise).to(self.working_dtype), variance.to(self.working_dtype), flip)
 

@@ -1,0 +1,156 @@
+"""Experiments: every shipped one is valid and documented, every mistake is one clear line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dualscore.config import Anchor, Embedding, ModelKind, ResidualInput, Schedule
+from dualscore.errors import ConfigError
+from dualscore.experiment import available, load_experiment, to_config, to_plain
+from dualscore.runs import differences, fresh_run, newest_run
+from workspace import ROOT
+
+EXPERIMENTS = ROOT / "experiments"
+
+
+@pytest.mark.parametrize("name", available(EXPERIMENTS))
+def test_every_shipped_experiment_is_valid_and_says_what_to_expect(name: str) -> None:
+    config = load_experiment(name, folder=EXPERIMENTS)
+    assert to_config(to_plain(config)) == config
+    header = "".join(
+        line for line in (EXPERIMENTS / f"{name}.yaml").read_text().splitlines(True) if line.startswith("#")
+    )
+    for entry in ("# Run:", "# Hardware:", "# Takes:", "# Expect:"):
+        assert entry in header
+    assert f"EXP={name}" in header or name == "patches_dual"
+    for claim in ("# Takes:", "# Expect:"):
+        text = header[header.index(claim) :]
+        assert "measured" in text or "published" in text
+
+
+def test_the_required_experiments_are_there() -> None:
+    assert set(available(EXPERIMENTS)) >= {
+        "patches_dual", "imagenet64_dual", "imagenet64_gray_dual", "imagenet64_denoiser",
+        "imagenet64_anchored", "imagenet32_dual", "cifar10_dual",
+    }  # fmt: skip
+
+
+def test_the_papers_experiment_is_the_papers() -> None:
+    c = load_experiment("imagenet64_dual", folder=EXPERIMENTS)
+    assert (c.network.width, c.network.scales, c.network.layers) == (64, 3, 3)
+    assert c.network.embedding is Embedding.linear
+    assert c.network.output_gain == 1.0
+    assert (c.energy.anchor, c.energy.residual_input) == (Anchor.none, ResidualInput.raw)
+    assert not c.energy.fading
+    assert not c.energy.offset
+    assert (c.noise.t_min, c.noise.t_max, c.objective.time_weight) == (1e-9, 1e3, 1.0)
+    assert (c.optim.lr, c.optim.schedule, c.optim.halve_every) == (5e-4, Schedule.halving, 100_000)
+    assert (c.optim.ema_steps, c.optim.warmup_steps) == (0, 0)
+    assert (c.data.batch_size, c.data.flip, c.trainer.max_steps) == (128, True, 1_000_000)
+    assert c.trainer.precision == "32-true"
+    assert load_experiment("imagenet64_denoiser", folder=EXPERIMENTS).model is ModelKind.denoiser
+    assert load_experiment("imagenet64_gray_dual", folder=EXPERIMENTS).data.channels == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("optim.lrr=3", "unknown key; did you mean lr?"),
+        ("optimm.lr=3", "unknown key; did you mean optim?"),
+        ("optim.lr=fast", "optim.lr: Value 'fast'"),
+        ("optim.lr=-1", "optim.lr: must be > 0, not -1.0"),
+        ("optim.lr=nan", "optim.lr: must be > 0"),
+        ("optim.lr=null", "optim.lr: "),
+        ("optim.lr", "write it as key=value"),
+        ("optim=3", "optim"),
+        ("data.batch_size=1.5", "data.batch_size"),
+        ("data.batch_size=100", "must be a multiple of data.streams=8"),
+        ("data.channels=2", "data.channels: must be 1 or 3"),
+        ("data.size=15", "must be divisible by 2^scales=4"),
+        ("trainer.devices=3", "data.streams: 8 must be a multiple of the 3 devices"),
+        ("trainer.precision=16-mixed", "the inner gradients underflow"),
+        ("noise.t_min=0", "noise.t_min: must be > 0"),
+        ("noise.t_min=1e4", "noise.t_min: must be below noise.t_max=1000"),
+        ("energy.anchor=gauss", "expected one of [none, white, stationary]"),
+        ("energy.anchor=none", "energy.fading: needs energy.anchor"),
+        ("objective.time_weight=0", "energy.offset: cannot be learned"),
+        ("model=denoiser", "energy: a denoiser has no energy to configure"),
+        ("optim.final_lr=1", "optim.final_lr: must not exceed"),
+        ("optim.warmup_steps=5000", "optim.warmup_steps: must be below"),
+        ("trainer.max_steps=150", "trainer.max_steps"),
+        ("evaluate.psnr=[]", "evaluate.psnr: must be"),
+        ("name=other", "cannot be changed"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_it(override: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment("patches_dual", [override], EXPERIMENTS)
+    message = str(caught.value)
+    assert complaint in message
+    assert "\n" not in message
+    assert "override" in message or "patches_dual.yaml" in message
+
+
+def write(folder: Path, name: str, content: object) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("data: [", "not valid YAML"),
+        ("just text", "holds no keys"),
+        ({"data": {"path": "x", "dataset": "demo"}}, "data.size: is required"),
+        (
+            {"data": {"path": "x", "dataset": "demo", "size": 16, "sise": 16}},
+            "data.sise: unknown key; did you mean size",
+        ),
+        ({"parent": "nothing"}, "experiment 'nothing' does not exist"),
+        ({"parent": "child"}, "one level is the limit"),
+        ({"data": {"path": "x", "dataset": "demo", "size": "${oc.env:HOME}"}}, "data.size"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, content: object, complaint: str) -> None:
+    write(tmp_path, "parent", {"data": {"path": "x", "dataset": "demo", "size": 16}})
+    write(tmp_path, "child", {"parent": "parent"})
+    write(tmp_path, "wrong", content)
+    with pytest.raises(ConfigError) as caught:
+        load_experiment("wrong", folder=tmp_path)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_child_overrides_its_parent_and_an_override_both(tmp_path: Path) -> None:
+    write(tmp_path, "parent", {"data": {"path": "x", "dataset": "demo", "size": 16}, "optim": {"lr": 0.1}})
+    write(tmp_path, "child", {"parent": "parent", "optim": {"lr": 0.2, "ema_steps": 7}})
+    assert load_experiment("parent", folder=tmp_path).optim.lr == 0.1
+    child = load_experiment("child", folder=tmp_path)
+    assert (child.optim.lr, child.optim.ema_steps, child.data.size) == (0.2, 7, 16)
+    assert load_experiment("child", ["optim.lr=3e-4"], tmp_path).optim.lr == 3e-4
+
+
+def test_an_unknown_experiment_lists_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match="did you mean imagenet64_dual") as caught:
+        load_experiment("imagenet64_duel", folder=EXPERIMENTS)
+    assert "cifar10_dual, imagenet32_dual" in str(caught.value)
+
+
+def test_runs_are_numbered_and_the_newest_goes_on(tmp_path: Path) -> None:
+    assert newest_run("a", tmp_path).folder.name == "a"
+    for _ in range(11):
+        fresh_run("a", tmp_path).folder.mkdir()
+    (tmp_path / "a-b").mkdir()
+    (tmp_path / "ab").mkdir()
+    assert newest_run("a", tmp_path).folder.name == "a-11"
+    assert fresh_run("a", tmp_path).folder.name == "a-12"
+    assert fresh_run("b", tmp_path).folder.name == "b"
+
+
+def test_differences_name_dotted_keys() -> None:
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == {
+        "a.c": (2, 3),
+        "d": (None, 4),
+    }
