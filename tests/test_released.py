@@ -155,7 +155,16 @@ class _Tolerant:
             return type(name, (), {})
 
 
-def test_other_shapes_of_the_family_load(tmp_path: Path) -> None:
+FAMILY = [
+    "{'num_scales': 2, 'base_width': 4, 'group_size': 1, 'num_layers_encoder_block': 2, "
+    "'num_layers_mid_block': 4, 'num_layers_decoder_block': 3}",
+    "dict(num_scales=2, base_width=4)",
+    "{}",
+]
+
+
+@pytest.mark.parametrize("kwargs", FAMILY)
+def test_other_shapes_of_the_family_load(tmp_path: Path, kwargs: str) -> None:
     """Written by torch.save from our own network under the released names: a round trip through the names."""
     from dualscore.networks import LinearEmbedding, UNet
 
@@ -176,10 +185,6 @@ def test_other_shapes_of_the_family_load(tmp_path: Path) -> None:
             ".".join(rest), ".".join(rest).replace("norm.modulation", "conditioning_embedding")
         )
         state[f"network.{'.'.join(block)}.{entry}.{leaf}"] = value
-    kwargs = (
-        "{'num_scales': 2, 'base_width': 4, 'group_size': 1, 'num_layers_encoder_block': 2, "
-        "'num_layers_mid_block': 4, 'num_layers_decoder_block': 3}"
-    )
     torch.save({"args": _arguments(network_kwargs=kwargs), "state_dict": state}, tmp_path / "family.pth.tar")
     model = load_released(tmp_path / "family.pth.tar")
     assert isinstance(model, Energy)

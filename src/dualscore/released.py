@@ -140,11 +140,24 @@ def read_released(path: Path) -> dict[str, Any]:
     return content
 
 
+def _parse(text: str) -> object:
+    """Read a Python literal, also a dictionary written as dict(key=literal, …)."""
+    tree = ast.parse(text.strip(), mode="eval").body
+    if isinstance(tree, ast.Call) and ast.unparse(tree.func) == "dict" and not tree.args:
+        return {str(pair.arg): ast.literal_eval(pair.value) for pair in tree.keywords}
+    return ast.literal_eval(tree)
+
+
+def _layers(weights: dict[str, Tensor], block: str) -> int:
+    """How many layers a block of the stored network has."""
+    return len([name for name in weights if name.startswith(f"{block}.") and name.endswith(".conv.weight")])
+
+
 def _literal(path: Path, arguments: dict[str, Any], key: str) -> dict[str, Any]:
     text = arguments.get(key)
     try:
-        value = ast.literal_eval(text) if isinstance(text, str) else text
-    except (ValueError, SyntaxError) as error:
+        value = _parse(text) if isinstance(text, str) else text
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"{path}: args.{key} is not a dictionary of literals: {text!r:.80}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: args.{key} is not a dictionary: {text!r:.80}")
@@ -220,16 +233,16 @@ def load_released(path: Path) -> ScoreModel:
     first = weights.get("encoder.0.0.conv.weight")
     if first is None or first.ndim != 4:
         raise CheckpointError(f"{path}: state_dict has no network.encoder.0.0.weight")
-    layers = tuple(options.get(f"num_layers_{b}_block", 3) for b in ("encoder", "mid", "decoder"))
-    scales = options.get("num_scales", 3)
+    # What the options leave out is read off the weights; a disagreement shows when those are loaded.
+    scales = options.get("num_scales", len({n.split(".")[1] for n in weights if n.startswith("encoder.")}))
+    width = options.get("base_width", len(first))
+    layers = (
+        options.get("num_layers_encoder_block", _layers(weights, "encoder.0")),
+        options.get("num_layers_mid_block", _layers(weights, "middle")),
+        options.get("num_layers_decoder_block", _layers(weights, "decoder.0")),
+    )
     try:
-        network = UNet(
-            first.shape[1],
-            LinearEmbedding(),
-            width=options.get("base_width", 64),
-            scales=scales,
-            layers=layers,
-        )
+        network = UNet(first.shape[1], LinearEmbedding(), width=width, scales=scales, layers=layers)
         output = f"decoder.0.{layers[2] - 1}.conv.weight"
         if output in weights:
             weights["output.weight"] = weights.pop(output)
