@@ -57,7 +57,7 @@ class BitsPerDim(_ValidationCallback[EnergyFigures]):
         if summary is None:
             return
         module.log("val/bits_per_dim", summary.bits_per_dim.value, prog_bar=True)
-        module.log("val/bits_per_dim_stderr", summary.bits_per_dim.stderr)
+        module.log("val/bits_per_dim_stderr", summary.bits_per_dim.stderr, prog_bar=True)
         module.log("val/log_normalizer", summary.log_normalizer)
         module.log_normalizer.fill_(summary.log_normalizer)
 
