@@ -1,9 +1,13 @@
 """Small real data sets, prepared once, and a place to run experiments in."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is imported
+
 import torch
 
 from fakes import write_cifar10, write_official_imagenet

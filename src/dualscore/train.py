@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import rich
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
@@ -15,7 +16,14 @@ from rich.console import Console
 from torch.utils.tensorboard.summary import hparams
 
 from dualscore.assemble import build_datamodule, build_module, load_manifest, load_statistics
-from dualscore.callbacks import BitsPerDim, ConsoleReport, GradientHealth, NoiseCurves, Throughput
+from dualscore.callbacks import (
+    BitsPerDim,
+    ConsoleReport,
+    GradientHealth,
+    NoiseCurves,
+    ProgressBar,
+    Throughput,
+)
 from dualscore.checkpoints import read_checkpoint
 from dualscore.config import ExperimentConfig, ModelKind
 from dualscore.data.module import ShardDataModule
@@ -52,7 +60,7 @@ def _trainer(
     options = config.trainer
     devices = options.devices * options.nodes
     if console.is_terminal:
-        callbacks = [*callbacks, RichProgressBar(leave=False)]
+        callbacks = [*callbacks, ProgressBar()]
     try:
         return lightning.Trainer(
             max_steps=options.max_steps,
@@ -109,7 +117,9 @@ def _rank() -> int:
 
 
 def _console() -> Console:
-    return Console(quiet=_rank() != 0)
+    # The one that the progress bar draws on, so that lines appear above it.
+    rich.reconfigure(quiet=_rank() != 0)
+    return rich.get_console()
 
 
 def _monitor(config: ExperimentConfig) -> str:

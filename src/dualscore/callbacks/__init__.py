@@ -2,6 +2,6 @@
 
 from dualscore.callbacks.figures import BitsPerDim, NoiseCurves
 from dualscore.callbacks.health import GradientHealth
-from dualscore.callbacks.progress import ConsoleReport, Throughput
+from dualscore.callbacks.progress import ConsoleReport, ProgressBar, Throughput
 
-__all__ = ["BitsPerDim", "ConsoleReport", "GradientHealth", "NoiseCurves", "Throughput"]
+__all__ = ["BitsPerDim", "ConsoleReport", "GradientHealth", "NoiseCurves", "ProgressBar", "Throughput"]

@@ -3,7 +3,7 @@
 import time
 
 import lightning
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
@@ -33,6 +33,29 @@ class Throughput(Callback):
 
     def on_validation_end(self, *_: object) -> None:
         self._restart()
+
+
+class ProgressBar(RichProgressBar):
+    """The training bar, with the loss and the last bits/dim in the words of the table."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=False)
+
+    def get_metrics(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands behind the bar."""
+        logged = super().get_metrics(trainer, pl_module)
+        shown: dict[str, int | str | float | dict[str, float]] = {}
+        if "train/loss" in logged:
+            shown["loss"] = logged["train/loss"]
+        if "val/bits_per_dim" in logged:
+            shown["bits/dim"] = f"{logged['val/bits_per_dim']:.3f} ± {logged['val/bits_per_dim_stderr']:.3f}"
+        return shown
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        # Lightning would count to the last epoch, of which there is none where steps are what counts.
+        return f"epoch {current_epoch}"
 
 
 class ConsoleReport(Callback):
