@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 EXP ?= patches_dual
+# The shell does not expand ~ behind SRC= everywhere, nor inside quotes.
+home = $(patsubst ~/%,$(HOME)/%,$(1))
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -34,15 +36,15 @@ train: $(INSTALLED) $(if $(filter patches_%,$(EXP)),$(DEMO))  ## Train EXP, or g
 	@set -f; $(PY) -m dualscore train $(EXP) $(SET) $(if $(filter-out 0,$(FRESH)),--fresh)
 
 evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
-	@set -f; $(PY) -m dualscore evaluate $(EXP) $(SET) $(if $(CKPT),--checkpoint $(CKPT))
+	@set -f; $(PY) -m dualscore evaluate $(EXP) $(SET) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))")
 
 data: $(INSTALLED)  ## Prepare shards: DATASET=imagenet64 SRC=folder OUT=data/imagenet64 [SIZE=…]
 	@$(if $(DATASET),,echo "error: say which data set with DATASET=…; see docs/data.md" >&2; exit 2;) \
-	$(PY) -m data_prep build $(DATASET) $(if $(SRC),--src "$(SRC)") --out "$(or $(OUT),data/$(DATASET)$(SIZE))" \
+	$(PY) -m data_prep build $(DATASET) $(if $(SRC),--src "$(call home,$(SRC))") --out "$(or $(call home,$(OUT)),data/$(DATASET)$(SIZE))" \
 		$(if $(SIZE),--size $(SIZE))
 
 verify-data: $(INSTALLED)  ## Check shards against their manifest: OUT=data/imagenet64
-	@$(if $(OUT),,echo "error: say which data set with OUT=…" >&2; exit 2;) $(PY) -m data_prep verify "$(OUT)"
+	@$(if $(OUT),,echo "error: say which data set with OUT=…" >&2; exit 2;) $(PY) -m data_prep verify "$(call home,$(OUT))"
 
 tensorboard: $(INSTALLED)  ## Dashboards of all runs at http://localhost:6006
 	@$(VENV)/bin/tensorboard --logdir runs --port $(or $(PORT),6006)

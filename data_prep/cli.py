@@ -142,6 +142,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _side(text: str) -> int:
     number = int(text)
-    if number < 2:
-        raise argparse.ArgumentTypeError(f"must be at least 2, not {number}")
+    if number < 4:
+        raise argparse.ArgumentTypeError(f"must be at least 4, not {number}")
     return number

@@ -10,15 +10,27 @@ Reads protocols 0 to 5 as written by Python 2 and 3, and by NumPy 1 and 2.
 import math
 import pickle
 import pickletools
+import struct
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dualscore.errors import DataError
 
-BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError)
+BROKEN = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    RecursionError,
+    struct.error,
+)
+MOST_TUPLES = 10_000  # a batch needs a few; tuples nested millions deep crash the interpreter when hashed
 TOO_LARGE = (MemoryError, OverflowError)
 KINDS = "buif"  # Booleans, integers and floats; above all no Python objects
 
@@ -43,7 +55,8 @@ class _Dtype:
             or name[:1] not in KINDS
             or order not in ("<", ">", "|", "=")
         ):
-            raise ValueError(f"it holds an array of kind {name!r}, not of numbers")
+            kind = repr(name) if isinstance(name, str) else type(name).__name__
+            raise ValueError(f"it holds an array of kind {kind}, not of numbers")
         return np.dtype(name if order in "=|" else order + name)
 
 
@@ -66,7 +79,28 @@ class _Array:
         return np.frombuffer(self.raw, dtype).reshape(self.shape, order="F" if self.fortran else "C")
 
 
-class _Unpickler(pickle.Unpickler):
+def _counted(build: Callable[..., None]) -> Callable[..., None]:
+    def step(unpickler: "_Unpickler") -> None:
+        unpickler.tuples += 1
+        if unpickler.tuples > MOST_TUPLES:
+            raise ValueError(f"it builds more than {MOST_TUPLES:,} tuples")
+        build(unpickler)
+
+    return step
+
+
+def _counting_dispatch() -> dict[int, Callable[..., None]]:
+    steps: dict[int, Callable[..., None]] = dict(pickle._Unpickler.dispatch)
+    for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+        steps[code[0]] = _counted(steps[code[0]])
+    return steps
+
+
+class _Unpickler(pickle._Unpickler):
+    # Python's own implementation, not the one in C, because its steps can be counted.
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = _counting_dispatch()
+    tuples = 0
+
     # stand-ins for functions are bound methods: a pickle cannot alter those as it could a class or a partial
 
     def find_class(self, module: str, name: str) -> object:
@@ -102,9 +136,12 @@ class _Unpickler(pickle.Unpickler):
         return array.real().item()
 
     def _encode(self, text: object, encoding: object) -> bytes:
-        if encoding not in ("latin1", b"latin1"):
-            raise ValueError(f"it uses the encoding {encoding!r}")
-        return text if isinstance(text, bytes) else str(text).encode("latin1")
+        if not isinstance(encoding, str | bytes) or encoding not in ("latin1", b"latin1"):
+            named = repr(encoding) if isinstance(encoding, str | bytes) else "that is no text"
+            raise ValueError(f"it uses the encoding {named}")
+        if not isinstance(text, str | bytes):
+            raise ValueError("it encodes something that is no text")
+        return text if isinstance(text, bytes) else text.encode("latin1")
 
 
 def load_batch(file: BinaryIO, label: str) -> dict[str, Any]:
@@ -141,7 +178,9 @@ def load_batch(file: BinaryIO, label: str) -> dict[str, Any]:
 
 
 def _text(key: object) -> str:
-    return key.decode("latin1") if isinstance(key, bytes) else str(key)
+    if not isinstance(key, str | bytes):
+        raise ValueError(f"its dict has a key of type {type(key).__name__}")
+    return key.decode("latin1") if isinstance(key, bytes) else key
 
 
 def peek_shape(file: BinaryIO, label: str) -> tuple[int, int]:

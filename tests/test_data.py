@@ -166,6 +166,13 @@ def test_validation_sees_each_chosen_image_once(
                     seen += batch.position.tolist()
         assert batches == len(dataset)
     total = manifest.splits["val"].images
+    shares = [
+        len(EvenlySpacedBatches(demo_shards, manifest.image_shape, listed, count, 1, (r, world), 0))
+        for r in range(world)
+    ]
+    assert (
+        max(shares) - min(shares) <= 1
+    )  # so no device is left without one, unless there are fewer than devices
     assert sorted(seen) == [i for i in range(total) if chosen(i, min(count, total), total)]
 
 

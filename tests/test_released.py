@@ -234,3 +234,32 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path: Path) -> None:
             )
     with pytest.raises(CheckpointError, match="beyond its storage"):
         read_released(forged)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"args": _arguments(), "state_dict": [1, 2]},
+        {"args": _arguments(), "state_dict": {1: 2}},
+        {"args": _arguments(model=["EnergyModel"]), "state_dict": {}},
+        {"args": _arguments(network_kwargs="{1: 2, 'a': 3}"), "state_dict": {}},
+        {"args": _arguments(embed_noise_level_in_range=True), "state_dict": {}},
+        {"args": 3, "state_dict": {}},
+        [1, 2],
+    ],
+)
+def test_strange_contents_are_one_line_errors(tmp_path: Path, content: object) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        load_released(_torch_file(tmp_path / "strange.pth.tar", content))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_cannot_change_the_reader(tmp_path: Path) -> None:
+    """BUILD on an allowed name would otherwise set attributes of a function that outlives the file."""
+    program = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x0c\x00\x00\x00__defaults__K\x01sb."
+    path = tmp_path / "build.pth.tar"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", program)
+    with pytest.raises(CheckpointError):
+        read_released(path)
+    load_released(DATA / "energy_small.pth.tar")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +23,8 @@ CONSTANT = [*DUAL, "optim.schedule=halving", "optim.halve_every=4"]
 def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """Largest difference between two states, 0 only if they are equal bit for bit."""
     assert a.keys() == b.keys()
-    return max(float((a[k].double() - b[k].double()).nan_to_num().abs().max()) for k in a)
+    assert all(v.isfinite().all() for state in (a, b) for v in state.values())
+    return max(float((a[k].double() - b[k].double()).abs().max()) for k in a)
 
 
 def test_a_run_trains_validates_logs_and_evaluates(workspace: Workspace, demo_shards: Path) -> None:
@@ -72,7 +74,7 @@ def test_a_run_trains_validates_logs_and_evaluates(workspace: Workspace, demo_sh
         "train/images_per_second",
         "space_loss/+45dB",
         "time_loss/-15dB",
-        "psnr_gain/+00dB",
+        "psnr/+00dB",
     } <= tags
     assert [event.step for event in events.Scalars("val/bits_per_dim")] == [2, 5]  # counted from 0
     norms = [event.value for event in events.Scalars("train/largest_gradient_norm")]
@@ -241,15 +243,62 @@ def test_two_processes_train_and_measure_as_one(
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
-def test_bf16_trains_to_nearly_the_same_losses(workspace: Workspace, demo_shards: Path) -> None:
-    settings = [*DUAL, f"data.path={demo_shards}", "trainer.max_steps=3"]
+def test_a_run_in_bf16_is_measured_in_full_precision_and_learns_alike(
+    workspace: Workspace, demo_shards: Path
+) -> None:
+    """On the paper's energy, whose whole value comes from the network; 40 steps, enough to move it."""
+    settings = [*TINY, f"data.path={demo_shards}", "data.dataset=demo", "data.size=16", "network.scales=2"]
+    settings += ["optim.warmup_steps=0", "optim.lr=2e-3", "trainer.max_steps=40", "data.workers=0"]
     levels = {}
     for precision in ("32-true", "bf16-mixed"):
         workspace.run(
-            "train", "patches_dual", *settings, f"trainer.precision={precision}", "--runs", precision
+            "train", "imagenet64_dual", *settings, f"trainer.precision={precision}", "--runs", precision
         )
-        report = workspace.folder / precision / "patches_dual" / "evaluation.json"
+        report = workspace.folder / precision / "imagenet64_dual" / "evaluation.json"
         levels[precision] = json.loads(report.read_text())["noise_levels"]
+    assert levels["32-true"] != levels["bf16-mixed"]
     for single, mixed in zip(*levels.values(), strict=True):
-        assert mixed["space_loss"] == pytest.approx(single["space_loss"], rel=0.01, abs=1e-4)
-        assert mixed["time_loss"] == pytest.approx(single["time_loss"], rel=0.05, abs=1e-6)
+        assert mixed["space_loss"] == pytest.approx(single["space_loss"], rel=0.05)
+        assert mixed["time_loss"] == pytest.approx(single["time_loss"], rel=0.1, abs=1e-5)
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(workspace: Workspace, demo_shards: Path) -> None:
+    settings = [*DUAL, f"data.path={demo_shards}", "trainer.max_steps=2000", "trainer.validate_every=2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "dualscore", "train", "patches_dual", *settings]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "step      4/" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.strip().splitlines()[-1] == "interrupted; the same command goes on from the last checkpoint"
+    step = workspace.checkpoint("patches_dual")["global_step"]
+    assert step >= 4
+    more = [f"trainer.max_steps={step + 2}", "optim.warmup_steps=2"]
+    assert f"goes on from step {step}" in workspace.run("train", "patches_dual", *settings, *more)
+
+
+def test_a_complete_run_without_its_evaluation_is_evaluated(workspace: Workspace, demo_shards: Path) -> None:
+    settings = [*DUAL, f"data.path={demo_shards}", "trainer.max_steps=3"]
+    workspace.run("train", "patches_dual", *settings)
+    first = workspace.report("patches_dual")
+    (workspace.folder / "runs/patches_dual/evaluation.json").unlink()
+    workspace.run("train", "patches_dual", *settings)
+    assert workspace.report("patches_dual") == first
+
+
+def test_best_is_the_lowest_validation_figure(workspace: Workspace, demo_shards: Path) -> None:
+    """With a learning rate that ruins the energy, the first validation stays the best."""
+    settings = [*DUAL, f"data.path={demo_shards}", "trainer.max_steps=12", "trainer.validate_every=4"]
+    workspace.run("train", "patches_dual", *settings, "optim.lr=0.3")
+    folder = workspace.folder / "runs/patches_dual/tensorboard"
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    figures = [event.value for event in events.Scalars("val/bits_per_dim")]
+    best = workspace.checkpoint("patches_dual", "best")["global_step"]
+    assert best == 4 * (1 + figures.index(min(figures)))
+    assert min(figures) < max(figures)

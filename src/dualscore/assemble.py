@@ -11,6 +11,7 @@ from dualscore.errors import DataError
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian, WhiteGaussian
 from dualscore.images import LUMA
 from dualscore.networks import LinearEmbedding, LogEmbedding, UNet
+from dualscore.noise import variance_at_psnr
 from dualscore.shards import Manifest, load_spectrum
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def build_module(
         optim=config.optim,
         image_shape=image_shape(config),
         t_range=(config.noise.t_min, config.noise.t_max),
-        levels=[10.0 ** (-decibels / 10.0) for decibels in config.evaluate.psnr],
+        levels=[variance_at_psnr(decibels) for decibels in config.evaluate.psnr],
         time_weight=config.objective.time_weight,
         flip=config.data.flip,
         streams=config.data.streams,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.images import to_pixels
-from dualscore.noise import seeded_generator
+from dualscore.noise import MEASURING, seeded_generator
 
 
 class FullGaussian:
@@ -70,7 +70,7 @@ def gaussian_bits_per_dim(
     Returns:
         `stationary` and `full_covariance` in bits/dim, the latter None without `full`.
     """
-    generator = seeded_generator(torch.device("cpu"), 0)
+    generator = seeded_generator(torch.device("cpu"), MEASURING, 0)
     values: dict[str, list[Tensor]] = {"stationary": [], "full_covariance": []}
     for image in images:
         x = to_pixels(image, channels).double()

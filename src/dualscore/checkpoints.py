@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf.errors import OmegaConfBaseException
 
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
 from dualscore.errors import CheckpointError
@@ -32,7 +33,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: no such checkpoint; train first with make train, or give CKPT=…"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, NotImplementedError) as error:
         raise CheckpointError(
             f"{path}: damaged or not a checkpoint ({' '.join(str(error).split()):.120})"
         ) from error
@@ -52,7 +53,7 @@ def _is_released(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl")]
             content = archive.read(names[0]) if names else b""
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
         return False
     return b"argparse" in content and b"network_kwargs" in content and b"state_dict" in content
 
@@ -75,16 +76,16 @@ def load(path: str | Path) -> ImageModel:
     if _is_released(path):
         return ImageModel(load_released(path), provenance=f"released checkpoint {path.name}").eval()
     content = read_checkpoint(path)
-    config = to_config(content["dualscore"]["config"])
-    model = build_score_model(config, blank_statistics(image_shape(config)))
-    state = content["state_dict"]
-    prefix = "average.module." if "average.n_averaged" in state else "model."
-    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+        config = to_config(content["dualscore"]["config"])
+        state = content["state_dict"]
+        model = build_score_model(config, blank_statistics(image_shape(config)))
+        prefix = "average.module." if "average.n_averaged" in state else "model."
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    except (RuntimeError, KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path}: weights and configuration disagree: {' '.join(str(error).split()):.200}"
+            f"{path}: weights and configuration do not belong to this version or to each other: {reason:.200}"
         ) from error
     log_normalizer = float(state["log_normalizer"])
     wrapped = ImageModel(

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from dualscore.errors import DualscoreError
+from dualscore.errors import ConfigError, DualscoreError
 
 _CHOSEN_RUN = "DUALSCORE_RUN"
 
@@ -37,6 +37,9 @@ def _train(arguments: argparse.Namespace) -> None:
     config = load_experiment(arguments.experiment, arguments.overrides)
     if chosen := os.environ.get(_CHOSEN_RUN):
         train(config, Run(Path(chosen)))
+    elif arguments.fresh and int(os.environ.get("SLURM_NTASKS") or os.environ.get("WORLD_SIZE") or 1) > 1:
+        # Processes started side by side would each count the folders for themselves.
+        raise ConfigError(f"FRESH=1 with several tasks: name the new run yourself, {_CHOSEN_RUN}=runs/NAME-2")
     else:
         run = (fresh_run if arguments.fresh else newest_run)(config.name, arguments.runs)
         # The processes that Lightning starts for other devices inherit this and join the same run.
@@ -62,6 +65,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     output = run.folder if arguments.checkpoint is None else checkpoint.parent
     evaluate(config, run, checkpoint, output / "evaluation.json")
     leave()
+
+
+def _one_line(error: DualscoreError) -> str:
+    """The message; of an error that a loader process sent as a traceback in text, the last line."""
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:
+        text = text.splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+    return " ".join(text.split())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,9 +103,11 @@ def main(argv: list[str] | None = None) -> int:
 
             print("\n".join(available()))
     except DualscoreError as error:
-        # Loader processes send their errors as a traceback in text, whose last line is the error.
-        line = str(error).strip().splitlines()[-1].removeprefix(f"dualscore.errors.{type(error).__name__}: ")
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -50,6 +50,13 @@ Check = tuple[Callable[[Any], bool], str]
 POSITIVE: Check = (lambda v: v > 0 and math.isfinite(v), "must be > 0")
 NOT_NEGATIVE: Check = (lambda v: v >= 0 and math.isfinite(v), "must be ≥ 0")
 
+# Where single precision still holds t, t·∇U and z/√t.
+VARIANCE: Check = (lambda v: 1e-12 <= v <= 1e6, "must be > 0, from 1e-12 to 1e6")
+DECIBELS: Check = (
+    lambda v: len(v) > 0 and all(-60 <= x <= 120 for x in v),
+    "must be a list of decibels from -60 to 120",
+)
+
 
 def option(default: Any, meaning: str, check: Check | None = None) -> Any:  # noqa: ANN401 - as dataclasses.field
     """Declare a key with its default, its meaning and the values it may take."""
@@ -72,7 +79,9 @@ class DataConfig:
         POSITIVE,
     )
     workers: int = option(2, "loader processes a device; 0 reads in the training process", NOT_NEGATIVE)
-    shuffle_buffer: int = option(8192, "images held for shuffling a loader process group", POSITIVE)
+    shuffle_buffer: int = option(
+        8192, "images a loader process holds for shuffling, over all streams", POSITIVE
+    )
     flip: bool = option(True, "random horizontal flips in training")
 
 
@@ -81,7 +90,7 @@ class NetworkConfig:
     """The homogeneous UNet."""
 
     width: int = option(64, "channels at the finest scale", POSITIVE)
-    scales: int = option(3, "encoder blocks", POSITIVE)
+    scales: int = option(3, "encoder blocks", (lambda v: 1 <= v <= 8, "must be from 1 to 8"))
     layers: int = option(3, "convolutions a block", (lambda v: v >= 2, "must be ≥ 2"))
     embedding: Embedding = option(Embedding.linear, "how the network is told t")
     output_gain: float = option(1.0, "factor on the last convolution's initial weights", POSITIVE)
@@ -101,8 +110,8 @@ class EnergyConfig:
 class NoiseConfig:
     """Noise variances t in training, log-uniform, in pixel²."""
 
-    t_min: float = option(1e-9, "smallest variance", POSITIVE)
-    t_max: float = option(1e3, "largest variance; log Z is estimated there", POSITIVE)
+    t_min: float = option(1e-9, "smallest variance", VARIANCE)
+    t_max: float = option(1e3, "largest variance; log Z is estimated there", VARIANCE)
 
 
 @dataclass
@@ -162,7 +171,7 @@ class EvaluateConfig:
         default_factory=lambda: [90.0, 75.0, 60.0, 45.0, 30.0, 15.0, 0.0, -15.0, -30.0],
         metadata={
             "meaning": "noise levels reported, as input PSNR in dB",
-            "check": (lambda v: len(v) > 0 and all(map(math.isfinite, v)), "must be a list of decibels"),
+            "check": DECIBELS,
         },
     )
 
@@ -188,12 +197,14 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
     """Pairs of key and reason for values that do not go together."""
     e, world = c.energy, c.trainer.devices * c.trainer.nodes
     plain = EnergyConfig()
+    coarsest = 2**c.network.scales
     steps, every = c.trainer.max_steps, c.trainer.validate_every
     unfinished = steps > every and steps % every != 0
     rules = [
         (c.noise.t_min >= c.noise.t_max, "noise.t_min", f"must be below noise.t_max={c.noise.t_max:g}"),
-        (c.data.size % 2**c.network.scales != 0, "network.scales",
-         f"the image side, data.size={c.data.size}, must be divisible by 2^scales={2**c.network.scales}"),
+        (c.data.size % coarsest != 0 or c.data.size == coarsest, "network.scales",
+         f"the image side, data.size={c.data.size}, must be a multiple of 2^scales={coarsest}, "
+         "twice it or more"),
         (c.data.batch_size % c.data.streams != 0, "data.batch_size",
          f"{c.data.batch_size} must be a multiple of data.streams={c.data.streams}"),
         (c.data.streams % world != 0, "data.streams",

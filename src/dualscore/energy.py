@@ -111,11 +111,6 @@ class Energy(ScoreModel):
         self.offset = offset
         self.fading = fading
 
-    @property
-    def anchored(self) -> bool:
-        """Whether U is exactly normalised as t → ∞ by construction."""
-        return self.anchor is not None and self.fading is not None
-
     def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """U(y, t) in nats up to one constant, shape (B,).
 
@@ -136,14 +131,14 @@ class Energy(ScoreModel):
                 inputs = self.whitener(noisy, noise_variance).whitened
         outputs = self.network(inputs, noise_variance)
         with torch.autocast(noisy.device.type, enabled=False):
-            residual: Tensor = 0.5 * (inputs * outputs.to(inputs.dtype)).sum(dim=(1, 2, 3))
+            energy: Tensor = 0.5 * (inputs * outputs.to(inputs.dtype)).sum(dim=(1, 2, 3))
             if self.fading is not None:
-                residual = self.fading(noise_variance) * residual
+                energy = self.fading(noise_variance) * energy
             if anchored is not None:
-                residual = residual + anchored.energy
+                energy = energy + anchored.energy
             if self.offset is not None:
-                residual = residual + noisy[0].numel() * self.offset(noise_variance)
-        return residual
+                energy = energy + noisy[0].numel() * self.offset(noise_variance)
+        return energy
 
     def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:
         """∇_y U and ∂_t U, with a graph where autograd is on.

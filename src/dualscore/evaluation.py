@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from dualscore.gaussian import StationaryGaussian
 from dualscore.images import to_pixels
 from dualscore.metrics import EnergyFigures, EnergySummary, LevelFigures, LevelSummary
 from dualscore.module import DualScoreModule
+from dualscore.shards import write_aside
 
 FULL_COVARIANCE_LIMIT = 4096
 """Largest d for which the full-covariance Gaussian is fitted (d² doubles, 134 MB)."""
@@ -85,6 +85,8 @@ def measure_gaussians(
 
 def _energy_figures(summary: EnergySummary | None) -> dict[str, Any]:
     paper = None if summary is None else asdict(summary.bits_per_dim)
+    if paper is not None and not math.isfinite(paper["stderr"]):
+        paper["stderr"] = None  # a single image has none
     return {
         "bits_per_dim": {"paper": paper},
         "log_normalizer": None if summary is None else summary.log_normalizer,
@@ -115,6 +117,10 @@ def evaluation_report(
             raise NormalizationError(
                 f"some energies of the {split} images are not finite: no bits/dim can be given"
             )
+    if bad := [
+        f"{level.noise_variance:.3g}" for level in figures.levels if not math.isfinite(level.space_loss)
+    ]:
+        raise NormalizationError(f"some losses are not finite at noise variances {', '.join(bad)}")
     return {
         "dataset": {
             "name": manifest.dataset,
@@ -138,9 +144,11 @@ def evaluation_report(
 
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Write evaluation.json, whole or not at all."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_aside(path, (json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def _with_error(figure: dict[str, Any]) -> str:
+    return f"{figure['value']:.3f}" + ("" if figure["stderr"] is None else f" ± {figure['stderr']:.3f}")
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
@@ -157,7 +165,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     table = Table("bits/dim", "validation", "training", title_justify="left")
     sides = [report["bits_per_dim"]["paper"], report["train"]["bits_per_dim"]["paper"]]
     if sides[0] is not None:
-        table.add_row("model (paper's protocol)", *(f"{s['value']:.3f} ± {s['stderr']:.3f}" for s in sides))
+        table.add_row("model (paper's protocol)", *map(_with_error, sides))
     names = {"stationary": "Gaussian, stationary", "full_covariance": "Gaussian, full covariance"}
     for key, name in names.items():
         value = report["gaussian"][key]

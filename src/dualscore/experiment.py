@@ -1,6 +1,7 @@
 """Reads experiments: YAML file (one parent at most) + overrides → a checked configuration."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ def available(folder: Path = EXPERIMENTS) -> list[str]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        # OmegaConf's reader, unlike plain YAML, refuses a key that is given twice.
+        loaded = OmegaConf.load(path)
+        content = OmegaConf.to_container(loaded) if isinstance(loaded, DictConfig) else None
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path}: holds no keys")
-    return content
+    return {str(key): value for key, value in content.items()}
 
 
 def _find(name: str, folder: Path) -> Path:
     path = folder / f"{name}.yaml"
-    if not path.is_file():
+    if not re.fullmatch(r"[\w.-]{1,100}", name) or not path.is_file():
         close = difflib.get_close_matches(name, available(folder), 1)
         hint = f"did you mean {close[0]}? " if close else ""
         there = ", ".join(available(folder)) or f"none (no folder {folder} here?)"
@@ -105,14 +108,17 @@ def _complete(config: DictConfig, overrides: list[str], where: str) -> Experimen
         try:
             parsed = OmegaConf.from_dotlist([override])
         except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-            raise ConfigError(f"override {override!r}: cannot be read: {error}") from error
+            raise ConfigError(
+                f"override {override!r}: cannot be read: {' '.join(str(error).split())}"
+            ) from error
         config = _merge(config, parsed, f"override {override!r}")
-    for missing in OmegaConf.missing_keys(config):
-        raise ConfigError(f"{where}: {missing}: is required")
     try:
+        for missing in OmegaConf.missing_keys(config):
+            raise ConfigError(f"{where}: {missing}: is required")
         typed = to_config(config)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {error.full_key}: {str(error.msg or error).splitlines()[0]}") from error
+        reason = str(error.msg or error).splitlines()[0]
+        raise ConfigError(f"{where}: {error.full_key}: {reason}") from error
     for key, reason in problems(typed):
         guilty = [o for o in overrides if o.partition("=")[0] == key]
         raise ConfigError(f"{f'override {guilty[-1]!r}' if guilty else where}: {key}: {reason}")

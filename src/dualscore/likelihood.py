@@ -8,6 +8,7 @@ bound nor the likelihood of 8-bit images.
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -20,7 +21,10 @@ class Estimate:
     stderr: float
 
 
-def bits_per_dim(energy: float | Tensor, dimension: int) -> float | Tensor:
+Nats = TypeVar("Nats", float, Tensor)
+
+
+def bits_per_dim(energy: Nats, dimension: int) -> Nats:
     """Turn −log p of a density on [0, 1]^d, in nats, into bits a dimension on 256 levels.
 
     Args:
@@ -70,6 +74,6 @@ def paper_bits_per_dim(
     Returns:
         Bits/dim and its standard error over images (infinite for a single image).
     """
-    value = 8.0 + (mean_rise + noise_entropy(dimension, t_max)) / (dimension * math.log(2.0))
+    value = bits_per_dim(mean_rise + noise_entropy(dimension, t_max), dimension)
     spread = math.sqrt(variance / images) if images > 1 else math.inf
     return Estimate(value, spread / (dimension * math.log(2.0)))

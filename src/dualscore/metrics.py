@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from dualscore.likelihood import Estimate, log_normalizer, paper_bits_per_dim
+from dualscore.noise import psnr
 
 
 class ImageFigures(NamedTuple):
@@ -156,9 +157,9 @@ class LevelFigures:
                 summaries.append(
                     LevelSummary(
                         noise_variance=t,
-                        psnr_in=10.0 * math.log10(1.0 / t),
+                        psnr_in=psnr(t),
                         # x̂ − x has mean square t · space loss.
-                        psnr_out=-10.0 * math.log10(t * mean[i]) if mean[i] > 0 else math.inf,
+                        psnr_out=psnr(t * mean[i]) if mean[i] > 0 else math.nan,
                         space_loss=mean[i],
                         time_loss=mean[j] if count[j] else None,
                         effective_dimension=self.dimension * mean[i],

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dualscore.energy import Energy, ScoreModel
 from dualscore.errors import NormalizationError
 from dualscore.likelihood import bits_per_dim, log_normalizer
-from dualscore.noise import corrupt, seeded_generator
+from dualscore.noise import MEASURING, corrupt, seeded_generator
 
 
 class ImageModel(nn.Module):
@@ -117,16 +117,14 @@ class ImageModel(nn.Module):
                 "the model's normalisation is not known, so its energies are not yet log probabilities: "
                 "estimate it with model.normalize(images) on a few hundred images or more"
             )
-        if len(images) and not (float(images.min()) >= 0.0 and float(images.max()) <= 1.0):
-            raise ValueError("clean images must have pixels in [0, 1]")
+        if len(images):
+            _check_clean(images)
         return -(self._map(energy, images, 0.0, batch_size) + self.log_normalizer)
 
     def bits_per_dim(self, images: Tensor, batch_size: int = 256) -> Tensor:
         """Bits a dimension of each clean image, shape (B,), by the paper's protocol; as `log_prob`."""
         log_prob = self.log_prob(images, batch_size)
-        bits = bits_per_dim(-log_prob, math.prod(images.shape[1:]))
-        assert isinstance(bits, Tensor)
-        return bits
+        return bits_per_dim(-log_prob, math.prod(images.shape[1:]))
 
     def normalize(self, images: Tensor, seed: int = 0, batch_size: int = 256) -> float:
         """Estimate log Z on given clean images by the paper's protocol, and keep it.
@@ -138,11 +136,28 @@ class ImageModel(nn.Module):
 
         Returns:
             log Z = (d/2) ln(2πe t_max) − mean U(y, t_max), in nats.
+
+        Raises:
+            ValueError: if there are no images, or they are not pixels in [0, 1].
+            NormalizationError: if the model is a denoiser.
         """
+        _check_clean(images)
         like = self._like()
-        generator = seeded_generator(like.device, seed)
-        noise = torch.randn(images.shape, generator=generator, dtype=like.dtype, device=like.device)
-        noisy = corrupt(images.to(like), noise, like.new_full((len(images),), self.t_max))
-        mean = float(self.energy(noisy, self.t_max, batch_size).double().mean())
+        generator = seeded_generator(like.device, MEASURING, seed)
+        energies = []
+        for clean, t in self._batches(images, self.t_max, batch_size):
+            noise = torch.randn(clean.shape, generator=generator, dtype=like.dtype, device=like.device)
+            energies.append(self.energy(corrupt(clean, noise, t), self.t_max, batch_size).double())
+        mean = float(torch.cat(energies).mean())
         self.log_normalizer = log_normalizer(mean, math.prod(images.shape[1:]), self.t_max)
         return self.log_normalizer
+
+
+def _check_clean(images: Tensor) -> None:
+    """Refuse images that are not clean pixels in [0, 1]; an empty batch has no range."""
+    if not len(images):
+        raise ValueError("there must be at least one image")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be pixels in [0, 1] of a floating-point type, got {images.dtype}")
+    if not (float(images.min()) >= 0.0 and float(images.max()) <= 1.0):
+        raise ValueError("clean images must have pixels in [0, 1]")

@@ -16,7 +16,7 @@ from dualscore.data.reader import Batch
 from dualscore.energy import Energy, ScoreModel
 from dualscore.images import to_pixels
 from dualscore.metrics import ImageFigures
-from dualscore.noise import corrupt, fixed_noise, log_uniform, seeded_generator
+from dualscore.noise import TRAINING, corrupt, fixed_noise, log_uniform, seeded_generator
 from dualscore.objective import DualLoss, dual_score_matching
 
 
@@ -128,7 +128,7 @@ class DualScoreModule(lightning.LightningModule):
         mine = self.streams // self.trainer.world_size
         noise, uniform, coin = [], [], []
         for stream in range(self.trainer.global_rank * mine, (self.trainer.global_rank + 1) * mine):
-            generator = seeded_generator(self.device, self.seed, step, stream)
+            generator = seeded_generator(self.device, TRAINING, self.seed, step, stream)
             each = images // mine
             # In single precision always, so that a run in double precision sees the same noise.
             single, place, shape = torch.float32, self.device, (each, *self.image_shape)

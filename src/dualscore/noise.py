@@ -11,22 +11,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def psnr(noise_variance: Tensor) -> Tensor:
-    """Convert a noise variance to decibels, −10 log10 t.
-
-    Args:
-        noise_variance: t in pixel², any shape.
-
-    Returns:
-        The peak signal-to-noise ratio for pixels in [0, 1], in dB, of the same shape.
-    """
-    return -10.0 * torch.log10(noise_variance)
+TRAINING, MEASURING = 0, 1
+"""First numbers of random keys, so that what training draws is never what measuring draws."""
 
 
-def variance_at_psnr(decibels: Tensor) -> Tensor:
-    """Convert decibels to a noise variance, t = 10^(−dB/10), in pixel², of the same shape."""
-    return 10.0 ** (-decibels / 10.0)
+def psnr(noise_variance: float) -> float:
+    """Convert a noise variance in pixel² to decibels, −10 log10 t, for pixels in [0, 1]."""
+    return 10.0 * math.log10(1.0 / noise_variance)
+
+
+def variance_at_psnr(decibels: float) -> float:
+    """Convert decibels to a noise variance in pixel², t = 10^(−dB/10)."""
+    return math.pow(10.0, -decibels / 10.0)
 
 
 def corrupt(clean: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
@@ -69,7 +65,7 @@ def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
 
     Args:
         device: where the generator draws.
-        *key: any integers, such as (seed, step, stream).
+        *key: any integers, such as (TRAINING, seed, step, stream).
 
     Returns:
         A fresh generator. Equal keys give equal draws on the same kind of device.
@@ -95,7 +91,9 @@ def fixed_noise(indices: Sequence[int], shape: Sequence[int], seed: int, draw: i
     cpu = torch.device("cpu")
     return torch.stack(
         [
-            torch.randn(*shape, generator=seeded_generator(cpu, seed, int(i), draw), dtype=torch.float32)
+            torch.randn(
+                *shape, generator=seeded_generator(cpu, MEASURING, seed, int(i), draw), dtype=torch.float32
+            )
             for i in indices
         ]
     )

@@ -7,6 +7,7 @@ containers, tensors over the archive's own bytes, and inert records that stand f
 
 import ast
 import io
+import math
 import pickle
 import re
 import zipfile
@@ -35,6 +36,22 @@ _STORAGES = {
 }
 
 
+_UNREADABLE = (
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    EOFError,
+    RuntimeError,  # encrypted archives; NotImplementedError and RecursionError are kinds of it
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
+
+
 class Record:
     """Stands for an object of an unknown class: remembers its state, does nothing."""
 
@@ -56,22 +73,11 @@ class Record:
         """Forget items, as of a list subclass."""
 
 
-def _tensor(
-    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
-) -> Tensor:
-    if len(size) != len(stride) or any(n < 0 for n in (offset, *size, *stride)):
-        raise CheckpointError("a tensor's size, stride or offset makes no sense")
-    if 0 not in size and offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) >= len(storage):
-        raise CheckpointError("a tensor reaches beyond its storage")
-    return storage.as_strided(size, stride, offset).clone()
-
-
-def _parameter(data: object, *_: object) -> object:
-    return data
-
-
 class _InertUnpickler(pickle.Unpickler):
-    """Follows a pickle's instructions with nothing to call but the functions of this file."""
+    """Follows a pickle's instructions with nothing to call but its own methods.
+
+    Methods, because a pickle could set attributes of a function of this file, which would outlive it.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, prefix: str) -> None:
         super().__init__(io.BytesIO(archive.read(f"{prefix}/data.pkl")), encoding="utf-8")
@@ -82,20 +88,39 @@ class _InertUnpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
-            return _tensor
+            return self._tensor
         if module == "torch._utils" and name == "_rebuild_parameter":
-            return _parameter
+            return self._parameter
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         return type(name, (Record,), {"__module__": module})
 
+    def _tensor(self, storage: Tensor, offset: Any, size: Any, stride: Any, *_: object) -> Tensor:  # noqa: ANN401
+        numbers = [offset, *size, *stride]
+        if not isinstance(storage, Tensor) or len(size) != len(stride):
+            raise CheckpointError("a tensor makes no sense")
+        if any(type(n) is not int or n < 0 for n in numbers) or math.prod(size) > len(storage):
+            raise CheckpointError("a tensor's size, stride or offset makes no sense")
+        last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+        if 0 not in size and last >= len(storage):
+            raise CheckpointError("a tensor reaches beyond its storage")
+        return storage.as_strided(size, stride, offset).clone()
+
+    def _parameter(self, data: object, *_: object) -> object:
+        return data
+
     def persistent_load(self, reference: Any) -> Tensor:  # noqa: ANN401 - pickle's own signature
         kind, dtype, key, _location, count = reference
-        if kind != "storage" or not isinstance(dtype, np.dtype):
-            raise CheckpointError(f"an unknown kind of tensor storage: {reference!r:.80}")
+        if (
+            kind != "storage"
+            or not isinstance(dtype, np.dtype)
+            or type(key) is not str
+            or type(count) is not int
+        ):
+            raise CheckpointError("it has an unknown kind of tensor storage")
         if key not in self._storages:
             data = self._archive.read(f"{self._prefix}/data/{key}")
-            if len(data) < count * dtype.itemsize:
+            if len(data) < count * dtype.itemsize or count < 0:
                 raise CheckpointError(f"storage {key} is shorter than it says")
             array = np.frombuffer(data, dtype, count).copy()
             self._storages[key] = torch.from_numpy(array)
@@ -127,12 +152,11 @@ def read_released(path: Path) -> dict[str, Any]:
             content = _InertUnpickler(archive, prefix).load()
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, EOFError) as error:
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}: {error})"
+            f"{path}: not a readable checkpoint ({type(error).__name__}: {reason:.120})"
         ) from error
-    except (zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
     if not isinstance(content, dict) or not {"args", "state_dict"} <= content.keys():
         raise CheckpointError(
             f"{path}: not a released dual score matching checkpoint: no args and state_dict"
@@ -203,9 +227,11 @@ def load_released(path: Path) -> ScoreModel:
     arguments = getattr(content["args"], "fields", None)
     if not isinstance(arguments, dict):
         raise CheckpointError(f"{path}: args holds nothing")
-    kind, network_name = arguments.get("model"), arguments.get("network")
+    kind, network_name = str(arguments.get("model")), str(arguments.get("network"))
     if network_name != "UNet":
-        raise CheckpointError(f"{path}: args.network is {network_name!r}; only 'UNet' can be read")
+        raise CheckpointError(f"{path}: args.network is {network_name!r:.80}; only 'UNet' can be read")
+    if arguments.get("embed_noise_level_in_range", False) is not False:
+        raise CheckpointError(f"{path}: args.embed_noise_level_in_range is set, which is not supported")
     expected = {
         "EnergyModel": {"conversion": "inner_product"},
         "DenoiserModel": {"output_scaling": 1, "residual": True},
@@ -221,10 +247,12 @@ def load_released(path: Path) -> ScoreModel:
         f"num_layers_{b}_block" for b in ("encoder", "mid", "decoder")
     }
     if unknown := options.keys() - known:
-        raise CheckpointError(f"{path}: args.network_kwargs has unknown keys {sorted(unknown)}")
+        raise CheckpointError(f"{path}: args.network_kwargs has unknown keys {sorted(map(str, unknown))}")
     if options.get("group_size", 1) != 1:
         raise CheckpointError(f"{path}: group_size={options['group_size']} is not supported, only 1")
     state = content["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise CheckpointError(f"{path}: state_dict is not a dictionary of names")
     weights = {
         _own_name(name.removeprefix("network.")): value
         for name, value in state.items()
@@ -252,7 +280,7 @@ def load_released(path: Path) -> ScoreModel:
             for name, value in weights.items()
         }
         network.load_state_dict(shaped)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, MemoryError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: the weights do not fit args.network_kwargs={options}: {reason:.300}"

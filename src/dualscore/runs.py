@@ -4,7 +4,6 @@ runs/NAME, runs/NAME-2, … each hold `config.yaml`, `checkpoints/last.ckpt` and
 and `evaluation.json`. The newest of a name is the one that goes on.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,14 @@ from typing import Any
 import yaml
 
 from dualscore.errors import CheckpointError, ConfigError
+from dualscore.shards import write_aside
 
 RUNS = Path("runs")
 FREE_KEYS = re.compile(r"(trainer|evaluate)\..*|data\.path")
 """Settings that may change when a run goes on."""
-ARCHITECTURE_KEYS = re.compile(r"model|(network|energy)\..*|data\.(channels|size)|noise\.t_(min|max)")
+ARCHITECTURE_KEYS = re.compile(
+    r"model|(network|energy)\..*|data\.(channels|size)|noise\.t_(min|max)|optim\.ema_steps"
+)
 """Settings that decide which weights fit and what they mean."""
 
 
@@ -54,7 +56,7 @@ def check_architecture(path: Path, trained: dict[str, Any], wanted: dict[str, An
         what = ", ".join(f"{k}={old} (here {new})" for k, (old, new) in changed.items())
         raise CheckpointError(
             f"{path}: a checkpoint of another architecture: it was trained with {what}; "
-            "name the experiment it belongs to with EXP=…"
+            "name the experiment it belongs to with EXP=…, or repeat its settings with SET=…"
         )
 
 
@@ -112,8 +114,8 @@ class Run:
         Raises:
             ConfigError: naming the settings.
         """
-        if not self.config_file.exists():
-            return
+        if not self.last.exists():
+            return  # nothing was trained with the old settings
         changed = {
             k: v for k, v in differences(self.read_config(), config).items() if not FREE_KEYS.fullmatch(k)
         }
@@ -127,9 +129,7 @@ class Run:
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the configuration, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.config_file.with_suffix(".tmp")
-        aside.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        os.replace(aside, self.config_file)
+        write_aside(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
 
 
 def _numbered(name: str, root: Path) -> dict[int, Path]:

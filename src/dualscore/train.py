@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 import rich
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -24,6 +25,7 @@ from dualscore.callbacks import (
     ProgressBar,
     Throughput,
 )
+from dualscore.checkpoint_io import AtomicCheckpointIO
 from dualscore.checkpoints import read_checkpoint
 from dualscore.config import ExperimentConfig, ModelKind
 from dualscore.data.module import ShardDataModule
@@ -54,23 +56,29 @@ def _quiet() -> None:
 
 
 def _trainer(
-    config: ExperimentConfig, run: Run, callbacks: list[Callback], console: Console
+    config: ExperimentConfig, run: Run, callbacks: list[Callback], console: Console, precision: str
 ) -> lightning.Trainer:
     """Build the Trainer; no inference mode, because scores are gradients, in validation too."""
     options = config.trainer
-    devices = options.devices * options.nodes
     if console.is_terminal:
         callbacks = [*callbacks, ProgressBar()]
+    gpu = options.accelerator == "gpu" or (options.accelerator == "auto" and torch.cuda.is_available())
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        # Lightning's own requeueing leaves checkpoints that a later, unrelated run would take for its own.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     try:
         return lightning.Trainer(
+            default_root_dir=run.folder,
             max_steps=options.max_steps,
             max_epochs=-1,
-            accelerator=options.accelerator,
+            accelerator="cuda" if gpu else "cpu",
             devices=options.devices,
             num_nodes=options.nodes,
             # Ranks may validate different numbers of batches, so buffers must not be broadcast in forward.
-            strategy=DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto",
-            precision=options.precision,  # type: ignore[arg-type]
+            strategy=DDPStrategy(broadcast_buffers=False) if options.devices * options.nodes > 1 else "auto",
+            precision=precision,  # type: ignore[arg-type]
+            plugins=plugins,
             logger=TensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False),
             callbacks=callbacks,
             val_check_interval=min(options.validate_every, options.max_steps),
@@ -84,7 +92,9 @@ def _trainer(
         )
     except lightning.fabric.utilities.exceptions.MisconfigurationException as error:
         reason = " ".join(str(error).split())
-        raise TrainingError(f"trainer.accelerator={options.accelerator}: {reason:.200}") from error
+        raise TrainingError(
+            f"trainer.devices={options.devices}, trainer.accelerator={options.accelerator}: {reason:.200}"
+        ) from error
 
 
 def _checkpoint(path: Path, monitor: str | None) -> ModelCheckpoint:
@@ -149,10 +159,15 @@ def train(config: ExperimentConfig, run: Run) -> None:
     step = 0
     if run.last.exists():
         step = int(read_checkpoint(run.last)["global_step"])
+    report = run.folder / "evaluation.json"
+    if step >= config.trainer.max_steps and not report.exists():
+        evaluate(config, run, run.best, report)
+        return
     if step >= config.trainer.max_steps:
         console.print(
-            f"{run.folder} is complete ({step:,} steps). Train longer with SET=trainer.max_steps=…, "
-            "anew beside it with FRESH=1, or measure it with make evaluate.",
+            f"{run.folder} is complete ({step:,} steps). Train longer with SET=trainer.max_steps=… (a cosine "
+            "schedule is then stretched to the new length), anew beside it with FRESH=1, or measure it with "
+            "make evaluate.",
             soft_wrap=True,
         )
         return
@@ -167,7 +182,7 @@ def train(config: ExperimentConfig, run: Run) -> None:
         _checkpoint(run.best, _monitor(config)),
         _checkpoint(run.last, None),  # after the best, whose score it holds
     ]
-    trainer = _trainer(config, run, callbacks, console)
+    trainer = _trainer(config, run, callbacks, console, config.trainer.precision)
     if _rank() == 0:
         run.write_config(plain)
     parameters = sum(p.numel() for p in module.model.parameters())
@@ -182,10 +197,13 @@ def train(config: ExperimentConfig, run: Run) -> None:
     )
     if step == 0 and trainer.is_global_zero:
         _log_settings(trainer.logger, plain, _monitor(config))
-    trainer.fit(module, datamodule, ckpt_path=str(run.last) if step else None, weights_only=True)
-    if trainer.interrupted:
-        raise TrainingError(f"interrupted; the same command goes on from {run.last}, if one was written")
-    evaluate(config, run, run.best, run.folder / "evaluation.json")
+    try:
+        trainer.fit(module, datamodule, ckpt_path=str(run.last) if step else None, weights_only=True)
+    except SystemExit as exit_:  # Lightning's answer to Ctrl-C
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt from exit_
+    evaluate(config, run, run.best, report)
 
 
 def evaluate(config: ExperimentConfig, run: Run, checkpoint: Path, output: Path) -> dict[str, Any]:
@@ -216,7 +234,9 @@ def evaluate(config: ExperimentConfig, run: Run, checkpoint: Path, output: Path)
             f"{checkpoint}: the weights do not fit the experiment: {reason:.200}"
         ) from error
     figures = EvaluationFigures()
-    trainer = _trainer(config, run, [figures], console)
+    # Figures are taken in full precision, however the model was trained.
+    precision = "64-true" if config.trainer.precision == "64-true" else "32-true"
+    trainer = _trainer(config, run, [figures], console, precision)
     trainer.logger = None
     console.print(f"evaluating {checkpoint} …", highlight=False, soft_wrap=True)
     trainer.test(module, datamodule, verbose=False)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prep_helpers import build, read_split
 
 from data_prep.safe_pickle import load_batch, peek_shape
 from dualscore.errors import DataError
 from fakes import real_images, write_official_imagenet
+from prep_helpers import build, read_split
 
 TABLE = real_images(6, 16).reshape(6, 768)
 
@@ -189,3 +189,10 @@ def test_every_truncation_is_an_error() -> None:
     for length in range(len(raw)):
         with pytest.raises(DataError, match="some/file is not a readable batch"):
             _load(raw[:length])
+
+
+@pytest.mark.parametrize("depth", [20_000, 3_000_000])
+def test_a_deeply_nested_key_is_refused_before_it_crashes_the_interpreter(depth: int) -> None:
+    program = b"\x80\x02}N" + b"\x85" * depth + b"K\x01s."
+    with pytest.raises(DataError, match="tuples"):
+        load_batch(io.BytesIO(program), "some/file")

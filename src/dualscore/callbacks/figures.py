@@ -63,7 +63,7 @@ class BitsPerDim(_ValidationCallback[EnergyFigures]):
 
 
 class NoiseCurves(_ValidationCallback[LevelFigures]):
-    """Logs both losses and the denoising PSNR gain per noise level, and the losses' means over levels."""
+    """Logs both losses and the denoised PSNR per noise level, and the losses' means over levels."""
 
     def make(self, module: DualScoreModule) -> LevelFigures:
         return LevelFigures(module.dimension, module.levels.tolist(), module.device)
@@ -79,6 +79,6 @@ class NoiseCurves(_ValidationCallback[LevelFigures]):
         for level in levels:
             name = f"{level.psnr_in:+03.0f}dB"
             module.log(f"space_loss/{name}", level.space_loss)
-            module.log(f"psnr_gain/{name}", level.psnr_out - level.psnr_in)
+            module.log(f"psnr/{name}", level.psnr_out)
             if level.time_loss is not None:
                 module.log(f"time_loss/{name}", level.time_loss)

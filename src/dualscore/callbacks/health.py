@@ -44,6 +44,10 @@ def _diagnosis(step: int, module: DualScoreModule) -> str:
     losses = module.last_losses
     bad = ~torch.isfinite(losses.total)
     if not bad.any():
-        return f"step {step}: the gradient is not finite, although this device's losses are; {way_out}"
+        worst = int(losses.total.argmax())
+        return (
+            f"step {step}: the gradient overflows; this device's largest loss, {losses.total[worst]:.3g}, "
+            f"is at noise variance t = {module.last_noise_variance[worst]:.3g}; {way_out}"
+        )
     levels = ", ".join(f"{t:.3g}" for t in module.last_noise_variance[bad].tolist()[:8])
     return f"step {step}: the loss is not finite at noise variance t = {levels}; {way_out}"

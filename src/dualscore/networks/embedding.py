@@ -30,8 +30,10 @@ class NoiseEmbedding(nn.Module):
 
     def forward(self, noise_variance: Tensor) -> Tensor:
         """Embed noise variances t of shape (B,) as features of shape (B, 256)."""
-        angles = self.angles(noise_variance)
-        features: Tensor = self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
+        # Never in half precision: ∂_t U goes through here alone, and noise levels are told apart by it.
+        with torch.autocast(noise_variance.device.type, enabled=False):
+            angles = self.angles(noise_variance)
+            features: Tensor = self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
         return features
 
 

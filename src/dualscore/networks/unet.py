@@ -26,13 +26,14 @@ class ScalePreservingNorm(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Normalise features of shape (B, C, H, W), given an embedding of shape (B, E)."""
-        # The statistics are taken in at least single precision, also under autocast.
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        centered = x - x.mean(dim=(2, 3), keepdim=True)
-        variance = centered.square().mean(dim=(2, 3))
-        ratio = variance.mean(dim=1, keepdim=True) / (variance + self.epsilon)
-        scale = torch.sqrt(ratio + self.epsilon) * self.gain * (1.0 + self.modulation(embedding))
-        normalized: Tensor = centered * scale[:, :, None, None]
+        # Statistics and modulation keep at least single precision, also under autocast.
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            centered = x - x.mean(dim=(2, 3), keepdim=True)
+            variance = centered.square().mean(dim=(2, 3))
+            ratio = variance.mean(dim=1, keepdim=True) / (variance + self.epsilon)
+            scale = torch.sqrt(ratio + self.epsilon) * self.gain * (1.0 + self.modulation(embedding))
+            normalized: Tensor = centered * scale[:, :, None, None]
         return normalized
 
 

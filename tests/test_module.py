@@ -1,0 +1,215 @@
+"""The training recipe, piece by piece: each would pass a whole run if it were wrong."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dualscore
+from dualscore.assemble import build_module, load_manifest, load_statistics
+from dualscore.checkpoint_io import AtomicCheckpointIO
+from dualscore.config import OptimConfig, Schedule
+from dualscore.data.reader import Batch
+from dualscore.energy import Energy, Fading
+from dualscore.experiment import load_experiment, to_plain
+from dualscore.gaussian import QUANTIZATION_VARIANCE
+from dualscore.images import to_pixels
+from dualscore.module import DualScoreModule, schedule
+from dualscore.noise import fixed_noise
+from dualscore.objective import dual_score_matching
+from workspace import ROOT, TINY, Workspace
+
+SETTINGS = [*TINY, "optim.warmup_steps=2", "evaluate.psnr=[40,10]"]
+
+
+class Place:
+    """Stands for a Trainer: which device of how many, and the step."""
+
+    def __init__(self, rank: int = 0, world: int = 1, step: int = 0) -> None:
+        self.global_rank, self.world_size, self.global_step = rank, world, step
+
+
+def make(shards: Path, *overrides: str, place: Place | None = None) -> DualScoreModule:
+    settings = [*SETTINGS, f"data.path={shards}", *overrides]
+    config = load_experiment("patches_dual", settings, ROOT / "experiments")
+    module = build_module(config, load_manifest(config), to_plain(config))
+    module._trainer = place or Place()  # type: ignore[assignment]
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    return module
+
+
+def batch(count: int = 16) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return Batch(image, torch.arange(count), torch.arange(count))
+
+
+def test_the_papers_schedule_halves() -> None:
+    factor = schedule(OptimConfig(schedule=Schedule.halving, halve_every=100_000), 1_000_000)
+    assert [factor(s) for s in (0, 99_999, 100_000, 250_000, 999_999)] == [1, 1, 0.5, 0.25, 0.5**9]
+
+
+def test_the_cosine_warms_up_and_ends_at_the_final_rate() -> None:
+    factor = schedule(OptimConfig(lr=2e-3, schedule=Schedule.cosine, warmup_steps=100, final_lr=1e-5), 1100)
+    assert factor(0) == pytest.approx(0.01)
+    assert factor(49) == pytest.approx(0.5)
+    assert factor(100) == pytest.approx(1.0)
+    assert factor(600) == pytest.approx((1 + 0.005) / 2)
+    assert factor(350) == pytest.approx(0.005 + 0.995 * (1 + math.cos(math.pi / 4)) / 2)
+    assert factor(1100) == factor(2000) == pytest.approx(0.005)
+
+
+def test_the_offset_learns_faster_and_everything_is_optimised_once(demo_shards: Path) -> None:
+    module = make(demo_shards, "optim.offset_lr_factor=7", "optim.warmup_steps=0")
+    configured: Any = module.configure_optimizers()
+    groups = configured["optimizer"].param_groups
+    assert [group["lr"] for group in groups] == pytest.approx([2e-3, 1.4e-2])
+    assert isinstance(module.model, Energy)
+    assert module.model.offset is not None
+    assert [id(p) for p in groups[1]["params"]] == [id(module.model.offset.slopes)]
+    optimised = [id(p) for group in groups for p in group["params"]]
+    assert sorted(optimised) == sorted(id(p) for p in module.model.parameters())
+
+
+def test_noise_levels_are_log_uniform_and_new_at_each_step(demo_shards: Path) -> None:
+    module = make(demo_shards, "data.batch_size=4096", "noise.t_min=1e-4", "noise.t_max=1e2")
+    first, second = module.draw(0, 4096), module.draw(1, 4096)
+    decades = first.noise_variance.log10()
+    assert float(decades.mean()) == pytest.approx(-1.0, abs=4 * 6 / math.sqrt(12 * 4096))
+    assert float(decades.std()) == pytest.approx(6 / math.sqrt(12), rel=0.05)
+    assert float(first.flip.double().mean()) == pytest.approx(0.5, abs=4 * 0.5 / 64)
+    assert not torch.equal(first.noise_variance, second.noise_variance)
+    assert not torch.equal(first.noise, second.noise)
+    assert torch.equal(first.noise, module.draw(0, 4096).noise)
+    assert not make(demo_shards, "data.flip=false").draw(0, 16).flip.any()
+
+
+def test_devices_draw_what_one_would(demo_shards: Path) -> None:
+    alone = make(demo_shards).draw(5, 64)
+    halves = [make(demo_shards, place=Place(rank, 2)).draw(5, 32) for rank in (0, 1)]
+    for together, parts in zip(alone, zip(*halves, strict=True), strict=True):
+        assert torch.equal(together, torch.cat(parts))
+
+
+@pytest.mark.parametrize("weight", [0.5, 3.0])
+def test_a_training_step_is_the_objective_on_mirrored_pixels(demo_shards: Path, weight: float) -> None:
+    module = make(demo_shards, f"objective.time_weight={weight}", place=Place(step=7))
+    draws, stored = module.draw(7, 16), batch()
+    assert draws.flip.any()
+    assert not draws.flip.all()
+    pixels = to_pixels(stored.image, 1)
+    mirrored = torch.stack(
+        [x[:, :, range(15, -1, -1)] if f else x for x, f in zip(pixels, draws.flip, strict=True)]
+    )
+    expected = dual_score_matching(module.model, mirrored, draws.noise, draws.noise_variance, weight)
+    assert torch.equal(module.training_step(stored, 0), expected.total.mean())
+
+
+def test_the_average_is_exponential_and_the_normaliser_is_forgotten(demo_shards: Path) -> None:
+    module = make(demo_shards, "optim.ema_steps=4")
+    assert module.average is not None
+    assert module.evaluated is module.average.module
+    weight = module.model.get_parameter("network.output.weight")
+    by_hand = None
+    for step in range(5):
+        with torch.no_grad():
+            weight.fill_(float(step**2))
+        module.log_normalizer.fill_(1.0)
+        module.on_train_batch_end()
+        assert module.log_normalizer.isnan()
+        by_hand = float(step**2) if by_hand is None else 0.75 * by_hand + 0.25 * step**2
+    averaged = module.evaluated.get_parameter("network.output.weight")
+    assert torch.allclose(averaged, torch.full_like(averaged, by_hand or 0.0))
+    assert make(demo_shards, "optim.ema_steps=0").average is None
+
+
+def test_measured_figures_belong_to_their_image_and_level(demo_shards: Path) -> None:
+    module, stored = make(demo_shards), batch(3)
+    levels = torch.tensor([[0, 1], [1, 1], [1, 0]])
+    figures = module.figures(stored, levels)
+    pixels = to_pixels(stored.image, 1)
+    assert figures.energy_clean is not None
+    assert figures.time is not None
+    assert torch.allclose(figures.energy_clean, module.evaluated(pixels, torch.zeros(3)))
+    for column in (0, 1):
+        noise = fixed_noise(range(3), (1, 16, 16), 0, 1 + column)
+        variance = torch.tensor([1e-4, 1e-1])[levels[:, column]]
+        expected = dual_score_matching(module.evaluated, pixels, noise, variance)
+        part = slice(3 * column, 3 * column + 3)
+        assert torch.equal(figures.level[part], levels[:, column])
+        assert torch.allclose(figures.space[part], expected.space.detach())
+        assert expected.time is not None
+        assert torch.allclose(figures.time[part], expected.time.detach())
+
+
+def test_validation_gives_each_level_its_share_and_evaluation_all_to_all(demo_shards: Path) -> None:
+    module, stored = make(demo_shards), batch(4)
+    assert module.validation_step(stored, 0)["figures"].level.tolist() == [0, 1, 0, 1]
+    assert module.test_step(stored, 0, 0)["figures"].level.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert module.test_step(stored, 0, 1)["figures"].level.tolist() == []
+
+
+def test_fading_is_what_it_says() -> None:
+    t = torch.tensor([0.0, 0.05, 1e3])
+    assert torch.allclose(Fading(torch.tensor(0.05))(t), torch.tensor([1.0, 0.5, 0.05 / (0.05 + 1e3)]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_anchors_statistics_are_those_of_the_training_pixels(demo_shards: Path, channels: int) -> None:
+    from scipy.fft import dctn
+
+    from dualscore.data.plan import cut
+    from dualscore.data.reader import collate, read_pieces
+
+    config = load_experiment(
+        "patches_dual",
+        [*SETTINGS, f"data.path={demo_shards}", f"data.channels={channels}"],
+        ROOT / "experiments",
+    )
+    manifest = load_manifest(config)
+    statistics = load_statistics(config, manifest)
+    split = manifest.splits["train"]
+    samples = list(read_pieces(demo_shards, cut(split.shards, 0, split.images), 768))
+    pixels = to_pixels(collate(samples, (3, 16, 16)).image, channels, torch.float64)
+    assert torch.allclose(statistics.mean, pixels.mean(dim=(0, 2, 3)), atol=1e-4)
+    assert float(statistics.pixel_variance) == pytest.approx(
+        float((pixels - statistics.mean[:, None, None]).square().mean()) + QUANTIZATION_VARIANCE, rel=1e-3
+    )
+    y = torch.from_numpy(dctn((pixels - statistics.mean[:, None, None]).numpy(), axes=(2, 3), norm="ortho"))
+    measured = torch.einsum("bchw,bkhw->ckhw", y, y) / len(y)
+    measured += QUANTIZATION_VARIANCE * torch.eye(channels)[:, :, None, None]
+    assert torch.allclose(statistics.spectrum, measured, rtol=0.02, atol=1e-7)
+
+
+def test_load_takes_the_averaged_weights_and_their_normaliser(
+    workspace: Workspace, demo_shards: Path
+) -> None:
+    workspace.run(
+        "train", "patches_dual", *TINY, f"data.path={demo_shards}", "trainer.max_steps=6", "optim.warmup_steps=0",
+        "optim.ema_steps=50",
+    )  # fmt: skip
+    checkpoint = workspace.checkpoint("patches_dual")
+    model = dualscore.load(workspace.folder / "runs/patches_dual/checkpoints/last.ckpt")
+    name = "network.output.weight"
+    raw, averaged = (checkpoint["state_dict"][f"{p}.{name}"] for p in ("model", "average.module"))
+    assert not torch.equal(raw, averaged)
+    assert torch.equal(model.score_model.get_parameter(name), averaged)
+    assert model.log_normalizer == float(checkpoint["state_dict"]["log_normalizer"])
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+
+    def full(_content: object, file: Any) -> None:
+        file.write(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
