@@ -166,14 +166,19 @@ def test_validation_sees_each_chosen_image_once(
                     seen += batch.position.tolist()
         assert batches == len(dataset)
     total = manifest.splits["val"].images
-    shares = [
-        len(EvenlySpacedBatches(demo_shards, manifest.image_shape, listed, count, 1, (r, world), 0))
-        for r in range(world)
-    ]
-    assert (
-        max(shares) - min(shares) <= 1
-    )  # so no device is left without one, unless there are fewer than devices
     assert sorted(seen) == [i for i in range(total) if chosen(i, min(count, total), total)]
+
+
+@given(st.integers(1, 10_000), st.data())
+def test_no_device_is_left_without_a_chosen_image(total: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, total))
+    world = data.draw(st.integers(1, min(count, 16)))
+    sizes = [
+        len(EvenlySpacedBatches(Path(), (1, 1, 1), shards([total]), count, 1, (rank, world)))
+        for rank in range(world)
+    ]
+    assert sum(sizes) == count
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_validation_through_real_loader_processes(demo_shards: Path) -> None:

@@ -183,13 +183,9 @@ def test_the_anchors_statistics_are_those_of_the_training_pixels(demo_shards: Pa
     assert torch.allclose(statistics.spectrum, measured, rtol=0.02, atol=1e-7)
 
 
-def test_load_takes_the_averaged_weights_and_their_normaliser(
-    workspace: Workspace, demo_shards: Path
-) -> None:
-    workspace.run(
-        "train", "patches_dual", *TINY, f"data.path={demo_shards}", "trainer.max_steps=6", "optim.warmup_steps=0",
-        "optim.ema_steps=50",
-    )  # fmt: skip
+def test_load_takes_the_averaged_weights_and_normaliser(workspace: Workspace, demo_shards: Path) -> None:
+    settings = [*TINY, f"data.path={demo_shards}", "optim.warmup_steps=0", "optim.ema_steps=50"]
+    workspace.run("train", "patches_dual", *settings, "trainer.max_steps=6")
     checkpoint = workspace.checkpoint("patches_dual")
     model = dualscore.load(workspace.folder / "runs/patches_dual/checkpoints/last.ckpt")
     name = "network.output.weight"
