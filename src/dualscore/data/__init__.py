@@ -1,0 +1,1 @@
+"""Images from disk: the reading plan, the WebDataset reader, the Lightning data module."""
