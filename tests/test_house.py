@@ -111,6 +111,17 @@ def test_only_the_assembler_builds_from_configurations() -> None:
             assert "importlib.import_module" not in text, path
 
 
+def test_git_ignores_no_source() -> None:
+    """A clone must hold everything: an ignored folder name once swallowed a part of the package."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    files = [str(p.relative_to(ROOT)) for p in (*SOURCES, *(ROOT / "tests" / "data").iterdir())]
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", *files], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert ignored.stdout == ""
+
+
 def test_make_prints_its_targets() -> None:
     printed = subprocess.check_output(["make", "--no-print-directory"], text=True, cwd=ROOT)
     for target in ("train", "test", "data", "evaluate", "tensorboard", "lint"):

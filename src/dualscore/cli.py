@@ -84,9 +84,9 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 after an error that is shown as one line.
     """
-    # Torch's CPU threads wait for each other by spinning. Where anything else runs, spinning long makes a step
-    # tens of times slower (measured: 0.1 instead of 2.6 steps/s beside one busy process); spinning this long
-    # and then sleeping costs a fifth where nothing else does. Read when torch is imported.
+    # Torch's CPU threads wait for each other by spinning. Where anything else runs, spinning long makes a
+    # step tens of times slower (measured: 0.1 instead of 2.6 steps/s beside one busy process); spinning this
+    # long and then sleeping costs a fifth where nothing else does. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)

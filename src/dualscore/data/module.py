@@ -17,8 +17,8 @@ from dualscore.shards import Manifest
 class ResumableLoader:
     """A training loader that knows its place: epoch and batches consumed, the same on every device.
 
-    Lightning saves `state_dict` into checkpoints and calls `load_state_dict` before training goes on; the plan is
-    then replayed to that place.
+    Lightning saves `state_dict` into checkpoints and calls `load_state_dict` before training goes on; the
+    plan is then replayed to that place.
 
     Args:
         datamodule: what makes the loader of an epoch from a batch on.
@@ -136,7 +136,8 @@ class ShardDataModule(lightning.LightningDataModule):
             workers=self.workers,
         )
         if dataset.count < world_size:
-            raise DataError(f"{self.folder}: {dataset.count} {split} images are too few for {world_size} devices")
+            few = f"{dataset.count} {split} images"
+            raise DataError(f"{self.folder}: {few} are too few for {world_size} devices")
         return self._loader(dataset)
 
     def train_dataloader(self) -> ResumableLoader:

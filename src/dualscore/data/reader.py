@@ -61,7 +61,8 @@ def read_piece(folder: Path, piece: Piece, image_bytes: int) -> Iterator[Sample]
                     raise DataError(f"{path}: entry {sample['__key__']!r} is not an image; {again}")
                 if len(pixels) != image_bytes:
                     raise DataError(
-                        f"{path}: image {sample['__key__']} has {len(pixels)} bytes instead of {image_bytes}; {again}"
+                        f"{path}: image {sample['__key__']} has {len(pixels)} bytes instead of "
+                        f"{image_bytes}; {again}"
                     )
                 yield Sample(int(sample["__key__"]), pixels)
                 count += 1
@@ -189,7 +190,8 @@ class EvenlySpacedBatches(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this loader process's batches in the images' order."""
-        samples = read_pieces(self.folder, cut(self.shards, *self._images(_worker()[0])), int(np.prod(self.shape)))
+        pieces = cut(self.shards, *self._images(_worker()[0]))
+        samples = read_pieces(self.folder, pieces, int(np.prod(self.shape)))
         kept = (s for s in samples if chosen(s.position, self.count, self.total))
         while batch := list(islice(kept, self.batch_size)):
             yield collate(batch, self.shape, self.count, self.total)
