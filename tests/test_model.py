@@ -119,3 +119,14 @@ def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
             dualscore.load(tmp_path / f"{name}.ckpt")
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         dualscore.load(tmp_path / "missing.ckpt")
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    described = {"format": 1, "config": {"network": {"heads": 8}}, "release": "x"}
+    for number, content in enumerate(
+        [{"dualscore": described, "state_dict": {}}, {"dualscore": {"format": 1}}]
+    ):
+        torch.save(content, tmp_path / f"{number}.ckpt")
+        with pytest.raises(CheckpointError, match="do not belong to this version") as caught:
+            dualscore.load(tmp_path / f"{number}.ckpt")
+        assert "\n" not in str(caught.value)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf.errors import OmegaConfBaseException
 
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
-from dualscore.errors import CheckpointError
+from dualscore.errors import CheckpointError, ConfigError
 from dualscore.experiment import to_config
 from dualscore.model import ImageModel
 from dualscore.released import load_released
@@ -82,7 +81,7 @@ def load(path: str | Path) -> ImageModel:
         model = build_score_model(config, blank_statistics(image_shape(config)))
         prefix = "average.module." if "average.n_averaged" in state else "model."
         model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    except (RuntimeError, KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError, ConfigError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: weights and configuration do not belong to this version or to each other: {reason:.200}"

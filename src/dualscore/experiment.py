@@ -113,22 +113,41 @@ def _complete(config: DictConfig, overrides: list[str], where: str) -> Experimen
             ) from error
         config = _merge(config, parsed, f"override {override!r}")
     try:
-        for missing in OmegaConf.missing_keys(config):
-            raise ConfigError(f"{where}: {missing}: is required")
-        typed = to_config(config)
+        missing = sorted(OmegaConf.missing_keys(config))
+        typed = None if missing else to_config(config)
     except OmegaConfBaseException as error:
-        reason = str(error.msg or error).splitlines()[0]
-        raise ConfigError(f"{where}: {error.full_key}: {reason}") from error
+        raise ConfigError(f"{where}: {_explain(error)}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if typed is None:
+        raise ConfigError(f"{where}: {missing[0]}: is required")
     for key, reason in problems(typed):
         guilty = [o for o in overrides if o.partition("=")[0] == key]
         raise ConfigError(f"{f'override {guilty[-1]!r}' if guilty else where}: {key}: {reason}")
     return typed
 
 
+def _explain(error: OmegaConfBaseException) -> str:
+    """The key and the first line of what OmegaConf has against it."""
+    return f"{error.full_key or '?'}: {str(error.msg or error).splitlines()[0]}"
+
+
 def to_config(content: DictConfig | dict[str, Any]) -> ExperimentConfig:
-    """Build the typed configuration from a complete OmegaConf or plain dictionary."""
-    merged = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), content)
-    typed = OmegaConf.to_object(merged)
+    """Build the typed configuration from a complete OmegaConf or plain dictionary.
+
+    Args:
+        content: every section and key, or those that differ from their defaults.
+
+    Returns:
+        The configuration; values are typed, but not checked against each other.
+
+    Raises:
+        ConfigError: naming the key that is unknown or of another type.
+    """
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), content))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error)) from error
     assert isinstance(typed, ExperimentConfig)
     return typed
 
