@@ -32,11 +32,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 $(DEMO): | $(INSTALLED)
 	@$(PY) -m data_prep build demo --out data/demo16 --size 16
 
-train: $(INSTALLED) $(if $(filter patches_%,$(EXP)),$(DEMO))  ## Train EXP, or go on where it stopped; FRESH=1 starts anew beside
-	@set -f; $(PY) -m dualscore train $(EXP) $(SET) $(if $(filter-out 0,$(FRESH)),--fresh)
+train: $(INSTALLED) $(if $(filter patches_%,$(EXP)),$(DEMO))  ## Train EXP, or go on where it stopped; FRESH=1 anew beside, NAME=… another run
+	@set -f; $(PY) -m dualscore train $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh)
 
 evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
-	@set -f; $(PY) -m dualscore evaluate $(EXP) $(SET) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))")
+	@set -f; $(PY) -m dualscore evaluate $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))")
 
 data: $(INSTALLED)  ## Prepare shards: DATASET=imagenet64 SRC=folder OUT=data/imagenet64 [SIZE=…]
 	@$(if $(DATASET),,echo "error: say which data set with DATASET=…; see docs/data.md" >&2; exit 2;) \

@@ -51,7 +51,9 @@ def _build(options: argparse.Namespace) -> int:
             raise DataError(f"{options.dataset} does not use {flag}: leave it out")
         if given[name] is None and name in source.uses:
             if name == "src":
-                raise DataError(f"{options.dataset} needs --src: the folder or archive it is made from")
+                raise DataError(
+                    f"{options.dataset} needs a source, SRC=… (--src): the folder or archive it is made from"
+                )
             given[name] = DEFAULTS[name]
     if given["val_fraction"] is not None and not 0 < given["val_fraction"] < 1:
         raise DataError(f"--val-fraction must lie between 0 and 1, not {given['val_fraction']}")

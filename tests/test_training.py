@@ -302,3 +302,13 @@ def test_best_is_the_lowest_validation_figure(workspace: Workspace, demo_shards:
     best = workspace.checkpoint("patches_dual", "best")["global_step"]
     assert best == 4 * (1 + figures.index(min(figures)))
     assert min(figures) < max(figures)
+
+
+def test_a_named_run_lives_beside_the_experiments_own(workspace: Workspace, demo_shards: Path) -> None:
+    settings = [*DUAL, f"data.path={demo_shards}", "trainer.max_steps=3"]
+    workspace.run("train", "patches_dual", *settings, "--name", "mine")
+    assert workspace.report("mine")["experiment"] == "patches_dual"
+    workspace.run("evaluate", "patches_dual", "--name", "mine", "evaluate.images=32")
+    assert workspace.report("mine")["images"] == 32
+    assert not (workspace.folder / "runs/patches_dual").exists()
+    assert "patches_dual" in workspace.run("experiments")

@@ -41,7 +41,7 @@ def _train(arguments: argparse.Namespace) -> None:
         # Processes started side by side would each count the folders for themselves.
         raise ConfigError(f"FRESH=1 with several tasks: name the new run yourself, {_CHOSEN_RUN}=runs/NAME-2")
     else:
-        run = (fresh_run if arguments.fresh else newest_run)(config.name, arguments.runs)
+        run = (fresh_run if arguments.fresh else newest_run)(arguments.name or config.name, arguments.runs)
         # The processes that Lightning starts for other devices inherit this and join the same run.
         os.environ[_CHOSEN_RUN] = str(run.folder)
         try:
@@ -57,7 +57,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from dualscore.train import evaluate, leave
 
     config = load_experiment(arguments.experiment, arguments.overrides)
-    run = newest_run(config.name, arguments.runs)
+    run = newest_run(arguments.name or config.name, arguments.runs)
     if arguments.checkpoint is None and run.config_file.exists():
         # What the run was trained with, not what the experiment's file says today.
         config = override_config(run.read_config(), arguments.overrides, str(run.config_file))
@@ -100,9 +100,11 @@ def main(argv: list[str] | None = None) -> int:
         elif arguments.command == "evaluate":
             _evaluate(arguments)
         else:
-            from dualscore.experiment import available
+            from dualscore.experiment import available, summary
 
-            print("\n".join(available()))
+            names = available()
+            width = max(map(len, names), default=0)
+            print("\n".join(f"{name:{width}}  {summary(name)}" for name in names))
     except DualscoreError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1

@@ -159,9 +159,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         f"\n[bold]{report['experiment']}[/], step {report['step']:,}, {report['weights']} weights",
         soft_wrap=True,
     )
-    console.print(
-        f"{report['images']:,} validation images {shape} · {data['name']}: {data['release']}", soft_wrap=True
-    )
+    console.print(f"{report['images']:,} validation images {shape} · {data['release']}", soft_wrap=True)
     table = Table("bits/dim", "validation", "training", title_justify="left")
     sides = [report["bits_per_dim"]["paper"], report["train"]["bits_per_dim"]["paper"]]
     if sides[0] is not None:

@@ -15,6 +15,11 @@ from dualscore.errors import ConfigError
 EXPERIMENTS = Path("experiments")
 
 
+def summary(name: str, folder: Path = EXPERIMENTS) -> str:
+    """The first line of an experiment's header."""
+    return _find(name, folder).read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
+
+
 def available(folder: Path = EXPERIMENTS) -> list[str]:
     """Names of the experiments in a folder, sorted."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
@@ -122,7 +127,9 @@ def _complete(config: DictConfig, overrides: list[str], where: str) -> Experimen
     if typed is None:
         raise ConfigError(f"{where}: {missing[0]}: is required")
     for key, reason in problems(typed):
-        guilty = [o for o in overrides if o.partition("=")[0] == key]
+        # The override of the key itself, or of one that the reason compares it with.
+        names = {o: o.partition("=")[0] for o in overrides}
+        guilty = [o for o in overrides if names[o] == key] or [o for o in overrides if names[o] in reason]
         raise ConfigError(f"{f'override {guilty[-1]!r}' if guilty else where}: {key}: {reason}")
     return typed
 

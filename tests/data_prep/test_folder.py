@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from prep_helpers import build, read_split
 
 from data_prep.plan import Request
 from data_prep.sources.crops import CropUnit, count_crops
@@ -15,6 +14,7 @@ from data_prep.sources.photographs import read_rgb
 from dualscore.errors import DataError
 from dualscore.shards import Manifest
 from fakes import photograph, photograph_paths
+from prep_helpers import build, read_split
 
 SIDE = 96
 NAMES = list(photograph_paths())

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prep_helpers import build, contents
 
 from dualscore import errors
 from dualscore.errors import DataError
 from dualscore.shards import Manifest, load_spectrum
 from fakes import write_official_imagenet
+from prep_helpers import build, contents
 
 
 @pytest.fixture(scope="module")

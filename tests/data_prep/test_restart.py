@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from prep_helpers import build, contents
 
 import data_prep.build as build_module
 from data_prep.plan import Images
 from data_prep.sources.batches import BatchUnit
 from dualscore.errors import DataError
 from fakes import write_official_imagenet
+from prep_helpers import build, contents
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prep_helpers import build, contents, read_split
 
 from dualscore.shards import Manifest
 from fakes import photograph, write_cifar10, write_imagenet64_png, write_official_imagenet
+from prep_helpers import build, contents, read_split
 
 
 @pytest.mark.parametrize("form", ["pickle", "npz"])

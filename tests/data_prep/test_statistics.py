@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-from prep_helpers import build, read_split
 from scipy.fft import dct
 
 from data_prep.statistics import Sums
 from dualscore.shards import Manifest, load_spectrum
 from fakes import real_images, write_official_imagenet
+from prep_helpers import build, read_split
 
 
 def test_manifest_statistics_are_those_of_the_training_images(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prep_helpers import build
 
 from data_prep.cli import main
 from data_prep.verify import verify
 from dualscore.errors import DataError
 from fakes import write_official_imagenet
+from prep_helpers import build
 
 
 @pytest.fixture(scope="module")

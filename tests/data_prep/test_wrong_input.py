@@ -218,7 +218,7 @@ def test_archive_member_that_points_elsewhere(tmp_path: Path, capsys: pytest.Cap
         (["demo", "--val-fraction", "0.5"], "demo does not use --val-fraction: leave it out"),
         (["imagenet64", "--src", "x", "--size", "32"], "imagenet64 does not use --size: leave it out"),
         (["cifar10", "--src", "x", "--seed", "0"], "cifar10 does not use --seed: leave it out"),
-        (["folder"], "folder needs --src"),
+        (["folder"], "folder needs a source"),
         (["folder", "--src", "nowhere"], "nowhere is not a folder"),
         (["imagenet64", "--src", "nowhere"], "nowhere does not exist"),
         (["imagenet64_png", "--src", "nowhere"], "nowhere is not a folder"),
