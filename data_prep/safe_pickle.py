@@ -89,10 +89,19 @@ def _counted(build: Callable[..., None]) -> Callable[..., None]:
     return step
 
 
+def _load_global(unpickler: Any) -> None:  # noqa: ANN401 - Python's unpickler is untyped
+    # Python's own takes a cut-off name for a whole one.
+    module, name = unpickler.readline(), unpickler.readline()
+    if not (module.endswith(b"\n") and name.endswith(b"\n")):
+        raise EOFError
+    unpickler.append(unpickler.find_class(module[:-1].decode(), name[:-1].decode()))
+
+
 def _counting_dispatch() -> dict[int, Callable[..., None]]:
     steps: dict[int, Callable[..., None]] = dict(pickle._Unpickler.dispatch)
     for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
         steps[code[0]] = _counted(steps[code[0]])
+    steps[pickle.GLOBAL[0]] = _load_global
     return steps
 
 

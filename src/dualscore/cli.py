@@ -22,6 +22,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "overrides", nargs="*", metavar="key=value", help="settings that win over the file's"
         )
+        command.add_argument("--name", help="name of the run's folder (default: the experiment's)")
         command.add_argument(
             "--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)"
         )
