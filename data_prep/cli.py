@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dualscore.errors import DataError, DualscoreError
@@ -77,10 +77,15 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+def _at_least(bound: int) -> Callable[[str], int]:
+    """A type of argument: whole numbers from a bound on."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < bound:
+            raise argparse.ArgumentTypeError(f"must be at least {bound}, not {value}")
+        return value
+
     return number
 
 
@@ -97,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     processes = argparse.ArgumentParser(add_help=False)
     processes.add_argument(
         "--workers",
-        type=_count,
+        type=_at_least(1),
         default=os.cpu_count() or 1,
         metavar="N",
         help="processes to use (default: one a processor, here %(default)s)",
@@ -115,7 +120,10 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--src", type=Path, help="folder (or archive) it is made from; not for demo")
     build.add_argument("--out", type=Path, required=True, help="folder to write; new, empty, or begun before")
     build.add_argument(
-        "--size", type=_side, metavar="PIXELS", help="side of the crops, for demo and folder (default: 16)"
+        "--size",
+        type=_at_least(4),
+        metavar="PIXELS",
+        help="side of the crops, for demo and folder (default: 16)",
     )
     build.add_argument(
         "--val-fraction",
@@ -128,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument(
         "--images-per-shard",
-        type=_count,
+        type=_at_least(1),
         metavar="N",
         help="largest shard (default: 16 MB, at least 8 shards a split)",
     )
@@ -140,10 +148,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("out", type=Path, metavar="OUT", help="folder of the data set")
     return parser
-
-
-def _side(text: str) -> int:
-    number = int(text)
-    if number < 4:
-        raise argparse.ArgumentTypeError(f"must be at least 4, not {number}")
-    return number

@@ -89,9 +89,9 @@ def test_a_run_trains_validates_logs_and_evaluates(workspace: Workspace, demo_sh
 
 
 @pytest.mark.parametrize("stop", [4, 6])
-def test_a_stopped_run_goes_on_to_the_same_bits(workspace: Workspace, demo_shards: Path, stop: int) -> None:
+def test_a_stopped_run_goes_on_to_the_same_bits(workspace: Workspace, stop: int) -> None:
     """Weights, optimiser, average and place in the data, mid-epoch and (4 steps an epoch) at its end."""
-    settings = [*CONSTANT, f"data.path={_few(demo_shards, workspace.folder)}", "trainer.validate_every=2"]
+    settings = [*CONSTANT, f"data.path={_few(workspace.folder)}", "trainer.validate_every=2"]
     workspace.run("train", "patches_dual", *settings, f"trainer.max_steps={stop}", "--runs", "runs/a")
     printed = workspace.run("train", "patches_dual", *settings, "trainer.max_steps=10", "--runs", "runs/a")
     assert f"goes on from step {stop}" in printed
@@ -115,14 +115,13 @@ def test_a_stopped_run_goes_on_to_the_same_bits(workspace: Workspace, demo_shard
     assert steps[0] == steps[1]
 
 
-def _few(shards: Path, folder: Path) -> Path:
+def _few(folder: Path) -> Path:
     """A demo set of 70 training images, so that an epoch is 4 batches of 16."""
     from PIL import Image
 
     from data_prep.cli import main as prepare
     from fakes import photograph
 
-    assert shards.exists()
     photographs = folder / "photographs"
     photographs.mkdir(exist_ok=True)
     for name, box in {"astronaut": (0, 0, 64, 64), "chelsea": (0, 0, 64, 64)}.items():
@@ -150,7 +149,7 @@ def test_the_same_command_on_a_finished_run_says_so_and_fresh_starts_beside(
     assert "optim.lr=0.002 (now 0.1)" in workspace.fail("train", "patches_dual", *settings, "optim.lr=0.1")
 
 
-DATASETS = {"imagenet64": "imagenet64", "imagenet32": "imagenet32", "cifar10": "cifar10"}
+DATASETS = ("imagenet64", "imagenet32", "cifar10")
 
 
 @pytest.mark.parametrize("experiment", available(ROOT / "experiments"))

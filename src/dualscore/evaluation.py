@@ -18,6 +18,7 @@ from dualscore.data.reader import EvenlySpacedBatches
 from dualscore.errors import NormalizationError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import to_pixels
+from dualscore.likelihood import Estimate
 from dualscore.metrics import EnergyFigures, EnergySummary, LevelFigures, LevelSummary
 from dualscore.module import DualScoreModule
 from dualscore.shards import write_aside
@@ -147,8 +148,9 @@ def write_report(report: dict[str, Any], path: Path) -> None:
     write_aside(path, (json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def _with_error(figure: dict[str, Any]) -> str:
-    return f"{figure['value']:.3f}" + ("" if figure["stderr"] is None else f" ± {figure['stderr']:.3f}")
+def _estimate(figure: dict[str, Any]) -> Estimate:
+    """A figure of a report, where an error that is not known is null."""
+    return Estimate(figure["value"], math.inf if figure["stderr"] is None else figure["stderr"])
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
@@ -163,7 +165,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     table = Table("bits/dim", "validation", "training", title_justify="left")
     sides = [report["bits_per_dim"]["paper"], report["train"]["bits_per_dim"]["paper"]]
     if sides[0] is not None:
-        table.add_row("model (paper's protocol)", *map(_with_error, sides))
+        table.add_row("model (paper's protocol)", *(str(_estimate(side)) for side in sides))
     names = {"stationary": "Gaussian, stationary", "full_covariance": "Gaussian, full covariance"}
     for key, name in names.items():
         value = report["gaussian"][key]

@@ -20,6 +20,10 @@ class Estimate:
     value: float
     stderr: float
 
+    def __str__(self) -> str:
+        """`3.914 ± 0.015`; the value alone where a single image gives no error."""
+        return f"{self.value:.3f}" + (f" ± {self.stderr:.3f}" if math.isfinite(self.stderr) else "")
+
 
 Nats = TypeVar("Nats", float, Tensor)
 

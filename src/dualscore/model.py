@@ -55,8 +55,7 @@ class ImageModel(nn.Module):
             raise ValueError(
                 f"images must have shape (B, {', '.join(map(str, wanted))}), got {tuple(images.shape)}"
             )
-        if not images.is_floating_point():
-            raise ValueError(f"images must be pixels in [0, 1] of a floating-point type, got {images.dtype}")
+        _check_floating(images)
         like = self._like()
         t = torch.as_tensor(noise_variance, dtype=like.dtype, device=like.device).expand(len(images))
         if not bool((t >= 0).all()):
@@ -153,11 +152,16 @@ class ImageModel(nn.Module):
         return self.log_normalizer
 
 
+def _check_floating(images: Tensor) -> None:
+    """Refuse stored 8-bit images."""
+    if not images.is_floating_point():
+        raise ValueError(f"images must be pixels in [0, 1] of a floating-point type, got {images.dtype}")
+
+
 def _check_clean(images: Tensor) -> None:
     """Refuse images that are not clean pixels in [0, 1]; an empty batch has no range."""
     if not len(images):
         raise ValueError("there must be at least one image")
-    if not images.is_floating_point():
-        raise ValueError(f"images must be pixels in [0, 1] of a floating-point type, got {images.dtype}")
+    _check_floating(images)
     if not (float(images.min()) >= 0.0 and float(images.max()) <= 1.0):
         raise ValueError("clean images must have pixels in [0, 1]")

@@ -56,7 +56,12 @@ def _quiet() -> None:
 
 
 def _trainer(
-    config: ExperimentConfig, run: Run, callbacks: list[Callback], console: Console, precision: str
+    config: ExperimentConfig,
+    run: Run,
+    callbacks: list[Callback],
+    console: Console,
+    precision: str,
+    logger: TensorBoardLogger | None,
 ) -> lightning.Trainer:
     """Build the Trainer; no inference mode, because scores are gradients, in validation too."""
     options = config.trainer
@@ -79,7 +84,7 @@ def _trainer(
             strategy=DDPStrategy(broadcast_buffers=False) if options.devices * options.nodes > 1 else "auto",
             precision=precision,  # type: ignore[arg-type]
             plugins=plugins,
-            logger=TensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False),
+            logger=logger or False,
             callbacks=callbacks,
             val_check_interval=min(options.validate_every, options.max_steps),
             check_val_every_n_epoch=None,
@@ -110,9 +115,8 @@ def _checkpoint(path: Path, monitor: str | None) -> ModelCheckpoint:
     )
 
 
-def _log_settings(logger: object, plain: dict[str, Any], metric: str) -> None:
+def _log_settings(logger: TensorBoardLogger, plain: dict[str, Any], metric: str) -> None:
     """Put the settings beside the figure that runs are compared by, which gets its values later."""
-    assert isinstance(logger, TensorBoardLogger)
     settings = {
         key: value if isinstance(value, bool | int | float) else str(value)
         for key, value in flatten(plain).items()
@@ -182,7 +186,8 @@ def train(config: ExperimentConfig, run: Run) -> None:
         _checkpoint(run.best, _monitor(config)),
         _checkpoint(run.last, None),  # after the best, whose score it holds
     ]
-    trainer = _trainer(config, run, callbacks, console, config.trainer.precision)
+    logger = TensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False)
+    trainer = _trainer(config, run, callbacks, console, config.trainer.precision, logger)
     if _rank() == 0:
         run.write_config(plain)
     parameters = sum(p.numel() for p in module.model.parameters())
@@ -196,7 +201,7 @@ def train(config: ExperimentConfig, run: Run) -> None:
         soft_wrap=True,
     )
     if step == 0 and trainer.is_global_zero:
-        _log_settings(trainer.logger, plain, _monitor(config))
+        _log_settings(logger, plain, _monitor(config))
     try:
         trainer.fit(module, datamodule, ckpt_path=str(run.last) if step else None, weights_only=True)
     except SystemExit as exit_:  # Lightning's answer to Ctrl-C
@@ -211,7 +216,7 @@ def evaluate(config: ExperimentConfig, run: Run, checkpoint: Path, output: Path)
 
     Args:
         config: the experiment; its architecture must be the checkpoint's.
-        run: where the log goes.
+        run: the run it belongs to.
         checkpoint: the file to measure.
         output: where the report goes.
 
@@ -236,8 +241,7 @@ def evaluate(config: ExperimentConfig, run: Run, checkpoint: Path, output: Path)
     figures = EvaluationFigures()
     # Figures are taken in full precision, however the model was trained.
     precision = "64-true" if config.trainer.precision == "64-true" else "32-true"
-    trainer = _trainer(config, run, [figures], console, precision)
-    trainer.logger = None
+    trainer = _trainer(config, run, [figures], console, precision, logger=None)
     console.print(f"evaluating {checkpoint} …", highlight=False, soft_wrap=True)
     trainer.test(module, datamodule, verbose=False)
     report: dict[str, Any] = {}

@@ -1,11 +1,20 @@
 """Speed, and a line on the terminal at every validation."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
+
+from dualscore.likelihood import Estimate
+
+
+def _bits_per_dim(logged: Mapping[str, Any]) -> Estimate:
+    """The last validation's figure among logged values."""
+    return Estimate(float(logged["val/bits_per_dim"]), float(logged["val/bits_per_dim_stderr"]))
 
 
 class Throughput(Callback):
@@ -50,7 +59,7 @@ class ProgressBar(RichProgressBar):
         if "train/loss" in logged:
             shown["loss"] = logged["train/loss"]
         if "val/bits_per_dim" in logged:
-            shown["bits/dim"] = f"{logged['val/bits_per_dim']:.3f} ± {logged['val/bits_per_dim_stderr']:.3f}"
+            shown["bits/dim"] = str(_bits_per_dim(logged))
         return shown
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -75,9 +84,7 @@ class ConsoleReport(Callback):
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         parts = [f"step {trainer.global_step:>6,}/{trainer.max_steps:,}"]
         if "val/bits_per_dim" in figures:
-            parts.append(
-                f"{figures['val/bits_per_dim']:.3f} ± {figures['val/bits_per_dim_stderr']:.3f} bits/dim"
-            )
+            parts.append(f"{_bits_per_dim(figures)} bits/dim")
         parts.append(f"space {figures['val/space_loss']:.4f}")
         if "val/time_loss" in figures:
             parts.append(f"time {figures['val/time_loss']:.5f}")
