@@ -5,19 +5,31 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dualscore.config import Anchor, Embedding, ExperimentConfig, ModelKind, ResidualInput
+from dualscore.config import (
+    VECTORS,
+    Anchor,
+    Embedding,
+    ExperimentConfig,
+    KnownDensity,
+    ModelKind,
+    NetworkKind,
+    ResidualInput,
+)
+from dualscore.densities import DENSITIES, GaussianMixture
 from dualscore.energy import Denoiser, Energy, Fading, ScoreModel, SlopeOffset
 from dualscore.errors import DataError
+from dualscore.experiment import to_plain
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian, WhiteGaussian
 from dualscore.images import LUMA
-from dualscore.networks import LinearEmbedding, LogEmbedding, UNet
+from dualscore.networks import LinearEmbedding, LogEmbedding, RadialEnergy, UNet
 from dualscore.noise import variance_at_psnr
 from dualscore.shards import Manifest, load_spectrum
 
 if TYPE_CHECKING:
-    from dualscore.data.module import ShardDataModule
+    from dualscore.data.base import ImageDataModule
     from dualscore.module import DualScoreModule
 
+VALIDATION_STRATA = 16
 EMBEDDINGS = {Embedding.linear: LinearEmbedding, Embedding.log: LogEmbedding}
 
 
@@ -71,19 +83,30 @@ def load_manifest(config: ExperimentConfig) -> Manifest:
     return manifest
 
 
-def load_statistics(config: ExperimentConfig, manifest: Manifest) -> ImageStatistics:
+def known_density(config: ExperimentConfig) -> GaussianMixture | None:
+    """The density that the experiment's images are drawn from; None where they are read from shards."""
+    if config.data.density is KnownDensity.none:
+        return None
+    return DENSITIES[config.data.density.value](image_shape(config))
+
+
+def load_statistics(config: ExperimentConfig) -> ImageStatistics:
     """The statistics of the images as the model sees them, gray if the experiment is, dequantised."""
+    channels = config.data.channels
+    floor = QUANTIZATION_VARIANCE * torch.eye(channels, dtype=torch.float64)[:, :, None, None]
+    if (density := known_density(config)) is not None:
+        mean, spectrum = density.moments()
+        # Rounding adds the variance of one step, and dequantising that of another.
+        return ImageStatistics(mean, spectrum + 2 * floor if config.data.quantized else spectrum)
+    manifest = load_manifest(config)
     mean = torch.tensor(manifest.statistics.pixel_mean, dtype=torch.float64)
     spectrum = torch.from_numpy(load_spectrum(config.data.path, manifest))
-    channels = config.data.channels
-    rounding = 0.0
     if channels == 1 and len(mean) == 3:
         luma = torch.tensor(LUMA, dtype=torch.float64)
         mean = (luma @ mean)[None]
-        spectrum = torch.einsum("c,k,ckhw->hw", luma, luma, spectrum)[None, None]
-        rounding = QUANTIZATION_VARIANCE  # gray is rounded to 8 bits once more
-    floor = (QUANTIZATION_VARIANCE + rounding) * torch.eye(channels, dtype=torch.float64)
-    return ImageStatistics(mean, spectrum + floor[:, :, None, None])
+        # Gray is rounded to 8 bits once more.
+        spectrum = torch.einsum("c,k,ckhw->hw", luma, luma, spectrum)[None, None] + floor
+    return ImageStatistics(mean, spectrum + floor)
 
 
 def blank_statistics(image_shape: tuple[int, int, int]) -> ImageStatistics:
@@ -95,13 +118,23 @@ def blank_statistics(image_shape: tuple[int, int, int]) -> ImageStatistics:
 
 def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> ScoreModel:
     """Build the energy or the denoiser of an experiment, with fresh weights from torch's random state."""
+    if config.network.kind is NetworkKind.radial:
+        density = known_density(config)
+        assert density is not None
+        return RadialEnergy(
+            density.centers(),
+            config.noise.t_min,
+            hidden=config.network.width,
+            layers=config.network.layers,
+        )
     network = UNet(
         config.data.channels,
-        EMBEDDINGS[config.network.embedding](),
+        EMBEDDINGS[config.network.embedding](config.network.contrast),
         width=config.network.width,
         scales=config.network.scales,
         layers=config.network.layers,
         output_gain=config.network.output_gain,
+        hidden_gain=config.network.hidden_gain,
     )
     if config.model is ModelKind.denoiser:
         return Denoiser(network)
@@ -120,53 +153,79 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
 
 
 def image_shape(config: ExperimentConfig) -> tuple[int, int, int]:
-    """(C, H, W) of the images as the model sees them."""
+    """(C, H, W) of the images as the model sees them; (1, 1, d) of vectors."""
+    if config.data.density in VECTORS:
+        return 1, 1, config.data.size
     return config.data.channels, config.data.size, config.data.size
 
 
 def build_module(
-    config: ExperimentConfig, manifest: Manifest, plain_config: dict[str, Any]
+    config: ExperimentConfig, datamodule: "ImageDataModule", plain_config: dict[str, Any]
 ) -> "DualScoreModule":
     """Build the LightningModule; the weights depend on the experiment's seed alone."""
     from dualscore.module import DualScoreModule
 
+    statistics = load_statistics(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build_score_model(config, load_statistics(config, manifest))
+        model = build_score_model(config, statistics)
     return DualScoreModule(
         model,
+        prior=StationaryGaussian(statistics.mean, statistics.spectrum),
         optim=config.optim,
         image_shape=image_shape(config),
         t_range=(config.noise.t_min, config.noise.t_max),
         levels=[variance_at_psnr(decibels) for decibels in config.evaluate.psnr],
         time_weight=config.objective.time_weight,
         flip=config.data.flip,
+        quantized=config.data.quantized,
+        dequantize=config.data.dequantize,
         streams=config.data.streams,
+        # At least two images in each, so that its spread is known.
+        strata=max(1, min(VALIDATION_STRATA, config.trainer.validate_images // 2)),
         max_steps=config.trainer.max_steps,
         seed=config.seed,
         description={
             "format": 1,
             "config": plain_config,
-            "dataset": manifest.dataset,
-            "release": manifest.release,
+            "dataset": datamodule.dataset,
+            "release": datamodule.release,
         },
     )
 
 
-def build_datamodule(config: ExperimentConfig, manifest: Manifest) -> "ShardDataModule":
+def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
     """Build the data module."""
+    from dualscore.data.known import KnownDataModule
     from dualscore.data.module import ShardDataModule
 
+    data = config.data
+    if (density := known_density(config)) is not None:
+        return KnownDataModule(
+            density,
+            data.density.value,
+            quantized=data.quantized,
+            batch_size=data.batch_size,
+            streams=data.streams,
+            workers=data.workers,
+            seed=config.seed,
+            validate_images=config.trainer.validate_images,
+            validate_batch_size=config.evaluate.batch_size,
+        )
     return ShardDataModule(
-        Path(config.data.path),
-        manifest,
-        batch_size=config.data.batch_size,
-        streams=config.data.streams,
-        workers=config.data.workers,
-        shuffle_buffer=config.data.shuffle_buffer,
+        Path(data.path),
+        load_manifest(config),
+        batch_size=data.batch_size,
+        streams=data.streams,
+        workers=data.workers,
+        shuffle_buffer=data.shuffle_buffer,
         seed=config.seed,
         validate_images=config.trainer.validate_images,
-        evaluate_images=config.evaluate.images,
-        evaluate_train_images=config.evaluate.train_images,
-        evaluate_batch_size=config.evaluate.batch_size,
+        validate_batch_size=config.evaluate.batch_size,
     )
+
+
+def build(config: ExperimentConfig) -> "tuple[DualScoreModule, ImageDataModule]":
+    """Build what trains and what it sees."""
+    datamodule = build_datamodule(config)
+    return build_module(config, datamodule, to_plain(config)), datamodule

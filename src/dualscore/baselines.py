@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
-from dualscore.images import to_pixels
+from dualscore.images import dequantize, to_pixels
+from dualscore.likelihood import bits_per_dim, dequantized_bits_per_dim
 from dualscore.noise import MEASURING, seeded_generator
 
 
@@ -48,23 +49,15 @@ class FullGaussian:
         return energy
 
 
-def dequantized_bits_per_dim(energy: Tensor, dimension: int) -> Tensor:
-    """Bits/dim of 8-bit images from energies of x + (u − ½)/255, u uniform, with x = k/255.
-
-    The step is 1/255 there, so the constant is log₂ 255; on (k + u)/256 it would be 8, with the same sum.
-    """
-    return math.log2(255.0) + energy / (dimension * math.log(2.0))
-
-
 def gaussian_bits_per_dim(
     stationary: StationaryGaussian, full: FullGaussian | None, images: Iterable[Tensor], channels: int
 ) -> dict[str, float | None]:
-    """Measure both Gaussians on dequantised images.
+    """Measure both Gaussians, on dequantised images where they are 8-bit.
 
     Args:
         stationary: fitted on dequantised training images.
         full: the same, or None where d is too large.
-        images: batches of stored images, uint8, shape (B, C, H, W).
+        images: batches of stored images, shape (B, C, H, W): uint8, or floats with a density of their own.
         channels: 1 makes gray of colour.
 
     Returns:
@@ -72,14 +65,17 @@ def gaussian_bits_per_dim(
     """
     generator = seeded_generator(torch.device("cpu"), MEASURING, 0)
     values: dict[str, list[Tensor]] = {"stationary": [], "full_covariance": []}
+    convert = bits_per_dim
     for image in images:
         x = to_pixels(image, channels).double()
-        x = x + (torch.rand(x.shape, generator=generator, dtype=x.dtype) - 0.5) / 255.0
+        if not image.is_floating_point():
+            convert = dequantized_bits_per_dim
+            x = dequantize(x, torch.rand(x.shape, generator=generator, dtype=x.dtype))
         values["stationary"].append(stationary(x, torch.zeros(len(x), dtype=x.dtype)).energy)
         if full is not None:
             values["full_covariance"].append(full.energy(x))
     dimension = stationary.eigenvalues.numel()
     return {
-        name: float(dequantized_bits_per_dim(torch.cat(parts), dimension).mean()) if parts else None
+        name: float(convert(torch.cat(parts), dimension).mean()) if parts else None
         for name, parts in values.items()
     }

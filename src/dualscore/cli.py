@@ -53,9 +53,10 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from dualscore.evaluation import evaluate
     from dualscore.experiment import load_experiment, override_config
     from dualscore.runs import newest_run
-    from dualscore.train import evaluate, leave
+    from dualscore.train import leave
 
     config = load_experiment(arguments.experiment, arguments.overrides)
     run = newest_run(arguments.name or config.name, arguments.runs)
@@ -64,7 +65,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         config = override_config(run.read_config(), arguments.overrides, str(run.config_file))
     checkpoint = arguments.checkpoint or run.best
     output = run.folder if arguments.checkpoint is None else checkpoint.parent
-    evaluate(config, run, checkpoint, output / "evaluation.json")
+    evaluate(config, checkpoint, output / "evaluation.json")
     leave()
 
 

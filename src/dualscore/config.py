@@ -16,6 +16,44 @@ class ModelKind(Enum):
     denoiser = "denoiser"
 
 
+class KnownDensity(Enum):
+    """Where images come from instead of shards: a density whose likelihood is known, or none."""
+
+    none = "none"
+    gaussian_textures = "gaussian_textures"
+    texture_mixture = "texture_mixture"
+    scale_mixture = "scale_mixture"
+    mode_mixture = "mode_mixture"
+
+
+VECTORS = {KnownDensity.scale_mixture, KnownDensity.mode_mixture}
+"""Densities of vectors, round around their centres; the others are of images."""
+
+
+class NetworkKind(Enum):
+    """The paper's UNet, or the small radial energy of its figure 1."""
+
+    unet = "unet"
+    radial = "radial"
+
+
+class Best(Enum):
+    """The validation figure that the best checkpoint has the lowest of."""
+
+    bound = "bound"
+    paper = "paper"
+
+
+class Estimator(Enum):
+    """What an evaluation measures; see `dualscore.likelihood`."""
+
+    paper = "paper"
+    dequantized = "dequantized"
+    bound = "bound"
+    ode = "ode"
+    checks = "checks"
+
+
 class Embedding(Enum):
     """How the network is told t: the paper's angles t·f_k, or angles in log t."""
 
@@ -50,6 +88,8 @@ Check = tuple[Callable[[Any], bool], str]
 POSITIVE: Check = (lambda v: v > 0 and math.isfinite(v), "must be > 0")
 NOT_NEGATIVE: Check = (lambda v: v >= 0 and math.isfinite(v), "must be ≥ 0")
 
+SEVERAL: Check = (lambda v: v >= 2, "must be ≥ 2: a standard error needs two images")
+
 # Where single precision still holds t, t·∇U and z/√t.
 VARIANCE: Check = (lambda v: 1e-12 <= v <= 1e6, "must be > 0, from 1e-12 to 1e6")
 DECIBELS: Check = (
@@ -67,9 +107,10 @@ def option(default: Any, meaning: str, check: Check | None = None) -> Any:  # no
 class DataConfig:
     """Where images come from and how they are batched."""
 
-    path: str = option(MISSING, "folder with manifest.json and shards")
-    dataset: str = option(MISSING, "data set the manifest must name, as given to make data DATASET=")
-    size: int = option(MISSING, "side of the images in pixels", POSITIVE)
+    density: KnownDensity = option(KnownDensity.none, "known density that images are drawn from")
+    path: str = option("", "folder with manifest.json and shards")
+    dataset: str = option("", "data set the manifest must name, as given to make data DATASET=")
+    size: int = option(MISSING, "side of the images in pixels, or length of the vectors", POSITIVE)
     channels: int = option(3, "3 for colour, 1 for grayscale", (lambda v: v in (1, 3), "must be 1 or 3"))
     batch_size: int = option(128, "images a step, over all devices", POSITIVE)
     streams: int = option(
@@ -83,16 +124,23 @@ class DataConfig:
         8192, "images a loader process holds for shuffling, over all streams", POSITIVE
     )
     flip: bool = option(True, "random horizontal flips in training")
+    quantized: bool = option(True, "8-bit images; only those of a known density may be floats")
+    dequantize: bool = option(
+        False, "uniform noise of one 8-bit step on training images, so that a density at t = 0 exists"
+    )
 
 
 @dataclass
 class NetworkConfig:
-    """The homogeneous UNet."""
+    """The network."""
 
-    width: int = option(64, "channels at the finest scale", POSITIVE)
+    kind: NetworkKind = option(NetworkKind.unet, "the homogeneous UNet, or the radial energy")
+    width: int = option(64, "channels at the finest scale; radial: hidden units", POSITIVE)
     scales: int = option(3, "encoder blocks", (lambda v: 1 <= v <= 8, "must be from 1 to 8"))
-    layers: int = option(3, "convolutions a block", (lambda v: v >= 2, "must be ≥ 2"))
+    layers: int = option(3, "convolutions a block; radial: hidden layers", (lambda v: v >= 2, "must be ≥ 2"))
     embedding: Embedding = option(Embedding.linear, "how the network is told t")
+    contrast: bool = option(False, "tell the network the root mean square of what it sees")
+    hidden_gain: float = option(1.0, "initial gain of the hidden layers' norms", POSITIVE)
     output_gain: float = option(1.0, "factor on the last convolution's initial weights", POSITIVE)
 
 
@@ -156,7 +204,8 @@ class TrainerConfig:
     validate_every: int = option(
         1000, "steps between validations, each of which writes the checkpoints", POSITIVE
     )
-    validate_images: int = option(2048, "validation images used in training, evenly spaced", POSITIVE)
+    validate_images: int = option(2048, "validation images used in training, evenly spaced", SEVERAL)
+    best: Best = option(Best.bound, "validation figure that the best checkpoint is chosen by")
     log_every: int = option(50, "steps between entries in the log", POSITIVE)
 
 
@@ -164,8 +213,20 @@ class TrainerConfig:
 class EvaluateConfig:
     """What make evaluate measures."""
 
-    images: int = option(50_000, "validation images, evenly spaced", POSITIVE)
-    train_images: int = option(2048, "training images for the figure beside", POSITIVE)
+    estimators: list[Estimator] = field(
+        default_factory=lambda: list(Estimator),
+        metadata={
+            "meaning": "which estimates are made",
+            "check": (lambda v: len(v) == len(set(v)) > 0, "must name one estimator or more, each once"),
+        },
+    )
+    images: int = option(50_000, "validation images for paper and dequantized, evenly spaced", SEVERAL)
+    train_images: int = option(2048, "training images for the figure beside", SEVERAL)
+    subset_images: int = option(2048, "validation images for noise levels, checks and bound", SEVERAL)
+    draws: int = option(4, "dequantisations an image", POSITIVE)
+    strata: int = option(24, "noise variances an image for the bound and the energy's rise", POSITIVE)
+    ode_images: int = option(64, "validation images for ode", SEVERAL)
+    ode_tolerance: float = option(1e-4, "relative and absolute tolerance of the ODE solver", POSITIVE)
     batch_size: int = option(128, "images a batch on each device", POSITIVE)
     psnr: list[float] = field(
         default_factory=lambda: [90.0, 75.0, 60.0, 45.0, 30.0, 15.0, 0.0, -15.0, -30.0],
@@ -200,9 +261,29 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
     coarsest = 2**c.network.scales
     steps, every = c.trainer.max_steps, c.trainer.validate_every
     unfinished = steps > every and steps % every != 0
+    known = c.data.density is not KnownDensity.none
+    unet = c.network.kind is NetworkKind.unet
+    discrete = [e.value for e in c.evaluate.estimators if e in (Estimator.dequantized, Estimator.bound)]
     rules = [
         (c.noise.t_min >= c.noise.t_max, "noise.t_min", f"must be below noise.t_max={c.noise.t_max:g}"),
-        (c.data.size % coarsest != 0 or c.data.size == coarsest, "network.scales",
+        (not known and not c.data.path, "data.path", "is required (or data.density)"),
+        (not known and not c.data.dataset, "data.dataset", "is required (or data.density)"),
+        (not known and not c.data.quantized, "data.quantized", "false needs data.density: shards are 8-bit"),
+        (not c.data.quantized and c.data.dequantize, "data.dequantize", "needs data.quantized=true"),
+        (not c.data.quantized and c.trainer.best is Best.bound, "trainer.best",
+         "must be paper with data.quantized=false: the bound is of 8-bit images"),
+        (not c.data.quantized and bool(discrete), "evaluate.estimators",
+         f"{' and '.join(discrete)} cannot be had with data.quantized=false: 8-bit images are needed"),
+        (c.data.density in VECTORS and (c.data.quantized or c.data.channels != 1), "data.density",
+         f"{c.data.density.value} is of vectors: data.quantized=false data.channels=1"),
+        (c.data.density in VECTORS and unet, "network.kind", "must be radial for vectors"),
+        (not unet and c.data.density not in VECTORS, "network.kind",
+         "radial needs data.density=scale_mixture or mode_mixture"),
+        (not unet and (e != plain or c.model is ModelKind.denoiser), "network.kind",
+         "radial is an energy by itself: leave model and energy as they are"),
+        (c.model is ModelKind.denoiser and c.trainer.best is Best.paper, "trainer.best",
+         "must be bound: a denoiser has no energy"),
+        (unet and (c.data.size % coarsest != 0 or c.data.size == coarsest), "network.scales",
          f"the image side, data.size={c.data.size}, must be a multiple of 2^scales={coarsest}, "
          "twice it or more"),
         (c.data.batch_size % c.data.streams != 0, "data.batch_size",

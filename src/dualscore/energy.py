@@ -20,6 +20,8 @@ class Gradients(NamedTuple):
     """∇_y U, shape (B, C, H, W), in 1/pixel."""
     noise_variance: Tensor | None
     """∂_t U, shape (B,), in 1/pixel²."""
+    energy: Tensor | None = None
+    """U(y, t) itself, which comes with them, shape (B,), in nats."""
 
 
 class ScoreModel(nn.Module):
@@ -33,6 +35,40 @@ class ScoreModel(nn.Module):
         """The posterior mean x̂ = y − t ∇_y U (Miyasawa, Tweedie), shape (B, C, H, W)."""
         image_gradient = self.gradients(noisy, noise_variance, time=False).image
         return noisy - noise_variance[:, None, None, None] * image_gradient
+
+
+class EnergyModel(ScoreModel):
+    """Anything with an energy: `forward` maps y (B, C, H, W) and t (B,) to U(y, t) in nats, shape (B,)."""
+
+    def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """U(y, t) in nats, up to one constant for all y and t, shape (B,)."""
+        raise NotImplementedError
+
+    def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:
+        """∇_y U and ∂_t U, with a graph where autograd is on.
+
+        Args:
+            noisy: y, shape (B, C, H, W).
+            noise_variance: t ≥ 0 in pixel², shape (B,).
+            time: False leaves ∂_t U out.
+
+        Returns:
+            The gradients, of shapes (B, C, H, W) and (B,), and the energies that they were taken of.
+        """
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            y = noisy if noisy.requires_grad else noisy.detach().requires_grad_()
+            t = (
+                noise_variance
+                if noise_variance.requires_grad
+                else noise_variance.detach().requires_grad_(time)
+            )
+            inputs = (y, t) if time else (y,)
+            energy: Tensor = self(y, t)
+            grads = torch.autograd.grad(energy.sum(), inputs, create_graph=create_graph)
+        if not create_graph:
+            energy = energy.detach()
+        return Gradients(grads[0], grads[1] if time else None, energy)
 
 
 class SlopeOffset(nn.Module):
@@ -84,7 +120,7 @@ class Fading(nn.Module):
         return self.variance / (self.variance + noise_variance)
 
 
-class Energy(ScoreModel):
+class Energy(EnergyModel):
     """A network's energy with optional anchor, offset c(t), fading and input whitening.
 
     Args:
@@ -139,29 +175,6 @@ class Energy(ScoreModel):
             if self.offset is not None:
                 energy = energy + noisy[0].numel() * self.offset(noise_variance)
         return energy
-
-    def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:
-        """∇_y U and ∂_t U, with a graph where autograd is on.
-
-        Args:
-            noisy: y, shape (B, C, H, W).
-            noise_variance: t ≥ 0 in pixel², shape (B,).
-            time: False leaves ∂_t U out.
-
-        Returns:
-            The gradients, of shapes (B, C, H, W) and (B,).
-        """
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            y = noisy if noisy.requires_grad else noisy.detach().requires_grad_()
-            t = (
-                noise_variance
-                if noise_variance.requires_grad
-                else noise_variance.detach().requires_grad_(time)
-            )
-            inputs = (y, t) if time else (y,)
-            grads = torch.autograd.grad(self(y, t).sum(), inputs, create_graph=create_graph)
-        return Gradients(grads[0], grads[1] if time else None)
 
 
 class Denoiser(ScoreModel):

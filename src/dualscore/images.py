@@ -26,13 +26,28 @@ def to_pixels(image: Tensor, channels: int, dtype: torch.dtype = torch.float32) 
     """Turn stored images into pixels in [0, 1].
 
     Args:
-        image: uint8, shape (B, C, H, W).
+        image: uint8, shape (B, C, H, W); samples of a known density may be floats, and stay as they are.
         channels: channels wanted; 1 makes gray of colour.
         dtype: of the result.
 
     Returns:
         Pixels k/255, shape (B, channels, H, W).
     """
+    if image.is_floating_point():
+        return image.to(dtype)
     if channels == 1 and image.shape[1] == 3:
         image = to_gray(image)
     return image.to(dtype) / 255.0
+
+
+def dequantize(pixels: Tensor, uniform: Tensor) -> Tensor:
+    """Spread 8-bit pixels over their quantisation step: x + (u − ½)/255.
+
+    Args:
+        pixels: k/255, any shape.
+        uniform: u in [0, 1), of the same shape.
+
+    Returns:
+        Pixels with a density, within half a step of the old ones.
+    """
+    return pixels + (uniform - 0.5) / 255.0

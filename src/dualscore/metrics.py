@@ -8,23 +8,36 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from dualscore.likelihood import Estimate, log_normalizer, paper_bits_per_dim
+from dualscore.likelihood import Estimate, bits, noise_entropy
 from dualscore.noise import psnr
 
 
+class BoundDraw(NamedTuple):
+    """What each image adds to the bound in validation."""
+
+    stratum: Tensor
+    """Which stratum of ln t, int64, shape (B,)."""
+    space: Tensor
+    """The space loss at one place in it, shape (B,)."""
+    ends: Tensor
+    """Decoder and prior in nats, shape (B,)."""
+
+
 class ImageFigures(NamedTuple):
-    """What validation and evaluation measure of each image; energies and time are None for a denoiser."""
+    """What validation measures of each image; energies and time are None for a denoiser."""
 
     energy_clean: Tensor | None
     """U(x, 0) in nats, shape (B,)."""
     energy_noisy: Tensor | None
-    """U(y, t_max) in nats, shape (B,)."""
+    """U(y, t_max) − ½‖z‖² in nats, shape (B,)."""
     level: Tensor
-    """Which noise level, int64, shape (n,)."""
+    """Which noise level, int64, shape (B,)."""
     space: Tensor
-    """The space loss there, shape (n,)."""
+    """The space loss there, shape (B,)."""
     time: Tensor | None
-    """The time loss there, shape (n,)."""
+    """The time loss there, shape (B,)."""
+    bound: BoundDraw | None
+    """None where images are not 8-bit."""
 
 
 class Moments(Metric):
@@ -64,18 +77,15 @@ class Moments(Metric):
         variance = (self.square - self.count * mean.square()).clamp(min=0) / (self.count - 1)
         return {"count": self.count.clone(), "mean": mean, "variance": variance}
 
+    def estimates(self) -> list[Estimate]:
+        """Mean and standard error of each quantity, over all devices, which must all call this."""
+        found = self.compute()
+        errors = (found["variance"] / found["count"]).sqrt()
+        return [Estimate(*pair) for pair in zip(found["mean"].tolist(), errors.tolist(), strict=True)]
+
     def set_dtype(self, dst_type: Any) -> "Moments":  # noqa: ANN401, ARG002 - torchmetrics' signature
         """Keep double precision whatever dtype is asked for."""
         return self
-
-
-@dataclass(frozen=True)
-class EnergySummary:
-    """The paper's likelihood figures over a set of images."""
-
-    images: int
-    bits_per_dim: Estimate
-    log_normalizer: float
 
 
 class EnergyFigures:
@@ -95,23 +105,49 @@ class EnergyFigures:
         """Add a batch."""
         if figures.energy_clean is None or figures.energy_noisy is None:
             return
-        noisy = figures.energy_noisy.double()
-        rise = figures.energy_clean.double() - noisy
-        kind = torch.zeros_like(noisy, dtype=torch.int64)
-        self.moments.update(torch.cat([kind, kind + 1]), torch.cat([rise, noisy]))
+        kind = torch.zeros_like(figures.level)
+        self.moments.update(kind, figures.energy_clean)
+        self.moments.update(kind + 1, figures.energy_noisy)
 
-    def summary(self) -> EnergySummary | None:
-        """The figures over all devices, which must all call this; None if the model has no energies."""
+    def summary(self) -> tuple[Estimate, float] | None:
+        """Bits/dim and log Z over all devices, which must all call this; None if there are no energies."""
         if not self.moments.update_called:
             return None
-        moments = self.moments.compute()
-        images = int(moments["count"][0])
-        rise, variance = float(moments["mean"][0]), float(moments["variance"][0])
-        return EnergySummary(
-            images,
-            paper_bits_per_dim(rise, variance, images, self.dimension, self.t_max),
-            log_normalizer(float(moments["mean"][1]), self.dimension, self.t_max),
-        )
+        clean, around = self.moments.estimates()
+        log_z = Estimate(noise_entropy(self.dimension, self.t_max) - 0.5 * self.dimension, 0.0) - around
+        figure = bits(clean + log_z, self.dimension)
+        return Estimate(8.0 + figure.value, figure.stderr), log_z.value
+
+
+class BoundFigures:
+    """Gathers the bound in bits/dim over images that share strata of ln t.
+
+    Args:
+        dimension: d.
+        strata: number of strata.
+        width: of a stratum, in nats of ln t.
+        device: where the sums are kept.
+    """
+
+    def __init__(self, dimension: int, strata: int, width: float, device: torch.device) -> None:
+        self.dimension, self.strata, self.width = dimension, strata, width
+        self.moments = Moments(strata + 1).to(device)
+
+    def update(self, figures: ImageFigures) -> None:
+        """Add a batch."""
+        if figures.bound is None:
+            return
+        self.moments.update(figures.bound.stratum, figures.bound.space)
+        self.moments.update(torch.full_like(figures.bound.stratum, self.strata), figures.bound.ends)
+
+    def summary(self) -> Estimate | None:
+        """The bound over all devices, which must all call this; None if images are not 8-bit."""
+        if not self.moments.update_called:
+            return None
+        *space, total = self.moments.estimates()
+        for stratum in space:
+            total = total + stratum * (0.5 * self.dimension * self.width)
+        return bits(total, self.dimension)
 
 
 @dataclass(frozen=True)
@@ -125,6 +161,22 @@ class LevelSummary:
     time_loss: float | None
     effective_dimension: float
     images: int
+
+
+def level_summary(
+    noise_variance: float, space_loss: float, time_loss: float | None, images: int, dimension: int
+) -> LevelSummary:
+    """What mean losses at one noise level say: denoised PSNR and effective dimension d · space loss."""
+    return LevelSummary(
+        noise_variance=noise_variance,
+        psnr_in=psnr(noise_variance),
+        # x̂ − x has mean square t · space loss.
+        psnr_out=psnr(noise_variance * space_loss) if space_loss > 0 else math.nan,
+        space_loss=space_loss,
+        time_loss=time_loss,
+        effective_dimension=dimension * space_loss,
+        images=images,
+    )
 
 
 class LevelFigures:
@@ -150,20 +202,14 @@ class LevelFigures:
         """The levels that were measured, over all devices, which must all call this."""
         moments = self.moments.compute()
         mean, count = moments["mean"].tolist(), moments["count"].tolist()
-        summaries = []
-        for i, t in enumerate(self.levels):
-            j = i + len(self.levels)
-            if count[i]:
-                summaries.append(
-                    LevelSummary(
-                        noise_variance=t,
-                        psnr_in=psnr(t),
-                        # x̂ − x has mean square t · space loss.
-                        psnr_out=psnr(t * mean[i]) if mean[i] > 0 else math.nan,
-                        space_loss=mean[i],
-                        time_loss=mean[j] if count[j] else None,
-                        effective_dimension=self.dimension * mean[i],
-                        images=int(count[i]),
-                    )
-                )
-        return summaries
+        return [
+            level_summary(
+                t,
+                mean[i],
+                mean[i + len(self.levels)] if count[i + len(self.levels)] else None,
+                int(count[i]),
+                self.dimension,
+            )
+            for i, t in enumerate(self.levels)
+            if count[i]
+        ]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from dualscore.energy import Energy, ScoreModel
+from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.errors import NormalizationError
-from dualscore.likelihood import bits_per_dim, log_normalizer
+from dualscore.likelihood import bits_per_dim, check_clean, log_normalizer
 from dualscore.noise import MEASURING, corrupt, seeded_generator
 
 
@@ -42,8 +42,8 @@ class ImageModel(nn.Module):
     def _like(self) -> Tensor:
         return next(self.parameters())
 
-    def _energy(self) -> Energy:
-        if not isinstance(self.score_model, Energy):
+    def _energy(self) -> EnergyModel:
+        if not isinstance(self.score_model, EnergyModel):
             raise NormalizationError("this model is a denoiser: it has no energy and no likelihood")
         return self.score_model
 
@@ -117,7 +117,7 @@ class ImageModel(nn.Module):
                 "estimate it with model.normalize(images) on a few hundred images or more"
             )
         if len(images):
-            _check_clean(images)
+            check_clean(images)
         return -(self._map(energy, images, 0.0, batch_size) + self.log_normalizer)
 
     def bits_per_dim(self, images: Tensor, batch_size: int = 256) -> Tensor:
@@ -137,18 +137,20 @@ class ImageModel(nn.Module):
             log Z = (d/2) ln(2πe t_max) − mean U(y, t_max), in nats.
 
         Raises:
-            ValueError: if there are no images, or they are not pixels in [0, 1].
+            ValueError: if there are fewer than two images, or they are not pixels in [0, 1].
             NormalizationError: if the model is a denoiser.
         """
-        _check_clean(images)
+        check_clean(images)
         like = self._like()
         generator = seeded_generator(like.device, MEASURING, seed)
-        energies = []
+        energies, squares = [], []
         for clean, t in self._batches(images, self.t_max, batch_size):
             noise = torch.randn(clean.shape, generator=generator, dtype=like.dtype, device=like.device)
-            energies.append(self.energy(corrupt(clean, noise, t), self.t_max, batch_size).double())
-        mean = float(torch.cat(energies).mean())
-        self.log_normalizer = log_normalizer(mean, math.prod(images.shape[1:]), self.t_max)
+            energies.append(self.energy(corrupt(clean, noise, t), self.t_max, batch_size))
+            squares.append(noise.square().sum(dim=(1, 2, 3)))
+        dimension = math.prod(images.shape[1:])
+        found = log_normalizer(torch.cat(energies), torch.cat(squares), dimension, self.t_max)
+        self.log_normalizer = found.value
         return self.log_normalizer
 
 
@@ -156,12 +158,3 @@ def _check_floating(images: Tensor) -> None:
     """Refuse stored 8-bit images."""
     if not images.is_floating_point():
         raise ValueError(f"images must be pixels in [0, 1] of a floating-point type, got {images.dtype}")
-
-
-def _check_clean(images: Tensor) -> None:
-    """Refuse images that are not clean pixels in [0, 1]; an empty batch has no range."""
-    if not len(images):
-        raise ValueError("there must be at least one image")
-    _check_floating(images)
-    if not (float(images.min()) >= 0.0 and float(images.max()) <= 1.0):
-        raise ValueError("clean images must have pixels in [0, 1]")

@@ -13,11 +13,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dualscore.config import OptimConfig, Schedule
 from dualscore.data.reader import Batch
-from dualscore.energy import Energy, ScoreModel
-from dualscore.images import to_pixels
-from dualscore.metrics import ImageFigures
+from dualscore.energy import EnergyModel, ScoreModel
+from dualscore.gaussian import StationaryGaussian
+from dualscore.images import dequantize, to_pixels
+from dualscore.likelihood.bound import bound_range, decoder_energy, prior_divergence
+from dualscore.metrics import BoundDraw, ImageFigures
 from dualscore.noise import TRAINING, corrupt, fixed_noise, log_uniform, seeded_generator
-from dualscore.objective import DualLoss, dual_score_matching
+from dualscore.objective import DualLoss, dual_score_matching, space_loss
+
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 class Draws(NamedTuple):
@@ -29,6 +33,8 @@ class Draws(NamedTuple):
     """t in pixel², shape (B,)."""
     flip: Tensor
     """Which images are mirrored, bool, shape (B,)."""
+    dequantize: Tensor | None
+    """u in [0, 1) for each pixel, shape (B, C, H, W); None where training images stay on their levels."""
 
 
 def schedule(optim: OptimConfig, max_steps: int) -> Callable[[int], float]:
@@ -51,14 +57,18 @@ class DualScoreModule(lightning.LightningModule):
 
     Args:
         model: an energy or a denoiser.
+        prior: the training images' stationary Gaussian, for the bound.
         optim: optimiser and schedule.
         image_shape: shape of an image as the model sees it (C, H, W).
         t_range: smallest and largest noise variance in training, in pixel².
         levels: noise variances at which losses are reported, in pixel².
         time_weight: weight of the time term.
         flip: whether training images are mirrored at random.
+        quantized: whether images are 8-bit, so that the bound exists.
+        dequantize: whether training images get uniform noise of one 8-bit step.
         streams: streams of a global batch; each has random numbers of its own, so that the same batch
             gets the same noise on any number of devices.
+        strata: strata of ln t that the validation images share for the bound.
         max_steps: training steps, for the schedule.
         seed: the run's seed.
         description: plain values stored in every checkpoint (configuration, data set).
@@ -72,19 +82,24 @@ class DualScoreModule(lightning.LightningModule):
         self,
         model: ScoreModel,
         *,
+        prior: StationaryGaussian,
         optim: OptimConfig,
         image_shape: tuple[int, int, int],
         t_range: tuple[float, float],
         levels: list[float],
         time_weight: float,
         flip: bool,
+        quantized: bool,
+        dequantize: bool,
         streams: int,
+        strata: int,
         max_steps: int,
         seed: int,
         description: dict[str, Any],
     ) -> None:
         super().__init__()
         self.model = model
+        self.prior = prior.requires_grad_(False)
         self.average: AveragedModel | None = None
         if optim.ema_steps:
             averaging = get_ema_multi_avg_fn(1.0 - 1.0 / optim.ema_steps)  # type: ignore[no-untyped-call]
@@ -93,7 +108,8 @@ class DualScoreModule(lightning.LightningModule):
         self.image_shape, self.t_range = image_shape, t_range
         self.levels = torch.tensor(levels, dtype=torch.float64)
         self.time_weight, self.flip = time_weight, flip
-        self.streams, self.seed = streams, seed
+        self.quantized, self.dequantize = quantized, dequantize
+        self.streams, self.strata, self.seed = streams, strata, seed
         self.description = description
         # Log Z of the evaluated weights; NaN where no validation has measured it since they changed.
         self.register_buffer("log_normalizer", torch.tensor(math.nan, dtype=torch.float64))
@@ -126,7 +142,7 @@ class DualScoreModule(lightning.LightningModule):
             Noise, noise variances and coins for flips.
         """
         mine = self.streams // self.trainer.world_size
-        noise, uniform, coin = [], [], []
+        noise, uniform, coin, spread = [], [], [], []
         for stream in range(self.trainer.global_rank * mine, (self.trainer.global_rank + 1) * mine):
             generator = seeded_generator(self.device, TRAINING, self.seed, step, stream)
             each = images // mine
@@ -135,16 +151,22 @@ class DualScoreModule(lightning.LightningModule):
             uniform.append(torch.rand(each, generator=generator, dtype=single, device=place))
             coin.append(torch.rand(each, generator=generator, dtype=single, device=place))
             noise.append(torch.randn(shape, generator=generator, dtype=single, device=place))
+            if self.dequantize:
+                spread.append(torch.rand(shape, generator=generator, dtype=single, device=place))
         heads = torch.cat(coin) < 0.5
         flip = heads if self.flip else torch.zeros_like(heads)
         variance = log_uniform(torch.cat(uniform), *self.t_range)
-        return Draws(torch.cat(noise).to(self.working_dtype), variance.to(self.working_dtype), flip)
+        dtype = self.working_dtype
+        u = torch.cat(spread).to(dtype) if spread else None
+        return Draws(torch.cat(noise).to(dtype), variance.to(dtype), flip, u)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The mean over a batch of the dual score matching loss."""
         clean = to_pixels(batch.image, self.image_shape[0], self.working_dtype)
         draws = self.draw(self.global_step, len(clean))
         clean = torch.where(draws.flip[:, None, None, None], clean.flip(3), clean)
+        if draws.dequantize is not None:
+            clean = dequantize(clean, draws.dequantize)
         losses = dual_score_matching(self.model, clean, draws.noise, draws.noise_variance, self.time_weight)
         self.last_losses = losses.detach()
         self.last_noise_variance = draws.noise_variance
@@ -161,56 +183,44 @@ class DualScoreModule(lightning.LightningModule):
             self.average.update_parameters(self.model)
         self.log_normalizer.fill_(math.nan)
 
-    def figures(self, batch: Batch, levels: Tensor) -> ImageFigures:
-        """Measure images with the noise that belongs to each of them.
-
-        Args:
-            batch: stored images.
-            levels: indices into the noise levels, int64, shape (B, n): those measured for each image.
-
-        Returns:
-            The figures of each image.
-        """
-        clean = to_pixels(batch.image, self.image_shape[0], self.working_dtype)
-        indices = batch.position.tolist()
-        model = self.evaluated
-        energy_clean = energy_noisy = None
-        if isinstance(model, Energy):
-            noise = fixed_noise(indices, self.image_shape, self.seed).to(clean)
-            t_max = torch.full_like(noise[:, 0, 0, 0], self.t_range[1])
-            with torch.no_grad():
-                energy_clean = model(clean, torch.zeros_like(t_max))
-                energy_noisy = model(corrupt(clean, noise, t_max), t_max)
-        space, time = [], []
-        variances = self.levels.to(clean)
-        for column in range(levels.shape[1]):
-            noise = fixed_noise(indices, self.image_shape, self.seed, 1 + column).to(clean)
-            losses = dual_score_matching(model, clean, noise, variances[levels[:, column]])
-            space.append(losses.space.detach())
-            time.append(losses.time.detach() if losses.time is not None else None)
-        times = [value for value in time if value is not None]
-        return ImageFigures(
-            energy_clean,
-            energy_noisy,
-            levels.T.reshape(-1),
-            torch.cat(space) if space else clean.new_zeros(0),
-            torch.cat(times) if times else None,
-        )
-
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, ImageFigures]:  # noqa: ARG002
-        """Energies of each image, and its losses at one noise level, in turn."""
-        return {"figures": self.figures(batch, (batch.ordinal % len(self.levels))[:, None])}
+        """Measure each image with the noise that belongs to it: energies, losses at one level, the bound."""
+        clean = to_pixels(batch.image, self.image_shape[0], self.working_dtype)
+        noise = [self.fixed_noise(batch, draw).to(clean) for draw in range(3)]
+        level = batch.ordinal % len(self.levels)
+        losses = dual_score_matching(
+            self.evaluated, clean, noise[1], self.levels.to(clean)[level.to(self.levels.device)]
+        ).detach()
+        energies = self._energies(clean, noise[0])
+        bound = self._bound(batch.ordinal, clean, noise[2]) if self.quantized else None
+        return {"figures": ImageFigures(*energies, level, losses.space, losses.time, bound)}
 
-    def test_step(
-        self,
-        batch: Batch,
-        batch_idx: int,  # noqa: ARG002
-        dataloader_idx: int = 0,
-    ) -> dict[str, ImageFigures]:
-        """Energies of each image; for validation images also the losses at all noise levels."""
-        count = len(self.levels) if dataloader_idx == 0 else 0
-        levels = torch.arange(count, device=self.device).expand(len(batch.position), count)
-        return {"figures": self.figures(batch, levels)}
+    def fixed_noise(self, batch: Batch, draw: int) -> Tensor:
+        """The noise that belongs to the images of a batch, whatever device they are on."""
+        return fixed_noise(batch.position.tolist(), self.image_shape, self.seed, draw)
+
+    def _energies(self, clean: Tensor, noise: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """U(x, 0), and U(y, t_max) − ½‖z‖², in nats; None for a denoiser."""
+        model = self.evaluated
+        if not isinstance(model, EnergyModel):
+            return None, None
+        t_max = torch.full_like(clean[:, 0, 0, 0], self.t_range[1])
+        with torch.no_grad():
+            noisy = model(corrupt(clean, noise, t_max), t_max)
+            half_square = 0.5 * noise.double().square().sum(dim=(1, 2, 3))
+            return model(clean, torch.zeros_like(t_max)), noisy.double() - half_square
+
+    def _bound(self, ordinal: Tensor, clean: Tensor, noise: Tensor) -> BoundDraw:
+        """The bound on the cheap: each image in one of a few strata of ln t, which the images share."""
+        t0, t1 = bound_range(self.t_range)
+        place = (ordinal // self.strata * GOLDEN) % 1.0  # spread evenly over each stratum, the same always
+        stratum = ordinal % self.strata
+        t = torch.exp(math.log(t0) + math.log(t1 / t0) * (stratum + place.double()) / self.strata).to(clean)
+        with torch.no_grad():
+            gradient = self.evaluated.gradients(corrupt(clean, noise, t), t, time=False).image
+            space = space_loss(gradient, noise, t)
+            ends = decoder_energy(clean, noise, t0) + prior_divergence(clean, self.prior, t1)
+        return BoundDraw(stratum, space, ends)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with the experiment's schedule; c(t)'s slopes learn faster by their own factor."""

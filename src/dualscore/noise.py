@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-TRAINING, MEASURING = 0, 1
-"""First numbers of random keys, so that what training draws is never what measuring draws."""
+TRAINING, MEASURING, SAMPLING = 0, 1, 2
+"""First numbers of random keys, so that what training draws is never what measuring or sampling draws."""
 
 
 def psnr(noise_variance: float) -> float:
@@ -88,12 +88,15 @@ def fixed_noise(indices: Sequence[int], shape: Sequence[int], seed: int, draw: i
     Returns:
         Standard normal noise of shape (B, C, H, W), float32, on the CPU.
     """
-    cpu = torch.device("cpu")
-    return torch.stack(
-        [
-            torch.randn(
-                *shape, generator=seeded_generator(cpu, MEASURING, seed, int(i), draw), dtype=torch.float32
-            )
-            for i in indices
-        ]
-    )
+    generators = [_of_image(index, seed, draw, 0) for index in indices]
+    return torch.stack([torch.randn(*shape, generator=g, dtype=torch.float32) for g in generators])
+
+
+def fixed_uniform(indices: Sequence[int], shape: Sequence[int], seed: int, draw: int = 0) -> Tensor:
+    """Uniform numbers in [0, 1) that belong to given images; arguments and result as in `fixed_noise`."""
+    generators = [_of_image(index, seed, draw, 1) for index in indices]
+    return torch.stack([torch.rand(*shape, generator=g, dtype=torch.float32) for g in generators])
+
+
+def _of_image(index: int, seed: int, draw: int, kind: int) -> torch.Generator:
+    return seeded_generator(torch.device("cpu"), MEASURING, seed, int(index), draw, kind)

@@ -1,24 +1,21 @@
 """Trains and evaluates an experiment in its run folder."""
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning
-import rich
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch.utils.tensorboard.summary import hparams
 
-from dualscore.assemble import build_datamodule, build_module, load_manifest, load_statistics
+from dualscore.assemble import build
 from dualscore.callbacks import (
     BitsPerDim,
+    Bound,
     ConsoleReport,
     GradientHealth,
     NoiseCurves,
@@ -27,32 +24,12 @@ from dualscore.callbacks import (
 )
 from dualscore.checkpoint_io import AtomicCheckpointIO
 from dualscore.checkpoints import read_checkpoint
-from dualscore.config import ExperimentConfig, ModelKind
-from dualscore.data.module import ShardDataModule
-from dualscore.errors import CheckpointError, TrainingError
-from dualscore.evaluation import (
-    EvaluationFigures,
-    evaluation_report,
-    measure_gaussians,
-    print_report,
-    write_report,
-)
+from dualscore.config import Best, ExperimentConfig
+from dualscore.errors import TrainingError
+from dualscore.evaluation import evaluate, is_complete
 from dualscore.experiment import to_plain
-from dualscore.gaussian import StationaryGaussian
-from dualscore.module import DualScoreModule
-from dualscore.runs import Run, check_architecture, flatten
-
-
-def _quiet() -> None:
-    """Keep Lightning's hints about things that are as they should be off the terminal."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*sync_dist=True.*")
-    warnings.filterwarnings("ignore", ".*IterableDataset.*__len__.*")
-    warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")
-    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
+from dualscore.runs import Run, flatten
+from dualscore.terminal import quiet, rank, shared_console
 
 
 def _trainer(
@@ -125,24 +102,8 @@ def _log_settings(logger: TensorBoardLogger, plain: dict[str, Any], metric: str)
         logger.experiment._get_file_writer().add_summary(summary)
 
 
-def _rank() -> int:
-    # Set by Lightning's launchers before any Trainer exists.
-    return int(getattr(rank_zero_only, "rank", None) or 0)
-
-
-def _console() -> Console:
-    # The one that the progress bar draws on, so that lines appear above it.
-    rich.reconfigure(quiet=_rank() != 0)
-    return rich.get_console()
-
-
 def _monitor(config: ExperimentConfig) -> str:
-    return "val/bits_per_dim" if config.model is ModelKind.energy else "val/space_loss"
-
-
-def _build(config: ExperimentConfig) -> tuple[DualScoreModule, ShardDataModule]:
-    manifest = load_manifest(config)
-    return build_module(config, manifest, to_plain(config)), build_datamodule(config, manifest)
+    return "val/bound" if config.trainer.best is Best.bound else "val/bits_per_dim"
 
 
 def train(config: ExperimentConfig, run: Run) -> None:
@@ -155,17 +116,17 @@ def train(config: ExperimentConfig, run: Run) -> None:
     Raises:
         DualscoreError: one line for people; nothing is left half-written.
     """
-    _quiet()
-    console = _console()
+    quiet()
+    console = shared_console()
     plain = to_plain(config)
     run.check_same(plain)
-    module, datamodule = _build(config)
+    module, datamodule = build(config)
     step = 0
     if run.last.exists():
         step = int(read_checkpoint(run.last)["global_step"])
     report = run.folder / "evaluation.json"
-    if step >= config.trainer.max_steps and not report.exists():
-        evaluate(config, run, run.best, report)
+    if step >= config.trainer.max_steps and not is_complete(report):
+        evaluate(config, run.best, report)
         return
     if step >= config.trainer.max_steps:
         console.print(
@@ -180,6 +141,7 @@ def train(config: ExperimentConfig, run: Run) -> None:
         GradientHealth(),
         throughput,
         BitsPerDim(),
+        Bound(),
         NoiseCurves(),
         LearningRateMonitor("step"),
         ConsoleReport(console, throughput),
@@ -188,13 +150,13 @@ def train(config: ExperimentConfig, run: Run) -> None:
     ]
     logger = TensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False)
     trainer = _trainer(config, run, callbacks, console, config.trainer.precision, logger)
-    if _rank() == 0:
+    if rank() == 0:
         run.write_config(plain)
     parameters = sum(p.numel() for p in module.model.parameters())
     start = f"goes on from step {step:,}" if step else "starts"
     console.print(
         f"[bold]{config.name}[/] {start} in {run.folder} · {parameters:,} parameters · "
-        f"{datamodule.manifest.splits['train'].images:,} training images "
+        f"{datamodule.counts['train']:,} training images "
         f"{'×'.join(map(str, module.image_shape))} · "
         f"{trainer.world_size} × {trainer.strategy.root_device.type}",
         highlight=False,
@@ -208,60 +170,7 @@ def train(config: ExperimentConfig, run: Run) -> None:
         if not trainer.interrupted:
             raise
         raise KeyboardInterrupt from exit_
-    evaluate(config, run, run.best, report)
-
-
-def evaluate(config: ExperimentConfig, run: Run, checkpoint: Path, output: Path) -> dict[str, Any]:
-    """Measure a checkpoint and write evaluation.json.
-
-    Args:
-        config: the experiment; its architecture must be the checkpoint's.
-        run: the run it belongs to.
-        checkpoint: the file to measure.
-        output: where the report goes.
-
-    Returns:
-        The report.
-
-    Raises:
-        DualscoreError: one line for people; no half report is left.
-    """
-    _quiet()
-    console = _console()
-    content = read_checkpoint(checkpoint)
-    check_architecture(checkpoint, content["dualscore"]["config"], to_plain(config))
-    module, datamodule = _build(config)
-    try:
-        module.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{checkpoint}: the weights do not fit the experiment: {reason:.200}"
-        ) from error
-    figures = EvaluationFigures()
-    # Figures are taken in full precision, however the model was trained.
-    precision = "64-true" if config.trainer.precision == "64-true" else "32-true"
-    trainer = _trainer(config, run, [figures], console, precision, logger=None)
-    console.print(f"evaluating {checkpoint} …", highlight=False, soft_wrap=True)
-    trainer.test(module, datamodule, verbose=False)
-    report: dict[str, Any] = {}
-    if trainer.is_global_zero:
-        statistics = load_statistics(config, datamodule.manifest)
-        stationary = StationaryGaussian(statistics.mean, statistics.spectrum).double()
-        gaussian = measure_gaussians(datamodule, stationary, config.data.channels)
-        report = {
-            "experiment": config.name,
-            "checkpoint": str(checkpoint),
-            "step": content["global_step"],
-            "weights": "averaged" if config.optim.ema_steps else "trained",
-            **evaluation_report(figures, module, datamodule, gaussian),
-        }
-        write_report(report, output)
-        print_report(report, console)
-        console.print(f"written to {output}", highlight=False, soft_wrap=True)
-    # A process that left while the first one still measures would be taken for a crash.
-    trainer.strategy.barrier("evaluated")
-    return report
+    evaluate(config, run.best, report)
 
 
 def leave() -> None:

@@ -1,7 +1,15 @@
 """Lightning callbacks: what a run reports, and what stops it."""
 
-from dualscore.callbacks.figures import BitsPerDim, NoiseCurves
+from dualscore.callbacks.figures import BitsPerDim, Bound, NoiseCurves
 from dualscore.callbacks.health import GradientHealth
 from dualscore.callbacks.progress import ConsoleReport, ProgressBar, Throughput
 
-__all__ = ["BitsPerDim", "ConsoleReport", "GradientHealth", "NoiseCurves", "ProgressBar", "Throughput"]
+__all__ = [
+    "BitsPerDim",
+    "Bound",
+    "ConsoleReport",
+    "GradientHealth",
+    "NoiseCurves",
+    "ProgressBar",
+    "Throughput",
+]

@@ -1,14 +1,16 @@
-"""Validation figures: bits/dim by the paper's protocol, and losses per noise level."""
+"""Validation figures: bits/dim by the paper's protocol, the bound, and losses per noise level."""
 
+import math
 from typing import Any, Generic, TypeVar
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from dualscore.metrics import EnergyFigures, LevelFigures
+from dualscore.likelihood.bound import bound_range
+from dualscore.metrics import BoundFigures, EnergyFigures, LevelFigures
 from dualscore.module import DualScoreModule
 
-Figures = TypeVar("Figures", EnergyFigures, LevelFigures)
+Figures = TypeVar("Figures", EnergyFigures, BoundFigures, LevelFigures)
 
 
 class _ValidationCallback(Callback, Generic[Figures]):
@@ -56,10 +58,26 @@ class BitsPerDim(_ValidationCallback[EnergyFigures]):
         summary = self.figures.summary()
         if summary is None:
             return
-        module.log("val/bits_per_dim", summary.bits_per_dim.value, prog_bar=True)
-        module.log("val/bits_per_dim_stderr", summary.bits_per_dim.stderr, prog_bar=True)
-        module.log("val/log_normalizer", summary.log_normalizer)
-        module.log_normalizer.fill_(summary.log_normalizer)
+        bits_per_dim, log_normalizer = summary
+        module.log("val/bits_per_dim", bits_per_dim.value)
+        module.log("val/bits_per_dim_stderr", bits_per_dim.stderr)
+        module.log("val/log_normalizer", log_normalizer)
+        module.log_normalizer.fill_(log_normalizer)
+
+
+class Bound(_ValidationCallback[BoundFigures]):
+    """Logs `val/bound`, the certified bound in bits/dim, with its standard error."""
+
+    def make(self, module: DualScoreModule) -> BoundFigures:
+        t0, t1 = bound_range(module.t_range)
+        width = math.log(t1 / t0) / module.strata
+        return BoundFigures(module.dimension, module.strata, width, module.device)
+
+    def report(self, module: DualScoreModule) -> None:
+        bound = self.figures.summary()
+        if bound is not None:
+            module.log("val/bound", bound.value)
+            module.log("val/bound_stderr", bound.stderr)
 
 
 class NoiseCurves(_ValidationCallback[LevelFigures]):

@@ -12,9 +12,13 @@ from rich.console import Console
 from dualscore.likelihood import Estimate
 
 
-def _bits_per_dim(logged: Mapping[str, Any]) -> Estimate:
-    """The last validation's figure among logged values."""
-    return Estimate(float(logged["val/bits_per_dim"]), float(logged["val/bits_per_dim_stderr"]))
+def _estimates(logged: Mapping[str, Any]) -> dict[str, Estimate]:
+    """The last validation's bits/dim among logged values: by the paper's protocol, and the bound."""
+    return {
+        name: Estimate(float(logged[key]), float(logged[f"{key}_stderr"]))
+        for name, key in (("bits/dim", "val/bits_per_dim"), ("bound", "val/bound"))
+        if key in logged and f"{key}_stderr" in logged
+    }
 
 
 class Throughput(Callback):
@@ -58,8 +62,7 @@ class ProgressBar(RichProgressBar):
         shown: dict[str, int | str | float | dict[str, float]] = {}
         if "train/loss" in logged:
             shown["loss"] = logged["train/loss"]
-        if "val/bits_per_dim" in logged:
-            shown["bits/dim"] = str(_bits_per_dim(logged))
+        shown.update({name: str(estimate) for name, estimate in _estimates(logged).items()})
         return shown
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -83,8 +86,7 @@ class ConsoleReport(Callback):
             return
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         parts = [f"step {trainer.global_step:>6,}/{trainer.max_steps:,}"]
-        if "val/bits_per_dim" in figures:
-            parts.append(f"{_bits_per_dim(figures)} bits/dim")
+        parts += [f"{name} {estimate}" for name, estimate in _estimates(figures).items()]
         parts.append(f"space {figures['val/space_loss']:.4f}")
         if "val/time_loss" in figures:
             parts.append(f"time {figures['val/time_loss']:.5f}")

@@ -1,6 +1,7 @@
 """Networks f(y, t) and the embeddings that tell them the noise variance."""
 
 from dualscore.networks.embedding import LinearEmbedding, LogEmbedding, NoiseEmbedding
+from dualscore.networks.radial import RadialEnergy
 from dualscore.networks.unet import UNet
 
-__all__ = ["LinearEmbedding", "LogEmbedding", "NoiseEmbedding", "UNet"]
+__all__ = ["LinearEmbedding", "LogEmbedding", "NoiseEmbedding", "RadialEnergy", "UNet"]

@@ -1,4 +1,4 @@
-"""How a network is told the noise variance."""
+"""How a network is told the noise variance, and the contrast of what it sees."""
 
 import math
 
@@ -9,16 +9,24 @@ from torch import Tensor, nn
 class NoiseEmbedding(nn.Module):
     """Base: a fixed table of angles, [cos, sin], and a two-layer perceptron.
 
-    Input: noise variances t, shape (B,). Output: features, shape (B, 256).
+    Input: noise variances t, shape (B,), and the images that the network sees. Output: features (B, 256).
+
+    Args:
+        contrast: whether the logarithm of an image's root mean square is embedded beside t. Without it a
+            homogeneous network can hardly tell a faint texture from a strong one (docs/likelihood.md).
     """
 
     frequencies = 32
     features = 256
+    contrast_frequencies = (1.0, 2.0, 4.0)
+    contrast_floor = 1e-6
 
-    def __init__(self) -> None:
+    def __init__(self, contrast: bool = False) -> None:
         super().__init__()
+        self.contrast = contrast
+        inputs = 2 * self.frequencies + (1 + 2 * len(self.contrast_frequencies) if contrast else 0)
         self.mlp = nn.Sequential(
-            nn.Linear(2 * self.frequencies, self.features),
+            nn.Linear(inputs, self.features),
             nn.SiLU(),
             nn.Linear(self.features, self.features),
             nn.SiLU(),
@@ -28,12 +36,18 @@ class NoiseEmbedding(nn.Module):
         """Angles in radians, shape (B, 32), for noise variances of shape (B,)."""
         raise NotImplementedError
 
-    def forward(self, noise_variance: Tensor) -> Tensor:
-        """Embed noise variances t of shape (B,) as features of shape (B, 256)."""
+    def forward(self, noise_variance: Tensor, image: Tensor) -> Tensor:
+        """Embed noise variances t of shape (B,) and images of shape (B, C, H, W): features (B, 256)."""
         # Never in half precision: ∂_t U goes through here alone, and noise levels are told apart by it.
         with torch.autocast(noise_variance.device.type, enabled=False):
             angles = self.angles(noise_variance)
-            features: Tensor = self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
+            inputs = [angles.cos(), angles.sin()]
+            if self.contrast:
+                power = image.square().mean(dim=(1, 2, 3)) + self.contrast_floor
+                log_contrast = 0.5 * torch.log(power)[:, None]
+                waves = log_contrast * log_contrast.new_tensor(self.contrast_frequencies)
+                inputs += [log_contrast, waves.cos(), waves.sin()]
+            features: Tensor = self.mlp(torch.cat(inputs, dim=1))
         return features
 
 
@@ -46,8 +60,8 @@ class LinearEmbedding(NoiseEmbedding):
 
     table: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, contrast: bool = False) -> None:
+        super().__init__(contrast)
         # Rounded to single precision, as in the released code: at t = 1e3 the rounding shows.
         steps = torch.linspace(0.0, math.log(100.0), self.frequencies, dtype=torch.float32)
         self.register_buffer("table", torch.exp(-steps), persistent=False)

@@ -73,6 +73,8 @@ class UNet(nn.Module):
         scales: number of encoder and decoder blocks, S.
         layers: convolutions a block, L: one number, or one each for encoder, middle (≥ 2) and decoder.
         output_gain: factor on the last convolution's initial weights.
+        hidden_gain: initial value of every norm's gain; at 1, the paper's, what reaches the coarse scales
+            shrinks by half in every layer.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class UNet(nn.Module):
         scales: int = 3,
         layers: int | tuple[int, int, int] = 3,
         output_gain: float = 1.0,
+        hidden_gain: float = 1.0,
     ) -> None:
         super().__init__()
         encoder_layers, middle_layers, decoder_layers = (
@@ -124,6 +127,8 @@ class UNet(nn.Module):
         )
         with torch.no_grad():
             self.output.weight.mul_(output_gain)
+            for norm in (m for m in self.modules() if isinstance(m, ScalePreservingNorm)):
+                norm.gain.fill_(hidden_gain)
 
     def forward(self, image: Tensor, noise_variance: Tensor) -> Tensor:
         """Evaluate f(y, t).
@@ -143,7 +148,7 @@ class UNet(nn.Module):
                 f"the network takes {self.channels}-channel images with sides divisible by "
                 f"{self.size_divisor}, got {tuple(image.shape[1:])}"
             )
-        embedding = self.embedding(noise_variance)
+        embedding = self.embedding(noise_variance, image)
 
         def run(block: nn.Module, x: Tensor) -> Tensor:
             for layer in block.children():

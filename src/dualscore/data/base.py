@@ -1,0 +1,121 @@
+"""What training and evaluation ask of a data set, wherever its images come from."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import lightning
+from torch.utils.data import DataLoader
+
+from dualscore.data.reader import Batch
+
+
+class ImageDataModule(lightning.LightningDataModule, ABC):
+    """Batches of stored images for training, validation and evaluation.
+
+    Args:
+        dataset: the data set's name.
+        release: which release, or what the images are, for people.
+        path: its folder; None where the images are drawn.
+        identity: what changes whenever the images do.
+        counts: images of each split, `train` and `val`.
+        validate_images: validation images used while training.
+        validate_batch_size: images a batch on a device then.
+        workers: loader processes a device; 0 reads in the training process.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: str,
+        release: str,
+        path: Path | None,
+        identity: str,
+        counts: dict[str, int],
+        validate_images: int,
+        validate_batch_size: int,
+        workers: int,
+    ) -> None:
+        super().__init__()
+        self.dataset, self.release, self.path = dataset, release, path
+        self.identity, self.counts = identity, counts
+        self.validate_images, self.validate_batch_size = validate_images, validate_batch_size
+        self.workers = workers
+
+    def place(self) -> tuple[int, int]:
+        """This device among all: (rank, world size)."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    @property
+    @abstractmethod
+    def batches(self) -> int:
+        """Global training batches in an epoch."""
+
+    @abstractmethod
+    def epoch_loader(self, epoch: int, start: int) -> "DataLoader[Batch]":
+        """This device's part of an epoch's global batches, from batch `start` on."""
+
+    @abstractmethod
+    def evenly_spaced(
+        self, split: str, count: int, batch_size: int, place: tuple[int, int] = (0, 1), workers: int = 0
+    ) -> "DataLoader[Batch]":
+        """`count` evenly spaced images of a split, in order, each once.
+
+        Args:
+            split: `train` or `val`.
+            count: how many at most.
+            batch_size: images a batch.
+            place: which device of how many takes its share, (rank, world size).
+            workers: loader processes.
+
+        Returns:
+            This device's share.
+        """
+
+    def train_dataloader(self) -> "ResumableLoader":
+        """The endless, resumable sequence of training batches."""
+        return ResumableLoader(self)
+
+    def val_dataloader(self) -> "DataLoader[Batch]":
+        """The fixed validation set of training."""
+        return self.evenly_spaced(
+            "val", self.validate_images, self.validate_batch_size, self.place(), self.workers
+        )
+
+
+class ResumableLoader:
+    """A training loader that knows its place: epoch and batches consumed, the same on every device.
+
+    Lightning saves `state_dict` into checkpoints and calls `load_state_dict` before training goes on; the
+    plan is then replayed to that place.
+
+    Args:
+        datamodule: what makes the loader of an epoch from a batch on.
+    """
+
+    def __init__(self, datamodule: ImageDataModule) -> None:
+        self._datamodule = datamodule
+        self._batches = datamodule.batches
+        self.epoch = 0
+        self.consumed = 0
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self._batches
+
+    def __iter__(self) -> Any:  # noqa: ANN401 - an iterator of batches
+        """Yield the rest of the epoch, or the next epoch where nothing of this one is left."""
+        # Done here, not after the last batch: Lightning stops by the length and never asks further.
+        if self.consumed >= self._batches:
+            self.epoch, self.consumed = self.epoch + 1, 0
+        for batch in self._datamodule.epoch_loader(self.epoch, self.consumed):
+            self.consumed += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The place: epoch and batches of it consumed."""
+        return {"epoch": self.epoch, "consumed": self.consumed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a place that `state_dict` returned."""
+        self.epoch, self.consumed = state["epoch"], state["consumed"]

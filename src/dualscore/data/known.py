@@ -1,0 +1,198 @@
+"""Images drawn from a known density: endless training data, and the truth beside every estimate."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from dualscore.data.base import ImageDataModule
+from dualscore.data.plan import share
+from dualscore.data.reader import Batch
+from dualscore.densities import GaussianMixture
+from dualscore.noise import SAMPLING, seeded_generator
+
+EPOCH_IMAGES = 2**17
+"""Training images in what is called an epoch; the next one has new images."""
+SPLIT_IMAGES = {"train": 2**17, "val": 2**17}
+BLOCK = 64
+"""Measured images are drawn in blocks of this many, so that each depends on its position alone."""
+_SPLITS = {"train": 1, "val": 2}
+
+
+def draw_images(density: GaussianMixture, count: int, quantized: bool, generator: torch.Generator) -> Tensor:
+    """Draw images as they would be stored.
+
+    Args:
+        density: what they are drawn from.
+        count: how many.
+        quantized: 8-bit; images that leave [0, 1] are then drawn anew.
+        generator: on the CPU.
+
+    Returns:
+        uint8 if quantized, else float32, shape (count, C, H, W).
+    """
+    images = density.sample(count, generator)
+    if not quantized:
+        return images
+    while bool((outside := ((images < 0) | (images > 1)).flatten(1).any(dim=1)).any()):
+        images[outside] = density.sample(int(outside.sum()), generator)
+    return (255.0 * images).round().to(torch.uint8)
+
+
+class TrainingDraws(IterableDataset[Batch]):
+    """A device's part of the global batches of an epoch, drawn afresh for it, from batch `start` on."""
+
+    def __init__(
+        self,
+        density: GaussianMixture,
+        quantized: bool,
+        *,
+        batches: int,
+        each: int,
+        streams: range,
+        key: tuple[int, int],
+        start: int,
+    ) -> None:
+        super().__init__()
+        self.density, self.quantized = density, quantized
+        self.batches, self.each, self.streams, self.key, self.start = batches, each, streams, key, start
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield this loader process's batches in order."""
+        worker, workers = _worker()
+        cpu = torch.device("cpu")
+        for number in range(self.start + worker, self.batches, workers):
+            images = [
+                draw_images(
+                    self.density,
+                    self.each,
+                    self.quantized,
+                    seeded_generator(cpu, SAMPLING, *self.key, number, stream),
+                )
+                for stream in self.streams
+            ]
+            first = (number * self.streams.stop + self.streams.start) * self.each
+            position = torch.arange(first, first + self.each * len(self.streams))
+            yield Batch(torch.cat(images), position, position)
+
+
+class MeasuredDraws(IterableDataset[Batch]):
+    """The first `count` images of a split, a device's share of them; the same for every run and seed."""
+
+    def __init__(
+        self,
+        density: GaussianMixture,
+        quantized: bool,
+        split: str,
+        count: int,
+        batch_size: int,
+        place: tuple[int, int],
+        workers: int,
+    ) -> None:
+        super().__init__()
+        self.density, self.quantized, self.split = density, quantized, split
+        self.count, self.batch_size = count, batch_size
+        self.place, self.workers = place, max(1, workers)
+
+    def _range(self, worker: int) -> tuple[int, int]:
+        low, high = share(self.count, *self.place)
+        first, last = share(high - low, worker, self.workers)
+        return low + first, low + last
+
+    def __len__(self) -> int:
+        """Batches this device's loader yields, exactly."""
+        ranges = [self._range(worker) for worker in range(self.workers)]
+        return sum(-(-(last - first) // self.batch_size) for first, last in ranges)
+
+    def _block(self, number: int) -> Tensor:
+        generator = seeded_generator(torch.device("cpu"), SAMPLING, -_SPLITS[self.split], number)
+        return draw_images(self.density, BLOCK, self.quantized, generator)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield this loader process's batches in the images' order."""
+        first, last = self._range(_worker()[0])
+        for start in range(first, last, self.batch_size):
+            stop = min(start + self.batch_size, last)
+            blocks = range(start // BLOCK, (stop - 1) // BLOCK + 1)
+            images = torch.cat([self._block(number) for number in blocks])
+            offset = start - blocks.start * BLOCK
+            position = torch.arange(start, stop)
+            yield Batch(images[offset : offset + stop - start], position, position)
+
+
+def _worker() -> tuple[int, int]:
+    info = get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)
+
+
+class KnownDataModule(ImageDataModule):
+    """Batches drawn from a known density.
+
+    Args:
+        density: what images are drawn from.
+        name: the density's name.
+        quantized: 8-bit images rather than floats.
+        batch_size: training images a step over all devices.
+        streams: streams of a batch, each with random numbers of its own.
+        workers: loader processes a device.
+        seed: the run's seed, for the training images.
+        validate_images: validation images used while training.
+        validate_batch_size: images a batch on a device in validation.
+    """
+
+    def __init__(
+        self,
+        density: GaussianMixture,
+        name: str,
+        *,
+        quantized: bool,
+        batch_size: int,
+        streams: int,
+        workers: int,
+        seed: int,
+        validate_images: int,
+        validate_batch_size: int,
+    ) -> None:
+        release = f"drawn from the known density {name}, {'8-bit' if quantized else 'not quantised'}"
+        super().__init__(
+            dataset=name,
+            release=release,
+            path=None,
+            identity=f"{release} {density.image_shape}",
+            counts=SPLIT_IMAGES,
+            validate_images=validate_images,
+            validate_batch_size=validate_batch_size,
+            workers=workers,
+        )
+        self.density, self.quantized = density, quantized
+        self.batch_size, self.streams, self.seed = batch_size, streams, seed
+
+    @property
+    def batches(self) -> int:
+        """Global training batches in an epoch."""
+        return max(1, EPOCH_IMAGES // self.batch_size)
+
+    def epoch_loader(self, epoch: int, start: int) -> DataLoader[Any]:
+        """This device's part of an epoch's global batches, from batch `start` on."""
+        rank, world_size = self.place()
+        mine = self.streams // world_size
+        dataset = TrainingDraws(
+            self.density,
+            self.quantized,
+            batches=self.batches,
+            each=self.batch_size // self.streams,
+            streams=range(rank * mine, (rank + 1) * mine),
+            key=(self.seed, epoch),
+            start=start,
+        )
+        return DataLoader(dataset, batch_size=None, num_workers=self.workers)
+
+    def evenly_spaced(
+        self, split: str, count: int, batch_size: int, place: tuple[int, int] = (0, 1), workers: int = 0
+    ) -> DataLoader[Any]:
+        """The first `count` images of a split, in order, each once; see `ImageDataModule`."""
+        count = min(count, self.counts[split])
+        dataset = MeasuredDraws(self.density, self.quantized, split, count, batch_size, place, workers)
+        return DataLoader(dataset, batch_size=None, num_workers=workers)

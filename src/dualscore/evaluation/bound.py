@@ -1,0 +1,110 @@
+"""The bound in an evaluation: t0 and t1 chosen on training images, then measured on validation images."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from dualscore.evaluation.stages import Stage, ends, strata
+from dualscore.evaluation.store import Rows, joined
+from dualscore.likelihood.bound import BoundTerms, diffusion_energy
+from dualscore.likelihood.units import STEP
+
+PILOT_IMAGES = 128
+"""Training images on which t0 and t1 are chosen; a bound stays one only if its own images do not choose."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Equal strata of ln t over the training range; t0 and t1 are among their edges."""
+
+    t_min: float
+    t_max: float
+    number: int
+
+    @property
+    def width(self) -> float:
+        """Of a stratum, in nats of ln t."""
+        return math.log(self.t_max / self.t_min) / self.number
+
+    def edge(self, index: int) -> float:
+        """A noise variance, in pixel², from t_min at 0 to t_max at `number`."""
+        return self.t_min * math.exp(index * self.width)
+
+    def starts(self) -> list[int]:
+        """Edges that may be t0: √t from a tenth of a step to three steps, or the lowest edge."""
+        found = [i for i in range(self.number) if 0.1 * STEP <= math.sqrt(self.edge(i)) <= 3.0 * STEP]
+        return found or [0]
+
+    def stops(self) -> list[int]:
+        """Edges that may be t1: those above the candidates for t0."""
+        return list(range(max(self.starts()) + 1, self.number + 1))
+
+
+def choose(grid: Grid, measured: Rows, outer: Rows, dimension: int) -> tuple[int, int]:
+    """The edges between which the bound is tightest, on the pilot's images.
+
+    Args:
+        grid: the strata.
+        measured: space losses in all strata.
+        outer: decoder at all `grid.starts()`, prior at all `grid.stops()`.
+        dimension: d.
+
+    Returns:
+        Indices of the edges t0 and t1.
+    """
+    inside = 0.5 * dimension * grid.width * measured["space"].mean(dim=0)
+    decoder, prior = outer["decoder"].mean(dim=0), outer["prior"].mean(dim=0)
+    totals = {
+        (first, last): float(decoder[i] + inside[first:last].sum() + prior[j])
+        for i, first in enumerate(grid.starts())
+        for j, last in enumerate(grid.stops())
+    }
+    return min(totals, key=lambda pair: totals[pair])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The bound of each image, and where it was taken."""
+
+    position: torch.Tensor
+    terms: BoundTerms
+    t0: float
+    t1: float
+    strata: int
+
+
+def measure_bound(
+    run: Callable[[Stage], Rows], grid: Grid, images: int, train_images: int, everywhere: bool, dimension: int
+) -> tuple[Measured, Rows]:
+    """Choose t0 and t1, then measure.
+
+    Args:
+        run: measures a stage.
+        grid: the strata.
+        images: validation images.
+        train_images: training images there are.
+        everywhere: whether all strata are wanted, for the checks, or only those between t0 and t1.
+        dimension: d.
+
+    Returns:
+        The bound of each image, and the rows of the strata.
+    """
+    pilot = min(PILOT_IMAGES, train_images)
+    starts, stops = grid.starts(), grid.stops()
+    outer = [grid.edge(i) for i in starts], [grid.edge(i) for i in stops]
+    first, last = choose(
+        grid,
+        run(strata("train", pilot, grid.number, 0, grid.number, "pilot")),
+        run(ends("train", pilot, *outer, "pilot_ends")),
+        dimension,
+    )
+    low, high = (0, grid.number) if everywhere else (first, last)
+    inside = run(strata("val", images, grid.number, low, high, "strata"))
+    t0, t1 = grid.edge(first), grid.edge(last)
+    ending = run(ends("val", images, [t0], [t1], "ends"))
+    a, b = joined(inside, ending)
+    diffusion = diffusion_energy(inside["space"][a, first - low : last - low], dimension, grid.width)
+    terms = BoundTerms(ending["decoder"][b, 0], diffusion, ending["prior"][b, 0])
+    return Measured(inside["position"][a], terms, t0, t1, last - first), inside

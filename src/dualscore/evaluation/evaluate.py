@@ -1,0 +1,337 @@
+"""An evaluation from a checkpoint to evaluation.json."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric import Fabric
+
+from dualscore.assemble import build, known_density, load_statistics
+from dualscore.checkpoints import read_checkpoint
+from dualscore.config import Estimator, ExperimentConfig
+from dualscore.data.base import ImageDataModule
+from dualscore.energy import EnergyModel
+from dualscore.errors import CheckpointError, TrainingError
+from dualscore.evaluation import figures, plan
+from dualscore.evaluation.bound import PILOT_IMAGES, Grid, measure_bound
+from dualscore.evaluation.gaussians import measure_gaussians
+from dualscore.evaluation.report import print_figure, print_report, write_report
+from dualscore.evaluation.run import Session
+from dualscore.evaluation.stages import Stage, Subject, strata
+from dualscore.evaluation.store import Rows, joined
+from dualscore.experiment import to_plain
+from dualscore.gaussian import StationaryGaussian
+from dualscore.likelihood import Estimate, bits, bits_per_dim, dequantized_bits_per_dim
+from dualscore.likelihood import consistency as identities
+from dualscore.runs import check_architecture
+from dualscore.terminal import quiet, shared_console
+
+
+def is_complete(report: Path) -> bool:
+    """Whether an evaluation.json is there and tells of a finished evaluation."""
+    try:
+        return bool(json.loads(report.read_text(encoding="utf-8"))["complete"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[str, Any]:
+    """Measure a checkpoint and write evaluation.json, figure by figure; interrupted, it goes on.
+
+    Args:
+        config: the experiment; its architecture must be the checkpoint's.
+        checkpoint: the file to measure.
+        output: where the report goes; the images' own figures go into the folder `evaluation` beside it.
+
+    Returns:
+        The report.
+
+    Raises:
+        DualscoreError: one line for people; what was measured before stays.
+    """
+    quiet()
+    console = shared_console()
+    content = read_checkpoint(checkpoint)
+    check_architecture(checkpoint, content["dualscore"]["config"], to_plain(config))
+    module, datamodule = build(config)
+    try:
+        module.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{checkpoint}: the weights do not fit the experiment: {reason:.200}"
+        ) from error
+    fabric = _fabric(config)
+    density = known_density(config)
+    double = config.trainer.precision == "64-true"
+    parts = [module.evaluated, module.prior, *([density] if density is not None else [])]
+    for part in parts:
+        # Figures are taken in full precision, however the model was trained.
+        (part.double() if double else part.float()).to(fabric.device).requires_grad_(False).eval()
+    subject = Subject(
+        module.evaluated,
+        module.prior,
+        density,
+        quantized=config.data.quantized,
+        dequantize=config.data.dequantize,
+        t_range=module.t_range,
+        seed=config.seed,
+    )
+    identity = {
+        "checkpoint": _digest(checkpoint),
+        "dataset": datamodule.identity,
+        "seed": config.seed,
+        "double": double,
+        "dequantize": config.data.dequantize,
+        "channels": config.data.channels,
+    }
+    session = Session(
+        fabric,
+        subject,
+        datamodule,
+        config.evaluate,
+        output.parent / "evaluation",
+        identity,
+        config.data.workers,
+        console,
+    )
+    console.print(f"evaluating {checkpoint} …", highlight=False, soft_wrap=True)
+    report: dict[str, Any] = {
+        "experiment": config.name,
+        "checkpoint": str(checkpoint),
+        "step": content["global_step"],
+        "weights": "averaged" if config.optim.ema_steps else "trained",
+        "complete": False,
+        "dataset": {
+            "name": datamodule.dataset,
+            "release": datamodule.release,
+            "path": str(datamodule.path) if datamodule.path else None,
+            "split": "val",
+            "colour": "gray" if config.data.channels == 1 else "colour",
+        },
+        "image_shape": list(module.image_shape),
+        "dimension": module.dimension,
+        "bits_per_dim": {},
+    }
+    _Measurement(config, session, report, output).all()
+    if fabric.is_global_zero:
+        stationary = _stationary(config)
+        count = min(config.evaluate.images, datamodule.counts["val"])
+        report["gaussian"] = measure_gaussians(datamodule, stationary, config.data.channels, count)
+        report["complete"] = True
+        write_report(report, output)
+        print_report(report, console)
+        console.print(f"written to {output}", highlight=False, soft_wrap=True)
+    # A process that left while the first one still measures would be taken for a crash.
+    fabric.barrier()
+    return report
+
+
+def _stationary(config: ExperimentConfig) -> StationaryGaussian:
+    statistics = load_statistics(config)
+    return StationaryGaussian(statistics.mean, statistics.spectrum).double()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fabric(config: ExperimentConfig) -> Fabric:
+    options = config.trainer
+    try:
+        fabric = Fabric(
+            accelerator="cuda" if options.accelerator == "gpu" else options.accelerator,
+            devices=options.devices,
+            num_nodes=options.nodes,
+            strategy="ddp" if options.devices * options.nodes > 1 else "auto",
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise TrainingError(
+            f"trainer.devices={options.devices}, trainer.accelerator={options.accelerator}: {reason:.200}"
+        ) from error
+    fabric.launch()
+    return fabric
+
+
+class _Measurement:
+    """The estimators in turn; after each, evaluation.json holds it."""
+
+    def __init__(
+        self, config: ExperimentConfig, session: Session, report: dict[str, Any], output: Path
+    ) -> None:
+        self.config, self.session, self.report, self.output = config, session, report, output
+        self.options = config.evaluate
+        self.datamodule: ImageDataModule = session.datamodule
+        self.dimension: int = report["dimension"]
+        self.t_min, self.t_max = session.subject.t_range
+        self.is_energy = isinstance(session.subject.model, EnergyModel)
+        self.rows: dict[str, Rows] = {}
+        self.per_image = figures.PerImage()
+        self.log_z: Estimate | None = None
+
+    def all(self) -> None:
+        """Measure everything that was asked for."""
+        wanted = set(self.options.estimators)
+        stages = plan.simple_stages(
+            self.options,
+            self.datamodule.counts,
+            is_energy=self.is_energy,
+            quantized=self.config.data.quantized,
+            known=self.session.subject.density is not None,
+            t_max=self.t_max,
+        )
+        steps: list[tuple[str, Callable[[dict[str, Stage]], None]]] = [
+            ("paper", self._paper),
+            ("dequantized", self._dequantized),
+            ("noise_levels", self._levels),
+        ]
+        for name in ("truth", "normalizer"):
+            if name in stages:
+                self.rows[name] = self.session.run(stages[name])
+        if "normalizer" in self.rows:
+            self.log_z = figures.normalizer(self.rows["normalizer"], self.dimension, self.t_max)
+            self.report["log_normalizer"] = self.log_z.value
+        for name, step in steps:
+            if name in stages:
+                step(stages)
+        if wanted & {Estimator.bound, Estimator.checks}:
+            self._strata(Estimator.bound in wanted)
+        if "ode" in stages:
+            self._ode(stages)
+        self._truth()
+        self._checks()
+
+    def _tell(self, name: str, figure: figures.Figure) -> None:
+        self.report["bits_per_dim"][name] = figure
+        self._write()
+        print_figure(name, figure, self.session.console)
+
+    def _write(self) -> None:
+        if self.session.fabric.is_global_zero:
+            write_report(self.report, self.output)
+
+    def _paper(self, stages: dict[str, Stage]) -> None:
+        for split, prefix in (("val", ""), ("train", "train_")):
+            clean = self.session.run(stages[f"{prefix}paper"])
+            noisy = self.rows.get(f"{prefix}normalizer") or self.session.run(stages[f"{prefix}normalizer"])
+            figure = figures.paper_figure(clean, noisy, self.dimension, self.t_max)
+            if split == "train":
+                self.report["train"] = figure
+                self._write()
+            else:
+                self.rows["paper"] = clean
+                per_image = bits_per_dim(clean["energy"], self.dimension)
+                self.per_image.add("paper", clean["position"], per_image, self._shared())
+                self._tell("paper", figure)
+
+    def _shared(self) -> Estimate:
+        assert self.log_z is not None
+        return bits(self.log_z, self.dimension)
+
+    def _dequantized(self, stages: dict[str, Stage]) -> None:
+        rows = self.rows["dequantized"] = self.session.run(stages["dequantized"])
+        energy = rows["energy"].mean(dim=1)
+        per_image = dequantized_bits_per_dim(energy, self.dimension)
+        self.per_image.add("dequantized", rows["position"], per_image, self._shared())
+        self._tell(
+            "dequantized",
+            figures.dequantized_figure(rows, self.rows["normalizer"], self.dimension, self.t_max),
+        )
+
+    def _levels(self, stages: dict[str, Stage]) -> None:
+        rows = self.rows["noise_levels"] = self.session.run(stages["noise_levels"])
+        variances = plan.levels(self.options)
+        levels = figures.level_figures(rows, variances, self.dimension)
+        self.report["noise_levels"] = [asdict(level) for level in levels]
+        self._write()
+
+    def _strata(self, bound: bool) -> None:
+        grid = Grid(self.t_min, self.t_max, self.options.strata)
+        count = min(self.options.subset_images, self.datamodule.counts["val"])
+        check = self.is_energy and Estimator.checks in self.options.estimators
+        if not bound:
+            if check:
+                self.rows["strata"] = self.session.run(
+                    strata("val", count, grid.number, 0, grid.number, "strata")
+                )
+            return
+        pilot = min(PILOT_IMAGES, self.datamodule.counts["train"])
+        measured, self.rows["strata"] = measure_bound(
+            self.session.run, grid, count, pilot, check, self.dimension
+        )
+        per_image = bits(measured.terms.total, self.dimension)
+        self.per_image.add("bound", measured.position, per_image)
+        self._tell("bound", figures.bound_figure(measured, pilot * grid.number, self.dimension))
+
+    def _ode(self, stages: dict[str, Stage]) -> None:
+        rows = self.session.run(stages["ode"])
+        quantized = self.config.data.quantized
+        convert = dequantized_bits_per_dim if quantized else bits_per_dim
+        self.per_image.add("ode", rows["position"], convert(rows["energy"], self.dimension))
+        self._tell("ode", figures.ode_figure(rows, self.dimension, quantized))
+
+    def _truth(self) -> None:
+        if "truth" not in self.rows:
+            return
+        rows, quantized = self.rows["truth"], self.config.data.quantized
+        convert = dequantized_bits_per_dim if quantized else bits_per_dim
+        truth = figures.PerImage.TRUTH
+        self.per_image.add(truth, rows["position"], convert(rows["energy"], self.dimension))
+        self.report["truth"] = figures.truth_figures(
+            rows, self.rows["noise_levels"], self.log_z, quantized, self.dimension
+        )
+        for name, figure in self.report["bits_per_dim"].items():
+            figure["above_truth"] = figures.plain(self.per_image.difference(name, truth))
+
+    def _checks(self) -> None:
+        gaps = self.per_image.gaps()
+        if "strata" in self.rows and self.is_energy and Estimator.checks in self.options.estimators:
+            gaps += self._identities()
+        self.report["checks"] = [
+            {"check": gap.check, "where": gap.where, **figures.plain(gap.gap), "consistent": gap.consistent}
+            for gap in gaps
+        ]
+        self.report["consistent"] = all(gap.consistent for gap in gaps)
+        self.report["verdict"] = identities.verdict(gaps)
+
+    def _identities(self) -> list[identities.Gap]:
+        levels, inside = self.rows["noise_levels"], self.rows["strata"]
+        variances = plan.levels(self.options)
+        width = Grid(self.t_min, self.t_max, self.options.strata).width
+        found = []
+        # Below t_min and above t_max the model was not trained.
+        known = [j for j, t in enumerate(variances) if self.t_min <= t * 1.001 and t <= self.t_max * 1.001]
+        if known:
+            first, last = known[0], known[-1] + 1
+            heat, energy = levels["heat"][:, first:last], levels["energy"][:, first:last]
+            there = variances[first:last]
+            found += identities.energy_rise_gaps(
+                energy, there, inside["variance"], inside["space"], width, self.dimension
+            )
+            found += identities.heat_gaps(heat, there)
+            found += self._first_rise(levels, first, variances[first])
+        normalizer = self.rows["normalizer"]
+        large = plan.large_variances(self.t_max)
+        log_z = identities.log_normalizers(
+            normalizer["energy"], normalizer["noise_square"], self.session.subject.prior.cpu().double(), large
+        )
+        return found + identities.normalizer_gaps(log_z, large, self.dimension)
+
+    def _first_rise(self, levels: Rows, first: int, variance: float) -> list[identities.Gap]:
+        """From t = 0 to the lowest level, on the images as they were trained on."""
+        dequantize = self.config.data.dequantize
+        clean = self.rows.get("dequantized" if dequantize else "paper")
+        if clean is None:
+            return []
+        a, b = joined(levels, clean)
+        energy = clean["energy"][b, 0] if dequantize else clean["energy"][b]
+        return [
+            identities.first_rise_gap(
+                energy, levels["energy"][a, first], variance, levels["space"][a, first], self.dimension
+            )
+        ]

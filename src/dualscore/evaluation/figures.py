@@ -1,0 +1,148 @@
+"""From rows of measurements to figures: pure functions, so that any number of processes gives the same."""
+
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from dualscore.evaluation.bound import Measured
+from dualscore.evaluation.store import Rows, joined
+from dualscore.likelihood import (
+    Estimate,
+    bits,
+    bits_per_dim,
+    decibels_per_dim,
+    dequantized_bits_per_dim,
+    log_normalizer,
+    mean,
+    paper_bits_per_dim,
+)
+from dualscore.likelihood.consistency import Gap
+from dualscore.metrics import LevelSummary, level_summary
+
+Figure = dict[str, Any]
+"""A figure of evaluation.json: value, stderr, images, evaluations, and what belongs to it."""
+
+
+def plain(estimate: Estimate) -> Figure:
+    """An estimate as plain values."""
+    return {"value": estimate.value, "stderr": estimate.stderr}
+
+
+def estimate_of(figure: Figure) -> Estimate:
+    """The estimate that `plain` wrote."""
+    return Estimate(figure["value"], figure["stderr"])
+
+
+def normalizer(rows: Rows, dimension: int, t_max: float) -> Estimate:
+    """Log Z in nats, from the rows at the largest noise variances."""
+    return log_normalizer(rows["energy"][:, -1], rows["noise_square"], dimension, t_max)
+
+
+def paper_figure(clean: Rows, noisy: Rows, dimension: int, t_max: float) -> Figure:
+    """The paper's protocol."""
+    log_z = normalizer(noisy, dimension, t_max)
+    images = len(clean["energy"])
+    return {
+        **plain(paper_bits_per_dim(clean["energy"], log_z, dimension)),
+        "images": images,
+        "evaluations": images + noisy["energy"].numel(),
+        "log_normalizer": plain(log_z),
+    }
+
+
+def dequantized_figure(rows: Rows, noisy: Rows, dimension: int, t_max: float) -> Figure:
+    """Uniform dequantisation, the mean over an image's draws."""
+    per_image = dequantized_bits_per_dim(rows["energy"].mean(dim=1), dimension)
+    total = mean(per_image) + bits(normalizer(noisy, dimension, t_max), dimension)
+    return {
+        **plain(total),
+        "images": len(per_image),
+        "evaluations": rows["energy"].numel() + noisy["energy"].numel(),
+        "draws": rows["energy"].shape[1],
+    }
+
+
+def bound_figure(measured: Measured, pilot_evaluations: int, dimension: int) -> Figure:
+    """The certified bound and its three parts."""
+    terms = measured.terms
+    return {
+        **plain(bits(mean(terms.total), dimension)),
+        "images": len(measured.position),
+        "evaluations": len(measured.position) * measured.strata + pilot_evaluations,
+        "t0": measured.t0,
+        "t1": measured.t1,
+        "strata": measured.strata,
+        "parts": {name: plain(bits(mean(part), dimension)) for name, part in terms._asdict().items()},
+    }
+
+
+def ode_figure(rows: Rows, dimension: int, quantized: bool) -> Figure:
+    """The probability-flow ODE."""
+    convert = dequantized_bits_per_dim if quantized else bits_per_dim
+    return {
+        **plain(mean(convert(rows["energy"], dimension))),
+        "images": len(rows["energy"]),
+        "evaluations": int(rows["evaluations"].sum()),
+    }
+
+
+def level_figures(rows: Rows, variances: list[float], dimension: int) -> list[LevelSummary]:
+    """Losses, denoising and effective dimension at each noise level."""
+    return [
+        level_summary(
+            t,
+            mean(rows["space"][:, j]).value,
+            mean(rows["time"][:, j]).value if "time" in rows else None,
+            len(rows["space"]),
+            dimension,
+        )
+        for j, t in enumerate(variances)
+    ]
+
+
+class PerImage:
+    """Each image's bits/dim by every estimator, for differences over the images that two of them share."""
+
+    TRUTH = "truth"
+
+    def __init__(self) -> None:
+        self._tables: dict[str, Rows] = {}
+        self._shared: dict[str, Estimate] = {}
+
+    def add(self, name: str, position: Tensor, bits_per_dim: Tensor, shared: Estimate | None = None) -> None:
+        """Add an estimator: bits/dim of each image, without what is added to all (log Z) and its error."""
+        self._tables[name] = {"position": position, "figure": bits_per_dim.double()}
+        self._shared[name] = shared or Estimate(0.0, 0.0)
+
+    def names(self) -> list[str]:
+        """The estimators, in the order they came."""
+        return [name for name in self._tables if name != self.TRUTH]
+
+    def difference(self, one: str, other: str) -> Estimate:
+        """Mean difference over the images that both have measured; log Z cancels where both use it."""
+        a, b = joined(self._tables[one], self._tables[other])
+        found = mean(self._tables[one]["figure"][a] - self._tables[other]["figure"][b])
+        if self._shared[one] is self._shared[other]:
+            return found
+        return found + (self._shared[one] - self._shared[other])
+
+    def gaps(self) -> list[Gap]:
+        """Every estimate against the next one."""
+        names = self.names()
+        return [Gap(f"{two} − {one}", "", self.difference(two, one)) for one, two in pairwise(names)]
+
+
+def truth_figures(
+    rows: Rows, levels: Rows, log_z: Estimate | None, quantized: bool, dimension: int
+) -> Figure:
+    """The known density's own figure, and how far the energy is from its own at the noise levels."""
+    convert = dequantized_bits_per_dim if quantized else bits_per_dim
+    figure: Figure = {**plain(mean(convert(rows["energy"], dimension))), "images": len(rows["energy"])}
+    if log_z is not None and "energy" in levels and "truth" in levels:
+        error = levels["energy"] + log_z.value - levels["truth"]
+        figure["largest_energy_error_db_per_dim"] = decibels_per_dim(float(error.abs().max()), dimension)
+        figure["energy_error_db_per_dim"] = [
+            decibels_per_dim(float(value), dimension) for value in error.abs().amax(dim=0)
+        ]
+    return figure

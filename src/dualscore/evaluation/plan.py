@@ -1,0 +1,86 @@
+"""Which stages an evaluation has: from the estimators that were asked for."""
+
+import math
+from collections.abc import Sequence
+
+from dualscore.config import Estimator, EvaluateConfig
+from dualscore.evaluation.stages import (
+    Stage,
+    clean_energies,
+    dequantized_energies,
+    noise_levels,
+    noisy_energies,
+    ode_energies,
+    true_energies,
+)
+from dualscore.noise import variance_at_psnr
+
+FEWEST_FOR_NORMALIZER = 64
+NORMALIZER_SHARE = 16
+"""Log Z is estimated on one image in this many: its noise is far below that of U(x, 0)."""
+PILOT_IMAGES = 128
+"""Training images on which the bound's t0 and t1 are chosen."""
+
+
+def normalizer_count(images: int) -> int:
+    """Images that log Z is estimated on."""
+    return min(images, max(FEWEST_FOR_NORMALIZER, images // NORMALIZER_SHARE))
+
+
+def levels(options: EvaluateConfig) -> list[float]:
+    """The noise variances that are reported, rising."""
+    return sorted(variance_at_psnr(decibels) for decibels in options.psnr)
+
+
+def large_variances(t_max: float) -> list[float]:
+    """Where log Z is looked at for its drift, rising: t_max and its tenth and hundredth."""
+    return [t_max / 100.0, t_max / 10.0, t_max]
+
+
+def decoder_variances(edges: Sequence[float], step: float) -> list[int]:
+    """Which edges of the strata may be the bound's t0: from a thirtieth of a step to three steps."""
+    return [i for i, t in enumerate(edges[:-1]) if step / 30 <= math.sqrt(t) <= 3 * step] or [0]
+
+
+def simple_stages(
+    options: EvaluateConfig,
+    counts: dict[str, int],
+    *,
+    is_energy: bool,
+    quantized: bool,
+    known: bool,
+    t_max: float,
+) -> dict[str, Stage]:
+    """Every stage but the bound's, which depend on what a pilot finds.
+
+    Args:
+        options: estimators, images, levels.
+        counts: images in each split.
+        is_energy: False for a denoiser, of which only bound and ODE can be had.
+        quantized: whether images are 8-bit.
+        known: whether the images' density is known.
+        t_max: largest noise variance in training.
+
+    Returns:
+        Stages by name, the cheap ones first.
+    """
+    wanted = set(options.estimators)
+    val, train = min(options.images, counts["val"]), min(options.train_images, counts["train"])
+    subset = min(options.subset_images, val)
+    stages = []
+    if known:
+        stages.append(true_energies(val))
+    check = is_energy and Estimator.checks in wanted
+    if is_energy and wanted & {Estimator.paper, Estimator.dequantized, Estimator.checks}:
+        variances = large_variances(t_max) if check else [t_max]
+        stages.append(noisy_energies(variances, normalizer_count(val), "normalizer"))
+    if is_energy and Estimator.paper in wanted:
+        stages.append(clean_energies("val", val, "paper"))
+        stages.append(noisy_energies([t_max], normalizer_count(train), "train_normalizer", "train"))
+        stages.append(clean_energies("train", train, "train_paper"))
+    if is_energy and quantized and Estimator.dequantized in wanted:
+        stages.append(dequantized_energies(val, options.draws))
+    stages.append(noise_levels(levels(options), subset, heat=check))
+    if Estimator.ode in wanted:
+        stages.append(ode_energies(min(options.ode_images, val), options.ode_tolerance))
+    return {stage.name: stage for stage in stages}

@@ -1,0 +1,113 @@
+"""evaluation.json, and the same on the terminal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dualscore.evaluation.figures import estimate_of
+from dualscore.shards import write_aside
+
+NAMES = {
+    "paper": "paper's protocol",
+    "dequantized": "dequantized",
+    "bound": "certified bound",
+    "ode": "ODE",
+}
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Write evaluation.json, whole or not at all."""
+    write_aside(path, (json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def print_figure(name: str, figure: dict[str, Any], console: Console) -> None:
+    """Print an estimate as soon as it is there."""
+    console.print(
+        f"{NAMES[name]:18} {estimate_of(figure)} bits/dim · {figure['images']:,} images, "
+        f"{figure['evaluations']:,} network evaluations",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_report(report: dict[str, Any], console: Console) -> None:
+    """Print an evaluation as tables and one line of verdict."""
+    data = report["dataset"]
+    shape = "×".join(map(str, report["image_shape"]))
+    console.print(
+        f"\n[bold]{report['experiment']}[/], step {report['step']:,}, {report['weights']} weights · "
+        f"validation images {shape} · {data['release']}",
+        soft_wrap=True,
+    )
+    console.print(_likelihoods(report))
+    console.print(_levels(report))
+    console.print(f"[bold]verdict[/]: {report['verdict']}", highlight=False, soft_wrap=True)
+
+
+def _likelihoods(report: dict[str, Any]) -> Table:
+    truth = report.get("truth")
+    columns = [
+        "bits/dim",
+        "validation",
+        *(["above the truth"] if truth else []),
+        "images",
+        "evaluations/image",
+    ]
+    table = Table(*columns)
+    for name, figure in report["bits_per_dim"].items():
+        gap = [str(estimate_of(figure["above_truth"]))] if truth else []
+        each = figure["evaluations"] / figure["images"]
+        table.add_row(NAMES[name], str(estimate_of(figure)), *gap, f"{figure['images']:,}", f"{each:.4g}")
+    if truth:
+        table.add_row("truth", str(estimate_of(truth)), "", f"{truth['images']:,}", "")
+    train = report.get("train")
+    if train:
+        estimate = str(estimate_of(train))
+        gap = [""] if truth else []
+        table.add_row("paper's, training images", estimate, *gap, f"{train['images']:,}", "")
+    names = {"stationary": "Gaussian, stationary", "full_covariance": "Gaussian, full covariance"}
+    for key, name in names.items():
+        value = report["gaussian"][key]
+        shown = "d is too large" if value is None else f"{value:.3f}"
+        gap = [""] if truth else []
+        table.add_row(name, shown, *gap, f"{report['gaussian']['images']:,}", "")
+    return table
+
+
+def _levels(report: dict[str, Any]) -> Table:
+    rise = {gap["where"]: gap for gap in report["checks"] if gap["check"] == "energy rise"}
+    heat = {gap["where"]: gap for gap in report["checks"] if gap["check"] == "heat equation"}
+    truth = report.get("truth", {}).get("energy_error_db_per_dim")
+    table = Table(
+        "input PSNR", "output PSNR", "space loss", "time loss", "effective dimension",
+        *(["rise to the next", "heat equation"] if rise or heat else []),
+        *(["energy error, dB/dim"] if truth else []),
+    )  # fmt: skip
+    for j, level in enumerate(report["noise_levels"]):
+        decibels = f"{level['psnr_in']:.0f} dB"
+        cells = [
+            decibels,
+            f"{level['psnr_out']:.2f} dB",
+            f"{level['space_loss']:.4f}",
+            "—" if level["time_loss"] is None else f"{level['time_loss']:.2e}",
+            f"{level['effective_dimension']:,.1f}",
+        ]
+        if rise or heat:
+            above = next(
+                (g for where, g in rise.items() if where.startswith(f"{level['psnr_in']:.0f} to")), None
+            )
+            cells += [_signed(above), _signed(heat.get(decibels))]
+        if truth:
+            cells.append(f"{truth[j]:.3f}")
+        table.add_row(*cells)
+    return table
+
+
+def _signed(gap: dict[str, Any] | None) -> str:
+    if gap is None:
+        return "—"
+    mark = "" if gap["consistent"] else " [red]✗[/]"
+    return f"{gap['value']:+.3f} ± {gap['stderr']:.3f}{mark}"

@@ -1,0 +1,171 @@
+r"""The certified variational bound on the likelihood of 8-bit images, from a denoiser alone.
+
+For any denoiser x̂(y, t), any decoder P(x | y) and any prior, with y_t = x + √t z,
+
+    −log P(x) ≤ E[−log P(x | y_{t0})] + ½ ∫_{t0}^{t1} E‖x − x̂(y_t, t)‖² dt/t² + KL(q(y_{t1} | x) ‖ prior),
+
+in nats. No energy has to be normalised, or to exist.
+Source: Kingma et al. 2021, Variational diffusion models, arXiv 2107.00630, section 4; METHOD section 3.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualscore.energy import ScoreModel
+from dualscore.gaussian import StationaryGaussian
+from dualscore.likelihood.units import LEVELS, STEP, check_clean
+from dualscore.noise import corrupt
+from dualscore.objective import space_loss
+
+_NEGLIGIBLE = 100.0
+"""Grey levels that weigh less than e^−100 of the nearest are left out: no floating point sum sees them."""
+
+
+def bound_range(t_range: tuple[float, float]) -> tuple[float, float]:
+    """t0 and t1 where nothing is known of the model's curve: half a step, and the end of its range."""
+    return max(t_range[0], (STEP / 2) ** 2), t_range[1]
+
+
+class BoundTerms(NamedTuple):
+    """The bound's three parts in nats, each of shape (B,) and ≥ 0."""
+
+    decoder: Tensor
+    """−log P(x | y_{t0}), for one draw of y_{t0} an image."""
+    diffusion: Tensor
+    """½ ∫ ‖x − x̂‖² dt/t², one unbiased estimate an image."""
+    prior: Tensor
+    """KL(q(y_{t1} | x) ‖ prior), exact."""
+
+    @property
+    def total(self) -> Tensor:
+        """An unbiased estimate of an upper bound on −log P(x), in nats, shape (B,)."""
+        return self.decoder + self.diffusion + self.prior
+
+
+def decoder_energy(clean: Tensor, noise: Tensor, noise_variance: float, levels: int = LEVELS) -> Tensor:
+    """−log P(x | y) of the decoder P(k | y) ∝ exp(−(y − k/(levels−1))² / 2t), pixel by pixel.
+
+    Args:
+        clean: images x on the levels k/(levels−1), shape (B, C, H, W).
+        noise: z of y = x + √t z, of the same shape.
+        noise_variance: t > 0 in pixel².
+        levels: number of grey levels.
+
+    Returns:
+        Nats an image, shape (B,).
+    """
+    # In units of the step: level j is k + offset, and y lies at k + s·z.
+    s = math.sqrt(noise_variance) * (levels - 1)
+    k = (clean * (levels - 1)).round()
+    farthest = float(noise.abs().max())
+    # Against the nearest level, at most ½ away, a level at distance r weighs exp((¼ − r²)/2s²).
+    reach = s * farthest + math.sqrt(0.25 + 2.0 * _NEGLIGIBLE * s * s)
+    energy = torch.zeros_like(noise)
+    own = 0.5 * noise.square()
+    for offset in range(-min(levels - 1, math.ceil(reach)), min(levels - 1, math.ceil(reach)) + 1):
+        if offset == 0:
+            continue
+        weight = torch.exp(own - 0.5 * (noise - offset / s).square())
+        inside = (k + offset >= 0) & (k + offset <= levels - 1)
+        energy += torch.where(inside, weight, 0.0)
+    return torch.log1p(energy).flatten(1).sum(dim=1)
+
+
+def prior_divergence(clean: Tensor, prior: StationaryGaussian, t1: float) -> Tensor:
+    """KL(N(x, t1 I) ‖ N(μ, Σ + t1 I)) of each image, in nats.
+
+    Args:
+        clean: images x, shape (B, C, H, W).
+        prior: the prior without noise, N(μ, Σ).
+        t1: the largest noise variance, in pixel².
+
+    Returns:
+        Nats an image, shape (B,).
+    """
+    coefficients = prior.analyze(clean - prior.mean[:, None, None])
+    spectrum = prior.eigenvalues
+    # t1/(λ+t1) − 1 and ln((λ+t1)/t1), without cancellation where the spectrum is far below t1.
+    terms = (coefficients.square() - spectrum) / (spectrum + t1) + torch.log1p(spectrum / t1)
+    return 0.5 * terms.sum(dim=(1, 2, 3))
+
+
+def stratified_variances(uniform: Tensor, t0: float, t1: float) -> Tensor:
+    """Noise variances, one in each of n equal strata of ln t.
+
+    Args:
+        uniform: numbers in [0, 1): the place in each stratum, shape (B, n).
+        t0: lower end, in pixel².
+        t1: upper end, in pixel².
+
+    Returns:
+        Noise variances in pixel², rising along the strata, shape (B, n).
+    """
+    strata = uniform.shape[1]
+    stratum = torch.arange(strata, dtype=uniform.dtype, device=uniform.device)
+    return torch.exp(math.log(t0) + math.log(t1 / t0) * (stratum + uniform) / strata)
+
+
+def diffusion_energy(space: Tensor, dimension: int, width: float) -> Tensor:
+    """½ ∫ ‖x − x̂‖² dt/t² = ½ d ∫ (space loss) d ln t, from one draw a stratum.
+
+    Args:
+        space: space losses ‖x − x̂‖²/(t d), one a stratum, shape (B, n).
+        dimension: d.
+        width: of a stratum, in nats of ln t.
+
+    Returns:
+        Nats an image, shape (B,).
+    """
+    return 0.5 * dimension * width * space.sum(dim=1)
+
+
+def variational_bound(
+    model: ScoreModel,
+    clean: Tensor,
+    prior: StationaryGaussian,
+    *,
+    t0: float,
+    t1: float,
+    strata: int,
+    generator: torch.Generator,
+    levels: int = LEVELS,
+) -> BoundTerms:
+    """Estimate the bound for images on their grey levels.
+
+    Args:
+        model: its denoiser is what is certified.
+        clean: images x on the levels k/(levels−1), shape (B, C, H, W).
+        prior: the prior without noise.
+        t0: where the decoder takes over, in pixel²; √t0 of about half a step is best for smooth models.
+        t1: where the prior takes over, in pixel².
+        strata: network evaluations an image.
+        generator: of the noise, on the images' device.
+        levels: number of grey levels.
+
+    Returns:
+        The bound's parts of each image.
+
+    Raises:
+        ValueError: if the images are not on their grey levels or the range of variances is empty.
+    """
+    check_clean(clean, levels)
+    if not 0.0 < t0 < t1:
+        raise ValueError(f"noise variances need 0 < t0 < t1, got t0={t0}, t1={t1}")
+
+    def normal() -> Tensor:
+        return torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
+
+    uniform = torch.rand(len(clean), strata, generator=generator, dtype=clean.dtype, device=clean.device)
+    losses = []
+    with torch.no_grad():
+        for t in stratified_variances(uniform, t0, t1).unbind(1):
+            noise = normal()
+            gradient = model.gradients(corrupt(clean, noise, t), t, time=False).image
+            losses.append(space_loss(gradient, noise, t))
+        space = torch.stack(losses, dim=1).double()
+        diffusion = diffusion_energy(space, clean[0].numel(), math.log(t1 / t0) / strata)
+        decoder = decoder_energy(clean, normal(), t0, levels)
+        return BoundTerms(decoder, diffusion, prior_divergence(clean, prior, t1))

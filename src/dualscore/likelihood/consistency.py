@@ -1,0 +1,195 @@
+r"""Is an energy one and the same density at every noise level? Identities that any −log p must satisfy.
+
+- I-MMSE: E U(y_b, b) − E U(y_a, a) = ½ ∫_a^b (d − d_eff(t)) d ln t, with d_eff = E‖x − x̂‖²/t from the
+  model's own denoiser (Guo, Shamai, Verdú 2005; METHOD section 3). ∇_yU alone fixes the right side, ∂_tU
+  the left one.
+- The heat equation: 2 ∂_t U = ΔU − ‖∇_y U‖² at every y and t.
+- Log Z is one number: at every large t the noisy density is all but Gaussian, with a known entropy.
+
+Every gap is expressed in bits/dim of likelihood.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dualscore.energy import Gradients
+from dualscore.gaussian import StationaryGaussian
+from dualscore.likelihood.units import Estimate, bits, mean
+from dualscore.noise import psnr
+
+TOLERANCE = 0.02
+"""Bits/dim up to which two figures are called the same."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The difference of two figures that should be the same."""
+
+    check: str
+    """What is compared."""
+    where: str
+    """At which noise levels; empty where the check has none."""
+    gap: Estimate
+    """The difference, in bits/dim."""
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the difference is within the tolerance, give or take two standard errors."""
+        return abs(self.gap.value) <= TOLERANCE + 2.0 * self.gap.stderr
+
+    def __str__(self) -> str:
+        """`energy rise, 30 to 15 dB: +0.031 ± 0.002 bits/dim`."""
+        place = f", {self.where}" if self.where else ""
+        return f"{self.check}{place}: {self.gap.value:+.3f} ± {self.gap.stderr:.3f} bits/dim"
+
+
+def _decibels(noise_variance: float) -> str:
+    return f"{psnr(noise_variance):.0f}"
+
+
+def energy_rise_gaps(
+    energy: Tensor, levels: Sequence[float], variances: Tensor, space: Tensor, width: float, dimension: int
+) -> list[Gap]:
+    """The energy's rise between neighbouring noise levels, less the I-MMSE integral of the same images.
+
+    Args:
+        energy: U(y_t, t) in nats at each level, shape (n, L).
+        levels: rising noise variances t_1 < … < t_L, in pixel².
+        variances: where the denoiser was measured, one t a stratum of ln t, in pixel², shape (n, S).
+        space: the space losses d_eff/d there, shape (n, S).
+        width: of a stratum, in nats of ln t; the strata cover the levels.
+        dimension: d.
+
+    Returns:
+        A gap for each pair of neighbours.
+    """
+    integrand = 0.5 * dimension * width * (1.0 - space.double())
+    gaps = []
+    for j, (low, high) in enumerate(pairwise(levels)):
+        # Draws of strata that lie partly inside count only inside: unbiased, whatever the levels are.
+        expected = torch.where((variances >= low) & (variances < high), integrand, 0.0).sum(dim=1)
+        rise = energy[:, j + 1].double() - energy[:, j].double()
+        where = f"{_decibels(low)} to {_decibels(high)} dB"
+        gaps.append(Gap("energy rise", where, bits(mean(rise - expected), dimension)))
+    return gaps
+
+
+def first_rise_gap(clean_energy: Tensor, energy: Tensor, level: float, space: Tensor, dimension: int) -> Gap:
+    """The energy's rise from t = 0 to the lowest noise level, less what I-MMSE says.
+
+    There d − d_eff is proportional to t, so that its integral over ln t is its last value.
+
+    Args:
+        clean_energy: U(x, 0) in nats, shape (n,).
+        energy: U(y_t, t) at the lowest level, shape (n,).
+        level: that noise variance, in pixel².
+        space: the space losses there, shape (n,).
+        dimension: d.
+
+    Returns:
+        The gap.
+    """
+    rise = energy.double() - clean_energy.double() - 0.5 * dimension * (1.0 - space.double())
+    return Gap("energy rise", f"no noise to {_decibels(level)} dB", bits(mean(rise), dimension))
+
+
+def heat_residual(gradients: Gradients, laplacian: Tensor, noise_variance: Tensor) -> Tensor:
+    """(t/d) (2 ∂_t U − ΔU + ‖∇_y U‖²), dimensionless, shape (B,); 0 for every −log p.
+
+    Args:
+        gradients: ∇_y U, shape (B, C, H, W), and ∂_t U, shape (B,).
+        laplacian: ΔU or an unbiased estimate of it, shape (B,).
+        noise_variance: t in pixel², shape (B,).
+
+    Returns:
+        The residual of each image.
+    """
+    assert gradients.noise_variance is not None
+    square = gradients.image.square().sum(dim=(1, 2, 3))
+    residual = 2.0 * gradients.noise_variance - laplacian + square
+    return noise_variance * residual / gradients.image[0].numel()
+
+
+def heat_gaps(residual: Tensor, levels: Sequence[float]) -> list[Gap]:
+    """The heat equation's mean residual at each level, as the likelihood it would cost over its surroundings.
+
+    Args:
+        residual: what `heat_residual` found, shape (n, L).
+        levels: rising noise variances, in pixel².
+
+    Returns:
+        A gap for each level: ½ residual · (nats of ln t nearer to this level than to its neighbours) / ln 2.
+    """
+    gaps = []
+    logs = [math.log(t) for t in levels]
+    for j, t in enumerate(levels):
+        low, high = logs[max(0, j - 1)], logs[min(len(logs) - 1, j + 1)]
+        width = 0.5 * (high - low) if len(levels) > 1 else 1.0
+        cost = mean(residual[:, j]) * (0.5 * width / math.log(2.0))
+        gaps.append(Gap("heat equation", f"{_decibels(t)} dB", cost))
+    return gaps
+
+
+def log_normalizers(
+    energy: Tensor, noise_square: Tensor, prior: StationaryGaussian, variances: Sequence[float]
+) -> Tensor:
+    """Log Z of each image at several large noise variances, in nats; its mean estimates log Z.
+
+    Args:
+        energy: U(y_t, t) in nats, shape (n, T).
+        noise_square: ‖z‖² of the noise, the same for all variances of an image, shape (n,).
+        prior: Gaussian of the clean images; noisy, it has nearly the images' own entropy at large t.
+        variances: t, in pixel², T of them.
+
+    Returns:
+        Nats, shape (n, T).
+    """
+    entropy = torch.stack([prior.entropy(t) for t in variances]).double()
+    dimension = prior.eigenvalues.numel()
+    return entropy - 0.5 * dimension - (energy.double() - 0.5 * noise_square.double()[:, None])
+
+
+def normalizer_gaps(log_z: Tensor, variances: Sequence[float], dimension: int) -> list[Gap]:
+    """How log Z drifts from the largest noise variance, the last one, to the smaller ones.
+
+    Args:
+        log_z: what `log_normalizers` found, shape (n, T).
+        variances: t, in pixel², rising.
+        dimension: d.
+
+    Returns:
+        A gap for each variance but the last.
+    """
+    return [
+        Gap(
+            "log Z",
+            f"{_decibels(t)} against {_decibels(variances[-1])} dB",
+            bits(mean(log_z[:, j] - log_z[:, -1]), dimension),
+        )
+        for j, t in enumerate(variances[:-1])
+    ]
+
+
+def verdict(gaps: Sequence[Gap], listed: int = 4) -> str:
+    """One line in words: consistent or not, and where.
+
+    Args:
+        gaps: everything that was compared.
+        listed: how many violations are spelt out, the largest first.
+
+    Returns:
+        The line.
+    """
+    if not gaps:
+        return "not checked"
+    by_size = sorted(gaps, key=lambda gap: -abs(gap.gap.value))
+    broken = [gap for gap in by_size if not gap.consistent]
+    if not broken:
+        return f"consistent within {TOLERANCE} bits/dim and two standard errors; largest gap: {by_size[0]}"
+    more = f"; and {len(broken) - listed} more" if len(broken) > listed else ""
+    return "NOT consistent: " + "; ".join(map(str, broken[:listed])) + more
