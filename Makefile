@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEMO := data/demo16/manifest.json
 
-.PHONY: help install train evaluate data verify-data tensorboard experiments test lint lock clean
+.PHONY: help install train evaluate figure data verify-data tensorboard experiments test lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -37,6 +37,9 @@ train: $(INSTALLED) $(if $(filter patches_%,$(EXP)),$(DEMO))  ## Train EXP, or g
 
 evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
 	@set -f; $(PY) -m dualscore evaluate $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))")
+
+figure: $(INSTALLED)  ## Draw a figure of the paper from the newest runs: FIG=1
+	@$(if $(FIG),,echo "error: say which figure with FIG=1" >&2; exit 2;) $(PY) -m dualscore figure $(FIG) $(if $(OUT),--out "$(call home,$(OUT))")
 
 data: $(INSTALLED)  ## Prepare shards: DATASET=imagenet64 SRC=folder OUT=data/imagenet64 [SIZE=…]
 	@$(if $(DATASET),,echo "error: say which data set with DATASET=…; see docs/data.md" >&2; exit 2;) \

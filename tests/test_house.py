@@ -57,6 +57,8 @@ CORE = [
     "gaussian",
     "objective",
     "likelihood",
+    "likelihood.consistency",
+    "densities",
     "images",
     "model",
     "released",

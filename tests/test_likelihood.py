@@ -7,11 +7,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualscore.baselines import FullGaussian, dequantized_bits_per_dim, gaussian_bits_per_dim
+from dualscore.baselines import FullGaussian, gaussian_bits_per_dim
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.images import to_gray, to_pixels
-from dualscore.likelihood import bits_per_dim, log_normalizer, noise_entropy, paper_bits_per_dim
-from dualscore.metrics import EnergyFigures, ImageFigures, LevelFigures, Moments
+from dualscore.likelihood import (
+    Estimate,
+    bits,
+    bits_per_dim,
+    decibels_per_dim,
+    dequantized_bits_per_dim,
+    log_normalizer,
+    mean,
+    noise_entropy,
+    paper_bits_per_dim,
+)
+from dualscore.metrics import BoundDraw, BoundFigures, EnergyFigures, ImageFigures, LevelFigures, Moments
 from test_gaussian import random_spectrum
 
 CPU = torch.device("cpu")
@@ -19,27 +29,60 @@ CPU = torch.device("cpu")
 
 def test_uniform_noise_costs_eight_bits() -> None:
     """The density of uniform pixels on [0, 1] is 1, so U = 0."""
-    assert bits_per_dim(0.0, 3072) == 8.0
-    assert bits_per_dim(-3072 * math.log(2), 3072) == pytest.approx(7.0)
+    energy = torch.tensor([0.0, -3072 * math.log(2)], dtype=torch.float64)
+    assert bits_per_dim(energy, 3072).tolist() == pytest.approx([8.0, 7.0])
+    # A cell of width 1/255 in each pixel, of density 1.
+    assert dequantized_bits_per_dim(energy, 3072)[0] == pytest.approx(math.log2(255))
 
 
 def test_the_paper_protocol_removes_any_constant_and_finds_log_z() -> None:
-    d, t_max, n = 48, 1e3, 5000
+    d, t_max, n = 48, 1e3, 500
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(n, d, generator=generator, dtype=torch.float64)
     clean = 30.0 + torch.randn(n, generator=generator, dtype=torch.float64)
-    noisy = 0.5 * z.square().sum(1) + d / 2 * math.log(2 * math.pi * t_max)
+    square = z.square().sum(1)
+    noisy = 0.5 * square + d / 2 * math.log(2 * math.pi * t_max)
     values = []
     for constant in (0.0, 1e4):
-        rise = (clean + constant) - (noisy + constant)
-        values.append(paper_bits_per_dim(float(rise.mean()), float(rise.var()), n, d, t_max))
-        log_z = log_normalizer(float((noisy + constant).mean()), d, t_max)
-        assert log_z == pytest.approx(-constant, abs=4 * math.sqrt(d / 2 / n))
+        log_z = log_normalizer(noisy + constant, square, d, t_max)
+        # The noise's own fluctuations, √(d/2n) = 0.2 nats, are gone.
+        assert log_z.value == pytest.approx(-constant, abs=1e-6)
+        assert log_z.stderr < 1e-6
+        values.append(paper_bits_per_dim(clean + constant, log_z, d))
     assert values[0].value == pytest.approx(values[1].value)
     truth = 8 + 30 / (d * math.log(2))
     assert abs(values[0].value - truth) < 3 * values[0].stderr
-    # Var(rise) = 1 + d/2: the spread of U(x, 0) and that of log Z.
-    assert values[0].stderr == pytest.approx(math.sqrt((1 + d / 2) / n) / (d * math.log(2)), rel=0.05)
+    assert values[0].stderr == pytest.approx(math.sqrt(1 / n) / (d * math.log(2)), rel=0.1)
+
+
+def test_log_zs_error_is_part_of_the_figures() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noisy, square = torch.randn(100, generator=generator), torch.zeros(100)
+    log_z = log_normalizer(noisy, square, 10, 1e3)
+    assert log_z.stderr == pytest.approx(float(noisy.double().std()) / 10)
+    flat = paper_bits_per_dim(torch.zeros(50), log_z, 10)
+    assert flat.stderr == pytest.approx(log_z.stderr / (10 * math.log(2)))
+
+
+def test_figures_that_cannot_be_given_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 2 images, got 1"):
+        mean(torch.zeros(1))
+    with pytest.raises(ValueError, match="2 of 5 values are not finite"):
+        mean(torch.tensor([0.0, math.nan, 1.0, math.inf, 2.0]))
+
+
+def test_sums_and_differences_of_independent_figures() -> None:
+    a, b = Estimate(3.0, 0.3), Estimate(1.0, 0.4)
+    assert (a + b, a - b) == (Estimate(4.0, 0.5), Estimate(2.0, 0.5))
+    assert bits(a, 10).stderr == pytest.approx(0.3 / (10 * math.log(2)))
+    assert (a * -2.0).stderr == pytest.approx(0.6)
+    assert str(Estimate(3.9141, 0.0149)) == "3.914 ± 0.015"
+
+
+def test_one_decibel_a_dimension_is_a_third_of_a_bit() -> None:
+    nats = 100 * math.log(10) / 10
+    assert decibels_per_dim(nats, 100) == pytest.approx(1.0)
+    assert bits(nats, 100) == pytest.approx(0.332, abs=5e-4)
 
 
 def test_noise_entropy_is_the_gaussians() -> None:
@@ -65,26 +108,40 @@ def test_moments_are_those_of_all_values_in_any_batches(values: list[float], spl
 
 def test_energy_figures_are_the_papers_over_batches() -> None:
     generator = torch.Generator().manual_seed(0)
-    clean, noisy = 100 * torch.randn(40, generator=generator), 7000 + torch.randn(40, generator=generator)
+    clean, around = 100 * torch.randn(40, generator=generator), 7000 + torch.randn(40, generator=generator)
     figures = EnergyFigures(12, 1e3, CPU)
-    empty = torch.zeros(0)
     for part in (slice(0, 7), slice(7, 40)):
-        figures.update(ImageFigures(clean[part], noisy[part], empty.long(), empty, empty))
+        level = torch.zeros(len(clean[part]), dtype=torch.int64)
+        figures.update(ImageFigures(clean[part], around[part], level, clean[part], None, None))
     summary = figures.summary()
     assert summary is not None
-    rise = clean.double() - noisy.double()
-    expected = paper_bits_per_dim(float(rise.mean()), float(rise.var()), 40, 12, 1e3)
-    assert summary.images == 40
-    assert summary.bits_per_dim.value == pytest.approx(expected.value)
-    assert summary.bits_per_dim.stderr == pytest.approx(expected.stderr)
-    assert summary.log_normalizer == pytest.approx(log_normalizer(float(noisy.double().mean()), 12, 1e3))
+    log_z = log_normalizer(around, torch.zeros(40), 12, 1e3)
+    expected = paper_bits_per_dim(clean, log_z, 12)
+    assert summary[0].value == pytest.approx(expected.value)
+    assert summary[0].stderr == pytest.approx(expected.stderr)
+    assert summary[1] == pytest.approx(log_z.value)
+
+
+def test_bound_figures_add_up_the_strata() -> None:
+    figures = BoundFigures(10, 2, 1.5, CPU)
+    assert figures.summary() is None
+    level = torch.zeros(4, dtype=torch.int64)
+    stratum, space = torch.tensor([0, 1, 0, 1]), torch.tensor([0.2, 0.6, 0.4, 1.0])
+    draw = BoundDraw(stratum, space, torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    figures.update(ImageFigures(None, None, level, space, None, draw))
+    summary = figures.summary()
+    assert summary is not None
+    nats = 3.0 + 0.5 * 10 * 1.5 * (0.3 + 0.8)
+    assert summary.value == pytest.approx(nats / (10 * math.log(2)))
+    errors = [7.5 * 0.1, 7.5 * 0.2, float(draw.ends.std()) / 2]
+    assert summary.stderr == pytest.approx(math.sqrt(sum(e**2 for e in errors)) / (10 * math.log(2)))
 
 
 def test_level_figures_turn_losses_into_decibels_and_dimensions() -> None:
     figures = LevelFigures(100, [1e-2, 1.0, 10.0], CPU)
     level = torch.tensor([0, 0, 2])
     figures.update(
-        ImageFigures(None, None, level, torch.tensor([0.2, 0.3, 0.01]), torch.tensor([1.0, 3.0, 5.0]))
+        ImageFigures(None, None, level, torch.tensor([0.2, 0.3, 0.01]), torch.tensor([1.0, 3.0, 5.0]), None)
     )
     low, high = figures.summary()
     assert (low.noise_variance, low.images, low.space_loss, low.time_loss) == (

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 import dualscore
-from dualscore.assemble import build_module, load_manifest, load_statistics
+from dualscore.assemble import build, load_manifest, load_statistics
 from dualscore.checkpoint_io import AtomicCheckpointIO
 from dualscore.config import OptimConfig, Schedule
 from dualscore.data.reader import Batch
 from dualscore.energy import Energy, Fading
-from dualscore.experiment import load_experiment, to_plain
+from dualscore.experiment import load_experiment
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.images import to_pixels
+from dualscore.likelihood.bound import decoder_energy, prior_divergence
 from dualscore.module import DualScoreModule, schedule
-from dualscore.noise import fixed_noise
+from dualscore.noise import corrupt, fixed_noise
 from dualscore.objective import dual_score_matching
 from workspace import ROOT, TINY, Workspace
 
@@ -34,7 +35,7 @@ class Place:
 def make(shards: Path, *overrides: str, place: Place | None = None) -> DualScoreModule:
     settings = [*SETTINGS, f"data.path={shards}", *overrides]
     config = load_experiment("patches_dual", settings, ROOT / "experiments")
-    module = build_module(config, load_manifest(config), to_plain(config))
+    module, _ = build(config)
     module._trainer = place or Place()  # type: ignore[assignment]
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     return module
@@ -126,29 +127,74 @@ def test_the_average_is_exponential_and_the_normaliser_is_forgotten(demo_shards:
 
 
 def test_measured_figures_belong_to_their_image_and_level(demo_shards: Path) -> None:
-    module, stored = make(demo_shards), batch(3)
-    levels = torch.tensor([[0, 1], [1, 1], [0, 0]])  # not the same when read row by row
-    figures = module.figures(stored, levels)
+    module, stored = make(demo_shards), batch(5)
+    figures = module.validation_step(stored, 0)["figures"]
     pixels = to_pixels(stored.image, 1)
+    noise = [fixed_noise(range(5), (1, 16, 16), 0, draw) for draw in range(3)]
     assert figures.energy_clean is not None
+    assert figures.energy_noisy is not None
     assert figures.time is not None
-    assert torch.allclose(figures.energy_clean, module.evaluated(pixels, torch.zeros(3)))
-    for column in (0, 1):
-        noise = fixed_noise(range(3), (1, 16, 16), 0, 1 + column)
-        variance = torch.tensor([1e-4, 1e-1])[levels[:, column]]
-        expected = dual_score_matching(module.evaluated, pixels, noise, variance)
-        part = slice(3 * column, 3 * column + 3)
-        assert torch.equal(figures.level[part], levels[:, column])
-        assert torch.allclose(figures.space[part], expected.space.detach())
-        assert expected.time is not None
-        assert torch.allclose(figures.time[part], expected.time.detach())
+    assert torch.allclose(figures.energy_clean, module.evaluated(pixels, torch.zeros(5)))
+    t_max = torch.full((5,), 1e3)
+    around = module.evaluated(corrupt(pixels, noise[0], t_max), t_max)
+    half = 0.5 * noise[0].square().sum(dim=(1, 2, 3))
+    assert torch.allclose(figures.energy_noisy.float(), around - half, atol=1e-2)
+    assert figures.level.tolist() == [0, 1, 0, 1, 0]  # in turn
+    variance = torch.tensor([1e-4, 1e-1])[figures.level]
+    expected = dual_score_matching(module.evaluated, pixels, noise[1], variance)
+    assert expected.time is not None
+    assert torch.allclose(figures.space, expected.space.detach())
+    assert torch.allclose(figures.time, expected.time.detach())
 
 
-def test_validation_gives_each_level_its_share_and_evaluation_all_to_all(demo_shards: Path) -> None:
-    module, stored = make(demo_shards), batch(4)
-    assert module.validation_step(stored, 0)["figures"].level.tolist() == [0, 1, 0, 1]
-    assert module.test_step(stored, 0, 0)["figures"].level.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert module.test_step(stored, 0, 1)["figures"].level.tolist() == []
+def test_validation_bounds_the_likelihood_in_shared_strata(demo_shards: Path) -> None:
+    module, stored = make(demo_shards, "trainer.validate_images=8"), batch(8)
+    assert module.strata == 4
+    draw = module.validation_step(stored, 0)["figures"].bound
+    assert draw is not None
+    assert draw.stratum.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    pixels = to_pixels(stored.image, 1)
+    noise = fixed_noise(range(8), (1, 16, 16), 0, 2)
+    t0, t1 = (0.5 / 255) ** 2, 1e3
+    place = torch.tensor([0.0] * 4 + [0.6180339887] * 4, dtype=torch.float64)
+    t = t0 * (t1 / t0) ** ((draw.stratum + place) / 4)
+    space = dual_score_matching(module.evaluated, pixels, noise, t.float(), 0.0).space.detach()
+    assert torch.allclose(draw.space, space, rtol=1e-4)
+    ends = decoder_energy(pixels, noise, t0) + prior_divergence(pixels, module.prior, t1)
+    assert torch.allclose(draw.ends, ends)
+
+
+def test_dequantised_training_spreads_every_pixel_over_its_step(demo_shards: Path) -> None:
+    settings = ["data.dequantize=true", "data.flip=false"]
+    module, plain = (
+        make(demo_shards, *settings),
+        make(demo_shards, "data.flip=false", "data.dequantize=false"),
+    )
+    draws = module.draw(0, 16)
+    assert draws.dequantize is not None
+    assert plain.draw(0, 16).dequantize is None
+    assert torch.equal(draws.noise, plain.draw(0, 16).noise)  # the option changes nothing else
+    assert torch.equal(draws.noise_variance, plain.draw(0, 16).noise_variance)
+    stored = batch()
+    pixels = to_pixels(stored.image, 1) + (draws.dequantize - 0.5) / 255
+    expected = dual_score_matching(module.model, pixels, draws.noise, draws.noise_variance, 1.0)
+    assert torch.equal(module.training_step(stored, 0), expected.total.mean())
+    assert float(draws.dequantize.min()) >= 0
+    assert float(draws.dequantize.max()) < 1
+    assert float(draws.dequantize.mean()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_stratified_noise_levels_fill_the_range_evenly(demo_shards: Path) -> None:
+    module = make(demo_shards, "noise.stratified=true", "noise.t_min=1e-4", "noise.t_max=1e4")
+    t = module.draw(0, 64).noise_variance
+    stratum = (64 * (t.log10() + 4) / 8).floor().clamp(0, 63)
+    assert stratum.tolist() == list(range(64))
+    halves = [
+        make(demo_shards, "noise.stratified=true", "noise.t_min=1e-4", "noise.t_max=1e4", place=Place(r, 2))
+        for r in (0, 1)
+    ]
+    assert torch.equal(t, torch.cat([half.draw(0, 32).noise_variance for half in halves]))
+    assert not torch.equal(t, module.draw(1, 64).noise_variance)
 
 
 def test_fading_is_what_it_says() -> None:
@@ -169,7 +215,7 @@ def test_the_anchors_statistics_are_those_of_the_training_pixels(demo_shards: Pa
         ROOT / "experiments",
     )
     manifest = load_manifest(config)
-    statistics = load_statistics(config, manifest)
+    statistics = load_statistics(config)
     split = manifest.splits["train"]
     samples = list(read_pieces(demo_shards, cut(split.shards, 0, split.images), 768))
     pixels = to_pixels(collate(samples, (3, 16, 16)).image, channels, torch.float64)

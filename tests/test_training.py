@@ -39,23 +39,29 @@ def test_a_run_trains_validates_logs_and_evaluates(workspace: Workspace, demo_sh
     assert "step      3/6" in printed
     assert "bits/dim" in printed
     report = workspace.report("patches_dual")
-    assert report["images"] == 64
+    assert report["bits_per_dim"]["paper"]["images"] == 64
     assert report["dimension"] == 256
     assert report["dataset"]["name"] == "demo"
     assert "scikit-image" in report["dataset"]["release"]
-    assert set(report["bits_per_dim"]["paper"]) == {"value", "stderr"}
+    figures = report["bits_per_dim"]
+    assert list(figures) == ["paper", "dequantized", "bound", "ode"]
+    for figure in figures.values():
+        assert {"value", "stderr", "images", "evaluations"} <= set(figure)
+        assert figure["value"] == pytest.approx(report["gaussian"]["stationary"], abs=0.5)
+    assert "verdict" in printed
+    assert report["complete"]
     # At the start the anchored energy is the stationary Gaussian on the same images.
     assert report["bits_per_dim"]["paper"]["value"] == pytest.approx(
         report["gaussian"]["stationary"], abs=0.15
     )
     assert report["gaussian"]["full_covariance"] < report["gaussian"]["stationary"]
     assert report["train"]["images"] == 32
-    assert report["train"]["bits_per_dim"]["paper"]["value"] > 0
+    assert report["train"]["value"] > 0
     keys = {"noise_variance", "psnr_in", "psnr_out", "space_loss", "time_loss", "effective_dimension"}
     assert len(report["noise_levels"]) == 9
     for level in report["noise_levels"]:
         assert keys <= level.keys()
-        assert level["images"] == 64
+        assert level["images"] == 32
         assert level["effective_dimension"] == pytest.approx(256 * level["space_loss"])
 
     folder = workspace.folder / "runs" / "patches_dual"
@@ -64,6 +70,8 @@ def test_a_run_trains_validates_logs_and_evaluates(workspace: Workspace, demo_sh
     assert {
         "val/bits_per_dim",
         "val/bits_per_dim_stderr",
+        "val/bound",
+        "val/bound_stderr",
         "val/log_normalizer",
         "val/space_loss",
         "val/time_loss",
@@ -160,10 +168,12 @@ def test_every_experiment_trains_a_step_and_evaluates(
     path = demo_shards if dataset is None else official_shards(dataset)
     workspace.run(
         "train", experiment, *TINY, f"data.path={path}", "trainer.max_steps=2", "optim.warmup_steps=0",
-        "evaluate.psnr=[45,0]", "data.workers=0",
+        "evaluate.psnr=[45,0]", "data.workers=0", *(["data.size=16"] if "mixture_" in experiment else []),
     )  # fmt: skip
     report = workspace.report(experiment)
-    assert (report["bits_per_dim"]["paper"] is None) == ("denoiser" in experiment)
+    assert ("paper" in report["bits_per_dim"]) == ("denoiser" not in experiment)
+    floats = "not quantised" in report["dataset"]["release"]
+    assert ("bound" in report["bits_per_dim"]) == (not floats)
     assert (report["noise_levels"][0]["time_loss"] is None) == ("denoiser" in experiment)
     assert report["gaussian"]["stationary"] > 0
     assert (report["gaussian"]["full_covariance"] is None) == (report["dimension"] > 4096)
@@ -175,6 +185,7 @@ def test_imagenet64_dual_at_full_size(workspace: Workspace, official_shards: Cal
         f"data.path={official_shards('imagenet64')}", "data.batch_size=8", "trainer.accelerator=cpu",
         "trainer.validate_images=4", "trainer.validate_every=1", "evaluate.images=4",
         "evaluate.train_images=4", "evaluate.batch_size=4", "evaluate.psnr=[30]", "data.workers=1",
+        "evaluate.estimators=[paper]",
     ]  # fmt: skip
     assert "8,649,856 parameters" in workspace.run(
         "train", "imagenet64_dual", *settings, "trainer.max_steps=2"
@@ -185,7 +196,7 @@ def test_imagenet64_dual_at_full_size(workspace: Workspace, official_shards: Cal
     workspace.run("evaluate", "imagenet64_dual", "evaluate.images=6")
     report = workspace.report("imagenet64_dual")
     assert report["dimension"] == 3 * 64 * 64
-    assert report["images"] == 6
+    assert report["bits_per_dim"]["paper"]["images"] == 6
     assert report["dataset"]["release"].startswith("imagenet64 down-sampled, official")
     assert report["gaussian"]["full_covariance"] is None
     model = dualscore.load(workspace.folder / "runs/imagenet64_dual/checkpoints/best.ckpt")
@@ -233,9 +244,14 @@ def test_two_processes_train_and_measure_as_one(
     reports = [workspace.report(f"{run}/{experiment}") for run in ("one", "two")]
     for report in reports:
         assert [level["images"] for level in report["noise_levels"]] == [37, 37]
-    figures = [report["bits_per_dim"]["paper"] for report in reports]
-    assert figures[0]["value"] == pytest.approx(figures[1]["value"], abs=1e-5)
-    assert figures[0]["stderr"] == pytest.approx(figures[1]["stderr"], rel=1e-4)
+    for name, figure in reports[0]["bits_per_dim"].items():
+        other = reports[1]["bits_per_dim"][name]
+        # Batches of the ODE are solved together: another split of the images gives other steps.
+        near = 1e-5 if name != "ode" else 0.01
+        assert figure["value"] == pytest.approx(other["value"], abs=near), name
+        assert figure["stderr"] == pytest.approx(other["stderr"], rel=1e-3), name
+        if name != "ode":
+            assert figure["evaluations"] == other["evaluations"]
     validated = [c["callbacks"] for c in (one, two)]
     scores = [[float(s["best_model_score"]) for s in v.values() if s.get("monitor")] for v in validated]
     assert len(scores[0]) == 1
@@ -291,13 +307,16 @@ def test_a_complete_run_without_its_evaluation_is_evaluated(workspace: Workspace
     assert workspace.report("patches_dual") == first
 
 
-def test_best_is_the_lowest_validation_figure(workspace: Workspace, demo_shards: Path) -> None:
+@pytest.mark.parametrize(("best_by", "tag"), [("bound", "val/bound"), ("paper", "val/bits_per_dim")])
+def test_best_is_the_lowest_validation_figure(
+    workspace: Workspace, demo_shards: Path, best_by: str, tag: str
+) -> None:
     """With a learning rate that ruins the energy, the first validation stays the best."""
     settings = [*DUAL, f"data.path={demo_shards}", "trainer.max_steps=12", "trainer.validate_every=4"]
-    workspace.run("train", "patches_dual", *settings, "optim.lr=0.03")
+    workspace.run("train", "patches_dual", *settings, "optim.lr=0.03", f"trainer.best={best_by}")
     folder = workspace.folder / "runs/patches_dual/tensorboard"
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    figures = [event.value for event in events.Scalars("val/bits_per_dim")]
+    figures = [event.value for event in events.Scalars(tag)]
     best = workspace.checkpoint("patches_dual", "best")["global_step"]
     assert best == 4 * (1 + figures.index(min(figures)))
     assert min(figures) < max(figures)
@@ -308,6 +327,6 @@ def test_a_named_run_lives_beside_the_experiments_own(workspace: Workspace, demo
     workspace.run("train", "patches_dual", *settings, "--name", "mine")
     assert workspace.report("mine")["experiment"] == "patches_dual"
     workspace.run("evaluate", "patches_dual", "--name", "mine", "evaluate.images=32")
-    assert workspace.report("mine")["images"] == 32
+    assert workspace.report("mine")["bits_per_dim"]["paper"]["images"] == 32
     assert not (workspace.folder / "runs/patches_dual").exists()
     assert "patches_dual" in workspace.run("experiments")

@@ -20,6 +20,11 @@ TINY = [
     "evaluate.images=64",
     "evaluate.train_images=32",
     "evaluate.batch_size=32",
+    "evaluate.subset_images=32",
+    "evaluate.strata=4",
+    "evaluate.draws=1",
+    "evaluate.ode_images=2",
+    "evaluate.ode_tolerance=1e-2",
 ]
 """Overrides that shrink any experiment to seconds."""
 

@@ -175,6 +175,7 @@ def build_module(
         optim=config.optim,
         image_shape=image_shape(config),
         t_range=(config.noise.t_min, config.noise.t_max),
+        stratified=config.noise.stratified,
         levels=[variance_at_psnr(decibels) for decibels in config.evaluate.psnr],
         time_weight=config.objective.time_weight,
         flip=config.data.flip,

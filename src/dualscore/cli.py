@@ -26,6 +26,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)"
         )
+    figure = commands.add_parser("figure", help="draw a figure of the paper from runs")
+    figure.add_argument("number", help="its number in the paper")
+    figure.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+    figure.add_argument("--out", type=Path, default=Path("figures"), help="folder for PDF, PNG and numbers")
     commands.add_parser("experiments", help="list the experiments")
     return parser
 
@@ -69,6 +73,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     leave()
 
 
+def _figure(arguments: argparse.Namespace) -> None:
+    from dualscore.figures import draw
+
+    for file in draw(arguments.number, arguments.runs, arguments.out):
+        print(f"written to {file}")
+
+
 def _one_line(error: DualscoreError) -> str:
     """The message; of an error that a loader process sent as a traceback in text, the last line."""
     text = str(error).strip()
@@ -101,6 +112,8 @@ def main(argv: list[str] | None = None) -> int:
             _train(arguments)
         elif arguments.command == "evaluate":
             _evaluate(arguments)
+        elif arguments.command == "figure":
+            _figure(arguments)
         else:
             from dualscore.experiment import available, summary
 

@@ -160,6 +160,7 @@ class NoiseConfig:
 
     t_min: float = option(1e-9, "smallest variance", VARIANCE)
     t_max: float = option(1e3, "largest variance; log Z is estimated there", VARIANCE)
+    stratified: bool = option(False, "one t in each of as many strata of ln t as a batch has images")
 
 
 @dataclass

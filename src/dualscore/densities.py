@@ -39,8 +39,14 @@ class GaussianMixture(EnergyModel):
 
     def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """U(y, t) = −log p(y | t) in nats, normalised, for y (B, C, H, W) and t ≥ 0 (B,)."""
-        energies = torch.stack([c(noisy, noise_variance).energy for c in self.components], dim=1)
-        return -torch.logsumexp(self.log_weights - energies, dim=1)
+        return -torch.logsumexp(self.log_weights - self._energies(noisy, noise_variance), dim=1)
+
+    def _energies(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        return torch.stack([c(noisy, noise_variance).energy for c in self.components], dim=1)
+
+    def component(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """The component that most probably gave y, int64, shape (B,)."""
+        return (self.log_weights - self._energies(noisy, noise_variance)).argmax(dim=1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw clean images, shape (count, C, H, W)."""
@@ -138,7 +144,7 @@ def texture_mixture(image_shape: tuple[int, int, int]) -> GaussianMixture:
     spectra = [
         natural_spectrum(image_shape, exponent=2.5, floor=0.15),
         natural_spectrum(image_shape, exponent=1.0, floor=0.15),
-        natural_spectrum(image_shape, exponent=2.5, floor=0.15, stretch=4.0),
+        natural_spectrum(image_shape, exponent=2.5, floor=0.15, stretch=2.0),
     ]
     components = [
         StationaryGaussian(mean, deviation**2 * spectrum)

@@ -25,5 +25,9 @@ class TrainingError(DualscoreError):
     """A training run cannot start or go on."""
 
 
+class FigureError(DualscoreError):
+    """A figure cannot be drawn."""
+
+
 class NormalizationError(DualscoreError):
     """An energy could not be normalized well enough to be called a likelihood."""

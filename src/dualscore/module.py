@@ -61,6 +61,7 @@ class DualScoreModule(lightning.LightningModule):
         optim: optimiser and schedule.
         image_shape: shape of an image as the model sees it (C, H, W).
         t_range: smallest and largest noise variance in training, in pixel².
+        stratified: whether a batch has one t in each of as many strata as images.
         levels: noise variances at which losses are reported, in pixel².
         time_weight: weight of the time term.
         flip: whether training images are mirrored at random.
@@ -86,6 +87,7 @@ class DualScoreModule(lightning.LightningModule):
         optim: OptimConfig,
         image_shape: tuple[int, int, int],
         t_range: tuple[float, float],
+        stratified: bool,
         levels: list[float],
         time_weight: float,
         flip: bool,
@@ -106,6 +108,7 @@ class DualScoreModule(lightning.LightningModule):
             self.average = AveragedModel(model, multi_avg_fn=averaging).requires_grad_(False)
         self.optim, self.max_steps = optim, max_steps
         self.image_shape, self.t_range = image_shape, t_range
+        self.stratified = stratified
         self.levels = torch.tensor(levels, dtype=torch.float64)
         self.time_weight, self.flip = time_weight, flip
         self.quantized, self.dequantize = quantized, dequantize
@@ -148,7 +151,11 @@ class DualScoreModule(lightning.LightningModule):
             each = images // mine
             # In single precision always, so that a run in double precision sees the same noise.
             single, place, shape = torch.float32, self.device, (each, *self.image_shape)
-            uniform.append(torch.rand(each, generator=generator, dtype=single, device=place))
+            place_in_range = torch.rand(each, generator=generator, dtype=single, device=place)
+            if self.stratified:
+                stratum = torch.arange(stream * each, (stream + 1) * each, dtype=single, device=place)
+                place_in_range = (stratum + place_in_range) / (self.streams * each)
+            uniform.append(place_in_range)
             coin.append(torch.rand(each, generator=generator, dtype=single, device=place))
             noise.append(torch.randn(shape, generator=generator, dtype=single, device=place))
             if self.dequantize:

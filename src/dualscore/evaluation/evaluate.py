@@ -11,7 +11,7 @@ from lightning.fabric import Fabric
 
 from dualscore.assemble import build, known_density, load_statistics
 from dualscore.checkpoints import read_checkpoint
-from dualscore.config import Estimator, ExperimentConfig
+from dualscore.config import Estimator, ExperimentConfig, KnownDensity
 from dualscore.data.base import ImageDataModule
 from dualscore.energy import EnergyModel
 from dualscore.errors import CheckpointError, TrainingError
@@ -285,6 +285,14 @@ class _Measurement:
         self.report["truth"] = figures.truth_figures(
             rows, self.rows["noise_levels"], self.log_z, quantized, self.dimension
         )
+        clean, density = self.rows.get("paper"), self.session.subject.density
+        if (
+            clean is not None
+            and density is not None
+            and self.config.data.density is KnownDensity.mode_mixture
+        ):
+            weights = density.log_weights.exp().cpu()
+            self.report["truth"]["component_weights"] = figures.component_weights(rows, clean, weights)
         for name, figure in self.report["bits_per_dim"].items():
             figure["above_truth"] = figures.plain(self.per_image.difference(name, truth))
 

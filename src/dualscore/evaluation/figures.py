@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dualscore.evaluation.bound import Measured
@@ -131,6 +132,28 @@ class PerImage:
         """Every estimate against the next one."""
         names = self.names()
         return [Gap(f"{two} − {one}", "", self.difference(two, one)) for one, two in pairwise(names)]
+
+
+def component_weights(truth: Rows, clean: Rows, weights: Tensor) -> Figure:
+    """The weights that the energy gives a mixture's components, beside the true ones.
+
+    Where each component has its right shape, U − U_true is constant in it, −ln(model's weight/true weight).
+
+    Args:
+        truth: true energies, and which component each image is of.
+        clean: the model's energies of the same images.
+        weights: the true weights, shape (K,).
+
+    Returns:
+        Both, and how many images of each component there were.
+    """
+    a, b = joined(truth, clean)
+    error, component = clean["energy"][b] - truth["energy"][a], truth["component"][a]
+    counts = torch.bincount(component, minlength=len(weights))
+    sums = torch.zeros(len(weights), dtype=torch.float64).index_add_(0, component, error)
+    log_weights = weights.double().log() - sums / counts.clamp(min=1)
+    model = torch.softmax(log_weights, dim=0)
+    return {"truth": weights.tolist(), "model": model.tolist(), "images": counts.tolist()}
 
 
 def truth_figures(

@@ -44,6 +44,10 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     )
     console.print(_likelihoods(report))
     console.print(_levels(report))
+    if weights := report.get("truth", {}).get("component_weights"):
+        pairs = zip(weights["model"], weights["truth"], strict=True)
+        shown = ", ".join(f"{model:.3f} ({truth:.3f})" for model, truth in pairs)
+        console.print(f"weights of the components (truth): {shown}", highlight=False, soft_wrap=True)
     console.print(f"[bold]verdict[/]: {report['verdict']}", highlight=False, soft_wrap=True)
 
 
@@ -67,8 +71,8 @@ def _likelihoods(report: dict[str, Any]) -> Table:
     if train:
         estimate = str(estimate_of(train))
         gap = [""] if truth else []
-        table.add_row("paper's, training images", estimate, *gap, f"{train['images']:,}", "")
-    names = {"stationary": "Gaussian, stationary", "full_covariance": "Gaussian, full covariance"}
+        table.add_row("paper's, training", estimate, *gap, f"{train['images']:,}", "")
+    names = {"stationary": "Gaussian, stationary", "full_covariance": "Gaussian, full cov."}
     for key, name in names.items():
         value = report["gaussian"][key]
         shown = "d is too large" if value is None else f"{value:.3f}"
@@ -82,15 +86,15 @@ def _levels(report: dict[str, Any]) -> Table:
     heat = {gap["where"]: gap for gap in report["checks"] if gap["check"] == "heat equation"}
     truth = report.get("truth", {}).get("energy_error_db_per_dim")
     table = Table(
-        "input PSNR", "output PSNR", "space loss", "time loss", "effective dimension",
-        *(["rise to the next", "heat equation"] if rise or heat else []),
-        *(["energy error, dB/dim"] if truth else []),
+        "dB in", "dB out", "space", "time", "d_eff",
+        *(["rise to next", "heat eq."] if rise or heat else []),
+        *(["error, dB/dim"] if truth else []),
     )  # fmt: skip
     for j, level in enumerate(report["noise_levels"]):
         decibels = f"{level['psnr_in']:.0f} dB"
         cells = [
-            decibels,
-            f"{level['psnr_out']:.2f} dB",
+            decibels.removesuffix(" dB"),
+            f"{level['psnr_out']:.2f}",
             f"{level['space_loss']:.4f}",
             "—" if level["time_loss"] is None else f"{level['time_loss']:.2e}",
             f"{level['effective_dimension']:,.1f}",

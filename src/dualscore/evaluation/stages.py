@@ -249,7 +249,8 @@ def true_energies(count: int) -> Stage:
         assert subject.density is not None
         t = images.constant(QUANTIZATION_VARIANCE if subject.quantized else 0.0)
         with torch.no_grad():
-            return {"energy": subject.density(images.clean, t)}
+            energy = subject.density(images.clean, t)
+            return {"energy": energy, "component": subject.density.component(images.clean, t)}
 
     return Stage("truth", "val", count, 0, measure)
 

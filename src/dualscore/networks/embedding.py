@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dualscore.gaussian import QUANTIZATION_VARIANCE
+
 
 class NoiseEmbedding(nn.Module):
     """Base: a fixed table of angles, [cos, sin], and a two-layer perceptron.
@@ -71,13 +73,16 @@ class LinearEmbedding(NoiseEmbedding):
 
 
 class LogEmbedding(NoiseEmbedding):
-    """Angles k·(π/48)·(ln(t + 1e-7) + 16.2), k = 1..32: sees every noise level, t = 0 included."""
+    """Angles k·(π/48)·ln(1 + t/floor), k = 1..32: sees every noise level, t = 0 included.
 
-    floor = 1e-7
-    shift = 16.2  # about −ln(floor): the phase at t = 0 is near zero
+    Noise far below the rounding of a step changes nothing, so all of it looks like t = 0, where likelihoods
+    are read: with a smaller floor they would be extrapolated from the smallest t in training.
+    """
+
+    floor = QUANTIZATION_VARIANCE
     period = 96.0  # in nats of ln t; twice the widest range of noise levels, so no two levels coincide
 
     def angles(self, noise_variance: Tensor) -> Tensor:  # noqa: D102 - inherited
-        phase = (2 * math.pi / self.period) * (torch.log(noise_variance + self.floor) + self.shift)
+        phase = (2 * math.pi / self.period) * torch.log1p(noise_variance / self.floor)
         k = torch.arange(1, self.frequencies + 1, dtype=noise_variance.dtype, device=noise_variance.device)
         return phase[:, None] * k

@@ -1,0 +1,142 @@
+"""Figure 1: energy and score of the scale mixture, by dual and single score matching, against the truth."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualscore.checkpoints import load
+from dualscore.densities import GaussianMixture, scale_mixture
+from dualscore.energy import EnergyModel
+from dualscore.errors import FigureError
+from dualscore.figures import page
+from dualscore.likelihood import decibels_per_dim
+from dualscore.model import ImageModel
+from dualscore.noise import MEASURING, corrupt, seeded_generator
+from dualscore.runs import newest_run
+
+RUNS = {"dual": "scale_mixture_dual", "single": "scale_mixture_single"}
+COLOURS = {"dual": page.DUAL, "single": page.SINGLE}
+SAMPLES = 4096
+RADII = 400
+NOISE_LEVELS = 41
+
+
+def draw_scale_mixture(runs: Path, out: Path) -> list[Path]:
+    """Draw figure 1 from the newest runs of scale_mixture_dual and scale_mixture_single.
+
+    Args:
+        runs: folder of all runs.
+        out: folder that the files are written to.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FigureError: if a run is missing.
+    """
+    models = {name: _trained(experiment, runs) for name, experiment in RUNS.items()}
+    shape = models["dual"].image_shape
+    assert shape is not None
+    density = scale_mixture(shape)
+    generator = seeded_generator(torch.device("cpu"), MEASURING, 0)
+    clean = density.sample(SAMPLES, generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    curves = _radial_curves(models, density, clean)
+    errors = _energy_errors(models, density, clean, noise)
+    figure, axes = page.panels(3)
+    _draw_curves(axes[:2], curves)
+    for name, values in errors["largest_error_db_per_dim"].items():
+        axes[2].loglog(errors["noise_variance"], values, color=COLOURS[name], label=name)
+    axes[2].set(xlabel="noise variance t", ylabel="dB/dim", title="largest energy error over samples")
+    axes[2].legend()
+    return page.write(figure, {**curves, **errors}, out, "figure1")
+
+
+def _trained(experiment: str, runs: Path) -> ImageModel:
+    path = newest_run(experiment, runs).best
+    if not path.exists():
+        raise FigureError(
+            f"figure 1 needs a run of {experiment}, and there is no {path}: make train EXP={experiment}"
+        )
+    return load(path)
+
+
+def _energy(model: ImageModel) -> EnergyModel:
+    assert isinstance(model.score_model, EnergyModel)
+    return model.score_model
+
+
+def _normalizer(model: ImageModel) -> float:
+    assert model.log_normalizer is not None
+    return model.log_normalizer
+
+
+def _radial_curves(models: dict[str, ImageModel], density: GaussianMixture, clean: Tensor) -> dict[str, Any]:
+    """Energy and radial score along a ray, at t = 0, for radii ‖x‖/√d around those of the data."""
+    dimension = clean[0].numel()
+    data = (clean.flatten(1).square().mean(dim=1)).sqrt()
+    radius = torch.linspace(0.5 * float(data.min()), 1.25 * float(data.max()), RADII)
+    direction = clean[:1] / data[0]
+    points = radius[:, None, None, None] * direction
+    t = torch.zeros(RADII)
+    energies, scores = {}, {}
+    sources: dict[str, tuple[EnergyModel, float]] = {"truth": (density, 0.0)}
+    sources |= {name: (_energy(model), _normalizer(model)) for name, model in models.items()}
+    for name, (energy, log_z) in sources.items():
+        with torch.no_grad():
+            values = energy(points, t) + log_z
+            gradient = energy.gradients(points, t, time=False).image
+        energies[name] = [decibels_per_dim(float(value), dimension) for value in values]
+        scores[name] = (-(gradient * direction).sum(dim=(1, 2, 3)) / dimension).tolist()
+    counts, edges = torch.histogram(data, bins=80, range=(float(radius[0]), float(radius[-1])))
+    return {
+        "radius": radius.tolist(),
+        "energy_db_per_dim": energies,
+        "radial_score": scores,
+        "data_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+    }
+
+
+def _energy_errors(
+    models: dict[str, ImageModel], density: GaussianMixture, clean: Tensor, noise: Tensor
+) -> dict[str, Any]:
+    """The largest |U + log Z − U_true| over samples at each noise level, and over all."""
+    dimension = clean[0].numel()
+    t_min, t_max = 1e-2, models["dual"].t_max
+    levels = torch.logspace(math.log10(t_min), math.log10(t_max), NOISE_LEVELS).tolist()
+    largest: dict[str, list[float]] = {name: [] for name in models}
+    for level in [0.0, *levels]:
+        t = torch.full((len(clean),), level)
+        noisy = corrupt(clean, noise, t)
+        with torch.no_grad():
+            truth = density(noisy, t)
+            for name, model in models.items():
+                error = (_energy(model)(noisy, t) + _normalizer(model) - truth).abs().max()
+                largest[name].append(decibels_per_dim(float(error), dimension))
+    return {
+        "noise_variance": levels,
+        "largest_error_db_per_dim": {name: values[1:] for name, values in largest.items()},
+        "largest_error_over_all_db_per_dim": {name: max(values) for name, values in largest.items()},
+    }
+
+
+def _draw_curves(axes: list[Any], curves: dict[str, Any]) -> None:
+    edges, counts = curves["data_histogram"]["edges"], curves["data_histogram"]["counts"]
+    styles = {"truth": {"color": page.TRUTH, "linestyle": "--", "zorder": 3}}
+    styles |= {name: {"color": colour} for name, colour in COLOURS.items()}
+    for axis, key, title, unit in (
+        (axes[0], "energy_db_per_dim", "energy at t = 0", "dB/dim"),
+        (axes[1], "radial_score", "radial score at t = 0", "per dimension"),
+    ):
+        for name, style in styles.items():
+            axis.plot(curves["radius"], curves[key][name], label=name, **style)
+        behind = axis.twinx()
+        behind.stairs(counts, edges, fill=True, color=page.DATA, alpha=0.6)
+        behind.set_axis_off()
+        axis.set_zorder(behind.get_zorder() + 1)
+        axis.patch.set_visible(False)
+        axis.set(xlabel="‖x‖ / √d", ylabel=unit, title=title)
+    axes[0].legend(title="grey: data")

@@ -1,0 +1,162 @@
+"""The certified bound: never below the truth, on densities that can be enumerated; tight where it should be."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dualscore.densities import gaussian_textures
+from dualscore.energy import Gradients, ScoreModel
+from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
+from dualscore.likelihood import variational_bound
+from dualscore.likelihood.bound import decoder_energy, prior_divergence, stratified_variances
+from dualscore.likelihood.units import STEP
+from test_gaussian import random_spectrum
+
+
+class ImperfectDenoiser(ScoreModel):
+    """The posterior mean over a finite set of images, with an error that depends on y and t."""
+
+    def __init__(self, images: Tensor, p: Tensor, error: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.images, self.log_p, self.error = images, p.log(), error
+        self.push = torch.randn(images[0].shape, generator=generator, dtype=images.dtype)
+        self.pull = torch.rand(1, generator=generator, dtype=images.dtype)
+
+    def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:  # noqa: ARG002
+        t = noise_variance[:, None]
+        distance = (noisy[:, None] - self.images).flatten(2).square().sum(dim=2)
+        posterior = torch.softmax(self.log_p - distance / (2 * t), dim=1)
+        denoised = torch.einsum("bk,kchw->bchw", posterior, self.images)
+        scale = t.sqrt().clamp(max=0.3)[:, :, None, None]
+        denoised = denoised + self.error * scale * (self.push + self.pull * torch.tanh(noisy / scale))
+        return Gradients((noisy - denoised) / t[:, :, None, None], None)
+
+
+def enumerable(seed: int) -> tuple[Tensor, Tensor, int, torch.Generator]:
+    """All images of a few pixels and grey levels, with random probabilities."""
+    generator = torch.Generator().manual_seed(seed)
+    levels = int(torch.randint(2, 6, (1,), generator=generator))
+    height, width = [(1, 2), (2, 2), (1, 3), (1, 1)][seed % 4]
+    values = list(itertools.product(range(levels), repeat=height * width))
+    images = torch.tensor(values, dtype=torch.float64).reshape(-1, 1, height, width) / (levels - 1)
+    sharpness = 4 * torch.rand(1, generator=generator, dtype=torch.float64)
+    p = torch.softmax(sharpness * torch.randn(len(images), generator=generator, dtype=torch.float64), 0)
+    return images, p, levels, generator
+
+
+def gap(
+    seed: int, error: float, parts: tuple[str, ...] = ("decoder", "diffusion", "prior")
+) -> tuple[float, float]:
+    """E bound − entropy in nats and its standard error, exact in x, by repeats over the noise."""
+    images, p, levels, generator = enumerable(seed)
+    model = ImperfectDenoiser(images, p, error, generator)
+    spread = 0.1 + 0.4 * torch.rand(1, generator=generator, dtype=torch.float64)
+    shape = (1, 1, *images.shape[2:])
+    prior = StationaryGaussian(torch.tensor([0.5]), spread.expand(shape)).double()
+    repeats = max(8, 768 // len(images))
+    step = 1 / (levels - 1)
+    t0 = (step * (0.15 + 0.5 * float(torch.rand(1, generator=generator)))) ** 2
+    terms = variational_bound(
+        model, images.repeat(repeats, 1, 1, 1), prior,
+        t0=t0, t1=1e3, strata=24, generator=generator, levels=levels,
+    )  # fmt: skip
+    total = torch.stack([getattr(terms, part) for part in parts]).sum(dim=0)
+    per_repeat = (total.reshape(repeats, len(images)) * p).sum(dim=1)
+    entropy = -float((p * p.log()).sum())
+    return float(per_repeat.mean()) - entropy, float(per_repeat.std()) / math.sqrt(repeats)
+
+
+def test_it_never_falls_below_the_truth_in_200_draws() -> None:
+    found = [gap(seed, [0.0, 0.02, 0.1, 0.5][(seed // 4) % 4]) for seed in range(200)]
+    assert min(value + 4 * stderr for value, stderr in found) > 0
+    exact = [value for seed, (value, _) in enumerate(found) if (seed // 4) % 4 == 0]
+    bad = [value for seed, (value, _) in enumerate(found) if (seed // 4) % 4 == 3]
+    assert sum(bad) / len(bad) > 0.3
+    # With the exact denoiser only the decoder loses something, so little that the noise shows.
+    assert 0 < sum(exact) / len(exact) < 0.2
+
+
+@pytest.mark.parametrize("missing", ["decoder", "diffusion", "prior"])
+def test_every_part_is_needed(missing: str) -> None:
+    parts = tuple(part for part in ("decoder", "diffusion", "prior") if part != missing)
+    whole = [gap(seed, 0.0) for seed in range(24)]
+    without = [gap(seed, 0.0, parts) for seed in range(24)]
+    lost = sum(a - b for (a, _), (b, _) in zip(whole, without, strict=True)) / 24
+    assert lost > (1e-4 if missing == "prior" else 0.05)
+    if missing != "prior":  # at t1 = 1e3 the prior's part is next to nothing
+        assert any(value + 4 * stderr < 0 for value, stderr in without)
+
+
+def test_the_decoder_is_the_softmax_over_all_levels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randint(0, 256, (4, 3, 5, 2), generator=generator).double() / 255
+    clean[0, 0, 0] = torch.tensor([0.0, 1.0])
+    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    lattice = torch.arange(256, dtype=torch.float64) / 255
+    for t in ((0.2 * STEP) ** 2, STEP**2, (30 * STEP) ** 2):
+        noisy = clean + math.sqrt(t) * noise
+        log_p = torch.log_softmax(-(noisy[..., None] - lattice).square() / (2 * t), dim=-1)
+        chosen = (clean * 255).round().long()[..., None]
+        expected = -log_p.gather(-1, chosen).flatten(1).sum(dim=1)
+        assert torch.allclose(decoder_energy(clean, noise, t), expected, rtol=1e-9)
+
+
+def test_the_priors_part_is_the_divergence_of_two_gaussians() -> None:
+    prior = StationaryGaussian(torch.tensor([0.4, 0.5]), random_spectrum(2, 4, 4)).double()
+    clean = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t1 = 0.3
+    eye = torch.eye(32, dtype=torch.float64)
+    covariance = prior.synthesize(prior.analyze(eye.reshape(32, 2, 4, 4)) * prior.eigenvalues).flatten(1)
+    mean = prior.mean[:, None, None].expand(2, 4, 4).flatten()
+    whole = torch.distributions.MultivariateNormal(mean, covariance + t1 * eye)
+    for image, value in zip(clean, prior_divergence(clean, prior, t1), strict=True):
+        point = torch.distributions.MultivariateNormal(image.flatten(), t1 * eye)
+        assert float(value) == pytest.approx(float(torch.distributions.kl_divergence(point, whole)))
+
+
+def test_strata_cover_the_range_once() -> None:
+    low = stratified_variances(torch.zeros(1, 5), 1e-4, 1e1)[0]
+    high = stratified_variances(torch.ones(1, 5), 1e-4, 1e1)[0]
+    assert torch.allclose(low[1:], high[:-1])
+    assert float(low[0]) == pytest.approx(1e-4)
+    assert float(high[-1]) == pytest.approx(1e1)
+
+
+def test_it_is_tight_on_8_bit_gaussian_textures() -> None:
+    """The exact denoiser of the un-quantised texture loses little more than what rounding adds."""
+    density = gaussian_textures((3, 8, 8)).double()
+    generator = torch.Generator().manual_seed(0)
+    images = (density.sample(400, generator).clamp(0, 1) * 255).round() / 255
+    truth = density(images, torch.full((400,), QUANTIZATION_VARIANCE, dtype=torch.float64))
+    truth = truth + 192 * math.log(255)
+    mean, spectrum = density.moments()
+    prior = StationaryGaussian(mean, spectrum).double()
+    terms = variational_bound(
+        density, images, prior, t0=(STEP / 2) ** 2, t1=1e2, strata=32, generator=generator
+    )
+    excess = (terms.total - truth) / (192 * math.log(2))
+    stderr = float(excess.std()) / 20
+    assert -3 * stderr < float(excess.mean()) < 0.01 + 3 * stderr
+    assert stderr < 0.01
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.full((2, 1, 4, 4), 0.5), "grey levels k/255"),
+        (torch.full((2, 1, 4, 4), 1.5), "pixels in \\[0, 1\\], got 1.5 to 1.5"),
+        (torch.full((2, 1, 4, 4), math.nan), "pixels in"),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "floating-point"),
+        (torch.zeros(0, 1, 4, 4), "at least one"),
+    ],
+)
+def test_images_without_a_discrete_likelihood_are_refused(images: Tensor, message: str) -> None:
+    prior = StationaryGaussian(torch.tensor([0.5]), random_spectrum(1, 4, 4))
+    with pytest.raises(ValueError, match=message):
+        variational_bound(
+            gaussian_textures((1, 4, 4)), images, prior, t0=1e-6, t1=1.0, strata=2,
+            generator=torch.Generator(),
+        )  # fmt: skip

@@ -1,0 +1,179 @@
+"""The checks of trust: silent on exact densities, and pointing at the fault of every wrong one."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from dualscore.densities import GaussianMixture, texture_mixture
+from dualscore.energy import EnergyModel
+from dualscore.gaussian import StationaryGaussian
+from dualscore.likelihood import Estimate, mean
+from dualscore.likelihood.bound import stratified_variances
+from dualscore.likelihood.consistency import (
+    TOLERANCE,
+    Gap,
+    energy_rise_gaps,
+    first_rise_gap,
+    heat_gaps,
+    heat_residual,
+    log_normalizers,
+    normalizer_gaps,
+    verdict,
+)
+from dualscore.likelihood.ode import laplacian, random_signs
+from dualscore.noise import corrupt
+from dualscore.objective import space_loss
+
+LEVELS = [10.0 ** (-k / 10) for k in (75, 60, 45, 30, 15, 0, -15)]
+LARGE = [10.0, 100.0, 1000.0]
+SHAPE = (1, 8, 8)
+DIMENSION = 64
+
+
+class Wrong(EnergyModel):
+    """An energy made of a right one."""
+
+    def __init__(self, right: EnergyModel, change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.right, self.change = right, change
+
+    def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        return self.change(self.right(noisy, noise_variance), noisy, noise_variance)
+
+
+def gaps(model: EnergyModel, density: GaussianMixture, seed: int = 0, images: int = 400) -> list[Gap]:
+    """Every check of an energy on samples of a density."""
+    generator = torch.Generator().manual_seed(seed)
+    kind = torch.float64
+    clean = density.sample(images, generator)
+    noise = torch.randn(clean.shape, generator=generator, dtype=kind)
+    mean_, spectrum = density.moments()
+    prior = StationaryGaussian(mean_, spectrum).double()
+    signs = torch.stack([random_signs(SHAPE, generator) for _ in range(images)]).double()
+    probe = prior.synthesize(signs)
+    energies, residuals, spaces = [], [], []
+    for level in LEVELS:
+        t = torch.full((images,), level, dtype=kind)
+        found, curvature = laplacian(model, corrupt(clean, noise, t), t, probe, time=True)
+        assert found.energy is not None
+        energies.append(found.energy)
+        residuals.append(heat_residual(found, curvature, t))
+        spaces.append(space_loss(found.image, noise, t))
+    strata = 24
+    variances = stratified_variances(
+        torch.rand(images, strata, generator=generator, dtype=kind), LEVELS[0], LEVELS[-1]
+    )
+    losses = []
+    with torch.no_grad():
+        for t in variances.unbind(1):
+            fresh = torch.randn(clean.shape, generator=generator, dtype=kind)
+            losses.append(space_loss(model.gradients(corrupt(clean, fresh, t), t).image, fresh, t))
+        large = []
+        for variance in LARGE:
+            t = torch.full((images,), variance, dtype=kind)
+            large.append(model(corrupt(clean, noise, t), t))
+        clean_energy = model(clean, torch.zeros(images, dtype=kind))
+    energy = torch.stack(energies, dim=1)
+    log_z = log_normalizers(torch.stack(large, 1), noise.square().sum(dim=(1, 2, 3)), prior, LARGE)
+    assert float(mean(log_z[:, -1]).value) < 1e6
+    return [
+        *energy_rise_gaps(
+            energy, LEVELS, variances, torch.stack(losses, 1), math.log(LEVELS[-1] / LEVELS[0]) / strata, DIMENSION
+        ),
+        first_rise_gap(clean_energy, energy[:, 0], LEVELS[0], spaces[0], DIMENSION),
+        *heat_gaps(torch.stack(residuals, dim=1), LEVELS),
+        *normalizer_gaps(log_z, LARGE, DIMENSION),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def density() -> GaussianMixture:
+    return texture_mixture(SHAPE).double()
+
+
+def test_an_exact_density_is_consistent(density: GaussianMixture) -> None:
+    found = gaps(density, density)
+    assert verdict(found).startswith("consistent"), verdict(found)
+    assert max(abs(gap.gap.value) / gap.gap.stderr for gap in found if gap.gap.stderr > 1e-9) < 5
+    # The checks can tell: their errors are small against what they look for.
+    assert max(gap.gap.stderr for gap in found) < 2 * TOLERANCE
+
+
+def test_the_wrong_density_is_consistent_too_and_that_is_what_the_word_means(
+    density: GaussianMixture,
+) -> None:
+    """A Gaussian of the right spectrum is a density: its likelihood is worse, not inconsistent."""
+    center, spectrum = density.moments()
+    gaussian = GaussianMixture([1.0], [StationaryGaussian(center, spectrum)], SHAPE).double()
+    assert verdict(gaps(gaussian, density)).startswith("consistent")
+
+
+def fade(t: Tensor) -> Tensor:
+    return 0.01 / (0.01 + t)
+
+
+@pytest.mark.parametrize(
+    ("change", "checks"),
+    [
+        # c(t) with the wrong sign, or left over: no image gradient sees it.
+        (lambda u, _, t: u + DIMENSION * 0.2 * fade(t), {"energy rise", "heat equation"}),
+        (lambda u, _, t: u - DIMENSION * 0.2 * fade(t), {"energy rise", "heat equation"}),
+        # One term's scale: the whole energy, or a part of it.
+        (lambda u, *_: 1.1 * u, {"energy rise", "heat equation"}),
+        (lambda u, *_: -u, {"energy rise", "heat equation"}),
+        (
+            lambda u, y, t: u + 0.5 * fade(t) * (y - 0.5).square().sum(dim=(1, 2, 3)) / 0.01,
+            {"energy rise", "heat equation"},
+        ),
+        # Something that only shows at t = 0.
+        (lambda u, _, t: u + DIMENSION * 0.1 * (t < 1e-9), {"energy rise"}),
+        # A drift at large t.
+        (lambda u, _, t: u + DIMENSION * 0.02 * torch.log1p(t), {"log Z", "energy rise", "heat equation"}),
+    ],
+)
+def test_a_wrong_term_changes_the_verdict(
+    density: GaussianMixture, change: Callable[[Tensor, Tensor, Tensor], Tensor], checks: set[str]
+) -> None:
+    found = gaps(Wrong(density, change), density, images=200)
+    assert verdict(found).startswith("NOT consistent")
+    assert {gap.check for gap in found if not gap.consistent} == checks
+
+
+def test_the_verdict_names_the_place(density: GaussianMixture) -> None:
+    step = Wrong(density, lambda u, _, t: u + DIMENSION * 0.1 * torch.sigmoid(20 * torch.log(t / 3e-3)))
+    found = gaps(step, density)
+    rises = {gap.where for gap in found if gap.check == "energy rise" and not gap.consistent}
+    assert rises == {"30 to 15 dB"}
+    assert "energy rise, 30 to 15 dB: +0.1" in verdict(found)
+
+
+def test_levels_between_the_strata_are_unbiased_too() -> None:
+    """Of a Gaussian all is known: levels that are no edges of strata."""
+    generator = torch.Generator().manual_seed(0)
+    images, width, sigma = 4000, math.log(1e8) / 7, 0.1
+    variances = stratified_variances(
+        torch.rand(images, 7, generator=generator, dtype=torch.float64), 1e-6, 1e2
+    )
+    levels = [3e-4, 2e-2, 0.7]
+    entropy = torch.tensor([0.5 * DIMENSION * math.log(sigma**2 + t) for t in levels], dtype=torch.float64)
+    found = energy_rise_gaps(
+        entropy.expand(images, 3), levels, variances, sigma**2 / (sigma**2 + variances), width, DIMENSION
+    )
+    for gap in found:
+        assert abs(gap.gap.value) < 4 * gap.gap.stderr
+        assert gap.gap.stderr < 0.05
+
+
+def test_words() -> None:
+    fine, bad = Gap("log Z", "", Estimate(0.01, 0.001)), Gap("ode − bound", "", Estimate(-0.3, 0.01))
+    noisy = Gap("energy rise", "15 to 0 dB", Estimate(0.1, 0.05))
+    assert fine.consistent
+    assert noisy.consistent  # two standard errors
+    assert not bad.consistent
+    assert verdict([]) == "not checked"
+    assert verdict([fine, noisy]).endswith("largest gap: energy rise, 15 to 0 dB: +0.100 ± 0.050 bits/dim")
+    assert verdict([fine, bad]) == "NOT consistent: ode − bound: -0.300 ± 0.010 bits/dim"
+    assert verdict([bad] * 7).endswith("and 3 more")

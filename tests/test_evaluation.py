@@ -1,0 +1,259 @@
+"""Evaluations: every estimator on known densities, interrupted ones that go on, figures that cannot be given."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dualscore.evaluation import stages
+from dualscore.evaluation.bound import Grid, choose
+from dualscore.evaluation.figures import PerImage, component_weights
+from dualscore.evaluation.store import RowStore, joined
+from dualscore.likelihood import Estimate
+from dualscore.likelihood.units import STEP
+from workspace import TINY, Workspace
+
+SMALL = [
+    *TINY, "optim.warmup_steps=0", "trainer.max_steps=2", "trainer.validate_every=2", "evaluate.psnr=[45,15,0]",
+    "evaluate.strata=6", "evaluate.ode_images=4", "evaluate.draws=2",
+]  # fmt: skip
+
+
+def train(workspace: Workspace, *settings: str, experiment: str = "gaussian_textures") -> dict[str, Any]:
+    workspace.run("train", experiment, *SMALL, "data.workers=0", *settings)
+    return workspace.report(experiment)
+
+
+def test_every_estimator_finds_the_truth_of_gaussian_textures(workspace: Workspace) -> None:
+    """The anchored energy is exact at the start, so two small steps leave it right."""
+    report = train(
+        workspace, "evaluate.images=600", "evaluate.subset_images=300", "evaluate.ode_images=12",
+        "evaluate.strata=16", "evaluate.batch_size=100", "optim.lr=1e-6", "optim.final_lr=1e-6",
+    )  # fmt: skip
+    assert report["complete"]
+    assert list(report["bits_per_dim"]) == ["paper", "dequantized", "bound", "ode"]
+    for name, figure in report["bits_per_dim"].items():
+        gap = figure["above_truth"]
+        assert abs(gap["value"]) < 0.02 + 3 * gap["stderr"], name
+        assert gap["stderr"] < 0.03, name
+        assert figure["stderr"] > 0
+    bound = report["bits_per_dim"]["bound"]
+    assert bound["above_truth"]["value"] > -3 * bound["above_truth"]["stderr"]
+    assert sum(part["value"] for part in bound["parts"].values()) == pytest.approx(bound["value"])
+    assert report["consistent"]
+    assert report["verdict"].startswith("consistent")
+    assert {check["check"] for check in report["checks"]} >= {"energy rise", "heat equation", "log Z"}
+    assert report["truth"]["largest_energy_error_db_per_dim"] < 0.05
+
+
+def test_evaluations_are_counted(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the report says against the images that went through the network."""
+    from dualscore.networks import UNet
+
+    train(workspace)
+    seen = 0
+    forward = UNet.forward
+
+    def counting(self: UNet, image: torch.Tensor, noise_variance: torch.Tensor) -> torch.Tensor:
+        nonlocal seen
+        seen += len(image)
+        return forward(self, image, noise_variance)
+
+    monkeypatch.setattr(UNet, "forward", counting)
+    per_level = 32 * 3
+    for estimator, beside in [("paper", 32 + 32), ("dequantized", 0), ("bound", 0), ("ode", 0)]:
+        seen = 0
+        (workspace.folder / "runs/gaussian_textures/evaluation").rename(workspace.folder / f"old_{estimator}")
+        workspace.run("evaluate", "gaussian_textures", *SMALL, f"evaluate.estimators=[{estimator}]")
+        figures = workspace.report("gaussian_textures")["bits_per_dim"]
+        assert list(figures) == [estimator]
+        # Beside it: the noise levels, and for the paper's protocol the training images.
+        assert seen == figures[estimator]["evaluations"] + per_level + beside
+
+
+def test_an_interrupted_evaluation_goes_on(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle of a stage: what was measured stays, and the figures are the same."""
+    settings = ["evaluate.images=64", "evaluate.batch_size=8", "evaluate.estimators=[paper,dequantized]"]
+    whole = train(workspace, *settings)
+    folder = workspace.folder / "runs/gaussian_textures"
+    measured: list[int] = []
+    stop_after = 3
+    original = stages.Images.with_density
+
+    def counting(self: stages.Images, subject: stages.Subject, draw: int = 0) -> torch.Tensor:
+        if draw == 1:
+            if stop_after is not None and len(measured) >= 8 * stop_after:
+                raise KeyboardInterrupt
+            measured.extend(self.position)
+        return original(self, subject, draw)
+
+    monkeypatch.setattr(stages.Images, "with_density", counting)
+    (folder / "evaluation").rename(workspace.folder / "old")
+    (folder / "evaluation.json").unlink()
+    from dualscore.cli import main
+
+    assert main(["train", "gaussian_textures", *SMALL, "data.workers=0", *settings]) == 130
+    partial = workspace.report("gaussian_textures")
+    assert not partial["complete"]
+    assert list(partial["bits_per_dim"]) == ["paper"]
+    assert measured == list(range(24))
+    stop_after = None  # type: ignore[assignment]
+    measured.clear()
+    workspace.run("train", "gaussian_textures", *SMALL, "data.workers=0", *settings)
+    assert measured == list(range(24, 64))  # nothing twice
+    assert workspace.report("gaussian_textures") == whole
+    # Another seed is another measurement: nothing of the old one is used.
+    measured.clear()
+    workspace.run("evaluate", "gaussian_textures", *settings, "seed=1", "evaluate.psnr=[45]")
+    assert measured == list(range(64))
+
+
+def test_a_denoiser_has_a_bound_and_an_ode(workspace: Workspace) -> None:
+    plain = "energy={anchor: none, residual_input: raw, fading: false, offset: false}"
+    report = train(workspace, "model=denoiser", plain)
+    assert list(report["bits_per_dim"]) == ["bound", "ode"]
+    assert [check["check"] for check in report["checks"]] == ["ode − bound"]
+    assert "train" not in report
+
+
+@pytest.mark.parametrize("name", ["scale_mixture_dual", "mode_mixture_single", "gaussian_textures_float"])
+def test_floats_have_densities_only(workspace: Workspace, name: str) -> None:
+    tiny = ["data.size=16"] if "mixture" in name else []
+    report = train(workspace, "network.width=8", *tiny, experiment=name)
+    assert list(report["bits_per_dim"]) == ["paper", "ode"]
+    assert report["truth"]["largest_energy_error_db_per_dim"] >= 0
+    line = workspace.fail("evaluate", name, *SMALL, *tiny, "network.width=8", "evaluate.estimators=[bound]")
+    assert "evaluate.estimators: bound cannot be had with data.quantized=false" in line
+
+
+def test_figures_that_are_not_finite_are_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(workspace, "evaluate.estimators=[paper]")
+    original = stages.Images.constant
+
+    def broken(self: stages.Images, t: float) -> torch.Tensor:
+        values = original(self, t)
+        for bad in (3, 40):
+            if bad in self.position:
+                values[self.position.index(bad)] = math.nan
+        return values
+
+    monkeypatch.setattr(stages.Images, "constant", broken)
+    (workspace.folder / "runs/gaussian_textures/evaluation").rename(workspace.folder / "old")
+    line = workspace.fail("evaluate", "gaussian_textures", *SMALL, "evaluate.estimators=[paper]")
+    assert "of the val images are not finite, at positions 3, 40" in line
+    assert "2 of 64" in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("evaluate.images=1", "evaluate.images: must be ≥ 2: a standard error needs two images"),
+        ("evaluate.ode_images=1", "must be ≥ 2"),
+        ("evaluate.estimators=[]", "must name one estimator or more"),
+        ("evaluate.estimators=[paper,paper]", "each once"),
+        ("evaluate.estimators=[papier]", "evaluate.estimators"),
+        ("evaluate.strata=0", "evaluate.strata: must be > 0"),
+    ],
+)
+def test_impossible_requests_are_refused(workspace: Workspace, setting: str, message: str) -> None:
+    assert message in workspace.fail("evaluate", "gaussian_textures", setting)
+
+
+def test_rows_of_another_measurement_are_deleted_and_each_image_counts_once(tmp_path: Path) -> None:
+    def store(rank: int = 0, **identity: object) -> RowStore:
+        made = RowStore(tmp_path / "stage", {"seed": 0, **identity}, rank)
+        made.prepare()
+        return made
+
+    first, second = store(), store(rank=1)
+    first.add({"position": torch.tensor([0, 2]), "energy": torch.tensor([1.0, 3.0])})
+    first.flush()
+    second.add({"position": torch.tensor([2, 1]), "energy": torch.tensor([3.0, 2.0])})
+    second.flush()
+    first.add({"position": torch.tensor([3]), "energy": torch.tensor([4.0])})
+    first.flush()
+    rows = store().read()
+    assert rows["position"].tolist() == [0, 1, 2, 3]
+    assert rows["energy"].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert store(seed=1).read() == {}
+    assert json.loads((tmp_path / "stage/identity.json").read_text()) == {"seed": 1}
+
+
+def test_t0_and_t1_are_where_the_bound_is_tightest() -> None:
+    grid = Grid((STEP / 10) ** 2, (STEP / 10) ** 2 * math.exp(8), 8)
+    assert grid.width == pytest.approx(1.0)
+    assert grid.edge(8) == pytest.approx(grid.t_max)
+    starts, stops = grid.starts(), grid.stops()
+    assert starts == list(range(7))  # √t from a tenth of a step to three steps: e^6.8
+    assert stops == [7, 8]
+    space = torch.ones(5, 8, dtype=torch.float64)
+    decoder = torch.tensor([9.0, 7.0, 3.0, 2.6, 2.4, 2.3, 2.25], dtype=torch.float64).expand(5, 7)
+    prior = torch.tensor([0.9, 0.2], dtype=torch.float64).expand(5, 2)
+    # A stratum costs ½ d: with d = 1 the decoder gives up ½ a stratum, worth it up to edge 2.
+    rows = {"space": space}
+    first, last = choose(grid, rows, {"decoder": decoder, "prior": prior}, 1)
+    assert (first, last) == (6, 8)
+    first, last = choose(grid, {"space": 0.2 * space}, {"decoder": decoder, "prior": prior + 1e-9}, 1)
+    totals = {
+        (i, j): float(decoder[0, i]) + 0.1 * (stops[j] - starts[i]) + float(prior[0, j])
+        for i in range(7)
+        for j in range(2)
+    }
+    best = min(totals, key=lambda pair: totals[pair])
+    assert (first, last) == (starts[best[0]], stops[best[1]])
+
+
+def test_differences_are_taken_over_shared_images() -> None:
+    table = PerImage()
+    shared = Estimate(1.0, 0.5)
+    table.add("a", torch.tensor([0, 1, 2, 3]), torch.tensor([1.0, 2.0, 3.0, 4.0]), shared)
+    table.add("b", torch.tensor([1, 3]), torch.tensor([2.5, 4.7]), shared)
+    table.add("c", torch.tensor([0, 1, 2]), torch.tensor([2.0, 3.0, 4.0]))
+    assert table.difference("b", "a").value == pytest.approx(0.6)
+    assert table.difference("b", "a").stderr == pytest.approx(0.1)  # log Z cancels
+    other = table.difference("c", "a")
+    assert other.value == pytest.approx(1.0 - 1.0)
+    assert other.stderr == pytest.approx(0.5)
+    assert [str(gap.check) for gap in table.gaps()] == ["b − a", "c − b"]
+    one, two = joined({"position": torch.tensor([5, 3])}, {"position": torch.tensor([3, 9, 5])})
+    assert (one.tolist(), two.tolist()) == ([1, 0], [0, 2])
+
+
+def test_component_weights_come_from_the_energies() -> None:
+    truth = {
+        "position": torch.arange(4),
+        "energy": torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64),
+        "component": torch.tensor([0, 0, 1, 1]),
+    }
+    error = torch.tensor([0.0, 0.0, math.log(2.0), math.log(2.0)], dtype=torch.float64)
+    clean = {"position": torch.arange(4), "energy": truth["energy"] + 7.0 + error}
+    found = component_weights(truth, clean, torch.tensor([0.5, 0.5]))
+    assert found["model"] == pytest.approx([2 / 3, 1 / 3])
+    assert found["images"] == [2, 2]
+
+
+@pytest.mark.parametrize("factor", [-1.0, 3.0])
+def test_a_wrong_term_in_a_trained_model_changes_the_verdict(workspace: Workspace, factor: float) -> None:
+    """c(t) flipped or stretched in the checkpoint: only the energy notices, and the verdict says where."""
+    settings = [
+        "evaluate.images=200",
+        "evaluate.subset_images=100",
+        "evaluate.estimators=[paper,bound,checks]",
+    ]
+    report = train(workspace, *settings, "optim.lr=1e-6", "optim.final_lr=1e-6", "optim.ema_steps=0")
+    assert report["consistent"]
+    path = workspace.folder / "runs/gaussian_textures/checkpoints/best.ckpt"
+    content = torch.load(path, weights_only=True)
+    slopes = content["state_dict"]["model.offset.slopes"]
+    slopes += factor * 0.05 * torch.sin(torch.linspace(0, 3, len(slopes)))
+    torch.save(content, path)
+    workspace.run("evaluate", "gaussian_textures", *settings)
+    wrong = workspace.report("gaussian_textures")
+    assert not wrong["consistent"]
+    assert wrong["verdict"].startswith("NOT consistent")
+    assert wrong["bits_per_dim"]["bound"]["value"] == pytest.approx(
+        report["bits_per_dim"]["bound"]["value"], abs=1e-4
+    )
