@@ -11,12 +11,12 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEMO := data/demo16/manifest.json
 
-.PHONY: help install train evaluate figure data verify-data tensorboard experiments test lint lock clean
+.PHONY: help install train evaluate bench-evaluation figure data verify-data tensorboard experiments test lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
 	@echo
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-17s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## Create the environment in .venv (done by the others when needed)
 
@@ -37,6 +37,9 @@ train: $(INSTALLED) $(if $(filter patches_%,$(EXP)),$(DEMO))  ## Train EXP, or g
 
 evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
 	@set -f; $(PY) -m dualscore evaluate $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))")
+
+bench-evaluation: $(INSTALLED) $(DEMO)  ## Speed of the paper's protocol against the bare forward pass
+	@$(PY) benchmarks/evaluation.py
 
 figure: $(INSTALLED)  ## Draw a figure of the paper from the newest runs: FIG=1
 	@$(if $(FIG),,echo "error: say which figure with FIG=1" >&2; exit 2;) $(PY) -m dualscore figure $(FIG) $(if $(OUT),--out "$(call home,$(OUT))")

@@ -31,6 +31,7 @@ LEVELS = [10.0 ** (-k / 10) for k in (75, 60, 45, 30, 15, 0, -15)]
 LARGE = [10.0, 100.0, 1000.0]
 SHAPE = (1, 8, 8)
 DIMENSION = 64
+WIDTH = math.log(LEVELS[-1] / LEVELS[0])
 
 
 class Wrong(EnergyModel):
@@ -81,7 +82,7 @@ def gaps(model: EnergyModel, density: GaussianMixture, seed: int = 0, images: in
     assert float(mean(log_z[:, -1]).value) < 1e6
     return [
         *energy_rise_gaps(
-            energy, LEVELS, variances, torch.stack(losses, 1), math.log(LEVELS[-1] / LEVELS[0]) / strata, DIMENSION
+            energy, LEVELS, variances, torch.stack(losses, 1), WIDTH / strata, DIMENSION
         ),
         first_rise_gap(clean_energy, energy[:, 0], LEVELS[0], spaces[0], DIMENSION),
         *heat_gaps(torch.stack(residuals, dim=1), LEVELS),
@@ -97,7 +98,7 @@ def density() -> GaussianMixture:
 def test_an_exact_density_is_consistent(density: GaussianMixture) -> None:
     found = gaps(density, density)
     assert verdict(found).startswith("consistent"), verdict(found)
-    assert max(abs(gap.gap.value) / gap.gap.stderr for gap in found if gap.gap.stderr > 1e-9) < 5
+    assert max(abs(gap.gap.value) / gap.gap.stderr for gap in found if gap.gap.stderr > 1e-4) < 4
     # The checks can tell: their errors are small against what they look for.
     assert max(gap.gap.stderr for gap in found) < 2 * TOLERANCE
 
@@ -122,8 +123,8 @@ def fade(t: Tensor) -> Tensor:
         (lambda u, _, t: u + DIMENSION * 0.2 * fade(t), {"energy rise", "heat equation"}),
         (lambda u, _, t: u - DIMENSION * 0.2 * fade(t), {"energy rise", "heat equation"}),
         # One term's scale: the whole energy, or a part of it.
-        (lambda u, *_: 1.1 * u, {"energy rise", "heat equation"}),
-        (lambda u, *_: -u, {"energy rise", "heat equation"}),
+        (lambda u, *_: 1.1 * u, {"energy rise", "heat equation", "log Z"}),
+        (lambda u, *_: -u, {"energy rise", "heat equation", "log Z"}),
         (
             lambda u, y, t: u + 0.5 * fade(t) * (y - 0.5).square().sum(dim=(1, 2, 3)) / 0.01,
             {"energy rise", "heat equation"},

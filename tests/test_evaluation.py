@@ -1,4 +1,4 @@
-"""Evaluations: every estimator on known densities, interrupted ones that go on, figures that cannot be given."""
+"""Evaluations: estimators on known densities, interrupted ones that go on, figures that cannot be given."""
 
 import json
 import math
@@ -17,7 +17,8 @@ from dualscore.likelihood.units import STEP
 from workspace import TINY, Workspace
 
 SMALL = [
-    *TINY, "optim.warmup_steps=0", "trainer.max_steps=2", "trainer.validate_every=2", "evaluate.psnr=[45,15,0]",
+    *TINY, "optim.warmup_steps=0", "trainer.max_steps=2", "trainer.validate_every=2",
+    "evaluate.psnr=[45,15,0]",
     "evaluate.strata=6", "evaluate.ode_images=4", "evaluate.draws=2",
 ]  # fmt: skip
 

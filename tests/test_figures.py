@@ -7,7 +7,8 @@ import pytest
 from workspace import TINY, Workspace
 
 SHRUNK = [
-    *TINY, "network.width=8", "data.size=40", "data.workers=0", "trainer.max_steps=2", "trainer.validate_every=2",
+    *TINY, "network.width=8", "data.size=40", "data.workers=0", "trainer.max_steps=2",
+    "trainer.validate_every=2",
     "optim.warmup_steps=0", "evaluate.estimators=[paper]", "evaluate.psnr=[0]",
 ]  # fmt: skip
 

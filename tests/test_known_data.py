@@ -116,7 +116,6 @@ def test_statistics_are_those_of_the_images_as_they_are_trained_on(name: str) ->
         (["data.density=scale_mixture"], "is of vectors"),
         (["network.kind=radial"], "radial needs data.density"),
         (["data.density=none"], "data.path: is required"),
-        (["model=denoiser", "trainer.best=paper"], "must be bound|a denoiser"),
     ],
 )
 def test_settings_that_do_not_go_together(settings: list[str], message: str) -> None:

@@ -12,7 +12,7 @@ def test_it_is_a_mixture_of_round_gaussians() -> None:
     """With the perceptron replaced by what is right, it is the density itself."""
     for name, variances in (("scale_mixture", [1.0, 16.0]), ("mode_mixture", [0.1, 0.1])):
         density = DENSITIES[name]((1, 1, 20)).double()
-        energy = RadialEnergy(density.centers(), 1e-2).double()
+        energy = RadialEnergy(density.centers(), 1e-2, 1.0).double()
         weights = density.log_weights
 
         class Right(torch.nn.Module):
@@ -33,7 +33,7 @@ def test_it_is_a_mixture_of_round_gaussians() -> None:
 
 def test_its_gradients_are_those_of_finite_differences() -> None:
     torch.manual_seed(0)
-    energy = RadialEnergy(torch.tensor([[0.5], [-1.0]]), 1e-2, hidden=8, layers=2).double()
+    energy = RadialEnergy(torch.tensor([[0.5], [-1.0]]), 1e-2, 1.0, hidden=8, layers=2).double()
     y, t = torch.randn(3, 1, 1, 6, dtype=torch.float64), torch.tensor([0.0, 0.1, 10.0], dtype=torch.float64)
     found = energy.gradients(y, t)
     assert found.noise_variance is not None

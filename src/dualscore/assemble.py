@@ -124,6 +124,7 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
         return RadialEnergy(
             density.centers(),
             config.noise.t_min,
+            float(statistics.pixel_variance),
             hidden=config.network.width,
             layers=config.network.layers,
         )

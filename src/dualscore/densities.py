@@ -139,17 +139,14 @@ def gaussian_textures(image_shape: tuple[int, int, int]) -> GaussianMixture:
 
 
 def texture_mixture(image_shape: tuple[int, int, int]) -> GaussianMixture:
-    """Textures of three spectra (smooth, rough, oriented) and three contrasts, equally likely."""
+    """Textures of two spectra (isotropic and oriented) and two contrasts, equally likely."""
     mean = torch.full((image_shape[0],), 0.5)
     spectra = [
         natural_spectrum(image_shape, exponent=2.5, floor=0.15),
-        natural_spectrum(image_shape, exponent=1.0, floor=0.15),
         natural_spectrum(image_shape, exponent=2.5, floor=0.15, stretch=2.0),
     ]
     components = [
-        StationaryGaussian(mean, deviation**2 * spectrum)
-        for spectrum in spectra
-        for deviation in (0.05, 0.075, 0.1)
+        StationaryGaussian(mean, deviation**2 * spectrum) for spectrum in spectra for deviation in (0.05, 0.1)
     ]
     return GaussianMixture([1.0] * len(components), components, image_shape)
 

@@ -103,7 +103,7 @@ def _log_settings(logger: TensorBoardLogger, plain: dict[str, Any], metric: str)
 
 
 def _monitor(config: ExperimentConfig) -> str:
-    return "val/bound" if config.trainer.best is Best.bound else "val/bits_per_dim"
+    return "val/bound" if config.trainer.best is Best.bound else "val/loss"
 
 
 def train(config: ExperimentConfig, run: Run) -> None:
@@ -125,7 +125,7 @@ def train(config: ExperimentConfig, run: Run) -> None:
     if run.last.exists():
         step = int(read_checkpoint(run.last)["global_step"])
     report = run.folder / "evaluation.json"
-    if step >= config.trainer.max_steps and not is_complete(report):
+    if step >= config.trainer.max_steps and not is_complete(report, run.best):
         evaluate(config, run.best, report)
         return
     if step >= config.trainer.max_steps:

@@ -90,10 +90,13 @@ class NoiseCurves(_ValidationCallback[LevelFigures]):
         levels = self.figures.summary()
         if not levels:
             return
-        module.log("val/space_loss", sum(level.space_loss for level in levels) / len(levels))
+        space = sum(level.space_loss for level in levels) / len(levels)
         times = [level.time_loss for level in levels if level.time_loss is not None]
+        time = sum(times) / len(levels)
+        module.log("val/space_loss", space)
+        module.log("val/loss", space + module.time_weight * time)
         if times:
-            module.log("val/time_loss", sum(times) / len(times))
+            module.log("val/time_loss", time)
         for level in levels:
             name = f"{level.psnr_in:+03.0f}dB"
             module.log(f"space_loss/{name}", level.space_loss)

@@ -30,10 +30,11 @@ from dualscore.runs import check_architecture
 from dualscore.terminal import quiet, shared_console
 
 
-def is_complete(report: Path) -> bool:
-    """Whether an evaluation.json is there and tells of a finished evaluation."""
+def is_complete(report: Path, checkpoint: Path) -> bool:
+    """Whether an evaluation.json is there and tells of a finished evaluation of a checkpoint as it is now."""
     try:
-        return bool(json.loads(report.read_text(encoding="utf-8"))["complete"])
+        content = json.loads(report.read_text(encoding="utf-8"))
+        return bool(content["complete"]) and content["checkpoint_sha256"] == _digest(checkpoint)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -80,8 +81,9 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
         t_range=module.t_range,
         seed=config.seed,
     )
+    digest = _digest(checkpoint)
     identity = {
-        "checkpoint": _digest(checkpoint),
+        "checkpoint": digest,
         "dataset": datamodule.identity,
         "seed": config.seed,
         "double": double,
@@ -102,6 +104,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
     report: dict[str, Any] = {
         "experiment": config.name,
         "checkpoint": str(checkpoint),
+        "checkpoint_sha256": digest,
         "step": content["global_step"],
         "weights": "averaged" if config.optim.ema_steps else "trained",
         "complete": False,
