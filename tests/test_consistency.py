@@ -10,12 +10,13 @@ from torch import Tensor
 from dualscore.densities import GaussianMixture, texture_mixture
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
-from dualscore.likelihood import Estimate, mean
+from dualscore.likelihood import Estimate, mean, noise_entropy
 from dualscore.likelihood.bound import stratified_variances
 from dualscore.likelihood.consistency import (
     TOLERANCE,
     Gap,
     energy_rise_gaps,
+    entropy_doubt,
     first_rise_gap,
     heat_gaps,
     heat_residual,
@@ -166,6 +167,22 @@ def test_levels_between_the_strata_are_unbiased_too() -> None:
     for gap in found:
         assert abs(gap.gap.value) < 4 * gap.gap.stderr
         assert gap.gap.stderr < 0.05
+
+
+def test_the_entropy_of_noisy_images_lies_where_it_is_said_to_lie(density: GaussianMixture) -> None:
+    center, spectrum = density.moments()
+    prior = StationaryGaussian(center, spectrum).double()
+    generator = torch.Generator().manual_seed(0)
+    for t in (1e-3, 1e-1, 1e1):
+        clean = density.sample(20_000, generator)
+        noisy = corrupt(
+            clean, torch.randn(clean.shape, generator=generator, dtype=clean.dtype), torch.full((20_000,), t)
+        )
+        entropy = mean(density(noisy, torch.full((20_000,), t, dtype=clean.dtype)))
+        high = float(prior.entropy(t))
+        low = high - entropy_doubt(prior, t)
+        assert low == pytest.approx(noise_entropy(DIMENSION, t))
+        assert low - 4 * entropy.stderr < entropy.value < high + 4 * entropy.stderr
 
 
 def test_words() -> None:

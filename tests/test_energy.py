@@ -150,7 +150,7 @@ def test_at_step_0_the_anchored_energy_has_the_exact_entropy_of_a_colour_texture
     stderr = float(clean.std()) / math.sqrt(len(x)) / (d * math.log(2))
     assert abs(8 + float(clean.mean()) / (d * math.log(2)) - exact) < 3 * stderr
     # … and the paper's protocol finds log Z = 0 and the same figure.
-    log_z = log_normalizer(noisy, z.double().square().sum(dim=(1, 2, 3)), d, 1e3)
+    log_z = log_normalizer(noisy, z.double().square().sum(dim=(1, 2, 3)), d, noise_entropy(d, 1e3))
     assert abs(log_z.value) < 3 * log_z.stderr + 0.5 * d * float(truth.eigenvalues.mean()) / 1e3
     paper = paper_bits_per_dim(clean, log_z, d)
     assert abs(paper.value - exact) < 3 * paper.stderr

@@ -44,7 +44,7 @@ def test_the_paper_protocol_removes_any_constant_and_finds_log_z() -> None:
     noisy = 0.5 * square + d / 2 * math.log(2 * math.pi * t_max)
     values = []
     for constant in (0.0, 1e4):
-        log_z = log_normalizer(noisy + constant, square, d, t_max)
+        log_z = log_normalizer(noisy + constant, square, d, noise_entropy(d, t_max))
         # The noise's own fluctuations, √(d/2n) = 0.2 nats, are gone.
         assert log_z.value == pytest.approx(-constant, abs=1e-6)
         assert log_z.stderr < 1e-6
@@ -58,7 +58,7 @@ def test_the_paper_protocol_removes_any_constant_and_finds_log_z() -> None:
 def test_log_zs_error_is_part_of_the_figures() -> None:
     generator = torch.Generator().manual_seed(0)
     noisy, square = torch.randn(100, generator=generator), torch.zeros(100)
-    log_z = log_normalizer(noisy, square, 10, 1e3)
+    log_z = log_normalizer(noisy, square, 10, noise_entropy(10, 1e3))
     assert log_z.stderr == pytest.approx(float(noisy.double().std()) / 10)
     flat = paper_bits_per_dim(torch.zeros(50), log_z, 10)
     assert flat.stderr == pytest.approx(log_z.stderr / (10 * math.log(2)))
@@ -109,13 +109,13 @@ def test_moments_are_those_of_all_values_in_any_batches(values: list[float], spl
 def test_energy_figures_are_the_papers_over_batches() -> None:
     generator = torch.Generator().manual_seed(0)
     clean, around = 100 * torch.randn(40, generator=generator), 7000 + torch.randn(40, generator=generator)
-    figures = EnergyFigures(12, 1e3, CPU)
+    figures = EnergyFigures(12, noise_entropy(12, 1e3), CPU)
     for part in (slice(0, 7), slice(7, 40)):
         level = torch.zeros(len(clean[part]), dtype=torch.int64)
         figures.update(ImageFigures(clean[part], around[part], level, clean[part], None, None))
     summary = figures.summary()
     assert summary is not None
-    log_z = log_normalizer(around, torch.zeros(40), 12, 1e3)
+    log_z = log_normalizer(around, torch.zeros(40), 12, noise_entropy(12, 1e3))
     expected = paper_bits_per_dim(clean, log_z, 12)
     assert summary[0].value == pytest.approx(expected.value)
     assert summary[0].stderr == pytest.approx(expected.stderr)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from dualscore.likelihood import Estimate, bits, noise_entropy
+from dualscore.likelihood import Estimate, bits
 from dualscore.noise import psnr
 
 
@@ -93,12 +93,12 @@ class EnergyFigures:
 
     Args:
         dimension: d.
-        t_max: the variance at which `energy_noisy` is taken, in pixel².
+        entropy: of the noisy images at t_max, in nats.
         device: where the sums are kept.
     """
 
-    def __init__(self, dimension: int, t_max: float, device: torch.device) -> None:
-        self.dimension, self.t_max = dimension, t_max
+    def __init__(self, dimension: int, entropy: float, device: torch.device) -> None:
+        self.dimension, self.entropy = dimension, entropy
         self.moments = Moments(2).to(device)
 
     def update(self, figures: ImageFigures) -> None:
@@ -114,7 +114,7 @@ class EnergyFigures:
         if not self.moments.update_called:
             return None
         clean, around = self.moments.estimates()
-        log_z = Estimate(noise_entropy(self.dimension, self.t_max) - 0.5 * self.dimension, 0.0) - around
+        log_z = Estimate(self.entropy - 0.5 * self.dimension, 0.0) - around
         figure = bits(clean + log_z, self.dimension)
         return Estimate(8.0 + figure.value, figure.stderr), log_z.value
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.errors import NormalizationError
-from dualscore.likelihood import bits_per_dim, check_clean, log_normalizer
+from dualscore.likelihood import bits_per_dim, check_clean, log_normalizer, noise_entropy
 from dualscore.noise import MEASURING, corrupt, seeded_generator
 
 
@@ -149,7 +149,8 @@ class ImageModel(nn.Module):
             energies.append(self.energy(corrupt(clean, noise, t), self.t_max, batch_size))
             squares.append(noise.square().sum(dim=(1, 2, 3)))
         dimension = math.prod(images.shape[1:])
-        found = log_normalizer(torch.cat(energies), torch.cat(squares), dimension, self.t_max)
+        entropy = noise_entropy(dimension, self.t_max)
+        found = log_normalizer(torch.cat(energies), torch.cat(squares), dimension, entropy)
         self.log_normalizer = found.value
         return self.log_normalizer
 

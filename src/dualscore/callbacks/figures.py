@@ -52,7 +52,7 @@ class BitsPerDim(_ValidationCallback[EnergyFigures]):
     """Logs `val/bits_per_dim` with its standard error and log Z, and gives the module its log Z."""
 
     def make(self, module: DualScoreModule) -> EnergyFigures:
-        return EnergyFigures(module.dimension, module.t_range[1], module.device)
+        return EnergyFigures(module.dimension, float(module.prior.entropy(module.t_range[1])), module.device)
 
     def report(self, module: DualScoreModule) -> None:
         summary = self.figures.summary()

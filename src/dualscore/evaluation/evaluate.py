@@ -172,6 +172,7 @@ class _Measurement:
         self.datamodule: ImageDataModule = session.datamodule
         self.dimension: int = report["dimension"]
         self.t_min, self.t_max = session.subject.t_range
+        self.entropy = float(session.subject.prior.entropy(self.t_max))
         self.is_energy = isinstance(session.subject.model, EnergyModel)
         self.rows: dict[str, Rows] = {}
         self.per_image = figures.PerImage()
@@ -186,7 +187,7 @@ class _Measurement:
             is_energy=self.is_energy,
             quantized=self.config.data.quantized,
             known=self.session.subject.density is not None,
-            t_max=self.t_max,
+            large=self._large(),
         )
         steps: list[tuple[str, Callable[[dict[str, Stage]], None]]] = [
             ("paper", self._paper),
@@ -197,7 +198,7 @@ class _Measurement:
             if name in stages:
                 self.rows[name] = self.session.run(stages[name])
         if "normalizer" in self.rows:
-            self.log_z = figures.normalizer(self.rows["normalizer"], self.dimension, self.t_max)
+            self.log_z = figures.normalizer(self.rows["normalizer"], self.dimension, self.entropy)
             self.report["log_normalizer"] = self.log_z.value
         for name, step in steps:
             if name in stages:
@@ -208,6 +209,16 @@ class _Measurement:
             self._ode(stages)
         self._truth()
         self._checks()
+
+    def _large(self) -> list[float]:
+        """Rising noise variances at which log Z is compared; the last is t_max, which log Z is taken at."""
+        prior = self.session.subject.prior
+        return [
+            t
+            for t in plan.large_variances(self.t_max)
+            if t == self.t_max
+            or bits(identities.entropy_doubt(prior, t), self.dimension) < identities.TOLERANCE
+        ]
 
     def _tell(self, name: str, figure: figures.Figure) -> None:
         self.report["bits_per_dim"][name] = figure
@@ -222,7 +233,7 @@ class _Measurement:
         for split, prefix in (("val", ""), ("train", "train_")):
             clean = self.session.run(stages[f"{prefix}paper"])
             noisy = self.rows.get(f"{prefix}normalizer") or self.session.run(stages[f"{prefix}normalizer"])
-            figure = figures.paper_figure(clean, noisy, self.dimension, self.t_max)
+            figure = figures.paper_figure(clean, noisy, self.dimension, self.entropy)
             if split == "train":
                 self.report["train"] = figure
                 self._write()
@@ -243,7 +254,7 @@ class _Measurement:
         self.per_image.add("dequantized", rows["position"], per_image, self._shared())
         self._tell(
             "dequantized",
-            figures.dequantized_figure(rows, self.rows["normalizer"], self.dimension, self.t_max),
+            figures.dequantized_figure(rows, self.rows["normalizer"], self.dimension, self.entropy),
         )
 
     def _levels(self, stages: dict[str, Stage]) -> None:
@@ -327,7 +338,7 @@ class _Measurement:
             found += identities.heat_gaps(heat, there)
             found += self._first_rise(levels, first, variances[first])
         normalizer = self.rows["normalizer"]
-        large = plan.large_variances(self.t_max)
+        large = self._large()
         log_z = identities.log_normalizers(
             normalizer["energy"], normalizer["noise_square"], self.session.subject.prior.cpu().double(), large
         )

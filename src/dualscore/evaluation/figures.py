@@ -35,14 +35,14 @@ def estimate_of(figure: Figure) -> Estimate:
     return Estimate(figure["value"], figure["stderr"])
 
 
-def normalizer(rows: Rows, dimension: int, t_max: float) -> Estimate:
-    """Log Z in nats, from the rows at the largest noise variances."""
-    return log_normalizer(rows["energy"][:, -1], rows["noise_square"], dimension, t_max)
+def normalizer(rows: Rows, dimension: int, entropy: float) -> Estimate:
+    """Log Z in nats, from the rows at the largest noise variance and the noisy images' entropy there."""
+    return log_normalizer(rows["energy"][:, -1], rows["noise_square"], dimension, entropy)
 
 
-def paper_figure(clean: Rows, noisy: Rows, dimension: int, t_max: float) -> Figure:
+def paper_figure(clean: Rows, noisy: Rows, dimension: int, entropy: float) -> Figure:
     """The paper's protocol."""
-    log_z = normalizer(noisy, dimension, t_max)
+    log_z = normalizer(noisy, dimension, entropy)
     images = len(clean["energy"])
     return {
         **plain(paper_bits_per_dim(clean["energy"], log_z, dimension)),
@@ -52,10 +52,10 @@ def paper_figure(clean: Rows, noisy: Rows, dimension: int, t_max: float) -> Figu
     }
 
 
-def dequantized_figure(rows: Rows, noisy: Rows, dimension: int, t_max: float) -> Figure:
+def dequantized_figure(rows: Rows, noisy: Rows, dimension: int, entropy: float) -> Figure:
     """Uniform dequantisation, the mean over an image's draws."""
     per_image = dequantized_bits_per_dim(rows["energy"].mean(dim=1), dimension)
-    total = mean(per_image) + bits(normalizer(noisy, dimension, t_max), dimension)
+    total = mean(per_image) + bits(normalizer(noisy, dimension, entropy), dimension)
     return {
         **plain(total),
         "images": len(per_image),

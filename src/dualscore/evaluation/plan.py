@@ -49,7 +49,7 @@ def simple_stages(
     is_energy: bool,
     quantized: bool,
     known: bool,
-    t_max: float,
+    large: list[float],
 ) -> dict[str, Stage]:
     """Every stage but the bound's, which depend on what a pilot finds.
 
@@ -59,7 +59,7 @@ def simple_stages(
         is_energy: False for a denoiser, of which only bound and ODE can be had.
         quantized: whether images are 8-bit.
         known: whether the images' density is known.
-        t_max: largest noise variance in training.
+        large: noise variances that log Z is looked at, rising; the last one is what it is taken at.
 
     Returns:
         Stages by name, the cheap ones first.
@@ -72,11 +72,11 @@ def simple_stages(
         stages.append(true_energies(val))
     check = is_energy and Estimator.checks in wanted
     if is_energy and wanted & {Estimator.paper, Estimator.dequantized, Estimator.checks}:
-        variances = large_variances(t_max) if check else [t_max]
+        variances = large if check else large[-1:]
         stages.append(noisy_energies(variances, normalizer_count(val), "normalizer"))
     if is_energy and Estimator.paper in wanted:
         stages.append(clean_energies("val", val, "paper"))
-        stages.append(noisy_energies([t_max], normalizer_count(train), "train_normalizer", "train"))
+        stages.append(noisy_energies(large[-1:], normalizer_count(train), "train_normalizer", "train"))
         stages.append(clean_energies("train", train, "train_paper"))
     if is_energy and quantized and Estimator.dequantized in wanted:
         stages.append(dequantized_energies(val, options.draws))

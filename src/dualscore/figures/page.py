@@ -1,6 +1,7 @@
 """How figures look, and how they are written."""
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,14 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def style() -> AbstractContextManager[None]:
+    """Inside it everything is drawn and written in one style."""
+    return plt.rc_context(_STYLE)
+
+
 def panels(columns: int) -> tuple[Figure, list[Axes]]:
     """A row of panels."""
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(1, columns, figsize=(2.7 * columns, 2.4), layout="constrained")
+    figure, axes = plt.subplots(1, columns, figsize=(2.7 * columns, 2.4), layout="constrained")
     return figure, list(axes)
 
 
@@ -44,9 +49,8 @@ def write(figure: Figure, numbers: dict[str, Any], out: Path, name: str) -> list
     """
     out.mkdir(parents=True, exist_ok=True)
     files = [out / f"{name}.{ending}" for ending in ("pdf", "png", "json")]
-    with plt.rc_context(_STYLE):
-        figure.savefig(files[0])
-        figure.savefig(files[1], dpi=200)
+    figure.savefig(files[0])
+    figure.savefig(files[1], dpi=200)
     plt.close(figure)
     write_aside(files[2], (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())
     return files

@@ -46,13 +46,15 @@ def draw_scale_mixture(runs: Path, out: Path) -> list[Path]:
     noise = torch.randn(clean.shape, generator=generator)
     curves = _radial_curves(models, density, clean)
     errors = _energy_errors(models, density, clean, noise)
-    figure, axes = page.panels(3)
-    _draw_curves(axes[:2], curves)
-    for name, values in errors["largest_error_db_per_dim"].items():
-        axes[2].loglog(errors["noise_variance"], values, color=COLOURS[name], label=name)
-    axes[2].set(xlabel="noise variance t", ylabel="dB/dim", title="largest energy error over samples")
-    axes[2].legend()
-    return page.write(figure, {**curves, **errors}, out, "figure1")
+    with page.style():
+        figure, axes = page.panels(3)
+        _draw_curves(axes[:2], curves)
+        for name, values in errors["largest_error_db_per_dim"].items():
+            axes[2].loglog(errors["noise_variance"], values, color=COLOURS[name], label=name)
+        axes[2].set(xlabel="noise variance t", ylabel="dB/dim", title="largest energy error")
+        axes[2].set_ylim(min(1e-3, *axes[2].get_ylim()), max(10.0, *axes[2].get_ylim()))
+        axes[2].legend(loc="lower left")
+        return page.write(figure, {**curves, **errors}, out, "figure1")
 
 
 def _trained(experiment: str, runs: Path) -> ImageModel:
@@ -139,4 +141,4 @@ def _draw_curves(axes: list[Any], curves: dict[str, Any]) -> None:
         axis.set_zorder(behind.get_zorder() + 1)
         axis.patch.set_visible(False)
         axis.set(xlabel="‖x‖ / √d", ylabel=unit, title=title)
-    axes[0].legend(title="grey: data")
+    axes[1].legend(title="grey: data", loc="center right")

@@ -4,7 +4,8 @@ r"""Is an energy one and the same density at every noise level? Identities that 
   model's own denoiser (Guo, Shamai, Verdú 2005; METHOD section 3). ∇_yU alone fixes the right side, ∂_tU
   the left one.
 - The heat equation: 2 ∂_t U = ΔU − ‖∇_y U‖² at every y and t.
-- Log Z is one number: at every large t the noisy density is all but Gaussian, with a known entropy.
+- Log Z is one number: at every large t the noisy images' entropy is known, between the noise's and that of
+  their Gaussian.
 
 Every gap is expressed in bits/dim of likelihood.
 """
@@ -133,6 +134,11 @@ def heat_gaps(residual: Tensor, levels: Sequence[float]) -> list[Gap]:
         cost = mean(residual[:, j]) * (0.5 * width / math.log(2.0))
         gaps.append(Gap("heat equation", f"{_decibels(t)} dB", cost))
     return gaps
+
+
+def entropy_doubt(prior: StationaryGaussian, noise_variance: float) -> float:
+    """How uncertain noisy images' entropy is, in nats: it lies between the noise's and their Gaussian's."""
+    return float(0.5 * torch.log1p(prior.eigenvalues.double() / noise_variance).sum())
 
 
 def log_normalizers(
