@@ -44,7 +44,8 @@ def test_it_finds_a_gaussians_density(denoiser: bool) -> None:
     exact = density(x, torch.full((6,), 1e-8, dtype=torch.float64))
     # In the eigenbasis a Gaussian's trace is free of noise: nothing but the solver's error remains.
     assert torch.allclose(found.energy, exact, atol=1e-3)
-    assert found.evaluations > 20
+    # In whitened coordinates a Gaussian stands still: steps are as long as they may be, 2 nats of ln t.
+    assert found.evaluations < 7 * (math.log(1e11) / 2 + 4)
 
 
 def test_it_finds_a_mixtures_density() -> None:
@@ -54,7 +55,7 @@ def test_it_finds_a_mixtures_density() -> None:
     x = density.sample(48, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     probe = prior.synthesize(torch.stack([random_signs((1, 8, 8), generator) for _ in range(48)]).double())
-    found = ode_energy(density, x, prior, probe, t_min=1e-8, t_max=1e2, tolerance=1e-4)
+    found = ode_energy(density, x, prior, probe, t_min=1e-8, t_max=1e2, tolerance=1e-3)
     difference = (found.energy - density(x, torch.zeros(48, dtype=torch.float64))) / (64 * math.log(2))
     stderr = float(difference.std()) / math.sqrt(48)
     assert abs(float(difference.mean())) < 3 * stderr + 1e-3

@@ -169,6 +169,7 @@ def test_every_experiment_trains_a_step_and_evaluates(
     workspace.run(
         "train", experiment, *TINY, f"data.path={path}", "trainer.max_steps=2", "optim.warmup_steps=0",
         "evaluate.psnr=[45,0]", "data.workers=0", *(["data.size=16"] if "mixture_" in experiment else []),
+        *(["evaluate.estimators=[paper,checks]"] if "mode_mixture" in experiment else []),
     )  # fmt: skip
     report = workspace.report(experiment)
     assert ("paper" in report["bits_per_dim"]) == ("denoiser" not in experiment)
@@ -224,7 +225,7 @@ def test_two_processes_train_and_measure_as_one(
     path = demo_shards if experiment == "patches_dual" else official_shards("imagenet32")
     settings = [*TINY, f"data.path={path}", "optim.warmup_steps=0", "trainer.max_steps=3", "data.workers=1"]
     settings += ["trainer.validate_images=33", "evaluate.images=37", "evaluate.psnr=[45,15]"]
-    settings += [f"trainer.precision={precision}"]
+    settings += [f"trainer.precision={precision}", "evaluate.subset_images=37"]
     workspace.run("train", experiment, *settings, "--runs", "runs/one")
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "dualscore", "train", experiment, *settings, "trainer.devices=2"]

@@ -183,8 +183,7 @@ def build_module(
         quantized=config.data.quantized,
         dequantize=config.data.dequantize,
         streams=config.data.streams,
-        # At least two images in each, so that its spread is known.
-        strata=max(1, min(VALIDATION_STRATA, config.trainer.validate_images // 2)),
+        strata=_validation_strata(config, datamodule),
         max_steps=config.trainer.max_steps,
         seed=config.seed,
         description={
@@ -194,6 +193,14 @@ def build_module(
             "release": datamodule.release,
         },
     )
+
+
+def _validation_strata(config: ExperimentConfig, datamodule: "ImageDataModule") -> int:
+    """Strata of ln t that the validation images share, two images or more in each."""
+    images = min(config.trainer.validate_images, datamodule.counts["val"])
+    if images < 2:
+        raise DataError(f"{datamodule.dataset}: a standard error needs at least 2 validation images")
+    return min(VALIDATION_STRATA, images // 2)
 
 
 def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":

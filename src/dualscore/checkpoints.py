@@ -10,6 +10,7 @@ import torch
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
 from dualscore.errors import CheckpointError, ConfigError
 from dualscore.experiment import to_config
+from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
 from dualscore.released import load_released
 
@@ -78,8 +79,14 @@ def load(path: str | Path) -> ImageModel:
     try:
         config = to_config(content["dualscore"]["config"])
         state = content["state_dict"]
-        model = build_score_model(config, blank_statistics(image_shape(config)))
         prefix = "average.module." if "average.n_averaged" in state else "model."
+        blank = blank_statistics(image_shape(config))
+        model = build_score_model(config, blank)
+        prior = StationaryGaussian(blank.mean, blank.spectrum)
+        prior.load_state_dict(
+            {k.removeprefix("prior."): v for k, v in state.items() if k.startswith("prior.")}
+        )
+        noisy_entropy = float(prior.entropy(config.noise.t_max))
         model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     except (RuntimeError, KeyError, TypeError, ValueError, ConfigError) as error:
         reason = " ".join(str(error).split())
@@ -92,6 +99,7 @@ def load(path: str | Path) -> ImageModel:
         image_shape=image_shape(config),
         log_normalizer=None if log_normalizer != log_normalizer else log_normalizer,
         t_max=config.noise.t_max,
+        noisy_entropy=noisy_entropy,
         provenance=f"{config.name}, step {content['global_step']}, {content['dualscore']['release']}",
     )
     return wrapped.eval()

@@ -96,8 +96,8 @@ SEVERAL: Check = (lambda v: v >= 2, "must be ≥ 2: a standard error needs two i
 # Where single precision still holds t, t·∇U and z/√t.
 VARIANCE: Check = (lambda v: 1e-12 <= v <= 1e6, "must be > 0, from 1e-12 to 1e6")
 DECIBELS: Check = (
-    lambda v: len(v) > 0 and all(-60 <= x <= 120 for x in v),
-    "must be a list of decibels from -60 to 120",
+    lambda v: len({round(x, 1) for x in v}) == len(v) > 0 and all(-60 <= x <= 120 for x in v),
+    "must be a list of different decibels from -60 to 120",
 )
 
 
@@ -230,7 +230,7 @@ class EvaluateConfig:
     draws: int = option(4, "dequantisations an image", POSITIVE)
     strata: int = option(24, "noise variances an image for the bound and the energy's rise", POSITIVE)
     ode_images: int = option(64, "validation images for ode", SEVERAL)
-    ode_tolerance: float = option(1e-4, "relative and absolute tolerance of the ODE solver", POSITIVE)
+    ode_tolerance: float = option(1e-3, "tolerance of the ODE solver, in standard deviations", POSITIVE)
     batch_size: int = option(128, "images a batch on each device", POSITIVE)
     psnr: list[float] = field(
         default_factory=lambda: [90.0, 75.0, 60.0, 45.0, 30.0, 15.0, 0.0, -15.0, -30.0],

@@ -20,6 +20,7 @@ class ImageModel(nn.Module):
         image_shape: (C, H, W) of the training images; None where any size goes.
         log_normalizer: log Z in nats; None where it is not known.
         t_max: the noise variance at which log Z is estimated, in pixel².
+        noisy_entropy: of the training images at t_max, in nats; None for that of the noise alone.
         provenance: what the model came from, for people.
     """
 
@@ -30,6 +31,7 @@ class ImageModel(nn.Module):
         image_shape: tuple[int, int, int] | None = None,
         log_normalizer: float | None = None,
         t_max: float = 1e3,
+        noisy_entropy: float | None = None,
         provenance: str = "",
     ) -> None:
         super().__init__()
@@ -37,6 +39,7 @@ class ImageModel(nn.Module):
         self.image_shape = image_shape
         self.log_normalizer = log_normalizer
         self.t_max = t_max
+        self.noisy_entropy = noisy_entropy
         self.provenance = provenance
 
     def _like(self) -> Tensor:
@@ -134,7 +137,7 @@ class ImageModel(nn.Module):
             batch_size: images evaluated at once.
 
         Returns:
-            log Z = (d/2) ln(2πe t_max) − mean U(y, t_max), in nats.
+            log Z = entropy at t_max − mean U(y, t_max), in nats; see `dualscore.likelihood.log_normalizer`.
 
         Raises:
             ValueError: if there are fewer than two images, or they are not pixels in [0, 1].
@@ -149,7 +152,9 @@ class ImageModel(nn.Module):
             energies.append(self.energy(corrupt(clean, noise, t), self.t_max, batch_size))
             squares.append(noise.square().sum(dim=(1, 2, 3)))
         dimension = math.prod(images.shape[1:])
-        entropy = noise_entropy(dimension, self.t_max)
+        entropy = self.noisy_entropy
+        if entropy is None:
+            entropy = noise_entropy(dimension, self.t_max)
         found = log_normalizer(torch.cat(energies), torch.cat(squares), dimension, entropy)
         self.log_normalizer = found.value
         return self.log_normalizer

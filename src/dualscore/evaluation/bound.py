@@ -76,35 +76,35 @@ class Measured:
 
 
 def measure_bound(
-    run: Callable[[Stage], Rows], grid: Grid, images: int, train_images: int, everywhere: bool, dimension: int
-) -> tuple[Measured, Rows]:
-    """Choose t0 and t1, then measure.
+    run: Callable[[Stage], Rows], grid: Grid, images: int, dimension: int, shared: Rows | None
+) -> Measured:
+    """Choose t0 and t1 on training images, then measure validation images.
 
     Args:
         run: measures a stage.
         grid: the strata.
         images: validation images.
-        train_images: training images there are.
-        everywhere: whether all strata are wanted, for the checks, or only those between t0 and t1.
         dimension: d.
+        shared: what was measured of them in all strata already, if it was of the images themselves.
 
     Returns:
-        The bound of each image, and the rows of the strata.
+        The bound of each image.
     """
-    pilot = min(PILOT_IMAGES, train_images)
-    starts, stops = grid.starts(), grid.stops()
-    outer = [grid.edge(i) for i in starts], [grid.edge(i) for i in stops]
-    first, last = choose(
+    outer = [grid.edge(i) for i in grid.starts()], [grid.edge(i) for i in grid.stops()]
+    span = choose(
         grid,
-        run(strata("train", pilot, grid.number, 0, grid.number, "pilot")),
-        run(ends("train", pilot, *outer, "pilot_ends")),
+        run(strata("train", PILOT_IMAGES, grid.number, (0, grid.number), "pilot", as_trained=False)),
+        run(ends("train", PILOT_IMAGES, *outer, "pilot_ends")),
         dimension,
     )
-    low, high = (0, grid.number) if everywhere else (first, last)
-    inside = run(strata("val", images, grid.number, low, high, "strata"))
-    t0, t1 = grid.edge(first), grid.edge(last)
+    t0, t1 = grid.edge(span[0]), grid.edge(span[1])
+    if shared is None:
+        inside = run(strata("val", images, grid.number, span, "bound_strata", as_trained=False))
+        space = inside["space"]
+    else:
+        inside, space = shared, shared["space"][:, slice(*span)]
     ending = run(ends("val", images, [t0], [t1], "ends"))
     a, b = joined(inside, ending)
-    diffusion = diffusion_energy(inside["space"][a, first - low : last - low], dimension, grid.width)
+    diffusion = diffusion_energy(space[a], dimension, grid.width)
     terms = BoundTerms(ending["decoder"][b, 0], diffusion, ending["prior"][b, 0])
-    return Measured(inside["position"][a], terms, t0, t1, last - first), inside
+    return Measured(inside["position"][a], terms, t0, t1, span[1] - span[0])

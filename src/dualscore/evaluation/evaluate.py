@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric import Fabric
+from torch import Tensor
 
 from dualscore.assemble import build, known_density, load_statistics
 from dualscore.checkpoints import read_checkpoint
@@ -177,6 +178,7 @@ class _Measurement:
         self.rows: dict[str, Rows] = {}
         self.per_image = figures.PerImage()
         self.log_z: Estimate | None = None
+        self.shared: Estimate | None = None
 
     def all(self) -> None:
         """Measure everything that was asked for."""
@@ -199,6 +201,7 @@ class _Measurement:
                 self.rows[name] = self.session.run(stages[name])
         if "normalizer" in self.rows:
             self.log_z = figures.normalizer(self.rows["normalizer"], self.dimension, self.entropy)
+            self.shared = bits(self.log_z, self.dimension)
             self.report["log_normalizer"] = self.log_z.value
         for name, step in steps:
             if name in stages:
@@ -240,18 +243,14 @@ class _Measurement:
             else:
                 self.rows["paper"] = clean
                 per_image = bits_per_dim(clean["energy"], self.dimension)
-                self.per_image.add("paper", clean["position"], per_image, self._shared())
+                self.per_image.add("paper", clean["position"], per_image, self.shared)
                 self._tell("paper", figure)
-
-    def _shared(self) -> Estimate:
-        assert self.log_z is not None
-        return bits(self.log_z, self.dimension)
 
     def _dequantized(self, stages: dict[str, Stage]) -> None:
         rows = self.rows["dequantized"] = self.session.run(stages["dequantized"])
         energy = rows["energy"].mean(dim=1)
         per_image = dequantized_bits_per_dim(energy, self.dimension)
-        self.per_image.add("dequantized", rows["position"], per_image, self._shared())
+        self.per_image.add("dequantized", rows["position"], per_image, self.shared)
         self._tell(
             "dequantized",
             figures.dequantized_figure(rows, self.rows["normalizer"], self.dimension, self.entropy),
@@ -264,23 +263,25 @@ class _Measurement:
         self.report["noise_levels"] = [asdict(level) for level in levels]
         self._write()
 
+    def _checked(self) -> bool:
+        return self.is_energy and Estimator.checks in self.options.estimators
+
     def _strata(self, bound: bool) -> None:
         grid = Grid(self.t_min, self.t_max, self.options.strata)
-        count = min(self.options.subset_images, self.datamodule.counts["val"])
-        check = self.is_energy and Estimator.checks in self.options.estimators
-        if not bound:
-            if check:
-                self.rows["strata"] = self.session.run(
-                    strata("val", count, grid.number, 0, grid.number, "strata")
-                )
-            return
-        pilot = min(PILOT_IMAGES, self.datamodule.counts["train"])
-        measured, self.rows["strata"] = measure_bound(
-            self.session.run, grid, count, pilot, check, self.dimension
-        )
-        per_image = bits(measured.terms.total, self.dimension)
-        self.per_image.add("bound", measured.position, per_image)
-        self._tell("bound", figures.bound_figure(measured, pilot * grid.number, self.dimension))
+        count = plan.subset(self.options, self.datamodule.counts)
+        as_trained = self.config.data.dequantize
+        shared = None
+        if self._checked():
+            everywhere = (0, grid.number)
+            rows = self.rows["strata"] = self.session.run(
+                strata("val", count, grid.number, everywhere, "strata", as_trained=as_trained)
+            )
+            shared = None if as_trained else rows
+        if bound:
+            measured = measure_bound(self.session.run, grid, count, self.dimension, shared)
+            self.per_image.add("bound", measured.position, bits(measured.terms.total, self.dimension))
+            pilot = min(PILOT_IMAGES, self.options.train_images, self.datamodule.counts["train"])
+            self._tell("bound", figures.bound_figure(measured, pilot * grid.number, self.dimension))
 
     def _ode(self, stages: dict[str, Stage]) -> None:
         rows = self.session.run(stages["ode"])
@@ -312,7 +313,7 @@ class _Measurement:
 
     def _checks(self) -> None:
         gaps = self.per_image.gaps()
-        if "strata" in self.rows and self.is_energy and Estimator.checks in self.options.estimators:
+        if self._checked():
             gaps += self._identities()
         self.report["checks"] = [
             {"check": gap.check, "where": gap.where, **figures.plain(gap.gap), "consistent": gap.consistent}
@@ -327,33 +328,26 @@ class _Measurement:
         width = Grid(self.t_min, self.t_max, self.options.strata).width
         found = []
         # Below t_min and above t_max the model was not trained.
-        known = [j for j, t in enumerate(variances) if self.t_min <= t * 1.001 and t <= self.t_max * 1.001]
+        known = [j for j, t in enumerate(variances) if 0.999 * self.t_min <= t <= 1.001 * self.t_max]
         if known:
-            first, last = known[0], known[-1] + 1
-            heat, energy = levels["heat"][:, first:last], levels["energy"][:, first:last]
-            there = variances[first:last]
-            found += identities.energy_rise_gaps(
-                energy, there, inside["variance"], inside["space"], width, self.dimension
-            )
-            found += identities.heat_gaps(heat, there)
-            found += self._first_rise(levels, first, variances[first])
-        normalizer = self.rows["normalizer"]
-        large = self._large()
-        log_z = identities.log_normalizers(
-            normalizer["energy"], normalizer["noise_square"], self.session.subject.prior.cpu().double(), large
-        )
+            span, there = slice(known[0], known[-1] + 1), variances[known[0] : known[-1] + 1]
+            measured = (inside["variance"], inside["space"], width, self.dimension)
+            found += identities.energy_rise_gaps(levels["energy"][:, span], there, *measured)
+            found += identities.heat_gaps(levels["heat"][:, span], there)
+            if (clean := self._energy_without_noise(levels)) is not None:
+                lowest = levels["energy"][:, known[0]]
+                found.append(identities.first_rise_gap(clean, lowest, there[0], *measured))
+        rows, large = self.rows["normalizer"], self._large()
+        entropies = [float(self.session.subject.prior.entropy(t)) for t in large]
+        log_z = identities.log_normalizers(rows["energy"], rows["noise_square"], entropies, self.dimension)
         return found + identities.normalizer_gaps(log_z, large, self.dimension)
 
-    def _first_rise(self, levels: Rows, first: int, variance: float) -> list[identities.Gap]:
-        """From t = 0 to the lowest level, on the images as they were trained on."""
+    def _energy_without_noise(self, levels: Rows) -> Tensor | None:
+        """U at t = 0 of the levels' images as they were trained on, if it was measured."""
         dequantize = self.config.data.dequantize
         clean = self.rows.get("dequantized" if dequantize else "paper")
         if clean is None:
-            return []
+            return None
         a, b = joined(levels, clean)
-        energy = clean["energy"][b, 0] if dequantize else clean["energy"][b]
-        return [
-            identities.first_rise_gap(
-                energy, levels["energy"][a, first], variance, levels["space"][a, first], self.dimension
-            )
-        ]
+        assert len(a) == len(levels["position"])
+        return clean["energy"][b, 0] if dequantize else clean["energy"][b]

@@ -134,7 +134,7 @@ class PerImage:
         return [Gap(f"{two} − {one}", "", self.difference(two, one)) for one, two in pairwise(names)]
 
 
-def component_weights(truth: Rows, clean: Rows, weights: Tensor) -> Figure:
+def component_weights(truth: Rows, clean: Rows, weights: Tensor) -> Figure | None:
     """The weights that the energy gives a mixture's components, beside the true ones.
 
     Where each component has its right shape, U − U_true is constant in it, −ln(model's weight/true weight).
@@ -145,13 +145,15 @@ def component_weights(truth: Rows, clean: Rows, weights: Tensor) -> Figure:
         weights: the true weights, shape (K,).
 
     Returns:
-        Both, and how many images of each component there were.
+        Both, and how many images of each component there were; None where a component had none.
     """
     a, b = joined(truth, clean)
     error, component = clean["energy"][b] - truth["energy"][a], truth["component"][a]
-    counts = torch.bincount(component, minlength=len(weights))
-    sums = torch.zeros(len(weights), dtype=torch.float64).index_add_(0, component, error)
-    log_weights = weights.double().log() - sums / counts.clamp(min=1)
+    counts = torch.bincount(component.long(), minlength=len(weights))
+    if not bool(counts.all()):
+        return None
+    sums = torch.zeros(len(weights), dtype=torch.float64).index_add_(0, component.long(), error)
+    log_weights = weights.double().log() - sums / counts
     model = torch.softmax(log_weights, dim=0)
     return {"truth": weights.tolist(), "model": model.tolist(), "images": counts.tolist()}
 

@@ -1,7 +1,6 @@
 """Which stages an evaluation has: from the estimators that were asked for."""
 
 import math
-from collections.abc import Sequence
 
 from dualscore.config import Estimator, EvaluateConfig
 from dualscore.evaluation.stages import (
@@ -18,8 +17,22 @@ from dualscore.noise import variance_at_psnr
 FEWEST_FOR_NORMALIZER = 64
 NORMALIZER_SHARE = 16
 """Log Z is estimated on one image in this many: its noise is far below that of U(x, 0)."""
-PILOT_IMAGES = 128
-"""Training images on which the bound's t0 and t1 are chosen."""
+
+
+def nested_choice(total: int, count: int) -> frozenset[int]:
+    """`count` of `total` ordinals, spread evenly, and a part of every larger choice.
+
+    Those whose multiples of the golden ratio have the smallest fractional parts.
+
+    Args:
+        total: how many there are.
+        count: how many are wanted.
+
+    Returns:
+        Ordinals below `total`.
+    """
+    ratio = (math.sqrt(5.0) - 1.0) / 2.0
+    return frozenset(sorted(range(total), key=lambda j: (j + 1) * ratio % 1.0)[:count])
 
 
 def normalizer_count(images: int) -> int:
@@ -37,9 +50,9 @@ def large_variances(t_max: float) -> list[float]:
     return [t_max / 100.0, t_max / 10.0, t_max]
 
 
-def decoder_variances(edges: Sequence[float], step: float) -> list[int]:
-    """Which edges of the strata may be the bound's t0: from a thirtieth of a step to three steps."""
-    return [i for i, t in enumerate(edges[:-1]) if step / 30 <= math.sqrt(t) <= 3 * step] or [0]
+def subset(options: EvaluateConfig, counts: dict[str, int]) -> int:
+    """Validation images for all that costs tens of evaluations."""
+    return min(options.subset_images, options.images, counts["val"])
 
 
 def simple_stages(
@@ -66,7 +79,6 @@ def simple_stages(
     """
     wanted = set(options.estimators)
     val, train = min(options.images, counts["val"]), min(options.train_images, counts["train"])
-    subset = min(options.subset_images, val)
     stages = []
     if known:
         stages.append(true_energies(val))
@@ -80,7 +92,7 @@ def simple_stages(
         stages.append(clean_energies("train", train, "train_paper"))
     if is_energy and quantized and Estimator.dequantized in wanted:
         stages.append(dequantized_energies(val, options.draws))
-    stages.append(noise_levels(levels(options), subset, heat=check))
+    stages.append(noise_levels(levels(options), subset(options, counts), heat=check))
     if Estimator.ode in wanted:
         stages.append(ode_energies(min(options.ode_images, val), options.ode_tolerance))
     return {stage.name: stage for stage in stages}

@@ -91,7 +91,7 @@ def _levels(report: dict[str, Any]) -> Table:
         *(["error, dB/dim"] if truth else []),
     )  # fmt: skip
     for j, level in enumerate(report["noise_levels"]):
-        decibels = f"{level['psnr_in']:.0f} dB"
+        decibels = f"{round(level['psnr_in'], 1):g} dB"
         cells = [
             decibels.removesuffix(" dB"),
             f"{level['psnr_out']:.2f}",

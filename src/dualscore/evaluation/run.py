@@ -1,5 +1,6 @@
 """Runs an evaluation: stage after stage, on all devices, each row kept as soon as it is measured."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dualscore.config import EvaluateConfig
 from dualscore.data.base import ImageDataModule
+from dualscore.data.reader import Batch
 from dualscore.errors import DataError, NormalizationError
+from dualscore.evaluation.plan import nested_choice
 from dualscore.evaluation.stages import Images, Stage, Subject
 from dualscore.evaluation.store import Rows, RowStore
 from dualscore.images import to_pixels
@@ -55,41 +58,65 @@ class Session:
             DataError: if there are fewer than two images.
         """
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
-        identity = {**self.identity, "split": stage.split, "count": stage.count, **stage.settings}
-        store = RowStore(self.folder / stage.name, identity, rank)
+        base = self._base(stage.split)
+        count = min(stage.count, base)
+        if count < 2:
+            raise DataError(f"{stage.name}: a standard error needs at least 2 {stage.split} images")
+        identity = {**self.identity, "split": stage.split, "count": count, "of": base, **stage.settings}
+        store = RowStore(self.folder, stage.name, identity, rank)
         if self.fabric.is_global_zero:
             store.prepare()
         self.fabric.barrier()
         rows = store.read()
         done = set(rows["position"].tolist()) if rows else set()
-        if stage.count < 2:
-            raise DataError(f"{stage.name}: a standard error needs at least 2 {stage.split} images")
         self.fabric.barrier()  # nobody writes before everybody has read
-        if len(done) < stage.count:
+        if len(done) < count:
             self._measure(stage, store, done, (rank, world_size))
             self.fabric.barrier()
             rows = store.read()
         _check_finite(stage, rows)
         return rows
 
+    def _base(self, split: str) -> int:
+        """Images of a split that stages choose theirs from, so that a smaller choice lies in a larger one."""
+        wanted = self.options.images if split == "val" else self.options.train_images
+        return min(wanted, self.datamodule.counts[split])
+
     def _measure(self, stage: Stage, store: RowStore, done: set[int], place: tuple[int, int]) -> None:
-        batch_size = max(1, self.options.batch_size // stage.batch_divisor)
-        loader = self.datamodule.evenly_spaced(stage.split, stage.count, batch_size, place, self.workers)
-        channels = len(self.subject.prior.mean)
         with self._progress() as progress:
-            share = -(-stage.count // place[1])
-            task = progress.add_task(stage.name, total=share)
+            task = progress.add_task(
+                stage.name, total=-(-min(stage.count, self._base(stage.split)) // place[1])
+            )
+            progress.advance(task, len(done) // place[1])
             try:
-                for batch in loader:
-                    keep = torch.tensor([i not in done for i in batch.position.tolist()])
-                    if keep.any():
-                        clean = to_pixels(batch.image[keep], channels, self.subject.prior.mean.dtype)
-                        position = batch.position[keep]
-                        images = Images(clean.to(self.fabric.device), position.tolist())
-                        store.add({"position": position, **stage.measure(self.subject, images)})
-                    progress.advance(task, len(keep))
+                for batch in self._batches(stage, done, place):
+                    clean = to_pixels(
+                        batch.image, len(self.subject.prior.mean), self.subject.prior.mean.dtype
+                    )
+                    images = Images(clean.to(self.fabric.device), batch.position.tolist(), stage.split)
+                    store.add({"position": batch.position, **stage.measure(self.subject, images)})
+                    progress.advance(task, len(clean))
             finally:
                 store.flush()  # what was measured stays, whatever stopped it
+
+    def _batches(self, stage: Stage, done: set[int], place: tuple[int, int]) -> Iterator[Batch]:
+        """The stage's images that are not done yet, in full batches."""
+        batch_size = max(1, self.options.batch_size // stage.batch_divisor)
+        base = self._base(stage.split)
+        count = min(stage.count, base)
+        mine = nested_choice(base, count)
+        waiting: list[Batch] = []
+        for batch in self.datamodule.evenly_spaced(stage.split, base, batch_size, place, self.workers):
+            pairs = zip(batch.position.tolist(), batch.ordinal.tolist(), strict=True)
+            keep = torch.tensor([i not in done and j in mine for i, j in pairs])
+            waiting.append(Batch(*(part[keep] for part in batch)))
+            if sum(len(part.position) for part in waiting) >= batch_size:
+                whole = Batch(*(torch.cat(parts) for parts in zip(*waiting, strict=True)))
+                yield Batch(*(part[:batch_size] for part in whole))
+                waiting = [Batch(*(part[batch_size:] for part in whole))]
+        last = [part for part in waiting if len(part.position)]
+        if last:
+            yield Batch(*(torch.cat(parts) for parts in zip(*last, strict=True)))
 
     def _progress(self) -> Progress:
         return Progress(

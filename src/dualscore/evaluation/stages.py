@@ -15,12 +15,12 @@ from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.images import dequantize
 from dualscore.likelihood.bound import decoder_energy, prior_divergence, stratified_variances
 from dualscore.likelihood.consistency import heat_residual
-from dualscore.likelihood.ode import laplacian, ode_energy, random_signs
+from dualscore.likelihood.ode import OdeEnergy, laplacian, ode_energy, random_signs
 from dualscore.noise import MEASURING, corrupt, fixed_noise, fixed_uniform, seeded_generator
 from dualscore.objective import space_loss, time_loss
 
 # Which of an image's independent draws a stage uses; strata take one each, from STRATA on.
-NORMALIZER, LEVELS, DECODER, HEAT, ODE, STRATA = 0, 1, 2, 3, 4, 10
+NORMALIZER, LEVELS, DECODER, HEAT, ODE, STRATA, TRAIN = 0, 1, 2, 3, 4, 10, 10_000
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,20 @@ class Images:
     clean: Tensor
     """Pixels in [0, 1], shape (B, C, H, W), on the device."""
     position: list[int]
+    split: str = "val"
+
+    def _draw(self, draw: int) -> int:
+        # Training images choose t0 and t1: their noise must not be that of the images they choose for.
+        return draw + (TRAIN if self.split == "train" else 0)
 
     def noise(self, subject: Subject, draw: int) -> Tensor:
         """Standard normal noise that belongs to these images."""
         shape = self.clean.shape[1:]
-        return fixed_noise(self.position, shape, subject.seed, draw).to(self.clean)
+        return fixed_noise(self.position, shape, subject.seed, self._draw(draw)).to(self.clean)
 
     def uniform(self, subject: Subject, shape: Sequence[int], draw: int) -> Tensor:
         """Uniform numbers that belong to these images."""
-        return fixed_uniform(self.position, shape, subject.seed, draw).to(self.clean)
+        return fixed_uniform(self.position, shape, subject.seed, self._draw(draw)).to(self.clean)
 
     def probe(self, subject: Subject, draw: int) -> Tensor:
         """Hutchinson's probes that belong to these images."""
@@ -177,11 +182,15 @@ def _extra_variance(subject: Subject) -> float:
     return QUANTIZATION_VARIANCE * (int(subject.quantized) + int(subject.dequantize))
 
 
-def strata(split: str, count: int, number: int, first: int, last: int, name: str) -> Stage:
-    """The denoiser's error at one noise variance in each stratum of ln t, `first` to `last` of `number`."""
+def strata(split: str, count: int, number: int, span: tuple[int, int], name: str, as_trained: bool) -> Stage:
+    """The denoiser's error at one noise variance in each stratum of ln t, those in `span` of `number`.
+
+    The bound is of the images themselves; the checks compare with energies of images as the model saw them.
+    """
+    first, last = span
 
     def measure(subject: Subject, images: Images) -> Rows:
-        clean = images.as_trained(subject)
+        clean = images.as_trained(subject) if as_trained else images.clean
         uniform = images.uniform(subject, (number,), STRATA)
         variances = stratified_variances(uniform.double(), *subject.t_range)[:, first:last]
         space = []
@@ -192,7 +201,8 @@ def strata(split: str, count: int, number: int, first: int, last: int, name: str
                 space.append(space_loss(gradient, noise, t))
         return {"variance": variances, "space": torch.stack(space, dim=1)}
 
-    return Stage(name, split, count, last - first, measure, {"number": number, "first": first, "last": last})
+    settings = {"number": number, "span": list(span), "as_trained": as_trained}
+    return Stage(name, split, count, last - first, measure, settings)
 
 
 def ends(split: str, count: int, starts: list[float], stops: list[float], name: str) -> Stage:
@@ -222,18 +232,27 @@ def dequantized_energies(count: int, draws: int) -> Stage:
 def ode_energies(count: int, tolerance: float) -> Stage:
     """−log p of the dequantised images by the probability-flow ODE."""
 
-    def measure(subject: Subject, images: Images) -> Rows:
+    def solve(subject: Subject, x: Tensor, probe: Tensor) -> OdeEnergy:
         t_min, t_max = subject.t_range
-        found = ode_energy(
-            subject.model,
-            images.with_density(subject),
-            subject.prior,
-            images.probe(subject, ODE),
-            t_min=t_min,
-            t_max=t_max,
-            tolerance=tolerance,
+        return ode_energy(
+            subject.model, x, subject.prior, probe, t_min=t_min, t_max=t_max, tolerance=tolerance
         )
-        return {"energy": found.energy, "evaluations": torch.full_like(found.energy, found.evaluations)}
+
+    def measure(subject: Subject, images: Images) -> Rows:
+        x, probe = images.with_density(subject), images.probe(subject, ODE)
+        try:
+            found = solve(subject, x, probe)
+            return {"energy": found.energy, "evaluations": torch.full_like(found.energy, found.evaluations)}
+        except AssertionError:  # torchdiffeq's words for a step that vanished or a state that is not finite
+            energies, evaluations = [], []
+            for one, signs in zip(torch.split(x, 1), torch.split(probe, 1), strict=True):
+                try:
+                    alone = solve(subject, one, signs)
+                except AssertionError:
+                    alone = OdeEnergy(torch.full_like(one[:, 0, 0, 0], math.nan), 0)
+                energies.append(alone.energy.double())
+                evaluations.append(float(alone.evaluations))
+            return {"energy": torch.cat(energies), "evaluations": torch.tensor(evaluations)}
 
     return Stage("ode", "val", count, 120, measure, {"tolerance": tolerance})
 
@@ -253,8 +272,3 @@ def true_energies(count: int) -> Stage:
             return {"energy": energy, "component": subject.density.component(images.clean, t)}
 
     return Stage("truth", "val", count, 0, measure)
-
-
-def widths(t_range: tuple[float, float], number: int) -> float:
-    """Width of one of `number` strata of ln t."""
-    return math.log(t_range[1] / t_range[0]) / number

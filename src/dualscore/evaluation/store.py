@@ -1,9 +1,10 @@
 """What was measured of each image, kept on disk as it comes, so that an interrupted evaluation goes on.
 
-A stage's folder holds `identity.json`, what decides its figures, and parts `RANK-NUMBER.npz`, each with rows
-of named figures and the images' positions. Nothing in them is ever executed.
+A stage's folder, NAME-HASH, holds `identity.json`, what decides its figures, and parts `RANK-NUMBER.npz`,
+each with rows of named figures and the images' positions. Nothing in them is ever executed.
 """
 
+import hashlib
 import io
 import json
 import shutil
@@ -27,28 +28,35 @@ class RowStore:
     """The rows of one stage.
 
     Args:
-        folder: the stage's folder.
-        identity: what decides the figures; rows measured under another identity are deleted.
+        root: folder of all stages.
+        name: the stage's name.
+        identity: what decides the figures; each has a folder of its own.
         rank: this process.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], rank: int) -> None:
-        self.folder, self.identity, self.rank = folder, identity, rank
+    def __init__(self, root: Path, name: str, identity: dict[str, Any], rank: int) -> None:
+        self.root, self.name, self.rank = root, name, rank
+        self.identity = identity
+        text = json.dumps(identity, sort_keys=True)
+        self.folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         self._pending: list[Rows] = []
         self._since = time.monotonic()
 
     def prepare(self) -> None:
-        """Make the folder fit for this identity; to be called by one process, before the others read."""
-        path = self.folder / "identity.json"
-        wanted = json.dumps(self.identity, indent=1, sort_keys=True)
-        try:
-            same = path.read_text(encoding="utf-8") == wanted
-        except OSError:
-            same = False
-        if not same:
+        """Make the folder; to be called by one process, before the others read.
+
+        Rows of other checkpoints are deleted, and those that hold a figure that is not finite: a fault of the
+        machine must not be remembered.
+        """
+        for other in self.root.glob(f"{self.name}-*/identity.json"):
+            if _read_json(other).get("checkpoint") != self.identity.get("checkpoint"):
+                shutil.rmtree(other.parent, ignore_errors=True)
+        rows = self.read() if self.folder.is_dir() else {}
+        if not all(bool(values.isfinite().all()) for values in rows.values()):
             shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            write_aside(path, wanted.encode())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(self.identity, indent=1, sort_keys=True)
+        write_aside(self.folder / "identity.json", content.encode())
 
     def read(self) -> Rows:
         """All rows of all processes in the order of positions, each image once; empty if there are none."""
@@ -80,6 +88,14 @@ class RowStore:
             write_aside(self.folder / f"{self.rank:04d}-{number:06d}.npz", buffer.getvalue())
             self._pending = []
         self._since = time.monotonic()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _plain(values: Tensor) -> Tensor:
