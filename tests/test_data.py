@@ -191,7 +191,7 @@ def test_validation_through_real_loader_processes(demo_shards: Path) -> None:
 def _datamodule(folder: Path, **changes: int) -> ShardDataModule:
     options = {
         "batch_size": 64, "streams": 8, "workers": 0, "shuffle_buffer": 64, "seed": 0, "validate_images": 100,
-        "evaluate_images": 50, "evaluate_train_images": 30, "evaluate_batch_size": 32,
+        "validate_batch_size": 32,
     }  # fmt: skip
     return ShardDataModule(folder, Manifest.load(folder), **(options | changes))
 

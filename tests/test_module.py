@@ -22,7 +22,7 @@ from dualscore.noise import corrupt, fixed_noise
 from dualscore.objective import dual_score_matching
 from workspace import ROOT, TINY, Workspace
 
-SETTINGS = [*TINY, "optim.warmup_steps=2", "evaluate.psnr=[40,10]"]
+SETTINGS = [*TINY, "optim.warmup_steps=2", "evaluate.psnr=[40,10]", "data.dequantize=false"]
 
 
 class Place:

@@ -146,7 +146,9 @@ def texture_mixture(image_shape: tuple[int, int, int]) -> GaussianMixture:
         natural_spectrum(image_shape, exponent=2.5, floor=0.15, stretch=2.0),
     ]
     components = [
-        StationaryGaussian(mean, deviation**2 * spectrum) for spectrum in spectra for deviation in (0.05, 0.1)
+        StationaryGaussian(mean, deviation**2 * spectrum)
+        for spectrum in spectra
+        for deviation in (0.06, 0.11)
     ]
     return GaussianMixture([1.0] * len(components), components, image_shape)
 

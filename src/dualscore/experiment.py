@@ -9,8 +9,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dualscore.config import ExperimentConfig, problems
+from dualscore.config import ExperimentConfig
 from dualscore.errors import ConfigError
+from dualscore.rules import problems
 
 EXPERIMENTS = Path("experiments")
 
