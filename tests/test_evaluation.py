@@ -21,10 +21,10 @@ from dualscore.evaluation.store import RowStore, joined
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import Estimate
 from dualscore.likelihood.units import STEP
-from workspace import TINY, Workspace
+from workspace import EVERYTHING, TINY, Workspace
 
 SMALL = [
-    *TINY, "optim.warmup_steps=0", "trainer.max_steps=2", "trainer.validate_every=2",
+    *TINY, EVERYTHING, "optim.warmup_steps=0", "trainer.max_steps=2", "trainer.validate_every=2",
     "evaluate.psnr=[45,15,0]",
     "evaluate.strata=6", "evaluate.ode_images=4", "evaluate.draws=2",
 ]  # fmt: skip
@@ -131,7 +131,9 @@ def test_a_denoiser_has_a_bound_and_an_ode(workspace: Workspace) -> None:
 def test_floats_have_densities_only(workspace: Workspace, name: str) -> None:
     tiny = ["data.size=16"] if "mixture" in name else []
     # The flow of an untrained radial energy leaves every range.
-    tiny += ["evaluate.estimators=[paper,checks]"] if "mode" in name else []
+    tiny += [
+        "evaluate.estimators=[paper,checks]" if "mode" in name else "evaluate.estimators=[paper,ode,checks]"
+    ]
     report = train(workspace, "network.width=8", *tiny, experiment=name)
     assert list(report["bits_per_dim"]) == (["paper"] if "mode" in name else ["paper", "ode"])
     assert report["truth"]["largest_energy_error_db_per_dim"] >= 0

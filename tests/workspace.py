@@ -20,6 +20,7 @@ TINY = [
     "evaluate.images=64",
     "evaluate.train_images=32",
     "evaluate.batch_size=32",
+    "evaluate.estimators=[paper]",
     "evaluate.subset_images=32",
     "evaluate.strata=4",
     "evaluate.draws=1",
@@ -27,6 +28,9 @@ TINY = [
     "evaluate.ode_tolerance=1e-2",
 ]
 """Overrides that shrink any experiment to seconds."""
+
+EVERYTHING = "evaluate.estimators=[paper,dequantized,bound,ode,checks]"
+"""All that an evaluation can measure; tiny runs measure the paper's figure only."""
 
 
 class Workspace:
