@@ -44,9 +44,7 @@ def main() -> None:
         clean_energies("val", count, "paper"),
     ]
     folder = Path(tempfile.mkdtemp())
-    session = Session(
-        Fabric(accelerator="cpu"), subject, datamodule, config.evaluate, folder, {}, 0, Console(quiet=True)
-    )
+    fabric = Fabric(accelerator="cpu")
 
     def bare() -> None:
         with torch.no_grad():
@@ -54,6 +52,7 @@ def main() -> None:
                 model(batch, torch.zeros(len(batch)))
 
     def paper() -> None:
+        session = Session(fabric, subject, datamodule, config.evaluate, folder, {}, 0, Console(quiet=True))
         for stage in stages:
             session.run(stage)
         shutil.rmtree(folder)

@@ -1,7 +1,7 @@
 """Runs an evaluation: stage after stage, on all devices, each row kept as soon as it is measured."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from dualscore.evaluation.plan import nested_choice
 from dualscore.evaluation.stages import Images, Stage, Subject
 from dualscore.evaluation.store import Rows, RowStore
 from dualscore.images import to_pixels
+
+KEPT_BYTES = 2**26
+"""Stored images of a split that a session keeps in memory, at most."""
 
 
 @dataclass
@@ -43,6 +46,7 @@ class Session:
     identity: dict[str, Any]
     workers: int
     console: Console
+    kept: dict[str, Batch] = field(default_factory=dict, init=False)
 
     def run(self, stage: Stage) -> Rows:
         """Measure what a stage still lacks.
@@ -106,7 +110,7 @@ class Session:
         count = min(stage.count, base)
         mine = nested_choice(base, count)
         waiting: list[Batch] = []
-        for batch in self.datamodule.evenly_spaced(stage.split, base, batch_size, place, self.workers):
+        for batch in self._stored(stage.split, base, batch_size, place):
             pairs = zip(batch.position.tolist(), batch.ordinal.tolist(), strict=True)
             keep = torch.tensor([i not in done and j in mine for i, j in pairs])
             waiting.append(Batch(*(part[keep] for part in batch)))
@@ -117,6 +121,22 @@ class Session:
         last = [part for part in waiting if len(part.position)]
         if last:
             yield Batch(*(torch.cat(parts) for parts in zip(*last, strict=True)))
+
+    def _stored(self, split: str, base: int, batch_size: int, place: tuple[int, int]) -> Iterator[Batch]:
+        """This device's images of a split, read once: small sets are kept for the stages to come."""
+        if split not in self.kept:
+            parts: list[Batch] = []
+            size = 0
+            for batch in self.datamodule.evenly_spaced(split, base, batch_size, place, self.workers):
+                size += batch.image.nbytes
+                parts = [*parts, batch] if size <= KEPT_BYTES else []
+                yield batch
+            if parts:
+                self.kept[split] = Batch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+            return
+        whole = self.kept[split]
+        for start in range(0, len(whole.position), batch_size):
+            yield Batch(*(column[start : start + batch_size] for column in whole))
 
     def _progress(self) -> Progress:
         return Progress(
