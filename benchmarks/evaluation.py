@@ -2,8 +2,8 @@
 
     make bench-evaluation
 
-Both see the same images in the same batches. The bare pass has them in memory; the evaluation reads shards,
-estimates log Z and keeps every row on disk.
+The network has the paper's width, on the demo's 16×16 patches. Both see the same images in the same batches.
+The bare pass has them in memory; the evaluation reads shards, estimates log Z and keeps every row on disk.
 """
 
 import shutil
@@ -23,12 +23,12 @@ from dualscore.evaluation.stages import Subject, clean_energies, noisy_energies
 from dualscore.experiment import load_experiment
 from dualscore.images import to_pixels
 
-IMAGES, REPEATS = 4096, 7
+IMAGES, REPEATS = 2048, 5
 
 
 def main() -> None:
     """Print images a second of both and the median ratio with its range."""
-    config = load_experiment("patches_dual")
+    config = load_experiment("patches_dual", ["network.width=64"])
     module, datamodule = build(config)
     model = module.evaluated.requires_grad_(False).eval()
     count = min(IMAGES, datamodule.counts["val"])

@@ -46,8 +46,8 @@ def levels(options: EvaluateConfig) -> list[float]:
 
 
 def large_variances(t_max: float) -> list[float]:
-    """Where log Z is looked at for its drift, rising: t_max and its tenth and hundredth."""
-    return [t_max / 100.0, t_max / 10.0, t_max]
+    """Where log Z may be looked at for its drift, rising: over two decades up to t_max."""
+    return [t_max / 100.0, t_max / 10.0, t_max / math.sqrt(10.0), t_max]
 
 
 def subset(options: EvaluateConfig, counts: dict[str, int]) -> int:
