@@ -24,8 +24,8 @@ from dualscore.likelihood.consistency import (
     normalizer_gaps,
     verdict,
 )
-from dualscore.likelihood.ode import laplacian, random_signs
-from dualscore.noise import corrupt
+from dualscore.likelihood.ode import laplacian
+from dualscore.noise import corrupt, random_signs
 from dualscore.objective import space_loss
 
 LEVELS = [10.0 ** (-k / 10) for k in (75, 60, 45, 30, 15, 0, -15)]

@@ -15,8 +15,8 @@ from dualscore.densities import (
 )
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian, WhiteGaussian
 from dualscore.likelihood.consistency import heat_residual
-from dualscore.likelihood.ode import laplacian, random_signs
-from dualscore.noise import corrupt
+from dualscore.likelihood.ode import laplacian
+from dualscore.noise import corrupt, random_signs
 from test_gaussian import random_spectrum
 
 SHAPES = {"gaussian_textures": (3, 8, 8), "texture_mixture": (3, 8, 8)}

@@ -8,7 +8,8 @@ import torch
 from dualscore.densities import GaussianMixture, texture_mixture
 from dualscore.energy import EnergyModel, Gradients, ScoreModel
 from dualscore.gaussian import StationaryGaussian
-from dualscore.likelihood.ode import laplacian, ode_energy, random_signs
+from dualscore.likelihood.ode import laplacian, ode_energy
+from dualscore.noise import random_signs
 from test_gaussian import random_spectrum
 
 

@@ -90,15 +90,23 @@ def known_density(config: ExperimentConfig) -> GaussianMixture | None:
     return DENSITIES[config.data.density.value](image_shape(config))
 
 
-def load_statistics(config: ExperimentConfig) -> ImageStatistics:
-    """The statistics of the images as the model sees them, gray if the experiment is, dequantised."""
+def load_statistics(config: ExperimentConfig, manifest: Manifest | None = None) -> ImageStatistics:
+    """The statistics of the images as the model sees them, gray if the experiment is, dequantised.
+
+    Args:
+        config: the experiment.
+        manifest: that of its shards, if it was read already.
+
+    Returns:
+        The statistics; those of a known density are exact.
+    """
     channels = config.data.channels
     floor = QUANTIZATION_VARIANCE * torch.eye(channels, dtype=torch.float64)[:, :, None, None]
     if (density := known_density(config)) is not None:
         mean, spectrum = density.moments()
         # Rounding adds the variance of one step, and dequantising that of another.
         return ImageStatistics(mean, spectrum + 2 * floor if config.data.quantized else spectrum)
-    manifest = load_manifest(config)
+    manifest = manifest or load_manifest(config)
     mean = torch.tensor(manifest.statistics.pixel_mean, dtype=torch.float64)
     spectrum = torch.from_numpy(load_spectrum(config.data.path, manifest))
     if channels == 1 and len(mean) == 3:
@@ -164,9 +172,11 @@ def build_module(
     config: ExperimentConfig, datamodule: "ImageDataModule", plain_config: dict[str, Any]
 ) -> "DualScoreModule":
     """Build the LightningModule; the weights depend on the experiment's seed alone."""
+    from dualscore.data.module import ShardDataModule
     from dualscore.module import DualScoreModule
 
-    statistics = load_statistics(config)
+    manifest = datamodule.manifest if isinstance(datamodule, ShardDataModule) else None
+    statistics = load_statistics(config, manifest)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_score_model(config, statistics)

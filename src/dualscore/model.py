@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.errors import NormalizationError
-from dualscore.likelihood import bits_per_dim, check_clean, log_normalizer, noise_entropy
+from dualscore.likelihood import bits_per_dim, check_clean, check_floating, log_normalizer, noise_entropy
 from dualscore.noise import MEASURING, corrupt, seeded_generator
 
 
@@ -58,7 +58,7 @@ class ImageModel(nn.Module):
             raise ValueError(
                 f"images must have shape (B, {', '.join(map(str, wanted))}), got {tuple(images.shape)}"
             )
-        _check_floating(images)
+        check_floating(images)
         like = self._like()
         t = torch.as_tensor(noise_variance, dtype=like.dtype, device=like.device).expand(len(images))
         if not bool((t >= 0).all()):
@@ -158,9 +158,3 @@ class ImageModel(nn.Module):
         found = log_normalizer(torch.cat(energies), torch.cat(squares), dimension, entropy)
         self.log_normalizer = found.value
         return self.log_normalizer
-
-
-def _check_floating(images: Tensor) -> None:
-    """Refuse stored 8-bit images."""
-    if not images.is_floating_point():
-        raise ValueError(f"images must be pixels in [0, 1] of a floating-point type, got {images.dtype}")

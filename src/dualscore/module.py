@@ -18,10 +18,8 @@ from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, to_pixels
 from dualscore.likelihood.bound import bound_range, decoder_energy, prior_divergence
 from dualscore.metrics import BoundDraw, ImageFigures
-from dualscore.noise import TRAINING, corrupt, fixed_noise, log_uniform, seeded_generator
+from dualscore.noise import GOLDEN_RATIO, TRAINING, corrupt, fixed_noise, log_uniform, seeded_generator
 from dualscore.objective import DualLoss, dual_score_matching, space_loss
-
-GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 class Draws(NamedTuple):
@@ -220,9 +218,11 @@ class DualScoreModule(lightning.LightningModule):
     def _bound(self, ordinal: Tensor, clean: Tensor, noise: Tensor) -> BoundDraw:
         """The bound on the cheap: each image in one of a few strata of ln t, which the images share."""
         t0, t1 = bound_range(self.t_range)
-        place = (ordinal // self.strata * GOLDEN) % 1.0  # spread evenly over each stratum, the same always
+        place = (
+            ordinal // self.strata * GOLDEN_RATIO
+        ) % 1.0  # spread evenly over each stratum, the same always
         stratum = ordinal % self.strata
-        t = torch.exp(math.log(t0) + math.log(t1 / t0) * (stratum + place.double()) / self.strata).to(clean)
+        t = log_uniform((stratum + place.double()) / self.strata, t0, t1).to(clean)
         with torch.no_grad():
             gradient = self.evaluated.gradients(corrupt(clean, noise, t), t, time=False).image
             space = space_loss(gradient, noise, t)

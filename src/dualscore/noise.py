@@ -15,6 +15,10 @@ TRAINING, MEASURING, SAMPLING = 0, 1, 2
 """First numbers of random keys, so that what training draws is never what measuring or sampling draws."""
 
 
+GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0
+"""Its multiples' fractional parts fill [0, 1) evenly, however many are taken."""
+
+
 def psnr(noise_variance: float) -> float:
     """Convert a noise variance in pixel² to decibels, −10 log10 t, for pixels in [0, 1]."""
     return 10.0 * math.log10(1.0 / noise_variance)
@@ -96,6 +100,27 @@ def fixed_uniform(indices: Sequence[int], shape: Sequence[int], seed: int, draw:
     """Uniform numbers in [0, 1) that belong to given images; arguments and result as in `fixed_noise`."""
     generators = [_of_image(index, seed, draw, 1) for index in indices]
     return torch.stack([torch.rand(*shape, generator=g, dtype=torch.float32) for g in generators])
+
+
+def random_signs(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Independent signs ±1, for Hutchinson's trace.
+
+    Turned by `StationaryGaussian.synthesize` they are signs in the basis of the images' spectrum. Any
+    orthonormal basis will do; in that one the Hessian is nearly diagonal, and the trace nearly free of noise.
+
+    Args:
+        shape: of the result.
+        generator: on the CPU.
+
+    Returns:
+        Numbers v with E v vᵀ = I, float32.
+    """
+    return 2.0 * torch.randint(0, 2, tuple(shape), generator=generator).float() - 1.0
+
+
+def fixed_signs(indices: Sequence[int], shape: Sequence[int], seed: int, draw: int = 0) -> Tensor:
+    """Independent signs that belong to given images; arguments and result as in `fixed_noise`."""
+    return torch.stack([random_signs(shape, _of_image(index, seed, draw, 2)) for index in indices])
 
 
 def _of_image(index: int, seed: int, draw: int, kind: int) -> torch.Generator:

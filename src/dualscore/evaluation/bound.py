@@ -73,6 +73,8 @@ class Measured:
     t0: float
     t1: float
     strata: int
+    pilot_evaluations: int
+    """What choosing t0 and t1 took, over all images of the pilot."""
 
 
 def measure_bound(
@@ -91,9 +93,10 @@ def measure_bound(
         The bound of each image.
     """
     outer = [grid.edge(i) for i in grid.starts()], [grid.edge(i) for i in grid.stops()]
+    pilot = run(strata("train", PILOT_IMAGES, grid.number, (0, grid.number), "pilot", as_trained=False))
     span = choose(
         grid,
-        run(strata("train", PILOT_IMAGES, grid.number, (0, grid.number), "pilot", as_trained=False)),
+        pilot,
         run(ends("train", PILOT_IMAGES, *outer, "pilot_ends")),
         dimension,
     )
@@ -107,4 +110,4 @@ def measure_bound(
     a, b = joined(inside, ending)
     diffusion = diffusion_energy(space[a], dimension, grid.width)
     terms = BoundTerms(ending["decoder"][b, 0], diffusion, ending["prior"][b, 0])
-    return Measured(inside["position"][a], terms, t0, t1, span[1] - span[0])
+    return Measured(inside["position"][a], terms, t0, t1, span[1] - span[0], pilot["space"].numel())

@@ -11,9 +11,7 @@ from dualscore.evaluation.store import Rows, joined
 from dualscore.likelihood import (
     Estimate,
     bits,
-    bits_per_dim,
     decibels_per_dim,
-    dequantized_bits_per_dim,
     log_normalizer,
     mean,
     paper_bits_per_dim,
@@ -40,9 +38,8 @@ def normalizer(rows: Rows, dimension: int, entropy: float) -> Estimate:
     return log_normalizer(rows["energy"][:, -1], rows["noise_square"], dimension, entropy)
 
 
-def paper_figure(clean: Rows, noisy: Rows, dimension: int, entropy: float) -> Figure:
+def paper_figure(clean: Rows, noisy: Rows, log_z: Estimate, dimension: int) -> Figure:
     """The paper's protocol."""
-    log_z = normalizer(noisy, dimension, entropy)
     images = len(clean["energy"])
     return {
         **plain(paper_bits_per_dim(clean["energy"], log_z, dimension)),
@@ -52,25 +49,23 @@ def paper_figure(clean: Rows, noisy: Rows, dimension: int, entropy: float) -> Fi
     }
 
 
-def dequantized_figure(rows: Rows, noisy: Rows, dimension: int, entropy: float) -> Figure:
-    """Uniform dequantisation, the mean over an image's draws."""
-    per_image = dequantized_bits_per_dim(rows["energy"].mean(dim=1), dimension)
-    total = mean(per_image) + bits(normalizer(noisy, dimension, entropy), dimension)
+def dequantized_figure(per_image: Tensor, rows: Rows, noisy: Rows, shared: Estimate) -> Figure:
+    """Uniform dequantisation: each image's bits/dim, the mean of its draws, and log Z's, which all share."""
     return {
-        **plain(total),
+        **plain(mean(per_image) + shared),
         "images": len(per_image),
         "evaluations": rows["energy"].numel() + noisy["energy"].numel(),
         "draws": rows["energy"].shape[1],
     }
 
 
-def bound_figure(measured: Measured, pilot_evaluations: int, dimension: int) -> Figure:
+def bound_figure(measured: Measured, dimension: int) -> Figure:
     """The certified bound and its three parts."""
     terms = measured.terms
     return {
         **plain(bits(mean(terms.total), dimension)),
         "images": len(measured.position),
-        "evaluations": len(measured.position) * measured.strata + pilot_evaluations,
+        "evaluations": len(measured.position) * measured.strata + measured.pilot_evaluations,
         "t0": measured.t0,
         "t1": measured.t1,
         "strata": measured.strata,
@@ -78,12 +73,11 @@ def bound_figure(measured: Measured, pilot_evaluations: int, dimension: int) -> 
     }
 
 
-def ode_figure(rows: Rows, dimension: int, quantized: bool) -> Figure:
-    """The probability-flow ODE."""
-    convert = dequantized_bits_per_dim if quantized else bits_per_dim
+def ode_figure(per_image: Tensor, rows: Rows) -> Figure:
+    """The probability-flow ODE, from each image's bits/dim."""
     return {
-        **plain(mean(convert(rows["energy"], dimension))),
-        "images": len(rows["energy"]),
+        **plain(mean(per_image)),
+        "images": len(per_image),
         "evaluations": int(rows["evaluations"].sum()),
     }
 
@@ -158,12 +152,9 @@ def component_weights(truth: Rows, clean: Rows, weights: Tensor) -> Figure | Non
     return {"truth": weights.tolist(), "model": model.tolist(), "images": counts.tolist()}
 
 
-def truth_figures(
-    rows: Rows, levels: Rows, log_z: Estimate | None, quantized: bool, dimension: int
-) -> Figure:
+def truth_figures(per_image: Tensor, levels: Rows, log_z: Estimate | None, dimension: int) -> Figure:
     """The known density's own figure, and how far the energy is from its own at the noise levels."""
-    convert = dequantized_bits_per_dim if quantized else bits_per_dim
-    figure: Figure = {**plain(mean(convert(rows["energy"], dimension))), "images": len(rows["energy"])}
+    figure: Figure = {**plain(mean(per_image)), "images": len(per_image)}
     if log_z is not None and "energy" in levels and "truth" in levels:
         error = levels["energy"] + log_z.value - levels["truth"]
         figure["largest_energy_error_db_per_dim"] = decibels_per_dim(float(error.abs().max()), dimension)

@@ -11,7 +11,7 @@ from dualscore.config import Estimator, ExperimentConfig, KnownDensity
 from dualscore.data.base import ImageDataModule
 from dualscore.energy import EnergyModel
 from dualscore.evaluation import figures, plan
-from dualscore.evaluation.bound import PILOT_IMAGES, Grid, measure_bound
+from dualscore.evaluation.bound import Grid, measure_bound
 from dualscore.evaluation.report import print_figure, write_report
 from dualscore.evaluation.run import Session
 from dualscore.evaluation.stages import Stage, strata
@@ -38,6 +38,8 @@ class Measurement:
         self.datamodule: ImageDataModule = session.datamodule
         self.dimension: int = report["dimension"]
         self.t_min, self.t_max = session.subject.t_range
+        self.grid = Grid(self.t_min, self.t_max, self.options.strata)
+        self.large = self._large()
         self.entropy = float(session.subject.prior.entropy(self.t_max))
         self.is_energy = isinstance(session.subject.model, EnergyModel)
         self.rows: dict[str, Rows] = {}
@@ -54,7 +56,7 @@ class Measurement:
             is_energy=self.is_energy,
             quantized=self.config.data.quantized,
             known=self.session.subject.density is not None,
-            large=self._large(),
+            large=self.large,
         )
         steps: list[tuple[str, Callable[[dict[str, Stage]], None]]] = [
             ("paper", self._paper),
@@ -101,7 +103,8 @@ class Measurement:
         for split, prefix in (("val", ""), ("train", "train_")):
             clean = self.session.run(stages[f"{prefix}paper"])
             noisy = self.rows.get(f"{prefix}normalizer") or self.session.run(stages[f"{prefix}normalizer"])
-            figure = figures.paper_figure(clean, noisy, self.dimension, self.entropy)
+            log_z = figures.normalizer(noisy, self.dimension, self.entropy)
+            figure = figures.paper_figure(clean, noisy, log_z, self.dimension)
             if split == "train":
                 self.report["train"] = figure
                 self._write()
@@ -113,13 +116,11 @@ class Measurement:
 
     def _dequantized(self, stages: dict[str, Stage]) -> None:
         rows = self.rows["dequantized"] = self.session.run(stages["dequantized"])
-        energy = rows["energy"].mean(dim=1)
-        per_image = dequantized_bits_per_dim(energy, self.dimension)
+        assert self.shared is not None
+        per_image = dequantized_bits_per_dim(rows["energy"].mean(dim=1), self.dimension)
         self.per_image.add("dequantized", rows["position"], per_image, self.shared)
-        self._tell(
-            "dequantized",
-            figures.dequantized_figure(rows, self.rows["normalizer"], self.dimension, self.entropy),
-        )
+        figure = figures.dequantized_figure(per_image, rows, self.rows["normalizer"], self.shared)
+        self._tell("dequantized", figure)
 
     def _levels(self, stages: dict[str, Stage]) -> None:
         rows = self.rows["noise_levels"] = self.session.run(stages["noise_levels"])
@@ -132,7 +133,7 @@ class Measurement:
         return self.is_energy and Estimator.checks in self.options.estimators
 
     def _strata(self, bound: bool) -> None:
-        grid = Grid(self.t_min, self.t_max, self.options.strata)
+        grid = self.grid
         count = plan.subset(self.options, self.datamodule.counts)
         as_trained = self.config.data.dequantize
         shared = None
@@ -145,25 +146,27 @@ class Measurement:
         if bound:
             measured = measure_bound(self.session.run, grid, count, self.dimension, shared)
             self.per_image.add("bound", measured.position, bits(measured.terms.total, self.dimension))
-            pilot = min(PILOT_IMAGES, self.options.train_images, self.datamodule.counts["train"])
-            self._tell("bound", figures.bound_figure(measured, pilot * grid.number, self.dimension))
+            self._tell("bound", figures.bound_figure(measured, self.dimension))
+
+    def _density_bits(self, energy: Tensor) -> Tensor:
+        """Bits/dim of normalised energies of images with a density: dequantised where they are 8-bit."""
+        convert = dequantized_bits_per_dim if self.config.data.quantized else bits_per_dim
+        return convert(energy, self.dimension)
 
     def _ode(self, stages: dict[str, Stage]) -> None:
         rows = self.session.run(stages["ode"])
-        quantized = self.config.data.quantized
-        convert = dequantized_bits_per_dim if quantized else bits_per_dim
-        self.per_image.add("ode", rows["position"], convert(rows["energy"], self.dimension))
-        self._tell("ode", figures.ode_figure(rows, self.dimension, quantized))
+        per_image = self._density_bits(rows["energy"])
+        self.per_image.add("ode", rows["position"], per_image)
+        self._tell("ode", figures.ode_figure(per_image, rows))
 
     def _truth(self) -> None:
         if "truth" not in self.rows:
             return
-        rows, quantized = self.rows["truth"], self.config.data.quantized
-        convert = dequantized_bits_per_dim if quantized else bits_per_dim
-        truth = figures.PerImage.TRUTH
-        self.per_image.add(truth, rows["position"], convert(rows["energy"], self.dimension))
+        rows, truth = self.rows["truth"], figures.PerImage.TRUTH
+        per_image = self._density_bits(rows["energy"])
+        self.per_image.add(truth, rows["position"], per_image)
         self.report["truth"] = figures.truth_figures(
-            rows, self.rows["noise_levels"], self.log_z, quantized, self.dimension
+            per_image, self.rows["noise_levels"], self.log_z, self.dimension
         )
         clean, density = self.rows.get("paper"), self.session.subject.density
         if (
@@ -190,22 +193,21 @@ class Measurement:
     def _identities(self) -> list[identities.Gap]:
         levels, inside = self.rows["noise_levels"], self.rows["strata"]
         variances = plan.levels(self.options)
-        width = Grid(self.t_min, self.t_max, self.options.strata).width
         found = []
         # Below t_min and above t_max the model was not trained.
         known = [j for j, t in enumerate(variances) if 0.999 * self.t_min <= t <= 1.001 * self.t_max]
         if known:
             span, there = slice(known[0], known[-1] + 1), variances[known[0] : known[-1] + 1]
-            measured = (inside["variance"], inside["space"], width, self.dimension)
+            measured = (inside["variance"], inside["space"], self.grid.width, self.dimension)
             found += identities.energy_rise_gaps(levels["energy"][:, span], there, *measured)
             found += identities.heat_gaps(levels["heat"][:, span], there)
             if (clean := self._energy_without_noise(levels)) is not None:
                 lowest = levels["energy"][:, known[0]]
                 found.append(identities.first_rise_gap(clean, lowest, there[0], *measured))
-        rows, large = self.rows["normalizer"], self._large()
-        entropies = [float(self.session.subject.prior.entropy(t)) for t in large]
+        rows = self.rows["normalizer"]
+        entropies = [float(self.session.subject.prior.entropy(t)) for t in self.large]
         log_z = identities.log_normalizers(rows["energy"], rows["noise_square"], entropies, self.dimension)
-        return found + identities.normalizer_gaps(log_z, large, self.dimension)
+        return found + identities.normalizer_gaps(log_z, self.large, self.dimension)
 
     def _energy_without_noise(self, levels: Rows) -> Tensor | None:
         """U at t = 0 of the levels' images as they were trained on, if it was measured."""

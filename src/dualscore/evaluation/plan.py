@@ -12,7 +12,7 @@ from dualscore.evaluation.stages import (
     ode_energies,
     true_energies,
 )
-from dualscore.noise import variance_at_psnr
+from dualscore.noise import GOLDEN_RATIO, variance_at_psnr
 
 FEWEST_FOR_NORMALIZER = 64
 NORMALIZER_SHARE = 16
@@ -31,8 +31,7 @@ def nested_choice(total: int, count: int) -> frozenset[int]:
     Returns:
         Ordinals below `total`.
     """
-    ratio = (math.sqrt(5.0) - 1.0) / 2.0
-    return frozenset(sorted(range(total), key=lambda j: (j + 1) * ratio % 1.0)[:count])
+    return frozenset(sorted(range(total), key=lambda j: (j + 1) * GOLDEN_RATIO % 1.0)[:count])
 
 
 def normalizer_count(images: int) -> int:

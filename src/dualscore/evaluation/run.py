@@ -1,7 +1,7 @@
 """Runs an evaluation: stage after stage, on all devices, each row kept as soon as it is measured."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,11 @@ class Session:
         """
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
         base = self._base(stage.split)
-        count = min(stage.count, base)
-        if count < 2:
+        stage = replace(stage, count=min(stage.count, base))
+        if stage.count < 2:
             raise DataError(f"{stage.name}: a standard error needs at least 2 {stage.split} images")
-        identity = {**self.identity, "split": stage.split, "count": count, "of": base, **stage.settings}
+        chosen = {"split": stage.split, "count": stage.count, "of": base}
+        identity = {**self.identity, **chosen, **stage.settings}
         store = RowStore(self.folder, stage.name, identity, rank)
         if self.fabric.is_global_zero:
             store.prepare()
@@ -74,7 +75,7 @@ class Session:
         rows = store.read()
         done = set(rows["position"].tolist()) if rows else set()
         self.fabric.barrier()  # nobody writes before everybody has read
-        if len(done) < count:
+        if len(done) < stage.count:
             self._measure(stage, store, done, (rank, world_size))
             self.fabric.barrier()
             rows = store.read()
@@ -88,9 +89,7 @@ class Session:
 
     def _measure(self, stage: Stage, store: RowStore, done: set[int], place: tuple[int, int]) -> None:
         with self._progress() as progress:
-            task = progress.add_task(
-                stage.name, total=-(-min(stage.count, self._base(stage.split)) // place[1])
-            )
+            task = progress.add_task(stage.name, total=-(-stage.count // place[1]))
             progress.advance(task, len(done) // place[1])
             try:
                 for batch in self._batches(stage, done, place):
@@ -107,8 +106,7 @@ class Session:
         """The stage's images that are not done yet, in full batches."""
         batch_size = max(1, self.options.batch_size // stage.batch_divisor)
         base = self._base(stage.split)
-        count = min(stage.count, base)
-        mine = nested_choice(base, count)
+        mine = nested_choice(base, stage.count)
         waiting: list[Batch] = []
         for batch in self._stored(stage.split, base, batch_size, place):
             pairs = zip(batch.position.tolist(), batch.ordinal.tolist(), strict=True)

@@ -15,8 +15,8 @@ from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.images import dequantize
 from dualscore.likelihood.bound import decoder_energy, prior_divergence, stratified_variances
 from dualscore.likelihood.consistency import heat_residual
-from dualscore.likelihood.ode import OdeEnergy, laplacian, ode_energy, random_signs
-from dualscore.noise import MEASURING, corrupt, fixed_noise, fixed_uniform, seeded_generator
+from dualscore.likelihood.ode import OdeEnergy, laplacian, ode_energy
+from dualscore.noise import corrupt, fixed_noise, fixed_signs, fixed_uniform
 from dualscore.objective import space_loss, time_loss
 
 # Which of an image's independent draws a stage uses; strata take one each, from STRATA on.
@@ -72,10 +72,8 @@ class Images:
 
     def probe(self, subject: Subject, draw: int) -> Tensor:
         """Hutchinson's probes that belong to these images."""
-        cpu = torch.device("cpu")
-        keys = [(MEASURING, subject.seed, i, draw, 2) for i in self.position]
-        signs = [random_signs(self.clean.shape[1:], seeded_generator(cpu, *key)) for key in keys]
-        return subject.prior.synthesize(torch.stack(signs).to(self.clean))
+        signs = fixed_signs(self.position, self.clean.shape[1:], subject.seed, draw)
+        return subject.prior.synthesize(signs.to(self.clean))
 
     def with_density(self, subject: Subject, draw: int = 0) -> Tensor:
         """The images spread over their quantisation step, if they have one."""
@@ -100,8 +98,6 @@ class Stage:
     split: str
     count: int
     """Images."""
-    evaluations: float
-    """Network evaluations an image, as far as they are known beforehand."""
     measure: Callable[[Subject, Images], Rows]
     settings: dict[str, Any] = field(default_factory=dict)
     """What decides the figures, beside the model, the data and the seed; plain values."""
@@ -116,7 +112,7 @@ def clean_energies(split: str, count: int, name: str) -> Stage:
         with torch.no_grad():
             return {"energy": subject.energy(images.clean, images.constant(0.0))}
 
-    return Stage(name, split, count, 1, measure)
+    return Stage(name, split, count, measure)
 
 
 def noisy_energies(variances: list[float], count: int, name: str, split: str = "val") -> Stage:
@@ -132,7 +128,7 @@ def noisy_energies(variances: list[float], count: int, name: str, split: str = "
         square = noise.double().square().sum(dim=(1, 2, 3))
         return {"energy": torch.stack(energies, dim=1), "noise_square": square}
 
-    return Stage(name, split, count, len(variances), measure, {"variances": variances})
+    return Stage(name, split, count, measure, {"variances": variances})
 
 
 def noise_levels(variances: list[float], count: int, heat: bool) -> Stage:
@@ -143,9 +139,7 @@ def noise_levels(variances: list[float], count: int, heat: bool) -> Stage:
 
     def measure(subject: Subject, images: Images) -> Rows:
         clean, noise = images.as_trained(subject), images.noise(subject, LEVELS)
-        probe = None
-        if heat:
-            probe = images.probe(subject, HEAT)
+        probe = images.probe(subject, HEAT) if heat else None
         rows: dict[str, list[Tensor]] = {}
         for variance in variances:
             for name, values in _level(subject, clean, noise, images.constant(variance), probe).items():
@@ -153,7 +147,7 @@ def noise_levels(variances: list[float], count: int, heat: bool) -> Stage:
         return {name: torch.stack(values, dim=1) for name, values in rows.items()}
 
     settings = {"variances": variances, "heat": heat}
-    return Stage("noise_levels", "val", count, len(variances), measure, settings, 2 if heat else 1)
+    return Stage("noise_levels", "val", count, measure, settings, 2 if heat else 1)
 
 
 def _level(subject: Subject, clean: Tensor, noise: Tensor, t: Tensor, probe: Tensor | None) -> Rows:
@@ -202,7 +196,7 @@ def strata(split: str, count: int, number: int, span: tuple[int, int], name: str
         return {"variance": variances, "space": torch.stack(space, dim=1)}
 
     settings = {"number": number, "span": list(span), "as_trained": as_trained}
-    return Stage(name, split, count, last - first, measure, settings)
+    return Stage(name, split, count, measure, settings)
 
 
 def ends(split: str, count: int, starts: list[float], stops: list[float], name: str) -> Stage:
@@ -214,7 +208,7 @@ def ends(split: str, count: int, starts: list[float], stops: list[float], name: 
         priors = [prior_divergence(images.clean, subject.prior, t1) for t1 in stops]
         return {"decoder": torch.stack(decoders, dim=1), "prior": torch.stack(priors, dim=1)}
 
-    return Stage(name, split, count, 0, measure, {"starts": starts, "stops": stops})
+    return Stage(name, split, count, measure, {"starts": starts, "stops": stops})
 
 
 def dequantized_energies(count: int, draws: int) -> Stage:
@@ -226,7 +220,7 @@ def dequantized_energies(count: int, draws: int) -> Stage:
             energies = [subject.energy(images.with_density(subject, draw), t) for draw in range(draws)]
         return {"energy": torch.stack(energies, dim=1)}
 
-    return Stage("dequantized", "val", count, draws, measure, {"draws": draws})
+    return Stage("dequantized", "val", count, measure, {"draws": draws})
 
 
 def ode_energies(count: int, tolerance: float) -> Stage:
@@ -254,7 +248,7 @@ def ode_energies(count: int, tolerance: float) -> Stage:
                 evaluations.append(float(alone.evaluations))
             return {"energy": torch.cat(energies), "evaluations": torch.tensor(evaluations)}
 
-    return Stage("ode", "val", count, 120, measure, {"tolerance": tolerance})
+    return Stage("ode", "val", count, measure, {"tolerance": tolerance})
 
 
 def true_energies(count: int) -> Stage:
@@ -271,4 +265,4 @@ def true_energies(count: int) -> Stage:
             energy = subject.density(images.clean, t)
             return {"energy": energy, "component": subject.density.component(images.clean, t)}
 
-    return Stage("truth", "val", count, 0, measure)
+    return Stage("truth", "val", count, measure)

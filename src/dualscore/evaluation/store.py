@@ -67,8 +67,7 @@ class RowStore:
         if not parts:
             return {}
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        position, first = np.unique(rows["position"].numpy(), return_index=True)
-        del position
+        _, first = np.unique(rows["position"].numpy(), return_index=True)
         return {name: values[torch.from_numpy(first)] for name, values in rows.items()}
 
     def add(self, rows: Rows) -> None:

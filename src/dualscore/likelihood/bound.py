@@ -17,7 +17,7 @@ from torch import Tensor
 from dualscore.energy import ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood.units import LEVELS, STEP, check_clean
-from dualscore.noise import corrupt
+from dualscore.noise import corrupt, log_uniform
 from dualscore.objective import space_loss
 
 _NEGLIGIBLE = 100.0
@@ -105,7 +105,7 @@ def stratified_variances(uniform: Tensor, t0: float, t1: float) -> Tensor:
     """
     strata = uniform.shape[1]
     stratum = torch.arange(strata, dtype=uniform.dtype, device=uniform.device)
-    return torch.exp(math.log(t0) + math.log(t1 / t0) * (stratum + uniform) / strata)
+    return log_uniform((stratum + uniform) / strata, t0, t1)
 
 
 def diffusion_energy(space: Tensor, dimension: int, width: float) -> Tensor:

@@ -12,7 +12,6 @@ Source: Song et al. 2021, Score-based generative modeling through SDEs, arXiv 20
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,22 +33,6 @@ class OdeEnergy(NamedTuple):
     """−log p in nats, normalised, shape (B,)."""
     evaluations: int
     """Network evaluations an image; each with two derivatives."""
-
-
-def random_signs(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Independent signs ±1, for Hutchinson's trace.
-
-    Turned by `StationaryGaussian.synthesize` they are signs in the basis of the images' spectrum. Any
-    orthonormal basis will do; in that one the Hessian is nearly diagonal, and the trace nearly free of noise.
-
-    Args:
-        shape: of the result.
-        generator: on the CPU.
-
-    Returns:
-        Numbers v with E v vᵀ = I, float32.
-    """
-    return 2.0 * torch.randint(0, 2, tuple(shape), generator=generator).float() - 1.0
 
 
 def laplacian(

@@ -107,6 +107,12 @@ def noise_entropy(dimension: int, noise_variance: float) -> float:
     return 0.5 * dimension * math.log(2 * math.pi * math.e * noise_variance)
 
 
+def check_floating(images: Tensor) -> None:
+    """Refuse stored 8-bit images."""
+    if not images.is_floating_point():
+        raise ValueError(f"images must be pixels in [0, 1] of a floating-point type, got {images.dtype}")
+
+
 def check_clean(images: Tensor, levels: int | None = None) -> None:
     """Refuse images that no likelihood of pixels in [0, 1] is defined for.
 
@@ -119,8 +125,7 @@ def check_clean(images: Tensor, levels: int | None = None) -> None:
     """
     if not len(images):
         raise ValueError("there must be at least one image")
-    if not images.is_floating_point():
-        raise ValueError(f"images must be pixels in [0, 1] of a floating-point type, got {images.dtype}")
+    check_floating(images)
     low, high = float(images.min()), float(images.max())
     if not (low >= 0.0 and high <= 1.0):
         raise ValueError(f"clean images must have pixels in [0, 1], got {low:.4g} to {high:.4g}")
