@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEMO := data/demo16/manifest.json
 
-.PHONY: help install train evaluate bench-evaluation figure data verify-data tensorboard experiments test lint lock clean
+.PHONY: help install train study evaluate bench-evaluation figure data verify-data tensorboard experiments test lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -34,6 +34,10 @@ $(DEMO): | $(INSTALLED)
 
 train: $(INSTALLED) $(if $(filter patches_%,$(EXP)),$(DEMO))  ## Train EXP, or go on where it stopped; FRESH=1 anew beside, NAME=… another run
 	@set -f; $(PY) -m dualscore train $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh)
+
+study: $(INSTALLED) $(DEMO)  ## Compare variants of an experiment, or go on: STUDY=name of a file in studies/
+	@$(if $(STUDY),,echo "error: say which study with STUDY=…; there are: $(basename $(notdir $(wildcard studies/*.yaml)))" >&2; exit 2;) \
+	$(PY) -m dualscore study $(STUDY)
 
 evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
 	@set -f; $(PY) -m dualscore evaluate $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))")

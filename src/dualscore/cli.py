@@ -30,6 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     figure.add_argument("number", help="its number in the paper")
     figure.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
     figure.add_argument("--out", type=Path, default=Path("figures"), help="folder for PDF, PNG and numbers")
+    study = commands.add_parser("study", help="compare variants of an experiment, or go on where it stopped")
+    study.add_argument("study", help="name of a file in studies/, without .yaml")
     commands.add_parser("experiments", help="list the experiments")
     return parser
 
@@ -80,6 +82,13 @@ def _figure(arguments: argparse.Namespace) -> None:
         print(f"written to {file}")
 
 
+def _study(arguments: argparse.Namespace) -> None:
+    from dualscore.study import load_study, run_study
+    from dualscore.terminal import shared_console
+
+    run_study(load_study(arguments.study), shared_console())
+
+
 def _one_line(error: DualscoreError) -> str:
     """The message; of an error that a loader process sent as a traceback in text, the last line."""
     text = str(error).strip()
@@ -114,6 +123,8 @@ def main(argv: list[str] | None = None) -> int:
             _evaluate(arguments)
         elif arguments.command == "figure":
             _figure(arguments)
+        elif arguments.command == "study":
+            _study(arguments)
         else:
             from dualscore.experiment import available, summary
 

@@ -1,0 +1,204 @@
+"""What a study found: curves out of the runs' logs, a table, a plot and the numbers."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dualscore.figures.page import style
+from dualscore.runs import Run
+from dualscore.shards import write_aside
+from dualscore.study.plan import PAPER, Study
+
+TAGS = {"bound": "val/bound", "paper": "val/bits_per_dim"}
+ESTIMATES = ("bound", "paper", "dequantized")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run: bits/dim along it, and its final evaluation. Without figures where it diverged."""
+
+    variant: str
+    seed: int
+    seconds_per_step: float
+    steps: list[int]
+    bound: list[float]
+    paper: list[float]
+    final: dict[str, float]
+    """bits/dim by estimator, at the checkpoint with the lowest bound."""
+    verdict: str
+    diverged: str
+
+
+def _curve(run: Run, tag: str) -> dict[int, float]:
+    """A logged figure by training step; a step that was logged twice counts as it was logged last."""
+    folder = run.folder / "tensorboard"
+    if not folder.exists():
+        return {}
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    if tag not in events.Tags()["scalars"]:
+        return {}
+    return {event.step + 1: event.value for event in events.Scalars(tag)}
+
+
+def read_result(run: Run, variant: str, seed: int, seconds_per_step: float, failure: Path) -> Result | None:
+    """Read a run's figures; None if it is not finished."""
+    curves = {name: _curve(run, tag) for name, tag in TAGS.items()}
+    steps = sorted(set(curves["bound"]) & set(curves["paper"]))
+    report = run.folder / "evaluation.json"
+    diverged = failure.read_text(encoding="utf-8").strip() if failure.exists() else ""
+    if not diverged and not report.exists():
+        return None
+    content = {} if diverged else json.loads(report.read_text(encoding="utf-8"))
+    if not diverged and not content.get("complete"):
+        return None
+    return Result(
+        variant,
+        seed,
+        seconds_per_step,
+        steps,
+        [curves["bound"][s] for s in steps],
+        [curves["paper"][s] for s in steps],
+        {k: v["value"] for k, v in content.get("bits_per_dim", {}).items() if k in ESTIMATES},
+        content.get("verdict", ""),
+        diverged,
+    )
+
+
+def time_to(value: float, results: Sequence[Result]) -> float | None:
+    """Seconds of training until the bound, averaged over seeds, was first measured at a value or below."""
+    if not results:
+        return None
+    for place, step in enumerate(results[0].steps):
+        bounds = [r.bound[place] for r in results if place < len(r.bound)]
+        if bounds and statistics.fmean(bounds) <= value:
+            return step * results[0].seconds_per_step
+    return None
+
+
+def write_results(study: Study, results: Sequence[Result], out: Path) -> list[Path]:
+    """Write a study's table, numbers and plot, of the runs that are there.
+
+    Args:
+        study: the study.
+        results: its finished runs.
+        out: its folder.
+
+    Returns:
+        The files, the table first.
+    """
+    files = [out / name for name in ("table.md", "results.json", "learning.png", "learning.pdf")]
+    write_aside(files[0], table(study, results).encode())
+    numbers = {"study": study.name, "purpose": study.purpose, "runs": [asdict(r) for r in results]}
+    write_aside(files[1], (json.dumps(numbers, indent=1) + "\n").encode())
+    with style():
+        figure = plot(study, results)
+        for file in files[2:]:
+            figure.savefig(file, dpi=150)
+        plt.close(figure)
+    return files
+
+
+def table(study: Study, results: Sequence[Result]) -> str:
+    """The table in Markdown: means and standard deviations over seeds, differences paired by seed."""
+    first = study.variants[0].name
+    budget = f"{study.seconds:g} s of training" if study.seconds else f"{study.steps:,} steps"
+    lines = [
+        f"{study.name}: {study.purpose}",
+        "",
+        f"{budget} each, seeds {', '.join(map(str, study.seeds))}; validation images, bits/dim: mean ± "
+        f"standard deviation over seeds; against *{first}*: mean ± standard error of the differences seed by seed",
+        "",
+        f"| variant | ms/step | steps | bound | paper | dequantized − bound | bound against {first} |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    by_seed = {r.seed: r for r in results if r.variant == first and r.final}
+    for variant in study.variants:
+        mine = [r for r in results if r.variant == variant.name]
+        if not mine:
+            continue
+        done = [r for r in mine if r.final]
+        steps = f"{max((r.steps[-1] for r in done), default=0):,}" if done else "—"
+        cells = [
+            _spread([r.final["bound"] for r in done]),
+            _spread([r.final["paper"] for r in done]),
+            _spread([r.final["dequantized"] - r.final["bound"] for r in done], signed=True),
+            _difference(
+                [r.final["bound"] - by_seed[r.seed].final["bound"] for r in done if r.seed in by_seed]
+            ),
+        ]
+        if len(done) < len(mine):
+            cells[0] += f" ({len(mine) - len(done)} of {len(mine)} diverged)"
+        lines.append(
+            f"| {variant.name} | {1000 * mine[0].seconds_per_step:.0f} | {steps} | {' | '.join(cells)} |"
+        )
+    return "\n".join([*lines, "", *_race(study, results), ""])
+
+
+def _race(study: Study, results: Sequence[Result]) -> list[str]:
+    """How soon each variant was where the paper's recipe ends."""
+    of = {v.name: [r for r in results if r.variant == v.name and r.final] for v in study.variants}
+    if not of[PAPER]:
+        return []
+    # The evaluation's bound, which may use the Gaussian over more of the noise than the one in training.
+    goal = statistics.fmean(r.final["bound"] for r in of[PAPER])
+    whole = of[PAPER][0].steps[-1] * of[PAPER][0].seconds_per_step
+    lines = [f"The paper's recipe ends at a bound of {goal:.3f} after {whole:.0f} s. First measured there:"]
+    for name, mine in of.items():
+        seconds = time_to(goal, mine)
+        if name != PAPER and seconds is not None:
+            lines.append(f"- {name}: after {seconds:.1f} s, 1/{whole / seconds:.0f} of the time")
+    return lines
+
+
+def _spread(values: Sequence[float], signed: bool = False) -> str:
+    if not values:
+        return "—"
+    mean = f"{statistics.fmean(values):{'+' if signed else ''}.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def _difference(values: Sequence[float]) -> str:
+    if not values:
+        return "—"
+    mean = f"{statistics.fmean(values):+.3f}"
+    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else mean
+
+
+def plot(study: Study, results: Sequence[Result]) -> Figure:
+    """Bound and paper's bits/dim against seconds and steps: means, bands from lowest to highest seed."""
+    figure, axes = plt.subplots(2, 2, figsize=(7.4, 5.2), sharey="row", layout="constrained")
+    colors = plt.get_cmap("tab20")
+    for place, variant in enumerate(study.variants):
+        mine = [r for r in results if r.variant == variant.name and r.steps]
+        if not mine:
+            continue
+        shared = sorted(set.intersection(*(set(r.steps) for r in mine)))
+        color = "black" if variant.name == PAPER else colors(place % 20)
+        for row, name in enumerate(("bound", "paper")):
+            curves = [[dict(zip(r.steps, getattr(r, name), strict=True))[s] for s in shared] for r in mine]
+            columns = list(zip(*curves, strict=True))
+            for column, scale in enumerate((mine[0].seconds_per_step, 1.0)):
+                x = [s * scale for s in shared]
+                axes[row, column].plot(x, [statistics.fmean(c) for c in columns], color=color, lw=1.2,
+                                       marker=".", ms=3, label=variant.name)  # fmt: skip
+                axes[row, column].fill_between(x, [min(c) for c in columns], [max(c) for c in columns],
+                                               color=color, alpha=0.15, lw=0)  # fmt: skip
+    for row, label in enumerate(("certified bound, bits/dim", "paper's protocol, bits/dim")):
+        axes[row, 0].set_ylabel(label)
+        axes[row, 0].set_yscale("log")
+        axes[row, 0].yaxis.set_major_formatter(ScalarFormatter())
+        axes[row, 0].yaxis.set_minor_formatter(ScalarFormatter())
+    axes[1, 0].set_xlabel("seconds of training")
+    axes[1, 1].set_xlabel("steps")
+    if results:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
+    figure.suptitle(study.purpose, fontsize=9)
+    return figure

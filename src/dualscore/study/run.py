@@ -1,0 +1,139 @@
+"""Runs a study's variants one after another, each as the command that anybody could type."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from dualscore.checkpoints import read_checkpoint
+from dualscore.errors import TrainingError
+from dualscore.evaluation import is_complete
+from dualscore.experiment import EXPERIMENTS, load_experiment
+from dualscore.runs import Run
+from dualscore.shards import write_aside
+from dualscore.study.clock import seconds_per_step
+from dualscore.study.plan import STUDIES, Study, Variant
+from dualscore.study.results import read_result, write_results
+
+
+def run_study(study: Study, console: Console, folder: Path = STUDIES) -> None:
+    """Run what is not there yet of a study, and write its table and plot after every run.
+
+    Args:
+        study: what to run.
+        console: where progress is told.
+        folder: where the study's own folder is, or will be.
+
+    Raises:
+        TrainingError: if a run ended for another reason than its own divergence.
+    """
+    out = folder / study.name
+    out.mkdir(parents=True, exist_ok=True)
+    clock = _clock(study, out, console)
+    todo = list(_runs(study, clock))
+    for number, (variant, seed, steps) in enumerate(todo, 1):
+        run, failure = run_folder(out, variant, seed), failure_file(out, variant, seed)
+        report = run.folder / "evaluation.json"
+        if not failure.exists() and not (run.best.exists() and is_complete(report, run.best)
+                                         and _at(run) == steps):  # fmt: skip
+            console.print(
+                f"[bold]{number} of {len(todo)}[/] {variant.name}, seed {seed}: {steps:,} steps, "
+                f"about {steps * clock[variant.name] / 60:.1f} minutes and the validations",
+                highlight=False,
+            )
+            _train(variant, run, failure, [
+                f"seed={seed}", f"trainer.max_steps={steps}",
+                f"trainer.validate_every={steps // study.measurements}",
+            ])  # fmt: skip
+        results = [read_result(run_folder(out, v, s), v.name, s, clock[v.name], failure_file(out, v, s))
+                   for s in study.seeds for v in study.variants]  # fmt: skip
+        files = write_results(study, [r for r in results if r is not None], out)
+    console.print(files[0].read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
+    console.print("written to " + ", ".join(map(str, files)), highlight=False, soft_wrap=True)
+
+
+def run_folder(out: Path, variant: Variant, seed: int) -> Run:
+    """Where a variant's run with a seed lives."""
+    return Run(out / "runs" / f"{variant.slug}-seed{seed}")
+
+
+def failure_file(out: Path, variant: Variant, seed: int) -> Path:
+    """What a run that diverged leaves behind: the reason, in one line. Remove it to try again."""
+    return run_folder(out, variant, seed).folder.with_suffix(".diverged")
+
+
+def _at(run: Run) -> int:
+    return int(read_checkpoint(run.last)["global_step"]) if run.last.exists() else 0
+
+
+def _runs(study: Study, clock: dict[str, float]) -> Iterator[tuple[Variant, int, int]]:
+    """Variant, seed and steps of every run; all variants of a seed before the next seed."""
+    for seed in study.seeds:
+        for variant in study.variants:
+            yield variant, seed, steps_of(study, clock[variant.name])
+
+
+def steps_of(study: Study, seconds_per_step: float) -> int:
+    """A run's steps: as many as the time allows, a multiple of the study's measurements."""
+    if study.steps is not None:
+        return study.steps
+    assert study.seconds is not None
+    each = int(study.seconds / seconds_per_step / study.measurements)
+    return max(1, each) * study.measurements
+
+
+def _clock(study: Study, out: Path, console: Console) -> dict[str, float]:
+    """Seconds a step of each variant, measured once for all runs of the study."""
+    file = out / "clock.json"
+    known: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    missing = [v for v in study.variants if v.name not in known]
+    if missing:
+        # All of them again, side by side: times from different hours cannot be compared.
+        if study.seconds is not None and known:
+            raise TrainingError(
+                f"{file}: {missing[0].name} was added after the others were timed, and equal seconds need "
+                f"one measurement; remove {out} and start again"
+            )
+        console.print(f"timing {len(study.variants)} variants, in turns", highlight=False)
+        known = seconds_per_step(
+            {v.name: load_experiment(v.experiment, v.overrides, EXPERIMENTS) for v in study.variants}
+        )
+        write_aside(file, (json.dumps(known, indent=1) + "\n").encode())
+    return known
+
+
+def _train(variant: Variant, run: Run, failure: Path, settings: list[str]) -> None:
+    """Train and evaluate one run in a process of its own; a divergence is a result."""
+    command = [
+        sys.executable, "-m", "dualscore", "train", variant.experiment, *variant.overrides, *settings,
+        "--name", run.folder.name, "--runs", str(run.folder.parent),
+    ]  # fmt: skip
+    run.folder.mkdir(parents=True, exist_ok=True)
+    log = run.folder / "log.txt"
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ)
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+    if status == 0:
+        return
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    if status == 1 and errors and _is_divergence(errors[-1]):
+        write_aside(failure, (errors[-1].removeprefix("error: ") + "\n").encode())
+        return
+    raise TrainingError(
+        f"{log}: the run ended with status {status}: {(errors or lines or ['nothing said'])[-1]}"
+    )
+
+
+def _is_divergence(error: str) -> bool:
+    return "is not finite" in error or "the gradient overflows" in error
