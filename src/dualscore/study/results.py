@@ -114,7 +114,7 @@ def table(study: Study, results: Sequence[Result]) -> str:
         f"{study.name}: {study.purpose}",
         "",
         f"{budget} each, seeds {', '.join(map(str, study.seeds))}; validation images, bits/dim: mean ± "
-        f"standard deviation over seeds; against *{first}*: mean ± standard error of the differences seed by seed",
+        f"standard deviation over seeds; against *{first}*: mean ± standard error of the paired differences",
         "",
         f"| variant | ms/step | steps | bound | paper | dequantized − bound | bound against {first} |",
         "| --- | --- | --- | --- | --- | --- | --- |",
