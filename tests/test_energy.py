@@ -1,6 +1,7 @@
 """Energies: gradients against finite differences, the parts one by one, the anchor's exactness."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from dualscore.energy import Denoiser, Energy, Fading, SlopeOffset
 from dualscore.gaussian import StationaryGaussian, WhiteGaussian
 from dualscore.likelihood import log_normalizer, noise_entropy, paper_bits_per_dim
-from dualscore.networks import LinearEmbedding, LogEmbedding, UNet
+from dualscore.networks import LinearEmbedding, LogEmbedding, PixelNorm, UNet
 from test_gaussian import random_spectrum
 
 MEAN = torch.tensor([0.4, 0.5, 0.6])
@@ -32,6 +33,14 @@ def images(count: int = 3) -> torch.Tensor:
     return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
+def with_potential() -> Energy:
+    """The recipe's energy: pixel by pixel normalised, a second map summed."""
+    torch.manual_seed(1)
+    f = UNet(3, LogEmbedding(), width=4, scales=2, layers=2, norm=PixelNorm, outputs=6)
+    gaussian = StationaryGaussian(MEAN, random_spectrum(3, 8, 8))
+    return Energy(f, gaussian, gaussian, anchored().offset, Fading(VARIANCE))
+
+
 def white() -> WhiteGaussian:
     return WhiteGaussian(MEAN, VARIANCE)
 
@@ -48,6 +57,7 @@ VARIANTS = {
     "white anchor, scaled input, fading": lambda: scaled(fading=True),
     "offset alone": lambda: Energy(network(), offset=anchored().offset),
     "all parts": anchored,
+    "all parts, potential": with_potential,
 }
 
 
@@ -85,6 +95,20 @@ def test_each_part_adds_what_it_says() -> None:
     assert torch.allclose(Energy(f, anchor=gaussian)(y, t), said.energy + raw, rtol=1e-6)
 
 
+def test_the_potential_is_the_sum_of_the_second_map() -> None:
+    energy, y, t = with_potential(), images(), torch.tensor([0.0, 0.1, 10.0])
+    assert isinstance(energy.anchor, StationaryGaussian)
+    assert energy.offset is not None
+    said = energy.anchor(y, t)
+    maps = energy.network(said.whitened, t)
+    half_product = 0.5 * (said.whitened * maps[:, :3]).sum(dim=(1, 2, 3))
+    potential = maps[:, 3:].sum(dim=(1, 2, 3))
+    residual = Fading(VARIANCE)(t) * (half_product + potential)
+    expected = said.energy + y[0].numel() * energy.offset(t) + residual
+    assert torch.allclose(energy(y, t), expected, rtol=1e-6)
+    assert float(potential.abs().min()) > 1e-3
+
+
 def test_the_offset_is_minus_the_integral_of_its_slopes() -> None:
     offset = SlopeOffset(1e-3, 1e3, knots=7).double()
     with torch.no_grad():
@@ -106,9 +130,10 @@ def test_an_offset_slope_is_its_derivative_in_log_t() -> None:
     assert torch.allclose(derivative * middle, torch.arange(63.0).double(), atol=1e-6)
 
 
-def test_every_parameter_reaches_a_gradient() -> None:
+@pytest.mark.parametrize("make", [anchored, with_potential])
+def test_every_parameter_reaches_a_gradient(make: Callable[[], Energy]) -> None:
     """A parameter that no gradient of U depends on would stop DDP."""
-    energy = anchored()
+    energy = make()
     gradients = energy.gradients(images(), torch.tensor([1e-3, 0.1, 10.0]))
     assert gradients.noise_variance is not None
     (gradients.image.square().sum() + gradients.noise_variance.square().sum()).backward()
@@ -116,8 +141,9 @@ def test_every_parameter_reaches_a_gradient() -> None:
     assert silent == []
 
 
-def test_the_anchored_energy_is_the_gaussians_where_the_noise_is_large() -> None:
-    energy, y = anchored(), images()
+@pytest.mark.parametrize("make", [anchored, with_potential])
+def test_the_anchored_energy_is_the_gaussians_where_the_noise_is_large(make: Callable[[], Energy]) -> None:
+    energy, y = make(), images()
     t = torch.full((3,), 1e3)
     noisy = y + math.sqrt(1e3) * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     assert energy.anchor is not None

@@ -1,9 +1,9 @@
-"""The homogeneous UNet: its size, its symmetry, what it refuses."""
+"""The UNet: its size, its symmetry, its normalisations, what it refuses."""
 
 import pytest
 import torch
 
-from dualscore.networks import LinearEmbedding, LogEmbedding, UNet
+from dualscore.networks import LinearEmbedding, LogEmbedding, PixelNorm, UNet
 
 
 @pytest.mark.parametrize(("channels", "parameters"), [(3, 8_649_856), (1, 8_647_552)])
@@ -25,6 +25,30 @@ def test_scaling_the_image_scales_the_output() -> None:
     image = 1e12 * torch.randn(2, 1, 16, 16, dtype=torch.float64)
     t = torch.tensor([0.1, 10.0], dtype=torch.float64)
     assert torch.allclose(network(3 * image, t), 3 * network(image, t), rtol=1e-6)
+
+
+def test_the_pixel_norm_forgets_contrast_place_by_place() -> None:
+    """One half of an image a thousand times fainter than the other comes out alike."""
+    torch.manual_seed(0)
+    norm = PixelNorm(8, 16).double()
+    x = 1e5 * torch.randn(2, 8, 4, 4, dtype=torch.float64)
+    embedding = torch.randn(2, 16, dtype=torch.float64)
+    whole = norm(x, embedding)
+    faint = torch.cat([x[..., :2], 1e-3 * x[..., 2:]], dim=3)
+    assert torch.allclose(norm(faint, embedding), whole, rtol=1e-6, atol=1e-6)
+    scale, shift = norm.modulation(embedding).chunk(2, dim=1)
+    rms = x.square().mean(dim=1, keepdim=True).sqrt()
+    expected = x / rms * (1 + scale)[:, :, None, None] + shift[:, :, None, None]
+    assert torch.allclose(whole, expected, rtol=1e-6)
+
+
+def test_with_the_pixel_norm_the_output_is_not_homogeneous() -> None:
+    torch.manual_seed(0)
+    network = UNet(1, LogEmbedding(), width=8, scales=2, norm=PixelNorm, outputs=2)
+    image = torch.rand(2, 1, 16, 16)
+    t = torch.tensor([0.1, 10.0])
+    assert network(image, t).shape == (2, 2, 16, 16)
+    assert (network(10 * image, t) / network(image, t)).median() < 3
 
 
 def test_images_that_do_not_fit_are_refused() -> None:

@@ -13,6 +13,7 @@ from dualscore.config import (
     KnownDensity,
     ModelKind,
     NetworkKind,
+    Norm,
     ResidualInput,
 )
 from dualscore.densities import DENSITIES, GaussianMixture
@@ -21,7 +22,14 @@ from dualscore.errors import DataError
 from dualscore.experiment import to_plain
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian, WhiteGaussian
 from dualscore.images import LUMA
-from dualscore.networks import LinearEmbedding, LogEmbedding, RadialEnergy, UNet
+from dualscore.networks import (
+    LinearEmbedding,
+    LogEmbedding,
+    PixelNorm,
+    RadialEnergy,
+    ScalePreservingNorm,
+    UNet,
+)
 from dualscore.noise import variance_at_psnr
 from dualscore.shards import Manifest, load_spectrum
 
@@ -30,6 +38,10 @@ if TYPE_CHECKING:
     from dualscore.module import DualScoreModule
 
 VALIDATION_STRATA = 16
+NORMS: dict[Norm, type[ScalePreservingNorm] | type[PixelNorm]] = {
+    Norm.scale_preserving: ScalePreservingNorm,
+    Norm.pixel: PixelNorm,
+}
 EMBEDDINGS = {Embedding.linear: LinearEmbedding, Embedding.log: LogEmbedding}
 
 
@@ -144,6 +156,8 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
         layers=config.network.layers,
         output_gain=config.network.output_gain,
         hidden_gain=config.network.hidden_gain,
+        norm=NORMS[config.network.norm],
+        outputs=config.data.channels * (2 if config.energy.potential else 1),
     )
     if config.model is ModelKind.denoiser:
         return Denoiser(network)

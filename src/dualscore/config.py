@@ -64,6 +64,20 @@ class Embedding(Enum):
     log = "log"
 
 
+class Norm(Enum):
+    """How the UNet's features are normalised: the paper's homogeneous way, or pixel by pixel."""
+
+    scale_preserving = "scale_preserving"
+    pixel = "pixel"
+
+
+class Method(Enum):
+    """Adam (the paper's), or SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
+
+    adam = "adam"
+    soap = "soap"
+
+
 class Anchor(Enum):
     """The Gaussian energy that is added: none, white, or stationary (the training set's spectrum)."""
 
@@ -142,6 +156,7 @@ class NetworkConfig:
     scales: int = option(3, "encoder blocks", (lambda v: 1 <= v <= 8, "must be from 1 to 8"))
     layers: int = option(3, "convolutions a block; radial: hidden layers", (lambda v: v >= 2, "must be ≥ 2"))
     embedding: Embedding = option(Embedding.linear, "how the network is told t")
+    norm: Norm = option(Norm.scale_preserving, "how features are normalised")
     contrast: bool = option(False, "tell the network the root mean square of what it sees")
     hidden_gain: float = option(1.0, "initial gain of the hidden layers' norms", POSITIVE)
     output_gain: float = option(1.0, "factor on the last convolution's initial weights", POSITIVE)
@@ -153,6 +168,7 @@ class EnergyConfig:
 
     anchor: Anchor = option(Anchor.none, "Gaussian energy added")
     residual_input: ResidualInput = option(ResidualInput.raw, "what the network sees")
+    potential: bool = option(False, "a second map of the network, summed over its pixels")
     fading: bool = option(False, "residual times σ²/(σ²+t)")
     offset: bool = option(False, "c(t), learned by its slopes")
 
@@ -175,8 +191,9 @@ class ObjectiveConfig:
 
 @dataclass
 class OptimConfig:
-    """Adam and its schedule."""
+    """The optimiser and its schedule."""
 
+    method: Method = option(Method.adam, "optimiser")
     lr: float = option(5e-4, "learning rate", POSITIVE)
     schedule: Schedule = option(Schedule.halving, "how the learning rate falls")
     halve_every: int = option(100_000, "steps between halvings", POSITIVE)

@@ -1,7 +1,7 @@
 r"""From a network f(y, t) to an energy U(y, t) = −log p(y | t), or to a denoiser.
 
-U = U_anchor(y, t) + d·c(t) + a(t)·½⟨w, f(w, t)⟩, where every part but the last can be left out:
-without anchor, offset and fading, and with w = y, it is the energy of Guth et al. 2025, ½⟨y, f(y, t)⟩.
+U = U_anchor(y, t) + d·c(t) + a(t)·[½⟨w, f(w, t)⟩ + Σ_i b_i(w, t)], where every part but ½⟨w, f⟩ can be left
+out: without anchor, offset, potential and fading, and with w = y, it is the energy of Guth et al. 2025.
 """
 
 import math
@@ -124,7 +124,8 @@ class Energy(EnergyModel):
     """A network's energy with optional anchor, offset c(t), fading and input whitening.
 
     Args:
-        network: f(w, t): (B, C, H, W), (B,) → (B, C, H, W).
+        network: f(w, t): (B, C, H, W), (B,) → (B, C, H, W); or → (B, 2C, H, W), where the second half is
+            the potential b: what ½ log det Σ is to yᵀΣ⁻¹y where the local covariance Σ depends on the image.
         anchor: the Gaussian whose energy is added; None for none.
         whitener: the Gaussian that turns y into what the network sees; None for y itself. May be the
             anchor, whose transform is then computed once.
@@ -167,7 +168,11 @@ class Energy(EnergyModel):
                 inputs = self.whitener(noisy, noise_variance).whitened
         outputs = self.network(inputs, noise_variance)
         with torch.autocast(noisy.device.type, enabled=False):
-            energy: Tensor = 0.5 * (inputs * outputs.to(inputs.dtype)).sum(dim=(1, 2, 3))
+            outputs = outputs.to(inputs.dtype)
+            channels = inputs.shape[1]
+            energy: Tensor = 0.5 * (inputs * outputs[:, :channels]).sum(dim=(1, 2, 3))
+            if outputs.shape[1] > channels:
+                energy = energy + outputs[:, channels:].sum(dim=(1, 2, 3))
             if self.fading is not None:
                 energy = self.fading(noise_variance) * energy
             if anchored is not None:

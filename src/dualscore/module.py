@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dualscore.config import OptimConfig, Schedule
+from dualscore.config import Method, OptimConfig, Schedule
 from dualscore.data.reader import Batch
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.gaussian import StationaryGaussian
@@ -230,14 +230,20 @@ class DualScoreModule(lightning.LightningModule):
         return BoundDraw(stratum, space, ends)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam with the experiment's schedule; c(t)'s slopes learn faster by their own factor."""
+        """The experiment's optimiser and schedule; c(t)'s slopes learn faster by their own factor."""
         offset = getattr(self.model, "offset", None)
         fast = list(offset.parameters()) if offset is not None else []
         slow = [p for p in self.model.parameters() if all(p is not q for q in fast)]
         groups = [{"params": slow, "lr": self.optim.lr}]
         if fast:
             groups.append({"params": fast, "lr": self.optim.lr * self.optim.offset_lr_factor})
-        optimizer = torch.optim.Adam(groups)
+        optimizer: torch.optim.Optimizer
+        if self.optim.method is Method.soap:
+            from pytorch_optimizer import SOAP  # takes a second to import
+
+            optimizer = SOAP(groups, lr=self.optim.lr, weight_decay=0.0)
+        else:
+            optimizer = torch.optim.Adam(groups)
         scheduler = LambdaLR(optimizer, schedule(self.optim, self.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -2,6 +2,14 @@
 
 from dualscore.networks.embedding import LinearEmbedding, LogEmbedding, NoiseEmbedding
 from dualscore.networks.radial import RadialEnergy
-from dualscore.networks.unet import UNet
+from dualscore.networks.unet import PixelNorm, ScalePreservingNorm, UNet
 
-__all__ = ["LinearEmbedding", "LogEmbedding", "NoiseEmbedding", "RadialEnergy", "UNet"]
+__all__ = [
+    "LinearEmbedding",
+    "LogEmbedding",
+    "NoiseEmbedding",
+    "PixelNorm",
+    "RadialEnergy",
+    "ScalePreservingNorm",
+    "UNet",
+]

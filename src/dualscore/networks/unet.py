@@ -1,7 +1,9 @@
-"""The homogeneous UNet of Guth et al. 2025, with no bias in any convolution.
+"""The UNet of Guth et al. 2025, with no bias in any convolution, and two ways to normalise its features.
 
-Scaling its input scales its output (up to ε and the noise level), which suits ½⟨y, f(y, t)⟩.
+With the paper's, scaling the input scales the output (up to ε and the noise level), as suits ½⟨y, f(y, t)⟩.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -37,13 +39,40 @@ class ScalePreservingNorm(nn.Module):
         return normalized
 
 
-class Layer(nn.Module):
-    """A convolution, its normalisation, then exact GELU."""
+class PixelNorm(nn.Module):
+    """Divide each pixel's features by their root mean square: smooth and rough places become alike.
 
-    def __init__(self, convolution: nn.Conv2d | nn.ConvTranspose2d, embedding_features: int) -> None:
+    Then multiply by a learned gain times 1 + Linear(embedding)_c and add another Linear(embedding)_c.
+    Nothing is homogeneous any more: the energy of an image need not be quadratic in its contrast.
+    """
+
+    epsilon = 1e-3
+
+    def __init__(self, channels: int, embedding_features: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.modulation = nn.Linear(embedding_features, 2 * channels)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Normalise features of shape (B, C, H, W), given an embedding of shape (B, E)."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+            size = torch.rsqrt(x.square().mean(dim=1, keepdim=True) + self.epsilon)
+            normalized: Tensor = x * size * (self.gain[:, None, None] * (1.0 + scale)) + shift
+        return normalized
+
+
+FeatureNorm = ScalePreservingNorm | PixelNorm
+
+
+class Layer(nn.Module):
+    """A convolution, a normalisation, then exact GELU."""
+
+    def __init__(self, convolution: nn.Conv2d | nn.ConvTranspose2d, norm: FeatureNorm) -> None:
         super().__init__()
         self.conv = convolution
-        self.norm = ScalePreservingNorm(convolution.out_channels, embedding_features)
+        self.norm = norm
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map features (B, C, H, W), given an embedding (B, E), to features (B, C', H', W')."""
@@ -64,7 +93,7 @@ def _up(inputs: int, outputs: int) -> nn.ConvTranspose2d:
 
 
 class UNet(nn.Module):
-    """f(y, t): images to images of the same shape.
+    """f(y, t): images to maps of the same size.
 
     Args:
         channels: image channels C.
@@ -73,8 +102,10 @@ class UNet(nn.Module):
         scales: number of encoder and decoder blocks, S.
         layers: convolutions a block, L: one number, or one each for encoder, middle (≥ 2) and decoder.
         output_gain: factor on the last convolution's initial weights.
-        hidden_gain: initial value of every norm's gain; at 1, the paper's, what reaches the coarse scales
-            shrinks by half in every layer.
+        hidden_gain: initial value of every norm's gain; with the paper's norm and 1, what reaches the coarse
+            scales shrinks by half in every layer.
+        norm: makes a normalisation of given channels and embedding features.
+        outputs: channels of f(y, t); those of the image where left out.
     """
 
     def __init__(
@@ -86,6 +117,8 @@ class UNet(nn.Module):
         layers: int | tuple[int, int, int] = 3,
         output_gain: float = 1.0,
         hidden_gain: float = 1.0,
+        norm: Callable[[int, int], FeatureNorm] = ScalePreservingNorm,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         encoder_layers, middle_layers, decoder_layers = (
@@ -102,7 +135,7 @@ class UNet(nn.Module):
         features = embedding.features
 
         def chain(*convolutions: nn.Conv2d | nn.ConvTranspose2d) -> nn.ModuleList:
-            return nn.ModuleList(Layer(c, features) for c in convolutions)
+            return nn.ModuleList(Layer(c, norm(c.out_channels, features)) for c in convolutions)
 
         def repeat(inputs: int, outputs: int, count: int) -> list[nn.Conv2d]:
             return [_same(inputs if i == 0 else outputs, outputs) for i in range(count)]
@@ -116,7 +149,7 @@ class UNet(nn.Module):
             if s == 0:
                 self.encoder.append(chain(*repeat(channels, here, encoder_layers)))
                 self.decoder.append(chain(*decode))
-                self.output = _same(decoded, channels)
+                self.output = _same(decoded, outputs or channels)
             else:
                 first = _down(here // 2, here)
                 self.encoder.append(chain(first, *repeat(here, here, encoder_layers - 1)))
@@ -127,8 +160,8 @@ class UNet(nn.Module):
         )
         with torch.no_grad():
             self.output.weight.mul_(output_gain)
-            for norm in (m for m in self.modules() if isinstance(m, ScalePreservingNorm)):
-                norm.gain.fill_(hidden_gain)
+            for layer in (m for m in self.modules() if isinstance(m, Layer)):
+                layer.norm.gain.fill_(hidden_gain)
 
     def forward(self, image: Tensor, noise_variance: Tensor) -> Tensor:
         """Evaluate f(y, t).
@@ -138,7 +171,7 @@ class UNet(nn.Module):
             noise_variance: t in pixel², shape (B,).
 
         Returns:
-            f(y, t), shape (B, C, H, W).
+            f(y, t), shape (B, outputs, H, W).
 
         Raises:
             ValueError: if the image's channels or size do not fit the network.
