@@ -10,6 +10,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEMO := data/demo16/manifest.json
+DEMO32 := data/demo32/manifest.json
 
 .PHONY: help install train study evaluate bench-evaluation figure data verify-data tensorboard experiments test lint lock clean
 
@@ -29,13 +30,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(DEMO): | $(INSTALLED)
-	@$(PY) -m data_prep build demo --out data/demo16 --size 16
+data/demo%/manifest.json: | $(INSTALLED)
+	@$(PY) -m data_prep build demo --out data/demo$* --size $*
 
-train: $(INSTALLED) $(if $(filter patches_%,$(EXP)),$(DEMO))  ## Train EXP, or go on where it stopped; FRESH=1 anew beside, NAME=… another run
+train: $(INSTALLED) $(if $(filter patches_%,$(EXP)),$(DEMO)) $(if $(filter patches32_%,$(EXP)),$(DEMO32))  ## Train EXP, or go on where it stopped; FRESH=1 anew beside, NAME=… another run
 	@set -f; $(PY) -m dualscore train $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh)
 
-study: $(INSTALLED) $(DEMO)  ## Compare variants of an experiment, or go on: STUDY=name of a file in studies/
+study: $(INSTALLED) $(DEMO) $(DEMO32)  ## Compare variants of an experiment, or go on: STUDY=name of a file in studies/
 	@$(if $(STUDY),,echo "error: say which study with STUDY=…; there are: $(basename $(notdir $(wildcard studies/*.yaml)))" >&2; exit 2;) \
 	$(PY) -m dualscore study $(STUDY)
 

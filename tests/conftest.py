@@ -34,6 +34,12 @@ def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo32_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo data set at 32×32."""
+    return _prepare("demo", "--out", str(tmp_path_factory.mktemp("demo") / "demo32"), "--size", "32")
+
+
+@pytest.fixture(scope="session")
 def official_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Makes shards of real photographs that came in an official format: imagenet64, imagenet32 or cifar10."""
     made: dict[str, Path] = {}

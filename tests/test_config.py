@@ -32,7 +32,7 @@ def test_every_shipped_experiment_is_valid_and_says_what_to_expect(name: str) ->
 def test_the_required_experiments_are_there() -> None:
     assert set(available(EXPERIMENTS)) >= {
         "patches_dual", "imagenet64_dual", "imagenet64_gray_dual", "imagenet64_denoiser",
-        "imagenet64_anchored", "imagenet32_dual", "cifar10_dual",
+        "imagenet64_best", "imagenet32_dual", "cifar10_dual",
     }  # fmt: skip
 
 
@@ -78,13 +78,13 @@ def test_the_papers_experiment_is_the_papers() -> None:
         ("trainer.devices=3", "data.streams: 8 must be a multiple of the 3 devices"),
         ("trainer.precision=16-mixed", "the inner gradients underflow"),
         ("noise.t_min=0", "noise.t_min: must be > 0"),
-        ("noise.t_min=1e4", "noise.t_min: must be below noise.t_max=1000"),
+        ("noise.t_min=1e4", "noise.t_min: must be below noise.t_max=10"),
         ("energy.anchor=gauss", "expected one of [none, white, stationary]"),
         ("energy.anchor=none", "energy.fading: needs energy.anchor"),
         ("objective.time_weight=0", "energy.offset: cannot be learned"),
         ("model=denoiser", "energy: a denoiser has no energy to configure"),
         ("optim.final_lr=1", "optim.final_lr: must not exceed"),
-        ("optim.warmup_steps=5000", "optim.warmup_steps: 5000 must be below trainer.max_steps=800"),
+        ("optim.warmup_steps=5000", "optim.warmup_steps: 5000 must be below trainer.max_steps=1000"),
         ("trainer.max_steps=100", "override 'trainer.max_steps=100': optim.warmup_steps: 100 must be below"),
         ("trainer.max_steps=150", "trainer.max_steps"),
         ("evaluate.psnr=[]", "evaluate.psnr: must be"),

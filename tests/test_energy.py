@@ -26,7 +26,7 @@ def anchored(output_gain: float = 1.0, slope: float = 0.3) -> Energy:
     offset = SlopeOffset(1e-9, 1e3)
     with torch.no_grad():
         offset.slopes.copy_(slope * torch.sin(torch.arange(63.0)))
-    return Energy(network(3, output_gain), gaussian, gaussian, offset, Fading(VARIANCE))
+    return Energy(network(3, output_gain), gaussian, [gaussian], offset, Fading(VARIANCE))
 
 
 def images(count: int = 3) -> torch.Tensor:
@@ -34,11 +34,11 @@ def images(count: int = 3) -> torch.Tensor:
 
 
 def with_potential() -> Energy:
-    """The recipe's energy: pixel by pixel normalised, a second map summed."""
+    """The recipe's energy: two views of the image, normalised pixel by pixel, another map summed."""
     torch.manual_seed(1)
-    f = UNet(3, LogEmbedding(), width=4, scales=2, layers=2, norm=PixelNorm, outputs=6)
+    f = UNet(6, LogEmbedding(), width=4, scales=2, layers=2, norm=PixelNorm, residual=True, outputs=9)
     gaussian = StationaryGaussian(MEAN, random_spectrum(3, 8, 8))
-    return Energy(f, gaussian, gaussian, anchored().offset, Fading(VARIANCE))
+    return Energy(f, gaussian, [gaussian, white()], anchored().offset, Fading(VARIANCE))
 
 
 def white() -> WhiteGaussian:
@@ -47,7 +47,7 @@ def white() -> WhiteGaussian:
 
 def scaled(fading: bool) -> Energy:
     gaussian = white()
-    return Energy(network(), gaussian, gaussian, None, Fading(VARIANCE) if fading else None)
+    return Energy(network(), gaussian, [gaussian], None, Fading(VARIANCE) if fading else None)
 
 
 VARIANTS = {
@@ -90,7 +90,7 @@ def test_each_part_adds_what_it_says() -> None:
     said = gaussian(y, t)
     residual = 0.5 * (said.whitened * f(said.whitened, t)).sum(dim=(1, 2, 3))
     expected = said.energy + y[0].numel() * offset(t) + fade(t) * residual
-    assert torch.allclose(Energy(f, gaussian, gaussian, offset, fade)(y, t), expected, rtol=1e-6)
+    assert torch.allclose(Energy(f, gaussian, [gaussian], offset, fade)(y, t), expected, rtol=1e-6)
     raw = 0.5 * (y * f(y, t)).sum(dim=(1, 2, 3))
     assert torch.allclose(Energy(f, anchor=gaussian)(y, t), said.energy + raw, rtol=1e-6)
 
@@ -100,9 +100,10 @@ def test_the_potential_is_the_sum_of_the_second_map() -> None:
     assert isinstance(energy.anchor, StationaryGaussian)
     assert energy.offset is not None
     said = energy.anchor(y, t)
-    maps = energy.network(said.whitened, t)
-    half_product = 0.5 * (said.whitened * maps[:, :3]).sum(dim=(1, 2, 3))
-    potential = maps[:, 3:].sum(dim=(1, 2, 3))
+    seen = torch.cat([said.whitened, white()(y, t).whitened], dim=1)
+    maps = energy.network(seen, t)
+    half_product = 0.5 * (seen * maps[:, :6]).sum(dim=(1, 2, 3))
+    potential = maps[:, 6:].sum(dim=(1, 2, 3))
     residual = Fading(VARIANCE)(t) * (half_product + potential)
     expected = said.energy + y[0].numel() * energy.offset(t) + residual
     assert torch.allclose(energy(y, t), expected, rtol=1e-6)
@@ -163,7 +164,7 @@ def test_a_denoiser_moves_along_its_network() -> None:
 def test_at_step_0_the_anchored_energy_has_the_exact_entropy_of_a_colour_texture(seed: int) -> None:
     """A colour Gaussian texture of known spectrum, by the paper's protocol, before training."""
     truth = StationaryGaussian(MEAN, random_spectrum(3, 16, 16, seed))
-    energy = Energy(network(output_gain=0.1), truth, truth, SlopeOffset(1e-9, 1e3), Fading(VARIANCE))
+    energy = Energy(network(output_gain=0.1), truth, [truth], SlopeOffset(1e-9, 1e3), Fading(VARIANCE))
     x = truth.sample(2000, torch.Generator().manual_seed(seed))
     z = torch.randn(x.shape, generator=torch.Generator().manual_seed(100 + seed))
     t_max = torch.full((len(x),), 1e3)

@@ -17,9 +17,10 @@ from dualscore.experiment import load_experiment
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.images import to_pixels
 from dualscore.likelihood.bound import decoder_energy, prior_divergence
-from dualscore.module import DualScoreModule, schedule
+from dualscore.module import DualScoreModule
 from dualscore.noise import corrupt, fixed_noise
 from dualscore.objective import dual_score_matching
+from dualscore.optimizers import schedule
 from workspace import ROOT, TINY, Workspace
 
 SETTINGS = [*TINY, "optim.warmup_steps=2", "evaluate.psnr=[40,10]", "data.dequantize=false"]
@@ -62,14 +63,23 @@ def test_the_cosine_warms_up_and_ends_at_the_final_rate() -> None:
     assert factor(1100) == factor(2000) == pytest.approx(0.005)
 
 
-def test_the_offset_learns_faster_and_everything_is_optimised_once(demo_shards: Path) -> None:
-    module = make(demo_shards, "optim.offset_lr_factor=7", "optim.warmup_steps=0")
+@pytest.mark.parametrize(("method", "rates"), [("adam", [2e-3, 1.4e-2]), ("soap", [2e-3, 2e-3, 1.4e-2])])
+def test_the_offset_learns_faster_and_everything_is_optimised_once(
+    demo_shards: Path, method: str, rates: list[float]
+) -> None:
+    module = make(
+        demo_shards,
+        f"optim.method={method}",
+        "optim.lr=2e-3",
+        "optim.offset_lr_factor=7",
+        "optim.warmup_steps=0",
+    )
     configured: Any = module.configure_optimizers()
     groups = configured["optimizer"].param_groups
-    assert [group["lr"] for group in groups] == pytest.approx([2e-3, 1.4e-2])
+    assert [group["lr"] for group in groups] == pytest.approx(rates)
     assert isinstance(module.model, Energy)
     assert module.model.offset is not None
-    assert [id(p) for p in groups[1]["params"]] == [id(module.model.offset.slopes)]
+    assert [id(p) for p in groups[-1]["params"]] == [id(module.model.offset.slopes)]
     optimised = [id(p) for group in groups for p in group["params"]]
     assert sorted(optimised) == sorted(id(p) for p in module.model.parameters())
 

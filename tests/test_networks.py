@@ -31,14 +31,16 @@ def test_the_pixel_norm_forgets_contrast_place_by_place() -> None:
     """One half of an image a thousand times fainter than the other comes out alike."""
     torch.manual_seed(0)
     norm = PixelNorm(8, 16).double()
+    with torch.no_grad():
+        norm.shift.copy_(torch.arange(8.0))
     x = 1e5 * torch.randn(2, 8, 4, 4, dtype=torch.float64)
     embedding = torch.randn(2, 16, dtype=torch.float64)
     whole = norm(x, embedding)
     faint = torch.cat([x[..., :2], 1e-3 * x[..., 2:]], dim=3)
     assert torch.allclose(norm(faint, embedding), whole, rtol=1e-6, atol=1e-6)
-    scale, shift = norm.modulation(embedding).chunk(2, dim=1)
+    scale = norm.modulation(embedding)
     rms = x.square().mean(dim=1, keepdim=True).sqrt()
-    expected = x / rms * (1 + scale)[:, :, None, None] + shift[:, :, None, None]
+    expected = x / rms * (1 + scale)[:, :, None, None] + torch.arange(8.0)[:, None, None]
     assert torch.allclose(whole, expected, rtol=1e-6)
 
 
@@ -49,6 +51,18 @@ def test_with_the_pixel_norm_the_output_is_not_homogeneous() -> None:
     t = torch.tensor([0.1, 10.0])
     assert network(image, t).shape == (2, 2, 16, 16)
     assert (network(10 * image, t) / network(image, t)).median() < 3
+
+
+def test_residual_layers_add_their_input_where_shapes_agree() -> None:
+    torch.manual_seed(0)
+    plain = UNet(1, LogEmbedding(), width=4, scales=2, norm=PixelNorm)
+    torch.manual_seed(0)
+    residual = UNet(1, LogEmbedding(), width=4, scales=2, norm=PixelNorm, residual=True)
+    kinds = [[layer.residual for layer in block.children()] for block in (*residual.encoder, residual.middle)]
+    assert kinds == [[False, True, True], [False, True, True], [False, True, False]]
+    x, embedding = torch.randn(2, 4, 8, 8), torch.randn(2, 256)
+    layer, same = residual.encoder[0][1], plain.encoder[0][1]
+    assert torch.allclose(layer(x, embedding), (x + same(x, embedding)) / 2**0.5)
 
 
 def test_images_that_do_not_fit_are_refused() -> None:

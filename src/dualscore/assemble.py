@@ -20,7 +20,7 @@ from dualscore.densities import DENSITIES, GaussianMixture
 from dualscore.energy import Denoiser, Energy, Fading, ScoreModel, SlopeOffset
 from dualscore.errors import DataError
 from dualscore.experiment import to_plain
-from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian, WhiteGaussian
+from dualscore.gaussian import QUANTIZATION_VARIANCE, Gaussian, StationaryGaussian, WhiteGaussian
 from dualscore.images import LUMA
 from dualscore.networks import (
     LinearEmbedding,
@@ -148,8 +148,20 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
             hidden=config.network.width,
             layers=config.network.layers,
         )
+    options, channels = config.energy, config.data.channels
+    white = WhiteGaussian(statistics.mean, statistics.pixel_variance)
+    stationary = StationaryGaussian(statistics.mean, statistics.spectrum)
+    anchors = {Anchor.none: None, Anchor.white: white, Anchor.stationary: stationary}
+    views: dict[ResidualInput, list[Gaussian]] = {
+        ResidualInput.raw: [],
+        ResidualInput.scaled: [white],
+        ResidualInput.whitened: [stationary],
+        ResidualInput.both: [stationary, white],
+    }
+    whiteners = views[options.residual_input]
+    seen = channels * max(1, len(whiteners))
     network = UNet(
-        config.data.channels,
+        seen,
         EMBEDDINGS[config.network.embedding](config.network.contrast),
         width=config.network.width,
         scales=config.network.scales,
@@ -157,19 +169,15 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
         output_gain=config.network.output_gain,
         hidden_gain=config.network.hidden_gain,
         norm=NORMS[config.network.norm],
-        outputs=config.data.channels * (2 if config.energy.potential else 1),
+        residual=config.network.residual,
+        outputs=seen + (channels if options.potential else 0),
     )
     if config.model is ModelKind.denoiser:
         return Denoiser(network)
-    options = config.energy
-    white = WhiteGaussian(statistics.mean, statistics.pixel_variance)
-    stationary = StationaryGaussian(statistics.mean, statistics.spectrum)
-    anchors = {Anchor.none: None, Anchor.white: white, Anchor.stationary: stationary}
-    inputs = {ResidualInput.raw: None, ResidualInput.scaled: white, ResidualInput.whitened: stationary}
     return Energy(
         network,
         anchor=anchors[options.anchor],
-        whitener=inputs[options.residual_input],
+        whiteners=whiteners,
         offset=SlopeOffset(config.noise.t_min, config.noise.t_max) if options.offset else None,
         fading=Fading(statistics.pixel_variance) if options.fading else None,
     )

@@ -87,11 +87,12 @@ class Anchor(Enum):
 
 
 class ResidualInput(Enum):
-    """What the network sees: y, (y − μ)/√(σ²+t), or (Σ+t)^(−1/2)(y − μ)."""
+    """What the network sees: y, (y − μ)/√(σ²+t), (Σ+t)^(−1/2)(y − μ), or the last two as channels."""
 
     raw = "raw"
     scaled = "scaled"
     whitened = "whitened"
+    both = "both"
 
 
 class Schedule(Enum):
@@ -156,6 +157,7 @@ class NetworkConfig:
     scales: int = option(3, "encoder blocks", (lambda v: 1 <= v <= 8, "must be from 1 to 8"))
     layers: int = option(3, "convolutions a block; radial: hidden layers", (lambda v: v >= 2, "must be ≥ 2"))
     embedding: Embedding = option(Embedding.linear, "how the network is told t")
+    residual: bool = option(False, "whether layers add their input to their output")
     norm: Norm = option(Norm.scale_preserving, "how features are normalised")
     contrast: bool = option(False, "tell the network the root mean square of what it sees")
     hidden_gain: float = option(1.0, "initial gain of the hidden layers' norms", POSITIVE)

@@ -5,12 +5,13 @@ out: without anchor, offset, potential and fading, and with w = y, it is the ene
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dualscore.gaussian import StationaryGaussian, WhiteGaussian
+from dualscore.gaussian import Gaussian
 
 
 class Gradients(NamedTuple):
@@ -124,11 +125,11 @@ class Energy(EnergyModel):
     """A network's energy with optional anchor, offset c(t), fading and input whitening.
 
     Args:
-        network: f(w, t): (B, C, H, W), (B,) → (B, C, H, W); or → (B, 2C, H, W), where the second half is
-            the potential b: what ½ log det Σ is to yᵀΣ⁻¹y where the local covariance Σ depends on the image.
+        network: f(w, t): (B, C, H, W), (B,) → (B, C, H, W); further channels of its output are the
+            potential b: what ½ log det Σ is to ½ yᵀΣ⁻¹y where the local covariance Σ depends on the image.
         anchor: the Gaussian whose energy is added; None for none.
-        whitener: the Gaussian that turns y into what the network sees; None for y itself. May be the
-            anchor, whose transform is then computed once.
+        whiteners: Gaussians that turn y into what the network sees, side by side as channels; none for y
+            itself. The anchor may be among them: its transform is then computed once.
         offset: c(t) in nats a dimension.
         fading: the residual's factor a(t).
     """
@@ -136,15 +137,15 @@ class Energy(EnergyModel):
     def __init__(
         self,
         network: nn.Module,
-        anchor: WhiteGaussian | StationaryGaussian | None = None,
-        whitener: WhiteGaussian | StationaryGaussian | None = None,
+        anchor: Gaussian | None = None,
+        whiteners: Sequence[Gaussian] = (),
         offset: SlopeOffset | None = None,
         fading: Fading | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.anchor = anchor
-        self.whitener = whitener
+        self.whiteners = nn.ModuleList(whiteners)
         self.offset = offset
         self.fading = fading
 
@@ -160,12 +161,13 @@ class Energy(EnergyModel):
         """
         with torch.autocast(noisy.device.type, enabled=False):
             anchored = None if self.anchor is None else self.anchor(noisy, noise_variance)
-            if self.whitener is None:
-                inputs = noisy
-            elif anchored is not None and self.whitener is self.anchor:
-                inputs = anchored.whitened
-            else:
-                inputs = self.whitener(noisy, noise_variance).whitened
+            views = [
+                anchored.whitened
+                if anchored is not None and whitener is self.anchor
+                else whitener(noisy, noise_variance).whitened
+                for whitener in self.whiteners
+            ]
+            inputs = torch.cat(views, dim=1) if views else noisy
         outputs = self.network(inputs, noise_variance)
         with torch.autocast(noisy.device.type, enabled=False):
             outputs = outputs.to(inputs.dtype)

@@ -129,3 +129,6 @@ class StationaryGaussian(nn.Module):
         """Differential entropy of y in nats, a scalar: ½ ln det 2πe(Σ + t I)."""
         total = self.eigenvalues.double() + noise_variance
         return 0.5 * torch.log(2 * math.pi * math.e * total).sum()
+
+
+Gaussian = WhiteGaussian | StationaryGaussian

@@ -1,7 +1,6 @@
 """The LightningModule: draws noise, applies the objective, keeps an average of the weights."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import lightning
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dualscore.config import Method, OptimConfig, Schedule
+from dualscore.config import OptimConfig
 from dualscore.data.reader import Batch
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.gaussian import StationaryGaussian
@@ -20,6 +19,7 @@ from dualscore.likelihood.bound import bound_range, decoder_energy, prior_diverg
 from dualscore.metrics import BoundDraw, ImageFigures
 from dualscore.noise import GOLDEN_RATIO, TRAINING, corrupt, fixed_noise, log_uniform, seeded_generator
 from dualscore.objective import DualLoss, dual_score_matching, space_loss
+from dualscore.optimizers import make_optimizer, schedule
 
 
 class Draws(NamedTuple):
@@ -33,21 +33,6 @@ class Draws(NamedTuple):
     """Which images are mirrored, bool, shape (B,)."""
     dequantize: Tensor | None
     """u in [0, 1) for each pixel, shape (B, C, H, W); None where training images stay on their levels."""
-
-
-def schedule(optim: OptimConfig, max_steps: int) -> Callable[[int], float]:
-    """The learning rate's factor at each step, warm-up included."""
-
-    def factor(step: int) -> float:
-        warm = min(1.0, (step + 1) / optim.warmup_steps) if optim.warmup_steps else 1.0
-        if optim.schedule is Schedule.halving:
-            decay: float = 0.5 ** (step // optim.halve_every)
-            return warm * decay
-        progress = min(1.0, max(0, step - optim.warmup_steps) / (max_steps - optim.warmup_steps))
-        last = optim.final_lr / optim.lr
-        return warm * (last + (1.0 - last) * 0.5 * (1.0 + math.cos(math.pi * progress)))
-
-    return factor
 
 
 class DualScoreModule(lightning.LightningModule):
@@ -230,20 +215,8 @@ class DualScoreModule(lightning.LightningModule):
         return BoundDraw(stratum, space, ends)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The experiment's optimiser and schedule; c(t)'s slopes learn faster by their own factor."""
-        offset = getattr(self.model, "offset", None)
-        fast = list(offset.parameters()) if offset is not None else []
-        slow = [p for p in self.model.parameters() if all(p is not q for q in fast)]
-        groups = [{"params": slow, "lr": self.optim.lr}]
-        if fast:
-            groups.append({"params": fast, "lr": self.optim.lr * self.optim.offset_lr_factor})
-        optimizer: torch.optim.Optimizer
-        if self.optim.method is Method.soap:
-            from pytorch_optimizer import SOAP  # takes a second to import
-
-            optimizer = SOAP(groups, lr=self.optim.lr, weight_decay=0.0)
-        else:
-            optimizer = torch.optim.Adam(groups)
+        """The experiment's optimiser and schedule."""
+        optimizer = make_optimizer(self.model, self.optim)
         scheduler = LambdaLR(optimizer, schedule(self.optim, self.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -3,6 +3,7 @@
 With the paper's, scaling the input scales the output (up to ε and the noise level), as suits ½⟨y, f(y, t)⟩.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -42,7 +43,7 @@ class ScalePreservingNorm(nn.Module):
 class PixelNorm(nn.Module):
     """Divide each pixel's features by their root mean square: smooth and rough places become alike.
 
-    Then multiply by a learned gain times 1 + Linear(embedding)_c and add another Linear(embedding)_c.
+    Then multiply by a learned gain and by 1 + Linear(embedding)_c, and add a learned shift.
     Nothing is homogeneous any more: the energy of an image need not be quadratic in its contrast.
     """
 
@@ -51,15 +52,16 @@ class PixelNorm(nn.Module):
     def __init__(self, channels: int, embedding_features: int) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels))
-        self.modulation = nn.Linear(embedding_features, 2 * channels)
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.modulation = nn.Linear(embedding_features, channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Normalise features of shape (B, C, H, W), given an embedding of shape (B, E)."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-            scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
-            size = torch.rsqrt(x.square().mean(dim=1, keepdim=True) + self.epsilon)
-            normalized: Tensor = x * size * (self.gain[:, None, None] * (1.0 + scale)) + shift
+            inverse_size = torch.rsqrt(x.square().mean(dim=1, keepdim=True) + self.epsilon)
+            scale = self.gain * (1.0 + self.modulation(embedding))
+            normalized: Tensor = x * inverse_size * scale[:, :, None, None] + self.shift[:, None, None]
         return normalized
 
 
@@ -67,17 +69,30 @@ FeatureNorm = ScalePreservingNorm | PixelNorm
 
 
 class Layer(nn.Module):
-    """A convolution, a normalisation, then exact GELU."""
+    """A convolution, a normalisation, then exact GELU.
 
-    def __init__(self, convolution: nn.Conv2d | nn.ConvTranspose2d, norm: FeatureNorm) -> None:
+    Args:
+        convolution: the convolution.
+        norm: the normalisation.
+        residual: whether the input is added where it has the output's shape, and both divided by √2.
+    """
+
+    def __init__(
+        self, convolution: nn.Conv2d | nn.ConvTranspose2d, norm: FeatureNorm, residual: bool = False
+    ) -> None:
         super().__init__()
         self.conv = convolution
         self.norm = norm
+        self.residual = (
+            residual
+            and convolution.stride == (1, 1)
+            and (convolution.in_channels == convolution.out_channels)
+        )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map features (B, C, H, W), given an embedding (B, E), to features (B, C', H', W')."""
         activated: Tensor = F.gelu(self.norm(self.conv(x), embedding))
-        return activated
+        return (x + activated) * math.sqrt(0.5) if self.residual else activated
 
 
 def _same(inputs: int, outputs: int) -> nn.Conv2d:
@@ -105,6 +120,7 @@ class UNet(nn.Module):
         hidden_gain: initial value of every norm's gain; with the paper's norm and 1, what reaches the coarse
             scales shrinks by half in every layer.
         norm: makes a normalisation of given channels and embedding features.
+        residual: whether layers add their input to their output.
         outputs: channels of f(y, t); those of the image where left out.
     """
 
@@ -118,6 +134,7 @@ class UNet(nn.Module):
         output_gain: float = 1.0,
         hidden_gain: float = 1.0,
         norm: Callable[[int, int], FeatureNorm] = ScalePreservingNorm,
+        residual: bool = False,
         outputs: int | None = None,
     ) -> None:
         super().__init__()
@@ -135,7 +152,7 @@ class UNet(nn.Module):
         features = embedding.features
 
         def chain(*convolutions: nn.Conv2d | nn.ConvTranspose2d) -> nn.ModuleList:
-            return nn.ModuleList(Layer(c, norm(c.out_channels, features)) for c in convolutions)
+            return nn.ModuleList(Layer(c, norm(c.out_channels, features), residual) for c in convolutions)
 
         def repeat(inputs: int, outputs: int, count: int) -> list[nn.Conv2d]:
             return [_same(inputs if i == 0 else outputs, outputs) for i in range(count)]
