@@ -166,6 +166,12 @@ def train(config: ExperimentConfig, run: Run) -> None:
         _log_settings(logger, plain, _monitor(config))
     try:
         trainer.fit(module, datamodule, ckpt_path=str(run.last) if step else None, weights_only=True)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        # SOAP's, of gradients that are finite but absurd.
+        raise TrainingError(
+            f"step {trainer.global_step}: the optimiser's preconditioner overflows; the last good checkpoint "
+            "is kept; try a smaller optim.lr with FRESH=1"
+        ) from error
     except SystemExit as exit_:  # Lightning's answer to Ctrl-C
         if not trainer.interrupted:
             raise

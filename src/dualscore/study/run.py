@@ -136,4 +136,4 @@ def _train(variant: Variant, run: Run, failure: Path, settings: list[str]) -> No
 
 
 def _is_divergence(error: str) -> bool:
-    return "is not finite" in error or "the gradient overflows" in error
+    return "is not finite" in error or " overflows;" in error
