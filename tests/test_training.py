@@ -18,6 +18,11 @@ from dualscore.experiment import available
 from workspace import EVERYTHING, ROOT, TINY, Workspace
 
 DUAL = [*TINY, "optim.warmup_steps=2", "optim.ema_steps=3"]
+PROTOTYPE = [
+    "optim.method=adam", "optim.lr=2e-3", "network.norm=scale_preserving", "network.residual=false",
+    "energy.potential=false", "energy.residual_input=whitened", "noise.t_min=1e-9", "noise.t_max=1e3",
+    "noise.stratified=false",
+]  # fmt: skip
 CONSTANT = [*DUAL, "optim.schedule=halving", "optim.halve_every=4"]
 
 
@@ -228,13 +233,15 @@ def test_imagenet64_dual_at_full_size(workspace: Workspace, official_shards: Cal
 
 
 @pytest.mark.parametrize(
-    ("experiment", "method", "precision", "tolerance"),
+    ("experiment", "recipe", "precision", "tolerance"),
     [
-        ("patches_dual", "optim.method=adam", "32-true", 1e-6),
-        ("patches_dual", "optim.method=soap", "64-true", 1e-6),
+        ("patches_dual", PROTOTYPE, "32-true", 1e-6),
+        # SOAP's bases are arbitrary where gradients vanish, and rounding chooses among them: weights differ in
+        # directions that nothing depends on, figures do not.
+        ("patches_dual", [], "64-true", None),
         # The paper's energy has weights whose first gradients are rounding errors, which Adam blows up to
         # whole steps; in double precision nothing of that remains.
-        ("imagenet32_dual", "optim.method=adam", "64-true", 1e-9),
+        ("imagenet32_dual", [], "64-true", 1e-9),
     ],
 )
 def test_two_processes_train_and_measure_as_one(
@@ -242,13 +249,13 @@ def test_two_processes_train_and_measure_as_one(
     demo_shards: Path,
     official_shards: Callable[[str], Path],
     experiment: str,
-    method: str,
+    recipe: list[str],
     precision: str,
-    tolerance: float,
+    tolerance: float | None,
 ) -> None:
     path = demo_shards if experiment == "patches_dual" else official_shards("imagenet32")
     settings = [*TINY, f"data.path={path}", "optim.warmup_steps=0", "trainer.max_steps=3", "data.workers=1"]
-    settings += [method, "trainer.validate_images=33", "evaluate.images=37", "evaluate.psnr=[45,15]"]
+    settings += [*recipe, "trainer.validate_images=33", "evaluate.images=37", "evaluate.psnr=[45,15]"]
     settings += [f"trainer.precision={precision}", "evaluate.subset_images=37", EVERYTHING]
     workspace.run("train", experiment, *settings, "--runs", "runs/one")
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
@@ -264,8 +271,9 @@ def test_two_processes_train_and_measure_as_one(
     assert finished.returncode == 0, finished.stderr
     one, two = workspace.checkpoint(f"one/{experiment}"), workspace.checkpoint(f"two/{experiment}")
     before = float(one["state_dict"].pop("log_normalizer")), float(two["state_dict"].pop("log_normalizer"))
-    assert before[0] == pytest.approx(before[1], rel=1e-7)
-    assert difference(one["state_dict"], two["state_dict"]) < tolerance
+    assert before[0] == pytest.approx(before[1], abs=1e-6)
+    if tolerance is not None:
+        assert difference(one["state_dict"], two["state_dict"]) < tolerance
     reports = [workspace.report(f"{run}/{experiment}") for run in ("one", "two")]
     for report in reports:
         assert [level["images"] for level in report["noise_levels"]] == [37, 37]

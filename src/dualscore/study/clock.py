@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stderr
+from dataclasses import replace
 from io import StringIO
 
 import lightning
@@ -45,7 +46,12 @@ def seconds_per_step(configs: Mapping[str, ExperimentConfig]) -> dict[str, float
     for name, config in configs.items():
         if config.trainer.devices * config.trainer.nodes > 1:
             raise ConfigError(f"variants.{name}: only one device can be timed; give steps instead of seconds")
-    built = {name: build(config) for name, config in configs.items()}
+    # Weights that hardly move, so that a variant which diverges can be timed too.
+    still = {
+        name: replace(config, optim=replace(config.optim, lr=1e-9, final_lr=0.0))
+        for name, config in configs.items()
+    }
+    built = {name: build(config) for name, config in still.items()}
     times: dict[str, list[float]] = {name: [] for name in configs}
     for _ in range(ROUNDS):
         for name, (module, datamodule) in built.items():
