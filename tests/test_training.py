@@ -236,8 +236,8 @@ def test_imagenet64_dual_at_full_size(workspace: Workspace, official_shards: Cal
     ("experiment", "recipe", "precision", "tolerance"),
     [
         ("patches_dual", PROTOTYPE, "32-true", 1e-6),
-        # SOAP's bases are arbitrary where gradients vanish, and rounding chooses among them: weights differ in
-        # directions that nothing depends on, figures do not.
+        # SOAP's bases are arbitrary where gradients vanish, and rounding chooses among them: weights differ
+        # in directions that nothing depends on, figures do not.
         ("patches_dual", [], "64-true", None),
         # The paper's energy has weights whose first gradients are rounding errors, which Adam blows up to
         # whole steps; in double precision nothing of that remains.
@@ -282,7 +282,9 @@ def test_two_processes_train_and_measure_as_one(
         # Batches of the ODE are solved together: another split of the images gives other steps.
         near = 1e-5 if name != "ode" else 0.01
         assert figure["value"] == pytest.approx(other["value"], abs=near), name
-        assert figure["stderr"] == pytest.approx(other["stderr"], rel=1e-3), name
+        allowed = {"abs": near} if name == "ode" else {"rel": 1e-3}
+        spread = pytest.approx(other["stderr"], **allowed)
+        assert figure["stderr"] == spread, name
         if name != "ode":
             assert figure["evaluations"] == other["evaluations"]
     validated = [c["callbacks"] for c in (one, two)]
