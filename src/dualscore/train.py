@@ -32,6 +32,12 @@ from dualscore.runs import Run, flatten
 from dualscore.terminal import quiet, rank, shared_console
 
 
+def accelerator(config: ExperimentConfig) -> str:
+    """What an experiment runs on here, as Lightning calls it."""
+    wanted = config.trainer.accelerator
+    return "cuda" if wanted == "gpu" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+
+
 def _trainer(
     config: ExperimentConfig,
     run: Run,
@@ -44,7 +50,6 @@ def _trainer(
     options = config.trainer
     if console.is_terminal:
         callbacks = [*callbacks, ProgressBar()]
-    gpu = options.accelerator == "gpu" or (options.accelerator == "auto" and torch.cuda.is_available())
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         # Lightning's own requeueing leaves checkpoints that a later, unrelated run would take for its own.
@@ -54,7 +59,7 @@ def _trainer(
             default_root_dir=run.folder,
             max_steps=options.max_steps,
             max_epochs=-1,
-            accelerator="cuda" if gpu else "cpu",
+            accelerator=accelerator(config),
             devices=options.devices,
             num_nodes=options.nodes,
             # Ranks may validate different numbers of batches, so buffers must not be broadcast in forward.

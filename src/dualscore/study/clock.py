@@ -14,6 +14,7 @@ from dualscore.assemble import build
 from dualscore.config import ExperimentConfig
 from dualscore.errors import ConfigError
 from dualscore.terminal import quiet
+from dualscore.train import accelerator
 
 ROUNDS, WARM_UP, STEPS = 5, 3, 12
 
@@ -59,7 +60,7 @@ def seconds_per_step(configs: Mapping[str, ExperimentConfig]) -> dict[str, float
             with redirect_stderr(StringIO()):  # Lightning's remarks about what is left out on purpose
                 lightning.Trainer(
                     max_steps=WARM_UP + STEPS,
-                    accelerator="cuda" if configs[name].trainer.accelerator == "gpu" else "auto",
+                    accelerator=accelerator(configs[name]),
                     devices=1,
                     precision=configs[name].trainer.precision,  # type: ignore[arg-type]
                     limit_val_batches=0,

@@ -129,9 +129,11 @@ def table(study: Study, results: Sequence[Result]) -> str:
         cells = [
             _spread([r.final["bound"] for r in done]),
             _spread([r.final["paper"] for r in done]),
-            _spread([r.final["dequantized"] - r.final["bound"] for r in done], signed=True),
-            _difference(
-                [r.final["bound"] - by_seed[r.seed].final["bound"] for r in done if r.seed in by_seed]
+            _spread([r.final["dequantized"] - r.final["bound"] for r in done], "+"),
+            _spread(
+                [r.final["bound"] - by_seed[r.seed].final["bound"] for r in done if r.seed in by_seed],
+                "+",
+                of_mean=True,
             ),
         ]
         if len(done) < len(mine):
@@ -158,18 +160,14 @@ def _race(study: Study, results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def _spread(values: Sequence[float], signed: bool = False) -> str:
+def _spread(values: Sequence[float], sign: str = "", of_mean: bool = False) -> str:
+    """Mean ± standard deviation, or ± standard error of the mean; `sign` as in a format."""
     if not values:
         return "—"
-    mean = f"{statistics.fmean(values):{'+' if signed else ''}.3f}"
-    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
-
-
-def _difference(values: Sequence[float]) -> str:
-    if not values:
-        return "—"
-    mean = f"{statistics.fmean(values):+.3f}"
-    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else mean
+    mean = f"{statistics.fmean(values):{sign}.3f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values) / (len(values) ** 0.5 if of_mean else 1.0):.3f}"
 
 
 def plot(study: Study, results: Sequence[Result]) -> Figure:
@@ -183,8 +181,8 @@ def plot(study: Study, results: Sequence[Result]) -> Figure:
         shared = sorted(set.intersection(*(set(r.steps) for r in mine)))
         color = "black" if variant.name == PAPER else colors(place % 20)
         for row, name in enumerate(("bound", "paper")):
-            curves = [[dict(zip(r.steps, getattr(r, name), strict=True))[s] for s in shared] for r in mine]
-            columns = list(zip(*curves, strict=True))
+            curves = [dict(zip(r.steps, getattr(r, name), strict=True)) for r in mine]
+            columns = [[curve[s] for curve in curves] for s in shared]
             for column, scale in enumerate((mine[0].seconds_per_step, 1.0)):
                 x = [s * scale for s in shared]
                 axes[row, column].plot(x, [statistics.fmean(c) for c in columns], color=color, lw=1.2,

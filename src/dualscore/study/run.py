@@ -50,9 +50,8 @@ def run_study(study: Study, console: Console, folder: Path = STUDIES) -> None:
                 f"seed={seed}", f"trainer.max_steps={steps}",
                 f"trainer.validate_every={steps // study.measurements}",
             ])  # fmt: skip
-        results = [read_result(run_folder(out, v, s), v.name, s, clock[v.name], failure_file(out, v, s))
-                   for s in study.seeds for v in study.variants]  # fmt: skip
-        files = write_results(study, [r for r in results if r is not None], out)
+            _report(study, clock, out)
+    files = _report(study, clock, out)
     console.print(files[0].read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
     console.print("written to " + ", ".join(map(str, files)), highlight=False, soft_wrap=True)
 
@@ -65,6 +64,15 @@ def run_folder(out: Path, variant: Variant, seed: int) -> Run:
 def failure_file(out: Path, variant: Variant, seed: int) -> Path:
     """What a run that diverged leaves behind: the reason, in one line. Remove it to try again."""
     return run_folder(out, variant, seed).folder.with_suffix(".diverged")
+
+
+def _report(study: Study, clock: dict[str, float], out: Path) -> list[Path]:
+    """Write table, numbers and plot of the runs that are finished; the files."""
+    results = [
+        read_result(run_folder(out, v, seed), v.name, seed, clock[v.name], failure_file(out, v, seed))
+        for v, seed, _ in _runs(study, clock)
+    ]
+    return write_results(study, [r for r in results if r is not None], out)
 
 
 def _at(run: Run) -> int:
