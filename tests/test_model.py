@@ -19,7 +19,7 @@ def energy() -> Energy:
     torch.manual_seed(0)
     gaussian = StationaryGaussian(torch.tensor([0.5]), 0.1 * random_spectrum(1, 8, 8))
     network = UNet(1, LogEmbedding(), width=4, scales=1, layers=2)
-    return Energy(network, gaussian, gaussian, None, Fading(torch.tensor(0.05)))
+    return Energy(network, gaussian, [gaussian], None, Fading(torch.tensor(0.05)))
 
 
 def images(count: int = 10) -> torch.Tensor:

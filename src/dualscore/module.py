@@ -15,7 +15,7 @@ from dualscore.data.reader import Batch
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, to_pixels
-from dualscore.likelihood.bound import bound_range, decoder_energy, prior_divergence
+from dualscore.likelihood.bound import bound_range, decode, prior_divergence
 from dualscore.metrics import BoundDraw, ImageFigures
 from dualscore.noise import GOLDEN_RATIO, TRAINING, corrupt, fixed_noise, log_uniform, seeded_generator
 from dualscore.objective import DualLoss, dual_score_matching, space_loss
@@ -211,7 +211,7 @@ class DualScoreModule(lightning.LightningModule):
         with torch.no_grad():
             gradient = self.evaluated.gradients(corrupt(clean, noise, t), t, time=False).image
             space = space_loss(gradient, noise, t)
-            ends = decoder_energy(clean, noise, t0) + prior_divergence(clean, self.prior, t1)
+            ends = decode(self.evaluated, clean, noise, t0) + prior_divergence(clean, self.prior, t1)
         return BoundDraw(stratum, space, ends)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -13,7 +13,7 @@ from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.evaluation.store import Rows
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.images import dequantize
-from dualscore.likelihood.bound import decoder_energy, prior_divergence, stratified_variances
+from dualscore.likelihood.bound import decode, prior_divergence, stratified_variances
 from dualscore.likelihood.consistency import heat_residual
 from dualscore.likelihood.ode import OdeEnergy, laplacian, ode_energy
 from dualscore.noise import corrupt, fixed_noise, fixed_signs, fixed_uniform
@@ -200,11 +200,12 @@ def strata(split: str, count: int, number: int, span: tuple[int, int], name: str
 
 
 def ends(split: str, count: int, starts: list[float], stops: list[float], name: str) -> Stage:
-    """The bound's decoder at each candidate t0 and its prior at each candidate t1; no network."""
+    """The bound's decoder at each candidate t0 and its prior at each candidate t1."""
 
     def measure(subject: Subject, images: Images) -> Rows:
         noise = images.noise(subject, DECODER)
-        decoders = [decoder_energy(images.clean, noise, t0) for t0 in starts]
+        with torch.no_grad():
+            decoders = [decode(subject.model, images.clean, noise, t0) for t0 in starts]
         priors = [prior_divergence(images.clean, subject.prior, t1) for t1 in stops]
         return {"decoder": torch.stack(decoders, dim=1), "prior": torch.stack(priors, dim=1)}
 

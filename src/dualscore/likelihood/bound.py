@@ -45,33 +45,60 @@ class BoundTerms(NamedTuple):
         return self.decoder + self.diffusion + self.prior
 
 
-def decoder_energy(clean: Tensor, noise: Tensor, noise_variance: float, levels: int = LEVELS) -> Tensor:
-    """−log P(x | y) of the decoder P(k | y) ∝ exp(−(y − k/(levels−1))² / 2t), pixel by pixel.
+def decoder_energy(clean: Tensor, centre: Tensor, variance: Tensor, levels: int = LEVELS) -> Tensor:
+    """−log P(x | y) of P(k | y) ∝ exp(−(x̂ − k/(levels−1))² / 2v), pixel by pixel, over all grey levels k.
 
     Args:
         clean: images x on the levels k/(levels−1), shape (B, C, H, W).
-        noise: z of y = x + √t z, of the same shape.
-        noise_variance: t > 0 in pixel².
+        centre: x̂, of the same shape.
+        variance: v > 0 in pixel², shape (B,).
         levels: number of grey levels.
 
     Returns:
         Nats an image, shape (B,).
     """
-    # In units of the step: level j is k + offset, and y lies at k + s·z.
-    s = math.sqrt(noise_variance) * (levels - 1)
-    k = (clean * (levels - 1)).round()
-    farthest = float(noise.abs().max())
-    # Against the nearest level, at most ½ away, a level at distance r weighs exp((¼ − r²)/2s²).
-    reach = s * farthest + math.sqrt(0.25 + 2.0 * _NEGLIGIBLE * s * s)
-    energy = torch.zeros_like(noise)
-    own = 0.5 * noise.square()
-    for offset in range(-min(levels - 1, math.ceil(reach)), min(levels - 1, math.ceil(reach)) + 1):
-        if offset == 0:
-            continue
-        weight = torch.exp(own - 0.5 * (noise - offset / s).square())
-        inside = (k + offset >= 0) & (k + offset <= levels - 1)
-        energy += torch.where(inside, weight, 0.0)
-    return torch.log1p(energy).flatten(1).sum(dim=1)
+    # In units of the step, against the nearest level n: nothing overflows, however far x̂ lies from x.
+    c, k = centre * (levels - 1), (clean * (levels - 1)).round()
+    n = c.round().clamp(0, levels - 1)
+    double_variance = 2.0 * (levels - 1) ** 2 * variance[:, None, None, None]
+    # A level at distance j of n weighs at most exp((¼ − (j − ½)²)/2v).
+    reach = 0.5 + math.sqrt(0.25 + _NEGLIGIBLE * double_variance.detach().max().item())
+    weights = torch.ones_like(c)
+    for sign in (-1, 1):
+        for offset in range(sign, sign * (min(levels - 1, math.ceil(reach)) + 1), sign):
+            weight = torch.exp((2.0 * (c - n) - offset) * offset / double_variance)
+            inside = (n + offset >= 0) & (n + offset <= levels - 1)
+            weights += torch.where(inside, weight, 0.0)
+    energy = (n - k) * (2.0 * c - n - k) / double_variance + torch.log(weights)
+    return energy.flatten(1).sum(dim=1)
+
+
+def decode(
+    model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: float, levels: int = LEVELS
+) -> Tensor:
+    """The bound's decoder: centred at the denoised image, as wide as the denoiser itself expects to err.
+
+    For the true score, E‖x − x̂‖² = t (d − t E‖∇U‖²) (Miyasawa 1961; METHOD section 1): v = t (1 − t‖∇U‖²/d),
+    a function of y alone; at least t √(2/d), as one draw of t‖∇U‖²/d scatters by so much. Whatever the model,
+    P(x | y) sums to one, so the bound stays a bound.
+
+    Args:
+        model: the denoiser.
+        clean: images x on the levels k/(levels−1), shape (B, C, H, W).
+        noise: z of y = x + √t z, of the same shape.
+        noise_variance: t0 > 0 in pixel².
+        levels: number of grey levels.
+
+    Returns:
+        −log P(x | y) in nats, shape (B,).
+    """
+    t = torch.full_like(clean[:, 0, 0, 0], noise_variance)
+    noisy = corrupt(clean, noise, t)
+    gradient = model.gradients(noisy, t, time=False).image
+    unexplained = 1.0 - noise_variance * gradient.square().mean(dim=(1, 2, 3))
+    scatter = min(1.0, math.sqrt(2.0 / clean[0].numel()))
+    variance = noise_variance * unexplained.clamp(scatter, 1.0)
+    return decoder_energy(clean, noisy - noise_variance * gradient, variance, levels)
 
 
 def prior_divergence(clean: Tensor, prior: StationaryGaussian, t1: float) -> Tensor:
@@ -167,5 +194,5 @@ def variational_bound(
             losses.append(space_loss(gradient, noise, t))
         space = torch.stack(losses, dim=1).double()
         diffusion = diffusion_energy(space, clean[0].numel(), math.log(t1 / t0) / strata)
-        decoder = decoder_energy(clean, normal(), t0, levels)
+        decoder = decode(model, clean, normal(), t0, levels)
         return BoundTerms(decoder, diffusion, prior_divergence(clean, prior, t1))
