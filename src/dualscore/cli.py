@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments, without the program's name; default: the process's own.
 
     Returns:
-        The exit status: 0, or 1 after an error that is shown as one line.
+        The exit status: 0; after an error that is shown as one line 1, or 3 where a training diverged.
     """
     # Torch's CPU threads wait for each other by spinning. Where anything else runs, spinning long makes a
     # step tens of times slower (measured: 0.1 instead of 2.6 steps/s beside one busy process); spinning this
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
             print("\n".join(f"{name:{width}}  {summary(name)}" for name in names))
     except DualscoreError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 1
+        return error.status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)

@@ -8,6 +8,9 @@ that they travel between processes unchanged.
 class DualscoreError(Exception):
     """Base of every error that is shown to users as one line."""
 
+    status = 1
+    """The process's exit status."""
+
 
 class DataError(DualscoreError):
     """A data set, or what it is prepared from, is missing, damaged or of another format."""
@@ -23,6 +26,12 @@ class CheckpointError(DualscoreError):
 
 class TrainingError(DualscoreError):
     """A training run cannot start or go on."""
+
+
+class DivergenceError(TrainingError):
+    """A loss, a gradient or the optimiser's own matrices are not finite any more."""
+
+    status = 3
 
 
 class FigureError(DualscoreError):

@@ -25,7 +25,7 @@ from dualscore.callbacks import (
 from dualscore.checkpoint_io import AtomicCheckpointIO
 from dualscore.checkpoints import read_checkpoint
 from dualscore.config import Best, ExperimentConfig
-from dualscore.errors import TrainingError
+from dualscore.errors import DivergenceError, TrainingError
 from dualscore.evaluation import evaluate, is_complete
 from dualscore.experiment import to_plain
 from dualscore.runs import Run, flatten
@@ -173,7 +173,7 @@ def train(config: ExperimentConfig, run: Run) -> None:
         trainer.fit(module, datamodule, ckpt_path=str(run.last) if step else None, weights_only=True)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         # SOAP's, of gradients that are finite but absurd.
-        raise TrainingError(
+        raise DivergenceError(
             f"step {trainer.global_step}: the optimiser's preconditioner overflows; the last good checkpoint "
             "is kept; try a smaller optim.lr with FRESH=1"
         ) from error

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.optim import Optimizer
 
-from dualscore.errors import TrainingError
+from dualscore.errors import DivergenceError
 from dualscore.module import DualScoreModule
 
 
@@ -27,7 +27,7 @@ class GradientHealth(Callback):
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients).item()
         if not math.isfinite(norm):
-            raise TrainingError(_diagnosis(trainer.global_step, pl_module))
+            raise DivergenceError(_diagnosis(trainer.global_step, pl_module))
         self.largest = max(self.largest, norm)
 
     def on_train_batch_end(

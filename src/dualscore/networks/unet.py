@@ -47,7 +47,9 @@ class PixelNorm(nn.Module):
     Nothing is homogeneous any more: the energy of an image need not be quadratic in its contrast.
     """
 
-    epsilon = 1e-3
+    epsilon = 0.1
+    """So much that the energy stays smooth at places smoother than any noise it was trained on, where the
+    probability flow may come: with 1e-3 it diverges there."""
 
     def __init__(self, channels: int, embedding_features: int) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dualscore.checkpoints import read_checkpoint
-from dualscore.errors import TrainingError
+from dualscore.errors import DivergenceError, TrainingError
 from dualscore.evaluation import is_complete
 from dualscore.experiment import EXPERIMENTS, load_experiment
 from dualscore.runs import Run
@@ -135,13 +135,9 @@ def _train(variant: Variant, run: Run, failure: Path, settings: list[str]) -> No
         return
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
-    if status == 1 and errors and _is_divergence(errors[-1]):
+    if status == DivergenceError.status and errors:
         write_aside(failure, (errors[-1].removeprefix("error: ") + "\n").encode())
         return
     raise TrainingError(
         f"{log}: the run ended with status {status}: {(errors or lines or ['nothing said'])[-1]}"
     )
-
-
-def _is_divergence(error: str) -> bool:
-    return "is not finite" in error or " overflows;" in error
