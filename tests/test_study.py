@@ -101,7 +101,8 @@ def test_equal_seconds_give_whole_measurements() -> None:
 def result(variant: str, seed: int, bound: float, paper: float, dequantized: float) -> Result:
     """A finished run whose bound falls from 9 to its end."""
     final = {"bound": bound, "paper": paper, "dequantized": dequantized}
-    return Result(variant, seed, 0.5, [10, 20], [9.0, bound], [9.0, paper], final, "consistent", "")
+    gap = dequantized - bound
+    return Result(variant, seed, 0.5, [10, 20], [9.0, bound], [9.0, paper], final, gap, "consistent", "")
 
 
 def test_the_table_gives_means_spreads_and_paired_differences() -> None:
@@ -110,7 +111,7 @@ def test_the_table_gives_means_spreads_and_paired_differences() -> None:
     results = [result("best", s, b, b + 0.2, b + 0.1) for s, b in enumerate(best)]
     results += [result("worse", s, b, b, b) for s, b in enumerate(worse)]
     results += [result(PAPER, 0, 9.0, 14.0, 14.0)]
-    results += [Result(PAPER, 1, 0.5, [10], [12.0], [15.0], {}, "", "step 12: the loss is not finite")]
+    results += [Result(PAPER, 1, 0.5, [10], [12.0], [15.0], {}, None, "", "step 12: the loss is not finite")]
     rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in table(study, results).splitlines()
             if line.startswith("| ")}  # fmt: skip
     cells = {name: [cell.strip() for cell in row] for name, row in rows.items()}
@@ -142,6 +143,9 @@ def test_a_study_runs_and_goes_on(workspace: Workspace, demo_shards: Path) -> No
     assert [run["steps"] for run in numbers if run["variant"] != "explodes"] == [[2, 4], [2, 4]]
     evaluation = json.loads((out / "runs" / "recipe-seed0" / "evaluation.json").read_text())
     assert numbers[0]["final"]["bound"] == evaluation["bits_per_dim"]["bound"]["value"]
+    assert [-c["value"] for c in evaluation["checks"] if c["check"] == "bound − dequantized"] == [
+        numbers[0]["gap"]
+    ]
     # The paper's row was the paper's.
     config = yaml.safe_load((out / "runs" / "paper-seed0" / "config.yaml").read_text())
     assert config["energy"]["anchor"] == "none"

@@ -18,6 +18,8 @@ from dualscore.study.plan import PAPER, Study
 
 TAGS = {"bound": "val/bound", "paper": "val/bits_per_dim"}
 ESTIMATES = ("bound", "paper", "dequantized")
+GAP = "bound − dequantized"
+"""Among an evaluation's checks."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Result:
     paper: list[float]
     final: dict[str, float]
     """bits/dim by estimator, at the checkpoint with the lowest bound."""
+    gap: float | None
+    """Dequantised less bound, on the images of which both were measured."""
     verdict: str
     diverged: str
 
@@ -67,6 +71,7 @@ def read_result(run: Run, variant: str, seed: int, seconds_per_step: float, fail
         [curves["bound"][s] for s in steps],
         [curves["paper"][s] for s in steps],
         {k: v["value"] for k, v in content.get("bits_per_dim", {}).items() if k in ESTIMATES},
+        next((-check["value"] for check in content.get("checks", []) if check["check"] == GAP), None),
         content.get("verdict", ""),
         diverged,
     )
@@ -129,7 +134,7 @@ def table(study: Study, results: Sequence[Result]) -> str:
         cells = [
             _spread([r.final["bound"] for r in done]),
             _spread([r.final["paper"] for r in done]),
-            _spread([r.final["dequantized"] - r.final["bound"] for r in done], "+"),
+            _spread([r.gap for r in done if r.gap is not None], "+"),
             _spread(
                 [r.final["bound"] - by_seed[r.seed].final["bound"] for r in done if r.seed in by_seed],
                 "+",
