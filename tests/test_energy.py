@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dualscore.energy import Denoiser, Energy, Fading, SlopeOffset
+from dualscore.energy import Denoiser, Energy, Fading, LevelPhase, SlopeOffset
 from dualscore.gaussian import StationaryGaussian, WhiteGaussian
 from dualscore.likelihood import log_normalizer, noise_entropy, paper_bits_per_dim
 from dualscore.networks import LinearEmbedding, LogEmbedding, PixelNorm, UNet
@@ -41,6 +41,12 @@ def with_potential() -> Energy:
     return Energy(f, gaussian, [gaussian, white()], anchored().offset, Fading(VARIANCE))
 
 
+def with_phase() -> Energy:
+    torch.manual_seed(1)
+    f = UNet(9, LogEmbedding(), width=4, scales=2, layers=2, norm=PixelNorm, residual=True)
+    return Energy(f, white(), [white()], fading=Fading(VARIANCE), phase=LevelPhase())
+
+
 def white() -> WhiteGaussian:
     return WhiteGaussian(MEAN, VARIANCE)
 
@@ -58,11 +64,12 @@ VARIANTS = {
     "offset alone": lambda: Energy(network(), offset=anchored().offset),
     "all parts": anchored,
     "all parts, potential": with_potential,
+    "grey levels": with_phase,
 }
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("t", [1e-4, 0.3, 50.0])
+@pytest.mark.parametrize("t", [1e-6, 1e-4, 0.3, 50.0])
 def test_gradients_are_the_derivatives_of_the_energy(name: str, t: float) -> None:
     energy = VARIANTS[name]().double()
     y, times = images().double(), torch.full((3,), t, dtype=torch.float64)
@@ -108,6 +115,19 @@ def test_the_potential_is_the_sum_of_the_second_map() -> None:
     expected = said.energy + y[0].numel() * energy.offset(t) + residual
     assert torch.allclose(energy(y, t), expected, rtol=1e-6)
     assert float(potential.abs().min()) > 1e-3
+
+
+def test_the_phase_repeats_with_the_grey_levels_and_is_the_mean_over_the_noise() -> None:
+    phase, y = LevelPhase(), torch.rand(1, 1, 2, 3, generator=torch.Generator().manual_seed(0)).double()
+    t = torch.tensor([1.5e-7], dtype=torch.float64)
+    seen = phase(y, t)
+    assert seen.shape == (1, 2, 2, 3)
+    assert torch.allclose(phase(y + 7 / 255, t), seen, atol=1e-9)
+    assert torch.allclose(phase(y.round(), torch.zeros_like(t))[0, 0], torch.ones(2, 3, dtype=torch.float64))
+    noise = torch.randn((200_000, 1, 2, 3), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    exact = phase(y + t.sqrt() * noise, torch.zeros_like(t)).mean(dim=0)
+    assert torch.allclose(exact, seen[0], atol=0.006)
+    assert float(phase(y, torch.tensor([1e-4])).abs().max()) == 0.0
 
 
 def test_the_offset_is_minus_the_integral_of_its_slopes() -> None:

@@ -21,7 +21,7 @@ DUAL = [*TINY, "optim.warmup_steps=2", "optim.ema_steps=3"]
 PROTOTYPE = [
     "optim.method=adam", "optim.lr=2e-3", "network.norm=scale_preserving", "network.residual=false",
     "energy.potential=false", "energy.residual_input=whitened", "noise.t_min=1e-9", "noise.t_max=1e3",
-    "noise.stratified=false",
+    "noise.stratified=false", "energy.phase=false",
 ]  # fmt: skip
 CONSTANT = [*DUAL, "optim.schedule=halving", "optim.halve_every=4"]
 

@@ -17,7 +17,7 @@ from dualscore.config import (
     ResidualInput,
 )
 from dualscore.densities import DENSITIES, GaussianMixture
-from dualscore.energy import Denoiser, Energy, Fading, ScoreModel, SlopeOffset
+from dualscore.energy import Denoiser, Energy, Fading, LevelPhase, ScoreModel, SlopeOffset
 from dualscore.errors import DataError
 from dualscore.experiment import to_plain
 from dualscore.gaussian import QUANTIZATION_VARIANCE, Gaussian, StationaryGaussian, WhiteGaussian
@@ -159,7 +159,7 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
         ResidualInput.both: [stationary, white],
     }
     whiteners = views[options.residual_input]
-    seen = channels * max(1, len(whiteners))
+    seen = channels * (max(1, len(whiteners)) + (2 if options.phase else 0))
     network = UNet(
         seen,
         EMBEDDINGS[config.network.embedding](config.network.contrast),
@@ -180,6 +180,7 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
         whiteners=whiteners,
         offset=SlopeOffset(config.noise.t_min, config.noise.t_max) if options.offset else None,
         fading=Fading(statistics.pixel_variance) if options.fading else None,
+        phase=LevelPhase() if options.phase else None,
     )
 
 

@@ -171,6 +171,7 @@ class EnergyConfig:
     anchor: Anchor = option(Anchor.none, "Gaussian energy added")
     residual_input: ResidualInput = option(ResidualInput.raw, "what the network sees")
     potential: bool = option(False, "a second map of the network, summed over its pixels")
+    phase: bool = option(False, "whether the network sees where in its grey level each pixel lies")
     fading: bool = option(False, "residual times σ²/(σ²+t)")
     offset: bool = option(False, "c(t), learned by its slopes")
 

@@ -121,6 +121,23 @@ class Fading(nn.Module):
         return self.variance / (self.variance + noise_variance)
 
 
+class LevelPhase(nn.Module):
+    """Where each pixel lies within its grey level: cos and sin of 2π·255·y, fading as noise hides it.
+
+    A density of dequantised images has the levels' edges in it; a network of smooth views would have to
+    find that lattice by itself. After the Fourier features of Kingma et al. 2021, arXiv 2107.00630.
+    """
+
+    frequency = 2.0 * math.pi * 255.0
+
+    def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """Phases of images (B, C, H, W) at noise variances t (B,): (B, 2C, H, W)."""
+        # The factor is that of the mean over the noise: E cos(k(x + √t z)) = exp(−k²t/2) cos(kx).
+        fade = torch.exp(-0.5 * self.frequency**2 * noise_variance)[:, None, None, None]
+        angle = self.frequency * noisy
+        return fade * torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
 class Energy(EnergyModel):
     """A network's energy with optional anchor, offset c(t), fading and input whitening.
 
@@ -132,6 +149,7 @@ class Energy(EnergyModel):
             itself. The anchor may be among them: its transform is then computed once.
         offset: c(t) in nats a dimension.
         fading: the residual's factor a(t).
+        phase: shows the network the grey levels beside the other views.
     """
 
     def __init__(
@@ -141,6 +159,7 @@ class Energy(EnergyModel):
         whiteners: Sequence[Gaussian] = (),
         offset: SlopeOffset | None = None,
         fading: Fading | None = None,
+        phase: LevelPhase | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -148,6 +167,7 @@ class Energy(EnergyModel):
         self.whiteners = nn.ModuleList(whiteners)
         self.offset = offset
         self.fading = fading
+        self.phase = phase
 
     def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """U(y, t) in nats up to one constant, shape (B,).
@@ -167,7 +187,10 @@ class Energy(EnergyModel):
                 else whitener(noisy, noise_variance).whitened
                 for whitener in self.whiteners
             ]
-            inputs = torch.cat(views, dim=1) if views else noisy
+            views = views or [noisy]
+            if self.phase is not None:
+                views.append(self.phase(noisy, noise_variance))
+            inputs = torch.cat(views, dim=1)
         outputs = self.network(inputs, noise_variance)
         with torch.autocast(noisy.device.type, enabled=False):
             outputs = outputs.to(inputs.dtype)

@@ -50,6 +50,7 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
          f"{c.data.streams} must be a multiple of the {world} devices (trainer.devices × trainer.nodes)"),
         (e.fading and e.anchor is Anchor.none, "energy.fading",
          "needs energy.anchor: nothing else remains at large t"),
+        (e.phase and not c.data.quantized, "energy.phase", "needs data.quantized=true: it is of grey levels"),
         (e.offset and c.objective.time_weight == 0, "energy.offset",
          "cannot be learned with objective.time_weight=0: no image gradient sees it"),
         (c.model is ModelKind.denoiser and e != plain, "energy", "a denoiser has no energy to configure"),
