@@ -81,25 +81,23 @@ def test_it_never_falls_below_the_truth_in_200_draws() -> None:
     assert 0 < sum(exact) / len(exact) < 0.3 < 0.6 < sum(bad) / len(bad)
 
 
-REPEATS = 250
+REPEATS = 100
 
 
 @pytest.mark.parametrize("error", [0.0, 0.1])
 def test_what_an_evaluation_reports_is_a_bound_too(error: float) -> None:
     """The path of `make evaluate`: a pilot chooses t0 and t1, stages measure; on a few 8-bit images."""
-    for seed in range(6):
+    for seed in range(4):
         generator = torch.Generator().manual_seed(seed)
-        # Neighbouring grey levels and the ends of the range, where rounding matters most.
-        values = torch.randint(0, 256, (6, 1, 1, 2), generator=generator)
-        images = torch.cat(
-            [values, (values + 1).clamp(max=255), torch.tensor([0, 255, 255, 0]).view(2, 1, 1, 2)]
-        )
-        images = images.unique(dim=0).double() / 255
-        p = torch.softmax(2 * torch.randn(len(images), generator=generator, dtype=torch.float64), 0)
+        # Neighbouring grey levels, up to the end of the range: the decoder has to tell them apart.
+        values = torch.arange(240, 256).repeat(2)
+        images = torch.stack([values, torch.tensor([0, 128]).repeat_interleave(16)], dim=1).view(-1, 1, 1, 2)
+        images = images.double() / 255
+        p = torch.softmax(0.3 * torch.randn(len(images), generator=generator, dtype=torch.float64), 0)
         model = ImperfectDenoiser(images, p, error, generator)
         prior = StationaryGaussian(torch.tensor([0.5]), torch.full((1, 1, 1, 2), 0.1)).double()
         subject = Subject(
-            model, prior, None, quantized=True, dequantize=False, t_range=(1e-7, 1e2), seed=seed
+            model, prior, None, quantized=True, dequantize=False, t_range=(2e-5, 1e2), seed=seed
         )
 
         def run(stage: Stage, images: Tensor = images, subject: Subject = subject) -> Rows:
@@ -107,13 +105,13 @@ def test_what_an_evaluation_reports_is_a_bound_too(error: float) -> None:
             batch = Images(images.repeat(REPEATS, 1, 1, 1), position.tolist(), stage.split)
             return {"position": position, **stage.measure(subject, batch)}
 
-        measured = measure_bound(run, Grid(1e-7, 1e2, 24), 0, 2, None)
+        measured = measure_bound(run, Grid(2e-5, 1e2, 24), 0, 2, None)
         assert torch.equal(measured.position, torch.arange(REPEATS * len(images)))
         per_repeat = (measured.terms.total.reshape(REPEATS, len(images)) * p).sum(dim=1)
         stderr = float(per_repeat.std()) / math.sqrt(REPEATS)
         gap = float(per_repeat.mean()) + float((p * p.log()).sum())
         assert gap > -4 * stderr
-        assert gap < 2 * math.log(256) or error > 0
+        assert gap < 1.2  # twice the decoder would be more
 
 
 @pytest.mark.parametrize("missing", ["decoder", "diffusion", "prior"])
