@@ -84,7 +84,7 @@ def test_the_papers_experiment_is_the_papers() -> None:
         ("objective.time_weight=0", "energy.offset: cannot be learned"),
         ("model=denoiser", "energy: a denoiser has no energy to configure"),
         ("optim.final_lr=1", "optim.final_lr: must not exceed"),
-        ("optim.warmup_steps=5000", "optim.warmup_steps: 5000 must be below trainer.max_steps=1000"),
+        ("optim.warmup_steps=5000", "optim.warmup_steps: 5000 must be below trainer.max_steps=900"),
         ("trainer.max_steps=100", "override 'trainer.max_steps=100': optim.warmup_steps: 100 must be below"),
         ("trainer.max_steps=150", "trainer.max_steps"),
         ("evaluate.psnr=[]", "evaluate.psnr: must be"),
