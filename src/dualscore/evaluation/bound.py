@@ -73,8 +73,8 @@ class Measured:
     t0: float
     t1: float
     strata: int
-    pilot_evaluations: int
-    """What choosing t0 and t1 took, over all images of the pilot."""
+    evaluations: int
+    """Of the network: one a stratum and one for the decoder of each image, and the pilot's."""
 
 
 def measure_bound(
@@ -94,12 +94,8 @@ def measure_bound(
     """
     outer = [grid.edge(i) for i in grid.starts()], [grid.edge(i) for i in grid.stops()]
     pilot = run(strata("train", PILOT_IMAGES, grid.number, (0, grid.number), "pilot", as_trained=False))
-    span = choose(
-        grid,
-        pilot,
-        run(ends("train", PILOT_IMAGES, *outer, "pilot_ends")),
-        dimension,
-    )
+    pilot_ends = run(ends("train", PILOT_IMAGES, *outer, "pilot_ends"))
+    span = choose(grid, pilot, pilot_ends, dimension)
     t0, t1 = grid.edge(span[0]), grid.edge(span[1])
     if shared is None:
         inside = run(strata("val", images, grid.number, span, "bound_strata", as_trained=False))
@@ -110,4 +106,6 @@ def measure_bound(
     a, b = joined(inside, ending)
     diffusion = diffusion_energy(space[a], dimension, grid.width)
     terms = BoundTerms(ending["decoder"][b, 0], diffusion, ending["prior"][b, 0])
-    return Measured(inside["position"][a], terms, t0, t1, span[1] - span[0], pilot["space"].numel())
+    used = span[1] - span[0]
+    evaluations = len(a) * (used + 1) + pilot["space"].numel() + pilot_ends["decoder"].numel()
+    return Measured(inside["position"][a], terms, t0, t1, used, evaluations)

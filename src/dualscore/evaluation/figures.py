@@ -65,7 +65,7 @@ def bound_figure(measured: Measured, dimension: int) -> Figure:
     return {
         **plain(bits(mean(terms.total), dimension)),
         "images": len(measured.position),
-        "evaluations": len(measured.position) * measured.strata + measured.pilot_evaluations,
+        "evaluations": measured.evaluations,
         "t0": measured.t0,
         "t1": measured.t1,
         "strata": measured.strata,

@@ -168,7 +168,7 @@ def variational_bound(
         prior: the prior without noise.
         t0: where the decoder takes over, in pixel²; √t0 of about half a step is best for smooth models.
         t1: where the prior takes over, in pixel².
-        strata: network evaluations an image.
+        strata: of ln t, one network evaluation each, beside the decoder's.
         generator: of the noise, on the images' device.
         levels: number of grey levels.
 
