@@ -126,7 +126,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 
     settings = [*SETTINGS, f"data.path={demo_shards}", "trainer.max_steps=4", "trainer.validate_every=2"]
     monkeypatch.setattr(DualScoreModule, "draw", poisoned)
-    line = workspace.fail("train", "patches_dual", *settings)
+    line = workspace.fail("train", "patches_dual", *settings, status=3)
     assert "step 3: the loss is not finite at noise variance t = 0.125;" in line
     kept = workspace.checkpoint("patches_dual")
     assert kept["global_step"] == 2

@@ -157,6 +157,12 @@ def test_the_decoder_stands_where_the_denoiser_points_and_expects_to_err() -> No
     assert float(found.mean() - blind.mean()) / 64 == pytest.approx(-0.5 * math.log(2), abs=0.03)
 
 
+def test_a_model_that_is_not_finite_has_a_bound_that_is_not() -> None:
+    clean = torch.full((2, 1, 2, 2), 0.2)
+    assert decoder_energy(clean, clean, torch.tensor([math.nan, 1e-6])).isnan().tolist() == [True, False]
+    assert decoder_energy(clean, clean * math.nan, torch.tensor([1e-6, 1e-6])).isnan().all()
+
+
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e3])
 def test_the_decoder_sums_to_one_whatever_the_denoiser_says(scale: float) -> None:
     """Over all images that could have been behind one y."""

@@ -33,7 +33,7 @@ def test_the_pixel_norm_forgets_contrast_place_by_place() -> None:
     norm = PixelNorm(8, 16).double()
     with torch.no_grad():
         norm.shift.copy_(torch.arange(8.0))
-    x = 1e5 * torch.randn(2, 8, 4, 4, dtype=torch.float64)
+    x = 1e7 * torch.randn(2, 8, 4, 4, dtype=torch.float64)
     embedding = torch.randn(2, 16, dtype=torch.float64)
     whole = norm(x, embedding)
     faint = torch.cat([x[..., :2], 1e-3 * x[..., 2:]], dim=3)

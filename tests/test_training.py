@@ -272,7 +272,7 @@ def test_two_processes_train_and_measure_as_one(
     one, two = workspace.checkpoint(f"one/{experiment}"), workspace.checkpoint(f"two/{experiment}")
     before = float(one["state_dict"].pop("log_normalizer")), float(two["state_dict"].pop("log_normalizer"))
     exact = tolerance is not None
-    assert before[0] == pytest.approx(before[1], **({"rel": 1e-7} if exact else {"abs": 1e-6}))
+    assert before[0] == pytest.approx(before[1], **({"rel": 1e-7} if exact else {"abs": 1e-4}))
     if tolerance is not None:
         assert difference(one["state_dict"], two["state_dict"]) < tolerance
     reports = [workspace.report(f"{run}/{experiment}") for run in ("one", "two")]

@@ -46,9 +46,9 @@ class Workspace:
         assert status == 0, printed.err
         return printed.out
 
-    def fail(self, *arguments: str) -> str:
+    def fail(self, *arguments: str, status: int = 1) -> str:
         """Run a command that must fail; returns its one line."""
-        assert main(list(arguments)) == 1
+        assert main(list(arguments)) == status
         error = self._capsys.readouterr().err.strip()
         line = error.splitlines()[-1]
         assert line.startswith("error: ")

@@ -62,7 +62,9 @@ def decoder_energy(clean: Tensor, centre: Tensor, variance: Tensor, levels: int 
     n = c.round().clamp(0, levels - 1)
     double_variance = 2.0 * (levels - 1) ** 2 * variance[:, None, None, None]
     # A level at distance j of n weighs at most exp((¼ − (j − ½)²)/2v).
-    reach = 0.5 + math.sqrt(0.25 + _NEGLIGIBLE * double_variance.detach().max().item())
+    widest = double_variance.detach().max().item()
+    # Of a model that has diverged nothing is found, but not said by an error here.
+    reach = 0.5 + math.sqrt(0.25 + _NEGLIGIBLE * widest) if math.isfinite(widest) else 0.0
     weights = torch.ones_like(c)
     for sign in (-1, 1):
         for offset in range(sign, sign * (min(levels - 1, math.ceil(reach)) + 1), sign):
