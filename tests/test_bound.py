@@ -159,7 +159,9 @@ def test_the_decoder_stands_where_the_denoiser_points_and_expects_to_err() -> No
 
 def test_a_model_that_is_not_finite_has_a_bound_that_is_not() -> None:
     clean = torch.full((2, 1, 2, 2), 0.2)
-    assert decoder_energy(clean, clean, torch.tensor([math.nan, 1e-6])).isnan().tolist() == [True, False]
+    found = decoder_energy(clean, clean, torch.tensor([math.nan, 1e-5]))
+    assert found.isnan().tolist() == [True, False]
+    assert torch.equal(found[1:], decoder_energy(clean[1:], clean[1:], torch.tensor([1e-5])))
     assert decoder_energy(clean, clean * math.nan, torch.tensor([1e-6, 1e-6])).isnan().all()
 
 
@@ -180,6 +182,29 @@ def test_the_decoder_sums_to_one_whatever_the_denoiser_says(scale: float) -> Non
 
     energies = decode(Pushes(), images, (y - images) / math.sqrt(t0), t0, levels=4)
     assert float(torch.exp(-energies).sum()) == pytest.approx(1.0)
+
+
+def test_a_narrow_decoder_sums_to_one_too() -> None:
+    """In a large image, whose denoiser explains most of the noise: over the levels of one pixel."""
+    generator = torch.Generator().manual_seed(1)
+    t0, shape = (1.5 * STEP) ** 2, (1, 1, 32, 32)
+    gradient = 0.9 / math.sqrt(t0) * torch.randn(shape, generator=generator, dtype=torch.float64)
+    y = torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    class Explains(ScoreModel):
+        def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:  # noqa: ARG002
+            return Gradients(gradient.expand_as(noisy), None)
+
+    clean = torch.full((256, 1, 32, 32), 0.2, dtype=torch.float64)
+    clean[:, 0, 3, 4] = torch.arange(256, dtype=torch.float64) / 255
+    energies = decode(Explains(), clean, (y - clean) / math.sqrt(t0), t0)
+    # All images differ in one pixel alone, so what the others cost is the same: P of that pixel's level.
+    variance = t0 * (1 - t0 * gradient.square().mean())
+    assert 0.1 < float(variance) / t0 < 0.3
+    denoised = (y - t0 * gradient)[0, 0, 3, 4]
+    lattice = torch.arange(256, dtype=torch.float64) / 255
+    log_p = torch.log_softmax(-(denoised - lattice).square() / (2 * variance), dim=0)
+    assert torch.allclose(energies - energies[51], log_p[51] - log_p, atol=1e-6)
 
 
 def test_the_priors_part_is_the_divergence_of_two_gaussians() -> None:

@@ -79,6 +79,7 @@ def test_the_papers_experiment_is_the_papers() -> None:
         ("trainer.precision=16-mixed", "the inner gradients underflow"),
         ("noise.t_min=0", "noise.t_min: must be > 0"),
         ("noise.t_min=1e4", "noise.t_min: must be below noise.t_max=10"),
+        ("noise.t_max=1e-6", "noise.t_max: must exceed (half an 8-bit step)² = 3.8e-06"),
         ("energy.anchor=gauss", "expected one of [none, white, stationary]"),
         ("energy.anchor=none", "energy.fading: needs energy.anchor"),
         ("objective.time_weight=0", "energy.offset: cannot be learned"),
@@ -164,3 +165,8 @@ def test_differences_name_dotted_keys() -> None:
         "a.c": (2, 3),
         "d": (None, 4),
     }
+
+
+def test_grey_levels_have_a_phase_and_floats_have_none() -> None:
+    with pytest.raises(ConfigError, match=r"energy\.phase: needs data\.quantized=true"):
+        load_experiment("gaussian_textures_float", ["energy.phase=true"], EXPERIMENTS)

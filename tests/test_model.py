@@ -122,9 +122,9 @@ def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
-    described = {"format": 1, "config": {"network": {"heads": 8}}, "release": "x"}
+    described = {"format": 2, "config": {"network": {"heads": 8}}, "release": "x"}
     for number, content in enumerate(
-        [{"dualscore": described, "state_dict": {}}, {"dualscore": {"format": 1}}]
+        [{"dualscore": described, "state_dict": {}}, {"dualscore": {"format": 2}}]
     ):
         torch.save(content, tmp_path / f"{number}.ckpt")
         with pytest.raises(CheckpointError, match="do not belong to this version") as caught:

@@ -60,6 +60,11 @@ def test_the_papers_settings_turn_any_experiment_into_the_papers(name: str) -> N
         ({"seeds": [1, 1]}, "seeds: must be a list of different numbers"),
         ({"seeds": 3}, "seeds: must be a list"),
         ({"measurements": 0}, "measurements: must be a number > 0"),
+        ({"measurements": 0.5}, "measurements: must be a whole number"),
+        (
+            {"settings": ["evaluate.estimators=[bound]"]},
+            "variants.recipe: a study compares the bound and the paper's",
+        ),
         ({"variants": {}}, "variants: must name at least one"),
         ({"variants": {"paper": []}}, "variants.paper: not a name"),
         ({"variants": {"a/b": []}}, "variants.a/b: not a name"),
@@ -123,7 +128,7 @@ def test_the_table_gives_means_spreads_and_paired_differences() -> None:
     ]  # fmt: skip
     assert cells["best"][4] == "+0.100 ± 0.000"
     assert cells[PAPER][2] == "9.000 (1 of 2 diverged)"
-    assert "best: after 5.0 s, 1/2 of the time" in table(study, results)
+    assert "best: after 5.0 s, 1/2 of the time (its first measurement)" in table(study, results)
     assert time_to(4.31, results[:3]) == 10.0
     assert time_to(1.0, results) is None
 
@@ -160,3 +165,8 @@ def test_a_study_runs_and_goes_on(workspace: Workspace, demo_shards: Path) -> No
     after = written()
     assert [run for run in after if after[run] != before[run]] == ["paper-seed0"]
     assert json.loads((out / "results.json").read_text())["runs"] == numbers
+    # Figures of other settings are not passed off as the study's.
+    declare(workspace.folder, settings=[*settings, "optim.lr=1e-5"], variants=variants)
+    line = workspace.fail("study", "mine")
+    assert "recipe-seed0: was run with optim.lr=" in line
+    assert "the study now says 1e-05; remove that folder" in line

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dualscore.checkpoint_io import FORMAT
 from dualscore.config import (
     VECTORS,
     Anchor,
@@ -220,7 +221,7 @@ def build_module(
         max_steps=config.trainer.max_steps,
         seed=config.seed,
         description={
-            "format": 1,
+            "format": FORMAT,
             "config": plain_config,
             "dataset": datamodule.dataset,
             "release": datamodule.release,

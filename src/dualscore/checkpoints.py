@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
+from dualscore.checkpoint_io import FORMAT
 from dualscore.errors import CheckpointError, ConfigError
 from dualscore.experiment import to_config
 from dualscore.gaussian import StationaryGaussian
@@ -42,7 +43,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: not a dualscore checkpoint: it asks for code to be executed"
         ) from error
     description = content.get("dualscore") if isinstance(content, dict) else None
-    if not isinstance(description, dict) or description.get("format") != 1:
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a dualscore checkpoint of a format this version reads")
     return dict(content)
 

@@ -104,7 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments, without the program's name; default: the process's own.
 
     Returns:
-        The exit status: 0; after an error that is shown as one line 1, or 3 where a training diverged.
+        The exit status: 0; after an error that is shown as one line 1, 3 where a training diverged,
+        4 where an energy could not be normalized.
     """
     # Torch's CPU threads wait for each other by spinning. Where anything else runs, spinning long makes a
     # step tens of times slower (measured: 0.1 instead of 2.6 steps/s beside one busy process); spinning this

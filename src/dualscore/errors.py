@@ -40,3 +40,5 @@ class FigureError(DualscoreError):
 
 class NormalizationError(DualscoreError):
     """An energy could not be normalized well enough to be called a likelihood."""
+
+    status = 4

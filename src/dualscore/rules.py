@@ -12,6 +12,7 @@ from dualscore.config import (
     NetworkKind,
     Schedule,
 )
+from dualscore.gaussian import QUANTIZATION_VARIANCE
 
 
 def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
@@ -26,6 +27,8 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
     discrete = [e.value for e in c.evaluate.estimators if e in (Estimator.dequantized, Estimator.bound)]
     rules = [
         (c.noise.t_min >= c.noise.t_max, "noise.t_min", f"must be below noise.t_max={c.noise.t_max:g}"),
+        (c.data.quantized and c.noise.t_max <= 3.0 * QUANTIZATION_VARIANCE, "noise.t_max",
+         f"must exceed (half an 8-bit step)² = {3.0 * QUANTIZATION_VARIANCE:.2g}, where the bound begins"),
         (not known and not c.data.path, "data.path", "is required (or data.density)"),
         (not known and not c.data.dataset, "data.dataset", "is required (or data.density)"),
         (not known and not c.data.quantized, "data.quantized", "false needs data.density: shards are 8-bit"),

@@ -31,6 +31,10 @@ def is_complete(report: Path, checkpoint: Path) -> bool:
         return False
 
 
+DEFINITIONS = 2
+"""Of the figures; rows that were measured by others are measured anew."""
+
+
 def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[str, Any]:
     """Measure a checkpoint and write evaluation.json, figure by figure; interrupted, it goes on.
 
@@ -75,6 +79,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
     )
     digest = _digest(checkpoint)
     identity = {
+        "definitions": DEFINITIONS,
         "checkpoint": digest,
         "dataset": datamodule.identity,
         "seed": config.seed,

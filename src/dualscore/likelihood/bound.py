@@ -62,9 +62,9 @@ def decoder_energy(clean: Tensor, centre: Tensor, variance: Tensor, levels: int 
     n = c.round().clamp(0, levels - 1)
     double_variance = 2.0 * (levels - 1) ** 2 * variance[:, None, None, None]
     # A level at distance j of n weighs at most exp((¼ − (j − ½)²)/2v).
-    widest = double_variance.detach().max().item()
-    # Of a model that has diverged nothing is found, but not said by an error here.
-    reach = 0.5 + math.sqrt(0.25 + _NEGLIGIBLE * widest) if math.isfinite(widest) else 0.0
+    # An image of which a diverged model says nothing finite must not change what is found of the others.
+    widest = double_variance.detach().nan_to_num(0.0, 0.0).max().item()
+    reach = 0.5 + math.sqrt(0.25 + _NEGLIGIBLE * widest)
     weights = torch.ones_like(c)
     for sign in (-1, 1):
         for offset in range(sign, sign * (min(levels - 1, math.ceil(reach)) + 1), sign):
@@ -80,7 +80,7 @@ def decode(
 ) -> Tensor:
     """The bound's decoder: centred at the denoised image, as wide as the denoiser itself expects to err.
 
-    For the true score, E‖x − x̂‖² = t (d − t E‖∇U‖²) (Miyasawa 1961; METHOD section 1): v = t (1 − t‖∇U‖²/d),
+    For the true score, E‖x − x̂‖² = t (d − t E‖∇U‖²) (Miyasawa 1961; METHOD section 2): v = t (1 − t‖∇U‖²/d),
     a function of y alone; at least t √(2/d), as one draw of t‖∇U‖²/d scatters by so much. Whatever the model,
     P(x | y) sums to one, so the bound stays a bound.
 

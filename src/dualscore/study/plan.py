@@ -9,7 +9,9 @@ import yaml
 
 from dualscore.config import (
     EnergyConfig,
+    Estimator,
     ExperimentConfig,
+    ModelKind,
     NetworkConfig,
     NoiseConfig,
     ObjectiveConfig,
@@ -112,10 +114,10 @@ def load_study(name: str, folder: Path = STUDIES, experiments: Path = EXPERIMENT
     if not re.fullmatch(r"[\w-]{1,100}", name) or not path.is_file():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
         raise ConfigError(f"study {name!r} does not exist; there are: {there}")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no keys")
@@ -132,7 +134,7 @@ def load_study(name: str, folder: Path = STUDIES, experiments: Path = EXPERIMENT
         text.partition("\n")[0].removeprefix("#").strip(),
         read.seeds(),
         *read.budget(),
-        int(read.number("measurements", 10)),
+        read.whole("measurements", 10),
         variants,
     )
     _check(study, path, experiments)
@@ -160,6 +162,12 @@ class _Reader:
             raise self.error(key, f"must be a number > 0, not {value!r}")
         return value
 
+    def whole(self, key: str, default: int | None = None) -> int:
+        value = self.number(key, default)
+        if value != int(value):
+            raise self.error(key, f"must be a whole number, not {value!r}")
+        return int(value)
+
     def seeds(self) -> list[int]:
         seeds = self.content.get("seeds", [0])
         if (
@@ -176,7 +184,7 @@ class _Reader:
             raise self.error("seconds", "give either seconds or steps")
         if "seconds" in self.content:
             return self.number("seconds"), None
-        return None, int(self.number("steps"))
+        return None, self.whole("steps")
 
     def settings(self, value: Any, key: str) -> list[str]:  # noqa: ANN401 - out of YAML
         if not isinstance(value, list) or any(not isinstance(v, str) or "=" not in v for v in value):
@@ -215,6 +223,13 @@ def _check(study: Study, path: Path, experiments: Path) -> None:
             config = load_experiment(variant.experiment, variant.overrides, experiments)
         except ConfigError as error:
             raise ConfigError(f"{path}: variants.{variant.name}: {error}") from error
+        if config.model is ModelKind.denoiser or not {Estimator.paper, Estimator.bound} <= set(
+            config.evaluate.estimators
+        ):
+            raise ConfigError(
+                f"{path}: variants.{variant.name}: a study compares the bound and the paper's figure: "
+                "it needs an energy, 8-bit images and both among evaluate.estimators"
+            )
         flat = flatten(to_plain(config))
         data.add(tuple(flat[f"data.{key}"] for key in ("density", "path", "size", "channels")))
     if len(data) > 1:

@@ -157,11 +157,17 @@ def _race(study: Study, results: Sequence[Result]) -> list[str]:
     # The evaluation's bound, which may use the Gaussian over more of the noise than the one in training.
     goal = statistics.fmean(r.final["bound"] for r in of[PAPER])
     whole = of[PAPER][0].steps[-1] * of[PAPER][0].seconds_per_step
-    lines = [f"The paper's recipe ends at a bound of {goal:.3f} after {whole:.0f} s. First measured there:"]
+    lines = [
+        f"The paper's recipe reaches a bound of {goal:.3f} in {whole:.0f} s. First measured there or below:"
+    ]
     for name, mine in of.items():
         seconds = time_to(goal, mine)
         if name != PAPER and seconds is not None:
-            lines.append(f"- {name}: after {seconds:.1f} s, 1/{whole / seconds:.0f} of the time")
+            first = seconds <= mine[0].steps[0] * mine[0].seconds_per_step
+            ratio = f", 1/{whole / seconds:.3g} of the time" if seconds < whole else ""
+            lines.append(
+                f"- {name}: after {seconds:.1f} s{ratio}{' (its first measurement)' if first else ''}"
+            )
     return lines
 
 

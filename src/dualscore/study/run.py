@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 from dualscore.checkpoints import read_checkpoint
-from dualscore.errors import DivergenceError, TrainingError
+from dualscore.errors import ConfigError, DivergenceError, NormalizationError, TrainingError
 from dualscore.evaluation import is_complete
-from dualscore.experiment import EXPERIMENTS, load_experiment
-from dualscore.runs import Run
+from dualscore.experiment import EXPERIMENTS, load_experiment, to_plain
+from dualscore.runs import Run, differences
 from dualscore.shards import write_aside
 from dualscore.study.clock import seconds_per_step
 from dualscore.study.plan import STUDIES, Study, Variant
@@ -36,6 +36,8 @@ def run_study(study: Study, console: Console, folder: Path = STUDIES) -> None:
     out.mkdir(parents=True, exist_ok=True)
     clock = _clock(study, out, console)
     todo = list(_runs(study, clock))
+    for variant, seed, steps in todo:  # all of them before the first runs
+        _check_same(run_folder(out, variant, seed), variant, _settings(study, seed, steps))
     for number, (variant, seed, steps) in enumerate(todo, 1):
         run, failure = run_folder(out, variant, seed), failure_file(out, variant, seed)
         report = run.folder / "evaluation.json"
@@ -46,14 +48,45 @@ def run_study(study: Study, console: Console, folder: Path = STUDIES) -> None:
                 f"about {steps * clock[variant.name] / 60:.1f} minutes and the validations",
                 highlight=False,
             )
-            _train(variant, run, failure, [
-                f"seed={seed}", f"trainer.max_steps={steps}",
-                f"trainer.validate_every={steps // study.measurements}",
-            ])  # fmt: skip
+            _train(variant, run, failure, _settings(study, seed, steps))
             _report(study, clock, out)
     files = _report(study, clock, out)
     console.print(files[0].read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
     console.print("written to " + ", ".join(map(str, files)), highlight=False, soft_wrap=True)
+
+
+def _settings(study: Study, seed: int, steps: int) -> list[str]:
+    """What a run adds to its variant's settings."""
+    every = steps // study.measurements
+    return [f"seed={seed}", f"trainer.max_steps={steps}", f"trainer.validate_every={every}"]
+
+
+def _check_same(run: Run, variant: Variant, settings: list[str]) -> None:
+    """Refuse a run that is there already, but of other settings: its figures are of something else.
+
+    Args:
+        run: the run.
+        variant: what it should be of.
+        settings: what the study adds to the variant.
+
+    Raises:
+        ConfigError: naming the first setting and the folder.
+    """
+    try:
+        config = load_experiment(variant.experiment, [*variant.overrides, *settings], EXPERIMENTS)
+    except ConfigError as error:
+        raise ConfigError(f"{variant.name}: {error}") from error
+    if not run.config_file.exists():
+        return
+    there, now = run.read_config(), to_plain(config)
+    changed = differences(
+        {k: there.get(k) for k in now if k != "name"}, {k: now[k] for k in now if k != "name"}
+    )
+    for key, (before, after) in changed.items():
+        raise ConfigError(
+            f"{run.folder}: was run with {key}={before}, the study now says {after}; "
+            "remove that folder to run it anew"
+        )
 
 
 def run_folder(out: Path, variant: Variant, seed: int) -> Run:
@@ -63,7 +96,8 @@ def run_folder(out: Path, variant: Variant, seed: int) -> Run:
 
 def failure_file(out: Path, variant: Variant, seed: int) -> Path:
     """What a run that diverged leaves behind: the reason, in one line. Remove it to try again."""
-    return run_folder(out, variant, seed).folder.with_suffix(".diverged")
+    folder = run_folder(out, variant, seed).folder
+    return folder.with_name(f"{folder.name}.diverged")
 
 
 def _report(study: Study, clock: dict[str, float], out: Path) -> list[Path]:
@@ -116,7 +150,7 @@ def _clock(study: Study, out: Path, console: Console) -> dict[str, float]:
 
 
 def _train(variant: Variant, run: Run, failure: Path, settings: list[str]) -> None:
-    """Train and evaluate one run in a process of its own; a divergence is a result."""
+    """Train and evaluate one run in a process of its own; a divergence is a result, and so is no log Z."""
     command = [
         sys.executable, "-m", "dualscore", "train", variant.experiment, *variant.overrides, *settings,
         "--name", run.folder.name, "--runs", str(run.folder.parent),
@@ -135,7 +169,7 @@ def _train(variant: Variant, run: Run, failure: Path, settings: list[str]) -> No
         return
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
-    if status == DivergenceError.status and errors:
+    if status in (DivergenceError.status, NormalizationError.status) and errors:
         write_aside(failure, (errors[-1].removeprefix("error: ") + "\n").encode())
         return
     raise TrainingError(
