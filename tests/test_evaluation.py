@@ -154,7 +154,7 @@ def test_figures_that_are_not_finite_are_named(workspace: Workspace, monkeypatch
 
     monkeypatch.setattr(stages.Images, "constant", broken)
     (workspace.folder / "runs/gaussian_textures/evaluation").rename(workspace.folder / "old")
-    line = workspace.fail("evaluate", "gaussian_textures", *SMALL, "evaluate.estimators=[paper]")
+    line = workspace.fail("evaluate", "gaussian_textures", *SMALL, "evaluate.estimators=[paper]", status=4)
     assert "of the val images are not finite, at positions 3, 40" in line
     assert "2 of 64" in line
 
