@@ -1,6 +1,7 @@
 """The house's own rules: versions in step, the core free of Lightning, nothing dangerous in the code."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -128,3 +129,12 @@ def test_make_prints_its_targets() -> None:
     printed = subprocess.check_output(["make", "--no-print-directory"], text=True, cwd=ROOT)
     for target in ("train", "test", "data", "evaluate", "tensorboard", "lint"):
         assert f"  {target} " in printed
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"), [("dualscore.experiment", "torch"), ("dualscore.checkpoints", "lightning")]
+)
+def test_nothing_waits_for_a_library_that_it_does_not_need(module: str, absent: str) -> None:
+    code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

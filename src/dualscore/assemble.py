@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dualscore.checkpoint_io import FORMAT
 from dualscore.config import (
     VECTORS,
     Anchor,
@@ -44,6 +43,8 @@ NORMS: dict[Norm, type[ScalePreservingNorm] | type[PixelNorm]] = {
     Norm.pixel: PixelNorm,
 }
 EMBEDDINGS = {Embedding.linear: LinearEmbedding, Embedding.log: LogEmbedding}
+FORMAT = 2
+"""Of what a checkpoint's weights mean; weights of another are refused, not misread."""
 
 
 class ImageStatistics:

@@ -7,9 +7,6 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-FORMAT = 2
-"""Of what a checkpoint's weights mean; weights of another are refused, not misread."""
-
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes aside in the same folder, flushes to disk, then renames.

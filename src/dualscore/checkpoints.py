@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from dualscore.assemble import blank_statistics, build_score_model, image_shape
-from dualscore.checkpoint_io import FORMAT
+from dualscore.assemble import FORMAT, blank_statistics, build_score_model, image_shape
 from dualscore.errors import CheckpointError, ConfigError
 from dualscore.experiment import to_config
 from dualscore.gaussian import StationaryGaussian

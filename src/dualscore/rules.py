@@ -12,7 +12,8 @@ from dualscore.config import (
     NetworkKind,
     Schedule,
 )
-from dualscore.gaussian import QUANTIZATION_VARIANCE
+
+HALF_STEP_SQUARED = (0.5 / 255) ** 2  # said here too, so that reading an experiment does not wait for torch
 
 
 def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
@@ -27,8 +28,8 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
     discrete = [e.value for e in c.evaluate.estimators if e in (Estimator.dequantized, Estimator.bound)]
     rules = [
         (c.noise.t_min >= c.noise.t_max, "noise.t_min", f"must be below noise.t_max={c.noise.t_max:g}"),
-        (c.data.quantized and c.noise.t_max <= 3.0 * QUANTIZATION_VARIANCE, "noise.t_max",
-         f"must exceed (half an 8-bit step)² = {3.0 * QUANTIZATION_VARIANCE:.2g}, where the bound begins"),
+        (c.data.quantized and c.noise.t_max <= HALF_STEP_SQUARED, "noise.t_max",
+         f"must exceed (half an 8-bit step)² = {HALF_STEP_SQUARED:.2g}, where the bound begins"),
         (not known and not c.data.path, "data.path", "is required (or data.density)"),
         (not known and not c.data.dataset, "data.dataset", "is required (or data.density)"),
         (not known and not c.data.quantized, "data.quantized", "false needs data.density: shards are 8-bit"),

@@ -78,11 +78,7 @@ def _check_same(run: Run, variant: Variant, settings: list[str]) -> None:
         raise ConfigError(f"{variant.name}: {error}") from error
     if not run.config_file.exists():
         return
-    there, now = run.read_config(), to_plain(config)
-    changed = differences(
-        {k: there.get(k) for k in now if k != "name"}, {k: now[k] for k in now if k != "name"}
-    )
-    for key, (before, after) in changed.items():
+    for key, (before, after) in differences(run.read_config(), to_plain(config)).items():
         raise ConfigError(
             f"{run.folder}: was run with {key}={before}, the study now says {after}; "
             "remove that folder to run it anew"
