@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := data/demo16/manifest.json
 DEMO32 := data/demo32/manifest.json
 
-.PHONY: help install train study evaluate bench-evaluation figure data verify-data tensorboard experiments test lint lock clean
+.PHONY: help install train study evaluate bench bench-evaluation figure data verify-data tensorboard experiments test lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -42,6 +42,10 @@ study: $(INSTALLED) $(DEMO) $(DEMO32)  ## Compare variants of an experiment, or 
 
 evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
 	@set -f; $(PY) -m dualscore evaluate $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))")
+
+bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=imagenet64_dual] [SET="data.batch_size=8"] [OUT=bench.json]
+	@set -f; $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \
+		$(if $(OUT),--out "$(call home,$(OUT))") $(SET)
 
 bench-evaluation: $(INSTALLED) $(DEMO)  ## Speed of the paper's protocol against the bare forward pass
 	@$(PY) benchmarks/evaluation.py

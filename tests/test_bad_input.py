@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from dualscore.callbacks import GradientHealth
 from dualscore.errors import TrainingError
 from dualscore.module import DualScoreModule
 from workspace import TINY, Workspace
@@ -112,22 +113,29 @@ def test_the_two_imagenet64_releases_are_not_taken_for_each_other(
     assert "cannot be compared" in line
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
-    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
+    """On a GPU it is noticed later, but before a checkpoint is written, and says the same."""
+    monkeypatch.setattr(GradientHealth, "looks_at_once", staticmethod(lambda _: at_once))
     original = DualScoreModule.draw
 
     def poisoned(self: DualScoreModule, step: int, images: int) -> Any:
         draws = original(self, step, images)
-        if step == 3:
+        if step == 2:
             draws.noise[5] = torch.nan
             draws.noise_variance[5] = 0.125
         return draws
 
-    settings = [*SETTINGS, f"data.path={demo_shards}", "trainer.max_steps=4", "trainer.validate_every=2"]
+    settings = [*SETTINGS, f"data.path={demo_shards}", "trainer.max_steps=6", "trainer.validate_every=2"]
+    settings += [
+        "trainer.log_every=6",
+        "optim.method=adam",
+    ]  # so that a bad step is made, and another after it
     monkeypatch.setattr(DualScoreModule, "draw", poisoned)
     line = workspace.fail("train", "patches_dual", *settings, status=3)
-    assert "step 3: the loss is not finite at noise variance t = 0.125;" in line
+    assert "step 2: the loss is not finite at noise variance t = 0.125;" in line
     kept = workspace.checkpoint("patches_dual")
     assert kept["global_step"] == 2
     assert all(v.isfinite().all() for v in kept["state_dict"].values())

@@ -135,7 +135,7 @@ def test_the_average_is_exponential_and_the_normaliser_is_forgotten(demo_shards:
         with torch.no_grad():
             weight.fill_(float(step**2))
         module.log_normalizer.fill_(1.0)
-        module.on_train_batch_end()
+        module.on_train_batch_end(None, None, 0)
         assert module.log_normalizer.isnan()
         by_hand = float(step**2) if by_hand is None else 0.75 * by_hand + 0.25 * step**2
     averaged = module.evaluated.get_parameter("network.output.weight")
@@ -223,8 +223,7 @@ def test_fading_is_what_it_says() -> None:
 def test_the_anchors_statistics_are_those_of_the_training_pixels(demo_shards: Path, channels: int) -> None:
     from scipy.fft import dctn
 
-    from dualscore.data.plan import cut
-    from dualscore.data.reader import collate, read_pieces
+    from dualscore.data.reader import EvenlySpacedBatches
 
     config = load_experiment(
         "patches_dual",
@@ -234,8 +233,8 @@ def test_the_anchors_statistics_are_those_of_the_training_pixels(demo_shards: Pa
     manifest = load_manifest(config)
     statistics = load_statistics(config)
     split = manifest.splits["train"]
-    samples = list(read_pieces(demo_shards, cut(split.shards, 0, split.images), 768))
-    pixels = to_pixels(collate(samples, (3, 16, 16)).image, channels, torch.float64)
+    (batch,) = EvenlySpacedBatches(demo_shards, (3, 16, 16), split.shards, split.images, split.images)
+    pixels = to_pixels(batch.image, channels, torch.float64)
     assert torch.allclose(statistics.mean, pixels.mean(dim=(0, 2, 3)), atol=1e-4)
     assert float(statistics.pixel_variance) == pytest.approx(
         float((pixels - statistics.mean[:, None, None]).square().mean()) + QUANTIZATION_VARIANCE, rel=1e-3

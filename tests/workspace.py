@@ -17,6 +17,7 @@ TINY = [
     "trainer.validate_images=32",
     "trainer.log_every=1",
     "trainer.accelerator=cpu",
+    "trainer.compile=false",
     "evaluate.images=64",
     "evaluate.train_images=32",
     "evaluate.batch_size=32",

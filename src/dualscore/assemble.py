@@ -205,7 +205,7 @@ def build_module(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_score_model(config, statistics)
-    return DualScoreModule(
+    module = DualScoreModule(
         model,
         prior=StationaryGaussian(statistics.mean, statistics.spectrum),
         optim=config.optim,
@@ -220,6 +220,7 @@ def build_module(
         streams=config.data.streams,
         strata=_validation_strata(config, datamodule),
         max_steps=config.trainer.max_steps,
+        accumulate=config.trainer.accumulate,
         seed=config.seed,
         description={
             "format": FORMAT,
@@ -228,6 +229,8 @@ def build_module(
             "release": datamodule.release,
         },
     )
+    # Before any checkpoint is loaded, which would be rounded otherwise.
+    return module.double() if config.trainer.precision == "64-true" else module
 
 
 def _validation_strata(config: ExperimentConfig, datamodule: "ImageDataModule") -> int:
@@ -252,6 +255,7 @@ def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
             batch_size=data.batch_size,
             streams=data.streams,
             workers=data.workers,
+            accumulate=config.trainer.accumulate,
             seed=config.seed,
             validate_images=config.trainer.validate_images,
             validate_batch_size=config.evaluate.batch_size,
@@ -262,6 +266,7 @@ def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
         batch_size=data.batch_size,
         streams=data.streams,
         workers=data.workers,
+        accumulate=config.trainer.accumulate,
         shuffle_buffer=data.shuffle_buffer,
         seed=config.seed,
         validate_images=config.trainer.validate_images,

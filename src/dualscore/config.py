@@ -225,6 +225,11 @@ class TrainerConfig:
             "gradients underflow; bf16-true rounds t itself)",
         ),
     )
+    accumulate: int = option(
+        1, "parts a device's batch is cut into, to save memory; gradients add up", POSITIVE
+    )
+    compile: bool = option(False, "compile the loss: a minute or two at the start, then faster steps")
+    tf32: bool = option(False, "let a GPU round products to TF32 in training")
     validate_every: int = option(
         1000, "steps between validations, each of which writes the checkpoints", POSITIVE
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import grad_and_value
 
 from dualscore.gaussian import Gaussian
 
@@ -56,20 +57,17 @@ class EnergyModel(ScoreModel):
         Returns:
             The gradients, of shapes (B, C, H, W) and (B,), and the energies that they were taken of.
         """
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            y = noisy if noisy.requires_grad else noisy.detach().requires_grad_()
-            t = (
-                noise_variance
-                if noise_variance.requires_grad
-                else noise_variance.detach().requires_grad_(time)
-            )
-            inputs = (y, t) if time else (y,)
-            energy: Tensor = self(y, t)
-            grads = torch.autograd.grad(energy.sum(), inputs, create_graph=create_graph)
-        if not create_graph:
-            energy = energy.detach()
-        return Gradients(grads[0], grads[1] if time else None, energy)
+
+        def total(y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            energies = self(y, t)
+            return energies.sum(), energies
+
+        # Not torch.autograd.grad: a convolution would compute the weights' gradient here too.
+        found, (_, energy) = grad_and_value(total, argnums=(0, 1) if time else 0, has_aux=True)(
+            noisy, noise_variance
+        )
+        image, along_t = found if time else (found, None)
+        return Gradients(image, along_t, energy)
 
 
 class SlopeOffset(nn.Module):

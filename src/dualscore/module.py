@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dualscore.compiling import Loss, compiled_loss
 from dualscore.config import OptimConfig
 from dualscore.data.reader import Batch
 from dualscore.energy import EnergyModel, ScoreModel
@@ -34,6 +35,10 @@ class Draws(NamedTuple):
     dequantize: Tensor | None
     """u in [0, 1) for each pixel, shape (B, C, H, W); None where training images stay on their levels."""
 
+    def part(self, first: int, last: int) -> "Draws":
+        """Those of images `first` to `last` (excluded)."""
+        return Draws(*(None if part is None else part[first:last] for part in self))  # type: ignore[arg-type]
+
 
 class DualScoreModule(lightning.LightningModule):
     """Trains a score model by dual score matching.
@@ -54,6 +59,7 @@ class DualScoreModule(lightning.LightningModule):
             gets the same noise on any number of devices.
         strata: strata of ln t that the validation images share for the bound.
         max_steps: training steps, for the schedule.
+        accumulate: parts that a device's batch is cut into, whose gradients are added up.
         seed: the run's seed.
         description: plain values stored in every checkpoint (configuration, data set).
     """
@@ -79,6 +85,7 @@ class DualScoreModule(lightning.LightningModule):
         streams: int,
         strata: int,
         max_steps: int,
+        accumulate: int,
         seed: int,
         description: dict[str, Any],
     ) -> None:
@@ -90,6 +97,8 @@ class DualScoreModule(lightning.LightningModule):
             averaging = get_ema_multi_avg_fn(1.0 - 1.0 / optim.ema_steps)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(model, multi_avg_fn=averaging).requires_grad_(False)
         self.optim, self.max_steps = optim, max_steps
+        self.accumulate = accumulate
+        self.loss: Loss = dual_score_matching
         self.image_shape, self.t_range = image_shape, t_range
         self.stratified = stratified
         self.levels = torch.tensor(levels, dtype=torch.float64)
@@ -116,6 +125,15 @@ class DualScoreModule(lightning.LightningModule):
     def working_dtype(self) -> torch.dtype:
         """The weights' precision, in which images and noise are made."""
         return next(self.model.parameters()).dtype
+
+    def compile_loss(self) -> None:
+        """Train with a compiled loss from now on; validation stays as it is."""
+        self.loss = compiled_loss()
+
+    def on_fit_start(self) -> None:
+        """Keep the average's count where looking at it holds up no GPU."""
+        if self.average is not None:
+            self.average.n_averaged = self.average.n_averaged.cpu()
 
     def draw(self, step: int, images: int) -> Draws:
         """Draw this device's random numbers for a step.
@@ -150,14 +168,17 @@ class DualScoreModule(lightning.LightningModule):
         u = torch.cat(spread).to(dtype) if spread else None
         return Draws(torch.cat(noise).to(dtype), variance.to(dtype), flip, u)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """The mean over a batch of the dual score matching loss."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean over a batch, or a piece of one, of the dual score matching loss."""
         clean = to_pixels(batch.image, self.image_shape[0], self.working_dtype)
-        draws = self.draw(self.global_step, len(clean))
+        draws = self.draw(self.global_step, len(clean) * self.accumulate)
+        if self.accumulate > 1:  # those of the whole batch, so that cutting it changes nothing but rounding
+            first = batch_idx % self.accumulate * len(clean)
+            draws = draws.part(first, first + len(clean))
         clean = torch.where(draws.flip[:, None, None, None], clean.flip(3), clean)
         if draws.dequantize is not None:
             clean = dequantize(clean, draws.dequantize)
-        losses = dual_score_matching(self.model, clean, draws.noise, draws.noise_variance, self.time_weight)
+        losses = self.loss(self.model, clean, draws.noise, draws.noise_variance, self.time_weight)
         self.last_losses = losses.detach()
         self.last_noise_variance = draws.noise_variance
         loss = losses.total.mean()
@@ -167,8 +188,10 @@ class DualScoreModule(lightning.LightningModule):
             self.log("train/time_loss", losses.time.mean())
         return loss
 
-    def on_train_batch_end(self, *_: object) -> None:
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Move the average, and forget the normaliser of the weights before."""
+        if (batch_idx + 1) % self.accumulate:
+            return
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.log_normalizer.fill_(math.nan)

@@ -41,7 +41,7 @@ def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimize
         groups = [{"params": others, "lr": optim.lr}]
         if slopes:
             groups.append({"params": slopes, "lr": optim.lr * optim.offset_lr_factor})
-        return torch.optim.Adam(groups)
+        return torch.optim.Adam(groups, fused=True)
     from pytorch_optimizer import SOAP  # takes a second to import
 
     # The slopes' gradients are skewed: forgetting their size quickly would bias c(t) (docs/learning.md).

@@ -52,6 +52,8 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
          f"{c.data.batch_size} must be a multiple of data.streams={c.data.streams}"),
         (c.data.streams % world != 0, "data.streams",
          f"{c.data.streams} must be a multiple of the {world} devices (trainer.devices × trainer.nodes)"),
+        (c.data.batch_size % (world * c.trainer.accumulate) != 0, "trainer.accumulate",
+         f"{c.trainer.accumulate} must divide a device's batch, {c.data.batch_size // world}"),
         (e.fading and e.anchor is Anchor.none, "energy.fading",
          "needs energy.anchor: nothing else remains at large t"),
         (e.phase and not c.data.quantized, "energy.phase", "needs data.quantized=true: it is of grey levels"),

@@ -24,10 +24,14 @@ from dualscore.callbacks import (
 )
 from dualscore.checkpoint_io import AtomicCheckpointIO
 from dualscore.checkpoints import read_checkpoint
+from dualscore.compiling import obstacle
 from dualscore.config import Best, ExperimentConfig
 from dualscore.errors import DivergenceError, TrainingError
 from dualscore.evaluation import evaluate, is_complete
 from dualscore.experiment import to_plain
+from dualscore.memory import advice, is_out_of_memory
+from dualscore.module import DualScoreModule
+from dualscore.precision import allow_tf32
 from dualscore.runs import Run, flatten
 from dualscore.terminal import quiet, rank, shared_console
 
@@ -68,7 +72,9 @@ def _trainer(
             plugins=plugins,
             logger=logger or False,
             callbacks=callbacks,
-            val_check_interval=min(options.validate_every, options.max_steps),
+            accumulate_grad_batches=options.accumulate,
+            # Lightning counts parts of batches here
+            val_check_interval=min(options.validate_every, options.max_steps) * options.accumulate,
             check_val_every_n_epoch=None,
             log_every_n_steps=min(options.log_every, options.max_steps),
             num_sanity_val_steps=0,
@@ -111,6 +117,27 @@ def _monitor(config: ExperimentConfig) -> str:
     return "val/bound" if config.trainer.best is Best.bound else "val/loss"
 
 
+def _prepare_device(config: ExperimentConfig, module: DualScoreModule, console: Console) -> None:
+    """Settle how training computes, and say so where it is not as asked for."""
+    options, device = config.trainer, accelerator(config)
+    if options.precision == "bf16-mixed" and device == "cuda" and not torch.cuda.is_bf16_supported():
+        raise TrainingError(
+            f"trainer.precision=bf16-mixed: {torch.cuda.get_device_name()} has no bfloat16; use 32-true, "
+            "with trainer.tf32=true where the GPU has that"
+        )
+    allow_tf32(options.tf32)
+    if not options.compile:
+        return
+    if (missing := obstacle(device)) is not None:
+        console.print(
+            f"trainer.compile: {missing}; training goes on [bold]without[/], correct but slower",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    module.compile_loss()
+
+
 def train(config: ExperimentConfig, run: Run) -> None:
     """Train an experiment, from its last checkpoint if there is one, and evaluate the best.
 
@@ -126,6 +153,7 @@ def train(config: ExperimentConfig, run: Run) -> None:
     plain = to_plain(config)
     run.check_same(plain)
     module, datamodule = build(config)
+    _prepare_device(config, module, console)
     step = 0
     if run.last.exists():
         step = int(read_checkpoint(run.last)["global_step"])
@@ -176,6 +204,19 @@ def train(config: ExperimentConfig, run: Run) -> None:
         raise DivergenceError(
             f"step {trainer.global_step}: the optimiser's preconditioner overflows; the last good checkpoint "
             "is kept; try a smaller optim.lr with FRESH=1"
+        ) from error
+    except RuntimeError as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = " ".join(str(error).split())
+            raise TrainingError(
+                f"trainer.compile: torch.compile failed ({reason:.200}); trainer.compile=false trains without"
+            ) from error
+        if not is_out_of_memory(error):
+            raise
+        batch = config.data.batch_size // trainer.world_size
+        raise TrainingError(
+            f"step {trainer.global_step}: {batch // config.trainer.accumulate} images at once do not fit "
+            f"into the memory of a device; {advice(module, batch, config.trainer.accumulate)}"
         ) from error
     except SystemExit as exit_:  # Lightning's answer to Ctrl-C
         if not trainer.interrupted:

@@ -36,8 +36,15 @@ class Throughput(Callback):
         self._restart()
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
     ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:  # a piece, and no step yet
+            return
         self._steps += 1
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.rate = self._steps * self.batch_size / (time.perf_counter() - self._since)

@@ -22,6 +22,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         validate_images: validation images used while training.
         validate_batch_size: images a batch on a device then.
         workers: loader processes a device; 0 reads in the training process.
+        accumulate: parts that a device's training batch is yielded in.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         validate_images: int,
         validate_batch_size: int,
         workers: int,
+        accumulate: int,
     ) -> None:
         super().__init__()
         self.dataset, self.release, self.path = dataset, release, path
         self.identity, self.counts = identity, counts
         self.validate_images, self.validate_batch_size = validate_images, validate_batch_size
-        self.workers = workers
+        self.workers, self.accumulate = workers, accumulate
 
     def place(self) -> tuple[int, int]:
         """This device among all: (rank, world size)."""
@@ -86,6 +88,8 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
 class ResumableLoader:
     """A training loader that knows its place: epoch and batches consumed, the same on every device.
 
+    Where gradients are accumulated a batch is yielded in equal parts, each of which counts as one.
+
     Lightning saves `state_dict` into checkpoints and calls `load_state_dict` before training goes on; the
     plan is then replayed to that place.
 
@@ -95,12 +99,13 @@ class ResumableLoader:
 
     def __init__(self, datamodule: ImageDataModule) -> None:
         self._datamodule = datamodule
-        self._batches = datamodule.batches
+        self._parts = datamodule.accumulate
+        self._batches = datamodule.batches * self._parts
         self.epoch = 0
         self.consumed = 0
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Batches in an epoch, or their parts."""
         return self._batches
 
     def __iter__(self) -> Any:  # noqa: ANN401 - an iterator of batches
@@ -108,14 +113,15 @@ class ResumableLoader:
         # Done here, not after the last batch: Lightning stops by the length and never asks further.
         if self.consumed >= self._batches:
             self.epoch, self.consumed = self.epoch + 1, 0
-        for batch in self._datamodule.epoch_loader(self.epoch, self.consumed):
-            self.consumed += 1
-            yield batch
+        for batch in self._datamodule.epoch_loader(self.epoch, self.consumed // self._parts):
+            for part in zip(*(column.chunk(self._parts) for column in batch), strict=True):
+                self.consumed += 1
+                yield Batch(*part)
 
     def state_dict(self) -> dict[str, int]:
-        """The place: epoch and batches of it consumed."""
-        return {"epoch": self.epoch, "consumed": self.consumed}
+        """The place: epoch and whole batches of it consumed; steps, and so checkpoints, end with one."""
+        return {"epoch": self.epoch, "consumed": self.consumed // self._parts}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a place that `state_dict` returned."""
-        self.epoch, self.consumed = state["epoch"], state["consumed"]
+        self.epoch, self.consumed = state["epoch"], state["consumed"] * self._parts

@@ -137,6 +137,7 @@ class KnownDataModule(ImageDataModule):
         batch_size: training images a step over all devices.
         streams: streams of a batch, each with random numbers of its own.
         workers: loader processes a device.
+        accumulate: parts that a device's training batch is yielded in.
         seed: the run's seed, for the training images.
         validate_images: validation images used while training.
         validate_batch_size: images a batch on a device in validation.
@@ -151,6 +152,7 @@ class KnownDataModule(ImageDataModule):
         batch_size: int,
         streams: int,
         workers: int,
+        accumulate: int,
         seed: int,
         validate_images: int,
         validate_batch_size: int,
@@ -165,6 +167,7 @@ class KnownDataModule(ImageDataModule):
             validate_images=validate_images,
             validate_batch_size=validate_batch_size,
             workers=workers,
+            accumulate=accumulate,
         )
         self.density, self.quantized = density, quantized
         self.batch_size, self.streams, self.seed = batch_size, streams, seed

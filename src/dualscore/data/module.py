@@ -23,6 +23,7 @@ class ShardDataModule(ImageDataModule):
         batch_size: training images a step over all devices.
         streams: lanes of a batch; see `dualscore.data.plan`.
         workers: loader processes a device; 0 reads in the training process.
+        accumulate: parts that a device's training batch is yielded in.
         shuffle_buffer: images held for shuffling by a loader process.
         seed: the run's seed.
         validate_images: evenly spaced validation images used while training.
@@ -40,6 +41,7 @@ class ShardDataModule(ImageDataModule):
         batch_size: int,
         streams: int,
         workers: int,
+        accumulate: int,
         shuffle_buffer: int,
         seed: int,
         validate_images: int,
@@ -54,6 +56,7 @@ class ShardDataModule(ImageDataModule):
             validate_images=validate_images,
             validate_batch_size=validate_batch_size,
             workers=workers,
+            accumulate=accumulate,
         )
         self.folder, self.manifest = folder, manifest
         self.batch_size, self.streams = batch_size, streams

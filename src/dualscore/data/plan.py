@@ -65,18 +65,21 @@ class EpochPlan:
     epoch: int
 
     @property
+    def images(self) -> int:
+        """Images of all shards."""
+        return sum(shard.images for shard in self.shards)
+
+    @property
     def batches(self) -> int:
         """Global batches in an epoch; up to `groups` batches of images are left out, others each epoch."""
-        images = sum(shard.images for shard in self.shards)
-        lane_length = images // (self.groups * self.streams)
+        lane_length = self.images // (self.groups * self.streams)
         return self.groups * (lane_length // (self.batch_size // self.streams))
 
     def lane(self, group: int, stream: int) -> list[Piece]:
         """What the lane of a group and a stream reads, in order and before shuffling."""
         order = list(self.shards)
         random.Random(f"shards {self.seed} {self.epoch}").shuffle(order)
-        images = sum(shard.images for shard in order)
-        return cut(order, *share(images, group * self.streams + stream, self.groups * self.streams))
+        return cut(order, *share(self.images, group * self.streams + stream, self.groups * self.streams))
 
     def shuffler(self, group: int, stream: int) -> random.Random:
         """The random numbers of a lane's shuffle buffer."""

@@ -1,9 +1,10 @@
 """Streams images out of WebDataset shards, in constant memory."""
 
-import tarfile
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dualscore.data.plan import EpochPlan, Piece, chosen, cut, share
-from dualscore.errors import DataError
-from dualscore.shards import IMAGE_SUFFIX, Shard
+from dualscore.data.shard_file import BLOCK, ShardFile, positions, row_bytes
+from dualscore.shards import Shard
 
 
 class Batch(NamedTuple):
@@ -28,62 +29,118 @@ class Batch(NamedTuple):
     """Place among the images that are read, int64, shape (B,); the position where all are."""
 
 
-class Sample(NamedTuple):
-    """One image as stored: its place in the split and its raw bytes."""
+class Memory:
+    """Rows for images on their way from shards to batches.
 
-    position: int
-    pixels: bytes
+    Args:
+        rows: how many.
+        shape: image shape (C, H, W).
+    """
+
+    def __init__(self, rows: int, shape: tuple[int, int, int]) -> None:
+        self.shape = shape
+        self.image_bytes = int(np.prod(shape))
+        self._rows = np.empty((rows, row_bytes(self.image_bytes)), np.uint8)
+        self._views = list(self._rows)
+        self._origin: list[tuple[ShardFile, int]] = [None] * rows  # type: ignore[list-item]
+        self._free = list(range(rows))
+
+    def read(self, file: ShardFile, first: int, count: int) -> list[int]:
+        """Read successive images of a shard; the rows that hold them."""
+        cut = len(self._free) - count
+        slots, self._free = self._free[cut:], self._free[:cut]
+        views, origin = self._views, self._origin
+        file.read(first, [views[slot] for slot in slots])
+        for number, slot in enumerate(slots, start=first):
+            origin[slot] = (file, number)
+        return slots
+
+    def batch(self, slots: list[int], count: int = 1, total: int = 1) -> Batch:
+        """Copy rows into a batch and free them; the images were chosen evenly as `count` of `total`."""
+        rows = self._rows[slots]
+        self._free += slots
+        position, faults = positions(rows[:, :BLOCK], self.image_bytes)
+        if faults.any():
+            file, number = self._origin[slots[int(faults.argmax())]]
+            raise file.wrong(number, int(faults[faults.argmax()]))
+        pixels = torch.from_numpy(rows)[:, BLOCK : BLOCK + self.image_bytes]
+        places = torch.from_numpy(position)
+        return Batch(pixels.view(-1, *self.shape), places, places * count // total)
 
 
-def read_piece(folder: Path, piece: Piece, image_bytes: int) -> Iterator[Sample]:
-    """Read a range of one shard.
+class Lane:
+    """The images of a lane in shuffled order; only what the shuffle buffer holds is in memory.
 
     Args:
         folder: where the shards are.
-        piece: the shard and the range.
-        image_bytes: size of an image, C·H·W.
-
-    Yields:
-        The images in order.
-
-    Raises:
-        DataError: naming the shard, if it is missing, damaged, or disagrees with the manifest.
+        pieces: what the lane reads, in order.
+        memory: where its images are kept.
+        buffer: images held for shuffling.
+        random: the shuffle's random numbers.
     """
-    path = folder / piece.shard.file
-    again = "verify the data set with make verify-data, or prepare it again"
-    count = piece.start
-    try:
-        with path.open("rb") as stream:
-            samples = webdataset.tarfile_to_samples()([{"url": str(path), "stream": stream}])
-            for sample in islice(samples, piece.start, piece.stop):
-                pixels = sample.get(IMAGE_SUFFIX.removeprefix("."))
-                if pixels is None or not sample["__key__"].isdecimal():
-                    raise DataError(f"{path}: entry {sample['__key__']!r} is not an image; {again}")
-                if len(pixels) != image_bytes:
-                    raise DataError(
-                        f"{path}: image {sample['__key__']} has {len(pixels)} bytes instead of "
-                        f"{image_bytes}; {again}"
-                    )
-                yield Sample(int(sample["__key__"]), pixels)
-                count += 1
-    except (OSError, tarfile.TarError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read after {count} images ({error}); {again}") from error
-    if count != piece.stop:
-        raise DataError(f"{path}: ends after {count} of its {piece.shard.images} images; {again}")
+
+    def __init__(
+        self, folder: Path, pieces: list[Piece], memory: Memory, buffer: int, random: Random
+    ) -> None:
+        self._folder, self._pieces, self._memory = folder, pieces, memory
+        self._starts = [0, *accumulate(piece.stop - piece.start for piece in pieces)]
+        self._open: ShardFile | None = None
+        self._waiting: list[int] = []  # images of the lane that the shuffle has drawn in, not yet read
+        self._slots: dict[int, int] = {}
+        shuffle = webdataset.shuffle(buffer, initial=buffer, rng=random)
+        self._order: Iterator[int] = shuffle(self._arrivals())
+
+    def _arrivals(self) -> Iterator[int]:
+        for number in range(self._starts[-1]):
+            self._waiting.append(number)
+            yield number
+
+    def skip(self, count: int) -> None:
+        """Leave the next images out, unread. To be called before any are taken."""
+        gone = set(islice(self._order, count))
+        self._waiting = [number for number in self._waiting if number not in gone]
+
+    def take(self, count: int) -> list[int]:
+        """The rows of memory that hold the next images; as many as are left where these are fewer."""
+        wanted = list(islice(self._order, count))
+        self._read_waiting()
+        return [self._slots.pop(number) for number in wanted]
+
+    def _read_waiting(self) -> None:
+        for start, stop in _runs(self._waiting):
+            while start < stop:
+                index = bisect_right(self._starts, start) - 1
+                piece, first = self._pieces[index], self._starts[index]
+                end = min(stop, self._starts[index + 1])
+                if self._open is None or self._open.shard is not piece.shard:
+                    self.close()
+                    self._open = ShardFile(self._folder, piece.shard, self._memory.image_bytes)
+                slots = self._memory.read(self._open, piece.start + start - first, end - start)
+                self._slots.update(zip(range(start, end), slots, strict=True))
+                start = end
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """Close the shard that is open."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
 
 
-def read_pieces(folder: Path, pieces: Iterable[Piece], image_bytes: int) -> Iterator[Sample]:
-    """Read ranges of shards one after the other; see `read_piece`."""
-    for piece in pieces:
-        yield from read_piece(folder, piece, image_bytes)
-
-
-def collate(samples: list[Sample], shape: tuple[int, int, int], count: int = 1, total: int = 1) -> Batch:
-    """Stack stored images of one shape (C, H, W), chosen evenly as `count` of `total`, into a batch."""
-    stacked = np.frombuffer(bytearray(b"".join(s.pixels for s in samples)), np.uint8)
-    image = torch.from_numpy(stacked).view(len(samples), *shape)
-    position = torch.tensor([s.position for s in samples], dtype=torch.int64)
-    return Batch(image, position, position * count // total)
+def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """Ranges (start, stop) of rising numbers without gaps."""
+    if not numbers:
+        return
+    if numbers[-1] - numbers[0] == len(numbers) - 1:  # nearly always
+        yield numbers[0], numbers[-1] + 1
+        return
+    start = last = numbers[0]
+    for number in numbers[1:]:
+        if number != last + 1:
+            yield start, last + 1
+            start = number
+        last = number
+    yield start, last + 1
 
 
 def _worker() -> tuple[int, int]:
@@ -117,27 +174,35 @@ class TrainingBatches(IterableDataset[Batch]):
         self.buffer = max(1, shuffle_buffer // plan.streams)
         self.start = start
 
-    def _lane(self, group: int, stream: int) -> Iterator[Sample]:
-        pieces = self.plan.lane(group, stream)
-        samples = read_pieces(self.folder, pieces, int(np.prod(self.shape)))
-        shuffle = webdataset.shuffle(self.buffer, initial=self.buffer, rng=self.plan.shuffler(group, stream))
-        shuffled: Iterator[Sample] = shuffle(samples)
-        return shuffled
-
     def __iter__(self) -> Iterator[Batch]:
         """Yield this loader process's batches of the epoch in order."""
         worker, workers = _worker()
         each = self.plan.batch_size // self.plan.streams
         # DataLoader takes batches from its processes in turn, beginning with the first one at `start`.
         groups = [g for g in range(self.plan.groups) if (g - self.start) % workers == worker]
-        lanes = {g: [self._lane(g, s) for s in self.streams] for g in groups}
-        for number in range(self.plan.batches):
-            group = number % self.plan.groups
-            if group not in lanes:
-                continue
-            samples = [sample for lane in lanes[group] for sample in islice(lane, each)]
-            if number >= self.start:
-                yield collate(samples, self.shape)
+        # While it fills, webdataset's buffer draws in two images for each that it gives.
+        rows = len(groups) * len(self.streams) * (self.buffer + each + 1)
+        memory = Memory(min(rows, self.plan.images), self.shape)
+        lanes = {
+            g: [
+                Lane(self.folder, self.plan.lane(g, s), memory, self.buffer, self.plan.shuffler(g, s))
+                for s in self.streams
+            ]
+            for g in groups
+        }
+        try:
+            for number in range(self.plan.batches):
+                group = number % self.plan.groups
+                if group not in lanes:
+                    continue
+                if number < self.start:
+                    for lane in lanes[group]:
+                        lane.skip(each)
+                    continue
+                yield memory.batch([slot for lane in lanes[group] for slot in lane.take(each)])
+        finally:
+            for lane in (lane for group in lanes.values() for lane in group):
+                lane.close()
 
 
 class EvenlySpacedBatches(IterableDataset[Batch]):
@@ -191,7 +256,21 @@ class EvenlySpacedBatches(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         """Yield this loader process's batches in the images' order."""
         pieces = cut(self.shards, *self._images(_worker()[0]))
-        samples = read_pieces(self.folder, pieces, int(np.prod(self.shape)))
-        kept = (s for s in samples if chosen(s.position, self.count, self.total))
-        while batch := list(islice(kept, self.batch_size)):
-            yield collate(batch, self.shape, self.count, self.total)
+        memory = Memory(self.batch_size, self.shape)
+        slots: list[int] = []
+        for slot in self._read(memory, pieces):
+            slots.append(slot)
+            if len(slots) == self.batch_size:
+                yield memory.batch(slots, self.count, self.total)
+                slots = []
+        if slots:
+            yield memory.batch(slots, self.count, self.total)
+
+    def _read(self, memory: Memory, pieces: Iterable[Piece]) -> Iterator[int]:
+        """The rows of memory that hold the chosen images, in order."""
+        for piece in pieces:
+            before = sum(shard.images for shard in self.shards[: self.shards.index(piece.shard)])
+            with ShardFile(self.folder, piece.shard, memory.image_bytes) as file:
+                for number in range(piece.start, piece.stop):
+                    if chosen(before + number, self.count, self.total):
+                        yield from memory.read(file, number, 1)

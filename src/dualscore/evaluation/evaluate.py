@@ -18,6 +18,7 @@ from dualscore.evaluation.run import Session
 from dualscore.evaluation.stages import Subject
 from dualscore.experiment import to_plain
 from dualscore.gaussian import StationaryGaussian
+from dualscore.precision import allow_tf32
 from dualscore.runs import check_architecture
 from dualscore.terminal import quiet, shared_console
 
@@ -50,6 +51,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
         DualscoreError: one line for people; what was measured before stays.
     """
     quiet()
+    allow_tf32(False)
     console = shared_console()
     content = read_checkpoint(checkpoint)
     check_architecture(checkpoint, content["dualscore"]["config"], to_plain(config))

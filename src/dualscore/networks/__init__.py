@@ -1,8 +1,9 @@
 """Networks f(y, t) and the embeddings that tell them the noise variance."""
 
 from dualscore.networks.embedding import LinearEmbedding, LogEmbedding, NoiseEmbedding
+from dualscore.networks.normalization import PixelNorm, ScalePreservingNorm
 from dualscore.networks.radial import RadialEnergy
-from dualscore.networks.unet import PixelNorm, ScalePreservingNorm, UNet
+from dualscore.networks.unet import UNet
 
 __all__ = [
     "LinearEmbedding",

@@ -1,73 +1,18 @@
-"""The UNet of Guth et al. 2025, with no bias in any convolution, and two ways to normalise its features.
+"""The UNet of Guth et al. 2025, with no bias in any convolution.
 
-With the paper's, scaling the input scales the output (up to ε and the noise level), as suits ½⟨y, f(y, t)⟩.
+With the paper's normalisation, scaling the input scales the output (up to ε and the noise level), as suits
+½⟨y, f(y, t)⟩.
 """
 
 import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dualscore.networks.convolution import convolve
 from dualscore.networks.embedding import NoiseEmbedding
-
-
-class ScalePreservingNorm(nn.Module):
-    """Equalise the channels' spatial variance while keeping the image's overall scale.
-
-    Per channel c with spatial variance v_c: subtract the spatial mean, multiply by
-    sqrt(mean_c(v) / (v_c + ε) + ε), by a learned gain and by 1 + Linear(embedding)_c.
-    """
-
-    epsilon = 1e-5
-
-    def __init__(self, channels: int, embedding_features: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(channels))
-        self.modulation = nn.Linear(embedding_features, channels)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Normalise features of shape (B, C, H, W), given an embedding of shape (B, E)."""
-        # Statistics and modulation keep at least single precision, also under autocast.
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
-            centered = x - x.mean(dim=(2, 3), keepdim=True)
-            variance = centered.square().mean(dim=(2, 3))
-            ratio = variance.mean(dim=1, keepdim=True) / (variance + self.epsilon)
-            scale = torch.sqrt(ratio + self.epsilon) * self.gain * (1.0 + self.modulation(embedding))
-            normalized: Tensor = centered * scale[:, :, None, None]
-        return normalized
-
-
-class PixelNorm(nn.Module):
-    """Divide each pixel's features by their root mean square: smooth and rough places become alike.
-
-    Then multiply by a learned gain and by 1 + Linear(embedding)_c, and add a learned shift.
-    Nothing is homogeneous any more: the energy of an image need not be quadratic in its contrast.
-    """
-
-    epsilon = 0.1
-    """So much that the energy stays smooth at places smoother than any noise it was trained on, where the
-    probability flow may come: with 1e-3 it diverges there."""
-
-    def __init__(self, channels: int, embedding_features: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(channels))
-        self.shift = nn.Parameter(torch.zeros(channels))
-        self.modulation = nn.Linear(embedding_features, channels)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Normalise features of shape (B, C, H, W), given an embedding of shape (B, E)."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
-            inverse_size = torch.rsqrt(x.square().mean(dim=1, keepdim=True) + self.epsilon)
-            scale = self.gain * (1.0 + self.modulation(embedding))
-            normalized: Tensor = x * inverse_size * scale[:, :, None, None] + self.shift[:, None, None]
-        return normalized
-
-
-FeatureNorm = ScalePreservingNorm | PixelNorm
+from dualscore.networks.normalization import FeatureNorm, ScalePreservingNorm
 
 
 class Layer(nn.Module):
@@ -93,7 +38,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map features (B, C, H, W), given an embedding (B, E), to features (B, C', H', W')."""
-        activated: Tensor = F.gelu(self.norm(self.conv(x), embedding))
+        activated = self.norm.activate(convolve(self.conv, x), embedding)
         return (x + activated) * math.sqrt(0.5) if self.residual else activated
 
 
@@ -215,5 +160,4 @@ class UNet(nn.Module):
         x = run(self.middle, x)
         for block, skip in zip(reversed(self.decoder), reversed(skips), strict=True):
             x = run(block, torch.cat([x, skip], dim=1))
-        output: Tensor = self.output(x)
-        return output
+        return convolve(self.output, x)

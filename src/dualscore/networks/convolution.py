@@ -1,0 +1,96 @@
+r"""Convolutions whose second derivatives cost what they must.
+
+A dual score matching step differentiates through a gradient. PyTorch derives a convolution's second
+derivative with respect to its weight as a convolution whose kernel is as large as the image; here it is an
+ordinary weight gradient. The values are the same, the sums are taken in another order.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _weight_gradient(small: Tensor, large: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """The derivative of ⟨small, conv2d(large, weight)⟩ with respect to the weight."""
+    mask = [False, True, False]
+    found: Tensor = torch.ops.aten.convolution_backward(
+        small, large, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
+    )[1]
+    return found
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        return F.conv2d(x, weight, stride=stride, padding=padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401, ARG004
+        x, weight, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        x, weight = ctx.saved_tensors
+        of = ctx.stride, ctx.padding
+        wanted, weight_wanted = ctx.needs_input_grad[:2]
+        to_input = _apply(True, gradient, weight, *of) if wanted else None
+        to_weight = _weight_gradient(gradient, x, weight, *of) if weight_wanted else None
+        return to_input, to_weight, None, None
+
+
+class _Transposed(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        return F.conv_transpose2d(x, weight, stride=stride, padding=padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401, ARG004
+        x, weight, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        x, weight = ctx.saved_tensors
+        of = ctx.stride, ctx.padding
+        wanted, weight_wanted = ctx.needs_input_grad[:2]
+        to_input = _apply(False, gradient, weight, *of) if wanted else None
+        to_weight = _weight_gradient(x, gradient, weight, *of) if weight_wanted else None
+        return to_input, to_weight, None, None
+
+
+def _apply(transposed: bool, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    function = _Transposed if transposed else _Convolution
+    result: Tensor = function.apply(x, weight, stride, padding)  # type: ignore[no-untyped-call]
+    return result
+
+
+# torch.compile cannot follow a hand-written derivative inside torch.func.grad; it need not look inside.
+torch.compiler.allow_in_graph(_apply)  # type: ignore[no-untyped-call]
+
+
+def convolve(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """What `layer(x)` gives, twice differentiable at the price of ordinary convolutions.
+
+    Use `torch.func.grad` for a gradient of the input alone: `torch.autograd.grad` computes that of the
+    weight too, and throws it away.
+
+    Args:
+        layer: square, with one stride and one padding, without bias, dilation and groups.
+        x: features (B, C, H, W).
+
+    Returns:
+        Features (B, C', H', W'), in autocast's precision where that is on.
+    """
+    weight = layer.weight
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        # Here, not inside: what is kept for the derivatives then has the products' precision as well.
+        dtype = torch.get_autocast_dtype(device)
+        x, weight = x.to(dtype), weight.to(dtype)
+    padding = layer.padding[0]
+    assert isinstance(padding, int)
+    result: Tensor = _apply(isinstance(layer, nn.ConvTranspose2d), x, weight, layer.stride[0], padding)
+    return result

@@ -1,0 +1,36 @@
+"""The bench runs, and counts what the floor says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workspace import ROOT
+
+
+def test_the_bench_measures_any_experiment(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    settings = ["data.size=16", "network.width=4", "data.batch_size=2"]
+    done = subprocess.run(
+        [sys.executable, "benchmarks/bench.py", "--repeats", "1", "--out", str(out), *settings],
+        cwd=ROOT,
+        env=os.environ | {"CXX": "no-such-compiler", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "of plain step" in done.stdout
+    report = json.loads(out.read_text())
+    flops = report["flops"]
+    assert flops["step"] / flops["forward"] == pytest.approx(6, abs=0.1)
+    assert flops["plain step"] / flops["forward"] == pytest.approx(6, abs=0.1)
+    assert "compiled step" not in report["seconds"]
+    assert report["settings"] == settings
+    assert all(figure["low"] <= figure["median"] <= figure["high"] for figure in report["seconds"].values())
+    assert report["peak_bytes_above_weights"]["step"] > 0
+    assert set(report["parallel"]) == {"two processes, of twice the rate of one"}
+    assert len(report["loader"]) == 4
