@@ -84,7 +84,7 @@ def test_the_papers_experiment_is_the_papers() -> None:
         ("energy.anchor=none", "energy.fading: needs energy.anchor"),
         ("objective.time_weight=0", "energy.offset: cannot be learned"),
         ("model=denoiser", "energy: a denoiser has no energy to configure"),
-        ("optim.final_lr=1", "optim.final_lr: must not exceed"),
+        ("optim.schedule=cosine optim.final_lr=1", "optim.final_lr: must not exceed"),
         ("optim.warmup_steps=5000", "optim.warmup_steps: 5000 must be below trainer.max_steps=900"),
         ("trainer.max_steps=100", "override 'trainer.max_steps=100': optim.warmup_steps: 100 must be below"),
         ("trainer.max_steps=150", "trainer.max_steps"),
@@ -94,7 +94,7 @@ def test_the_papers_experiment_is_the_papers() -> None:
 )
 def test_a_wrong_override_is_one_line_that_names_it(override: str, complaint: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_experiment("patches_dual", [override], EXPERIMENTS)
+        load_experiment("patches_dual", override.split(), EXPERIMENTS)
     message = str(caught.value)
     assert complaint in message
     assert "\n" not in message
