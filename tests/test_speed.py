@@ -17,6 +17,7 @@ from dualscore.energy import ScoreModel
 from dualscore.experiment import load_experiment
 from dualscore.images import to_pixels
 from dualscore.memory import images_that_fit, parts_that_fit
+from dualscore.networks import convolution, normalization
 from dualscore.noise import corrupt, log_uniform
 from dualscore.objective import dual_score_matching
 from dualscore.precision import allow_tf32
@@ -44,7 +45,13 @@ def weights_gradient(model: torch.nn.Module, loss: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_a_step_has_the_gradient_of_the_equations_written_down_plainly(experiment: str) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_a_step_has_the_gradient_of_the_equations_written_down_plainly(
+    experiment: str, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both as small and as large networks compute it."""
+    for module in (convolution, normalization):
+        monkeypatch.setattr(module, "WORTHWHILE", 0 if large else math.inf)
     model, batch = model_and_batch(experiment, torch.float64)
     reference = plain(model)
     expected = plain_loss(reference, *batch)

@@ -21,6 +21,10 @@ def _weight_gradient(small: Tensor, large: Tensor, weight: Tensor, stride: int, 
     return found
 
 
+WORTHWHILE = 3 * 10**8
+"""Multiplications from which on calling Python functions for derivatives costs less than it saves."""
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -72,6 +76,23 @@ torch.compiler.allow_in_graph(_apply)  # type: ignore[no-untyped-call]
 
 
 def convolve(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """What `layer(x)` gives, by whichever derivatives are faster.
+
+    Args:
+        layer: as for `hand_written`.
+        x: features (B, C, H, W).
+
+    Returns:
+        Features (B, C', H', W').
+    """
+    work = x.shape[0] * x.shape[2] * x.shape[3] * layer.weight.numel()
+    if torch.compiler.is_compiling() or work >= WORTHWHILE:
+        return hand_written(layer, x)
+    result: Tensor = layer(x)
+    return result
+
+
+def hand_written(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """What `layer(x)` gives, twice differentiable at the price of ordinary convolutions.
 
     Use `torch.func.grad` for a gradient of the input alone: `torch.autograd.grad` computes that of the

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from dualscore.networks.activation import moments, scaled_gelu
 
+WORTHWHILE = 2**20
+"""Numbers in a feature map from which on a function that keeps less of them is called for it."""
+
 
 class FeatureNorm(nn.Module):
     """A normalisation that noise modulates, told t by an embedding."""
@@ -35,26 +38,31 @@ class ScalePreservingNorm(FeatureNorm):
         self.gain = nn.Parameter(torch.ones(channels))
         self.modulation = nn.Linear(embedding_features, channels)
 
-    def _mean_and_scale(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance = moments(x)
+    def _scale(self, embedding: Tensor, variance: Tensor) -> Tensor:
         ratio = variance.mean(dim=1, keepdim=True) / (variance + self.epsilon)
         modulation = self.gain * (1.0 + self.modulation(embedding))
-        return mean, torch.sqrt(ratio + self.epsilon) * modulation[:, :, None, None]
+        scale: Tensor = torch.sqrt(ratio + self.epsilon) * modulation[:, :, None, None]
+        return scale
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """See the class."""
         # Statistics and modulation keep at least single precision, also under autocast.
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-            mean, scale = self._mean_and_scale(x, embedding)
-            normalized: Tensor = (x - mean) * scale
+            mean = x.mean(dim=(2, 3), keepdim=True)
+            centered = x - mean
+            variance = centered.square().mean(dim=(2, 3), keepdim=True)
+            normalized: Tensor = centered * self._scale(embedding, variance)
         return normalized
 
     def activate(self, x: Tensor, embedding: Tensor) -> Tensor:
         """GELU of the normalised features, in one function of few passes."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-            return scaled_gelu(x, *self._mean_and_scale(x, embedding))
+            if not (torch.compiler.is_compiling() or x.numel() >= WORTHWHILE):
+                return F.gelu(self(x, embedding))
+            mean, variance = moments(x)
+            return scaled_gelu(x, mean, self._scale(embedding, variance))
 
 
 class PixelNorm(FeatureNorm):
