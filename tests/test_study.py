@@ -10,7 +10,9 @@ import yaml
 
 from dualscore.experiment import available, load_experiment, to_plain
 from dualscore.study.plan import PAPER, SIZE_KEYS, Study, Variant, load_study, paper_settings
-from dualscore.study.results import Result, table, time_to
+from dualscore.study.plot import plot_differences
+from dualscore.study.result import Result
+from dualscore.study.results import table, time_to
 from dualscore.study.run import steps_of
 from workspace import ROOT, TINY, Workspace
 
@@ -125,12 +127,26 @@ def test_the_table_gives_means_spreads_and_paired_differences() -> None:
         "500", "20", f"{statistics.fmean(worse):.3f} ± {statistics.stdev(worse):.3f}",
         f"{statistics.fmean(worse):.3f} ± {statistics.stdev(worse):.3f}", "+0.000 ± 0.000",
         f"{statistics.fmean(differences):+.3f} ± {statistics.stdev(differences) / math.sqrt(3):.3f}",
+        f"{statistics.fmean(differences) - 0.1:+.3f} ± {statistics.stdev(differences) / math.sqrt(3):.3f}",
     ]  # fmt: skip
     assert cells["best"][4] == "+0.100 ± 0.000"
     assert cells[PAPER][2] == "9.000 (1 of 2 diverged)"
     assert "best: after 5.0 s, 1/2 of the time (its first measurement)" in table(study, results)
     assert time_to(4.31, results[:3]) == 10.0
     assert time_to(1.0, results) is None
+
+
+def test_with_one_measurement_differences_are_drawn_instead_of_curves() -> None:
+    study = Study("s", "p", [0, 1], None, 20, 1, [Variant(n, "e", []) for n in ("best", "worse", PAPER)])
+    results = [
+        result(n, s, b, b, b) for n, b in (("best", 4.0), ("worse", 4.5), (PAPER, 9.0)) for s in (0, 1)
+    ]
+    figure = plot_differences(study, results)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["worse", PAPER]
+    marks = {line.get_label(): list(line.get_xdata()) for line in axes.get_lines()}
+    assert any(found == pytest.approx([0.5, 5.0]) for found in marks.values() if len(found) == 2 and found[0])
+    assert "First measured there" not in table(study, results)
 
 
 def test_a_study_runs_and_goes_on(workspace: Workspace, demo_shards: Path) -> None:

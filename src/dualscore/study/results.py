@@ -3,41 +3,23 @@
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dualscore.figures.page import style
 from dualscore.runs import Run
 from dualscore.shards import write_aside
 from dualscore.study.plan import PAPER, Study
+from dualscore.study.plot import plot_curves, plot_differences
+from dualscore.study.result import Result, paired
 
 TAGS = {"bound": "val/bound", "paper": "val/bits_per_dim"}
 ESTIMATES = ("bound", "paper", "dequantized")
 GAP = "bound − dequantized"
 """Among an evaluation's checks."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One run: bits/dim along it, and its final evaluation. Without figures where it diverged."""
-
-    variant: str
-    seed: int
-    seconds_per_step: float
-    steps: list[int]
-    bound: list[float]
-    paper: list[float]
-    final: dict[str, float]
-    """bits/dim by estimator, at the checkpoint with the lowest bound."""
-    gap: float | None
-    """Dequantised less bound, on the images of which both were measured."""
-    verdict: str
-    diverged: str
 
 
 def _curve(run: Run, tag: str) -> dict[int, float]:
@@ -104,7 +86,7 @@ def write_results(study: Study, results: Sequence[Result], out: Path) -> list[Pa
     numbers = {"study": study.name, "purpose": study.purpose, "runs": [asdict(r) for r in results]}
     write_aside(files[1], (json.dumps(numbers, indent=1) + "\n").encode())
     with style():
-        figure = plot(study, results)
+        figure = (plot_curves if study.measurements > 1 else plot_differences)(study, results)
         for file in files[2:]:
             figure.savefig(file, dpi=150)
         plt.close(figure)
@@ -121,10 +103,10 @@ def table(study: Study, results: Sequence[Result]) -> str:
         f"{budget} each, seeds {', '.join(map(str, study.seeds))}; validation images, bits/dim: mean ± "
         f"standard deviation over seeds; against *{first}*: mean ± standard error of the paired differences",
         "",
-        f"| variant | ms/step | steps | bound | paper | dequantized − bound | bound against {first} |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| variant | ms/step | steps | bound | paper | dequantized − bound | "
+        f"bound against {first} | dequantized |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    by_seed = {r.seed: r for r in results if r.variant == first and r.final}
     for variant in study.variants:
         mine = [r for r in results if r.variant == variant.name]
         if not mine:
@@ -135,10 +117,9 @@ def table(study: Study, results: Sequence[Result]) -> str:
             _spread([r.final["bound"] for r in done]),
             _spread([r.final["paper"] for r in done]),
             _spread([r.gap for r in done if r.gap is not None], "+"),
-            _spread(
-                [r.final["bound"] - by_seed[r.seed].final["bound"] for r in done if r.seed in by_seed],
-                "+",
-                of_mean=True,
+            *(
+                _spread(paired(results, first, variant.name, estimate), "+", of_mean=True)
+                for estimate in ("bound", "dequantized")
             ),
         ]
         if len(done) < len(mine):
@@ -146,7 +127,8 @@ def table(study: Study, results: Sequence[Result]) -> str:
         lines.append(
             f"| {variant.name} | {1000 * mine[0].seconds_per_step:.0f} | {steps} | {' | '.join(cells)} |"
         )
-    return "\n".join([*lines, "", *_race(study, results), ""])
+    race = _race(study, results) if study.measurements > 1 else []
+    return "\n".join([*lines, "", *race, ""])
 
 
 def _race(study: Study, results: Sequence[Result]) -> list[str]:
@@ -179,35 +161,3 @@ def _spread(values: Sequence[float], sign: str = "", of_mean: bool = False) -> s
     if len(values) == 1:
         return mean
     return f"{mean} ± {statistics.stdev(values) / (len(values) ** 0.5 if of_mean else 1.0):.3f}"
-
-
-def plot(study: Study, results: Sequence[Result]) -> Figure:
-    """Bound and paper's bits/dim against seconds and steps: means, bands from lowest to highest seed."""
-    figure, axes = plt.subplots(2, 2, figsize=(7.4, 5.2), sharey="row", layout="constrained")
-    colors = plt.get_cmap("tab20")
-    for place, variant in enumerate(study.variants):
-        mine = [r for r in results if r.variant == variant.name and r.steps]
-        if not mine:
-            continue
-        shared = sorted(set.intersection(*(set(r.steps) for r in mine)))
-        color = "black" if variant.name == PAPER else colors(place % 20)
-        for row, name in enumerate(("bound", "paper")):
-            curves = [dict(zip(r.steps, getattr(r, name), strict=True)) for r in mine]
-            columns = [[curve[s] for curve in curves] for s in shared]
-            for column, scale in enumerate((mine[0].seconds_per_step, 1.0)):
-                x = [s * scale for s in shared]
-                axes[row, column].plot(x, [statistics.fmean(c) for c in columns], color=color, lw=1.2,
-                                       marker=".", ms=3, label=variant.name)  # fmt: skip
-                axes[row, column].fill_between(x, [min(c) for c in columns], [max(c) for c in columns],
-                                               color=color, alpha=0.15, lw=0)  # fmt: skip
-    for row, label in enumerate(("certified bound, bits/dim", "paper's protocol, bits/dim")):
-        axes[row, 0].set_ylabel(label)
-        axes[row, 0].set_yscale("log")
-        axes[row, 0].yaxis.set_major_formatter(ScalarFormatter())
-        axes[row, 0].yaxis.set_minor_formatter(ScalarFormatter())
-    axes[1, 0].set_xlabel("seconds of training")
-    axes[1, 1].set_xlabel("steps")
-    if results:
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
-    figure.suptitle(study.purpose, fontsize=9)
-    return figure
