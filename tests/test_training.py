@@ -237,8 +237,8 @@ def test_imagenet64_dual_at_full_size(workspace: Workspace, official_shards: Cal
     [
         ("patches_dual", PROTOTYPE, "32-true", 1e-6),
         # SOAP's bases are arbitrary where gradients vanish, and rounding chooses among them: weights differ
-        # in directions that nothing depends on, figures do not.
-        ("patches_dual", [], "64-true", None),
+        # in directions that hardly anything depends on, figures by less the smaller the steps are.
+        ("patches_dual", ["optim.lr=1e-3"], "64-true", None),
         # The paper's energy has weights whose first gradients are rounding errors, which Adam blows up to
         # whole steps; in double precision nothing of that remains.
         ("imagenet32_dual", [], "64-true", 1e-9),
