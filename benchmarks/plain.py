@@ -38,23 +38,9 @@ class PlainLayer(Layer):
 class PlainUNet(UNet):
     """The network of plain layers."""
 
-    def forward(self, image: Tensor, noise_variance: Tensor) -> Tensor:
+    def project(self, features: Tensor) -> Tensor:
         """See `UNet`."""
-        embedding = self.embedding(noise_variance, image)
-
-        def run(block: nn.Module, x: Tensor) -> Tensor:
-            for layer in block.children():
-                x = layer(x, embedding)
-            return x
-
-        skips, x = [], image
-        for block in self.encoder:
-            x = run(block, x)
-            skips.append(x)
-        x = run(self.middle, x)
-        for block, skip in zip(reversed(self.decoder), reversed(skips), strict=True):
-            x = run(block, torch.cat([x, skip], dim=1))
-        return self.output(x)
+        return self.output(features)
 
 
 def plain(model: ScoreModel) -> ScoreModel:

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+WORTHWHILE = 3 * 10**8
+"""Multiplications from which on calling Python functions for derivatives costs less than it saves."""
+
 
 def _weight_gradient(small: Tensor, large: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """The derivative of ⟨small, conv2d(large, weight)⟩ with respect to the weight."""
@@ -21,53 +24,32 @@ def _weight_gradient(small: Tensor, large: Tensor, weight: Tensor, stride: int, 
     return found
 
 
-WORTHWHILE = 3 * 10**8
-"""Multiplications from which on calling Python functions for derivatives costs less than it saves."""
-
-
 class _Convolution(torch.autograd.Function):
+    """A convolution or its transpose: each is the other's derivative with respect to the input."""
+
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        return F.conv2d(x, weight, stride=stride, padding=padding)
+    def forward(transposed: bool, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        convolution = F.conv_transpose2d if transposed else F.conv2d
+        return convolution(x, weight, stride=stride, padding=padding)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401, ARG004
-        x, weight, ctx.stride, ctx.padding = inputs
+        ctx.transposed, x, weight, ctx.stride, ctx.padding = inputs
         ctx.save_for_backward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, weight = ctx.saved_tensors
         of = ctx.stride, ctx.padding
-        wanted, weight_wanted = ctx.needs_input_grad[:2]
-        to_input = _apply(True, gradient, weight, *of) if wanted else None
-        to_weight = _weight_gradient(gradient, x, weight, *of) if weight_wanted else None
-        return to_input, to_weight, None, None
-
-
-class _Transposed(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        return F.conv_transpose2d(x, weight, stride=stride, padding=padding)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401, ARG004
-        x, weight, ctx.stride, ctx.padding = inputs
-        ctx.save_for_backward(x, weight)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        x, weight = ctx.saved_tensors
-        of = ctx.stride, ctx.padding
-        wanted, weight_wanted = ctx.needs_input_grad[:2]
-        to_input = _apply(False, gradient, weight, *of) if wanted else None
-        to_weight = _weight_gradient(x, gradient, weight, *of) if weight_wanted else None
-        return to_input, to_weight, None, None
+        _, wanted, weight_wanted, *_ = ctx.needs_input_grad
+        small, large = (x, gradient) if ctx.transposed else (gradient, x)
+        to_input = _apply(not ctx.transposed, gradient, weight, *of) if wanted else None
+        to_weight = _weight_gradient(small, large, weight, *of) if weight_wanted else None
+        return None, to_input, to_weight, None, None
 
 
 def _apply(transposed: bool, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    function = _Transposed if transposed else _Convolution
-    result: Tensor = function.apply(x, weight, stride, padding)  # type: ignore[no-untyped-call]
+    result: Tensor = _Convolution.apply(transposed, x, weight, stride, padding)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -160,4 +160,8 @@ class UNet(nn.Module):
         x = run(self.middle, x)
         for block, skip in zip(reversed(self.decoder), reversed(skips), strict=True):
             x = run(block, torch.cat([x, skip], dim=1))
-        return convolve(self.output, x)
+        return self.project(x)
+
+    def project(self, features: Tensor) -> Tensor:
+        """The last convolution, of features (B, C', H, W) to f(y, t)."""
+        return convolve(self.output, features)
