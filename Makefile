@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := data/demo16/manifest.json
 DEMO32 := data/demo32/manifest.json
 
-.PHONY: help install train study evaluate bench bench-evaluation figure data verify-data tensorboard experiments test lint lock clean
+.PHONY: help install train study evaluate bench figure data verify-data tensorboard experiments test lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -46,9 +46,6 @@ evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
 bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=imagenet64_dual] [SET="data.batch_size=8"] [OUT=bench.json]
 	@set -f; $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \
 		$(if $(OUT),--out "$(call home,$(OUT))") $(SET)
-
-bench-evaluation: $(INSTALLED) $(DEMO)  ## Speed of the paper's protocol against the bare forward pass
-	@$(PY) benchmarks/evaluation.py
 
 figure: $(INSTALLED)  ## Draw a figure of the paper from the newest runs: FIG=1
 	@$(if $(FIG),,echo "error: say which figure with FIG=1" >&2; exit 2;) $(PY) -m dualscore figure $(FIG) $(if $(OUT),--out "$(call home,$(OUT))")

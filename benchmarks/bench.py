@@ -2,7 +2,7 @@
 
     make bench [EXP=imagenet64_dual] [SET="data.batch_size=8 …"] [REPEATS=5] [OUT=bench.json]
 
-The batch is `data.batch_size`; images are random, so that no data set is needed. The baseline is
+The batch is `data.batch_size`; images are random, but those of the evaluation. The baseline is
 `benchmarks/plain.py`: the same mathematics as anybody would write it down.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evaluation import evaluation_figures
 from loading import loader_figures
 from parallel import parallel_figures
 from plain import plain, plain_loss
@@ -176,6 +177,7 @@ def main() -> None:
     peaks = {name: memory(arguments, name) for name in subject.variants(compiled)}
     with tempfile.TemporaryDirectory() as folder:
         loading = loader_figures(Path(folder), config, subject.variants(False)["step"], arguments.repeats)
+        evaluation = evaluation_figures(Path(folder), arguments.repeats, config.network.width)
     parallel = parallel_figures(config, arguments.repeats) if device.type == "cpu" else {}
     report = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "CPU",
@@ -190,6 +192,7 @@ def main() -> None:
         "matmul_flops_per_second": rate,
         "peak_bytes_above_weights": peaks,
         "loader": loading,
+        "evaluation": evaluation,
         "parallel": parallel,
     }
     show(console, report)
@@ -220,7 +223,7 @@ def show(console: Console, report: dict[str, Any]) -> None:
             "" if peak is None else f"{peak / 2**20:,.0f} ({peak / peaks['plain step']:.2f})",
         )
     console.print(table)
-    for part in ("loader", "parallel"):
+    for part in ("loader", "evaluation", "parallel"):
         for name, value in report[part].items():
             console.print(f"{name}: {value:,.3g}" if isinstance(value, float) else f"{name}: {value:,}",
                           highlight=False)  # fmt: skip

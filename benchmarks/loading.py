@@ -6,9 +6,11 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
+from math import nan
 from pathlib import Path
 
 import numpy as np
+from timing import peak_bytes
 
 from dualscore.config import ExperimentConfig
 from dualscore.data.plan import EpochPlan
@@ -37,7 +39,7 @@ def make_shards(folder: Path, shape: tuple[int, int, int], first: int, count: in
 
 
 def epoch(folder: Path, shape: tuple[int, int, int], shards: list[Shard], batch: int) -> Iterator[Batch]:
-    """An epoch of shuffled batches, read in this process."""
+    """An epoch of shuffled batches, read in this process, the buffer as large for any number of shards."""
     streams = STREAMS if batch % STREAMS == 0 else 1
     plan = EpochPlan(tuple(shards), batch, streams, 1, 0, 0)
     buffer = sum(shard.images for shard in shards[:SHARDS]) // 4
@@ -80,6 +82,11 @@ def loader_figures(
                     pass
         return sum(shard.images for shard in shards)
 
+    def memory(many: list[Shard]) -> int | None:
+        return peak_bytes(lambda: sum(len(batch.image) for batch in epoch(folder, shape, many, BATCH)))
+
+    larger = [*shards, *make_shards(folder, shape, SHARDS, 3 * SHARDS)]
+    peaks = memory(shards), memory(larger)
     rates: dict[str, list[float]] = {"loader": [], "files": [], "chunks": []}
     for turn in range(repeats + 1):
         for name, work in (("loader", load), ("files", whole_files), ("chunks", chunks)):
@@ -103,6 +110,8 @@ def loader_figures(
         "loader, images/s a core, shuffled": middle["loader"],
         "of reading whole files into memory": middle["loader"] / middle["files"],
         "of reading 1 MiB at a time and forgetting it": middle["loader"] / middle["chunks"],
+        "peak memory of an epoch over a set 4 times larger, of that over the set": (peaks[1] or nan)
+        / (peaks[0] or nan),
         "stall, of a step with the loader in the same process": 1
         - statistics.median(alone) / statistics.median(beside),
     }

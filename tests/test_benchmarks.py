@@ -34,4 +34,7 @@ def test_the_bench_measures_any_experiment(tmp_path: Path) -> None:
     assert all(figure["low"] <= figure["median"] <= figure["high"] for figure in report["seconds"].values())
     assert report["peak_bytes_above_weights"]["step"] > 0
     assert set(report["parallel"]) == {"two processes, of twice the rate of one"}
-    assert len(report["loader"]) == 4
+    loader = report["loader"]
+    assert loader["peak memory of an epoch over a set 4 times larger, of that over the set"] < 1.5
+    assert loader["loader, images/s a core, shuffled"] > 0
+    assert 0 < report["evaluation"]["lowest"] <= report["evaluation"]["highest"]
