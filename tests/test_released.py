@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -12,8 +13,10 @@ import pytest
 import torch
 
 import dualscore
+from dualscore.compiling import obstacle
 from dualscore.energy import Denoiser, Energy
 from dualscore.errors import CheckpointError, NormalizationError
+from dualscore.networks import convolution, normalization
 from dualscore.released import load_released, read_released
 
 DATA = Path(__file__).parent / "data"
@@ -33,19 +36,36 @@ def _relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 PRECISIONS = [(torch.float64, 1e-9), (torch.float32, 1e-4)]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
-def test_energy_and_both_gradients_agree_with_the_released_network(
-    dtype: torch.dtype, tolerance: float
-) -> None:
+def _check_energy_and_both_gradients(dtype: torch.dtype, tolerance: float, compiled: bool = False) -> None:
     reference = _reference("energy_small", dtype)
     model = load_released(DATA / "energy_small.pth.tar").to(dtype)
     assert isinstance(model, Energy)
     y, t = reference["noisy"], reference["noise_variance"]
-    gradients = model.gradients(y, t)
+    find = torch.compile(model.gradients, fullgraph=True) if compiled else model.gradients
+    gradients = find(y, t)
     assert gradients.noise_variance is not None
+    assert gradients.energy is not None
+    assert _relative_error(gradients.energy, reference["energy"]) < tolerance
     assert _relative_error(model(y, t), reference["energy"]) < tolerance
     assert _relative_error(gradients.image, reference["grad_image"]) < tolerance
     assert _relative_error(gradients.noise_variance, reference["grad_noise_variance"]) < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize("large", [False, True])
+def test_energy_and_both_gradients_agree_with_the_released_network(
+    dtype: torch.dtype, tolerance: float, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By PyTorch's derivatives and by those written by hand for large networks."""
+    for module in (convolution, normalization):
+        monkeypatch.setattr(module, "WORTHWHILE", 0 if large else math.inf)
+    _check_energy_and_both_gradients(dtype, tolerance)
+
+
+@pytest.mark.skipif(obstacle("cpu") is not None, reason=str(obstacle("cpu")))
+@pytest.mark.timeout(600)
+def test_compiled_they_agree_as_well() -> None:
+    _check_energy_and_both_gradients(torch.float32, 1e-4, compiled=True)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
