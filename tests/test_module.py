@@ -11,7 +11,7 @@ import dualscore
 from dualscore.assemble import build, load_manifest, load_statistics
 from dualscore.checkpoint_io import AtomicCheckpointIO
 from dualscore.config import OptimConfig, Schedule
-from dualscore.data.reader import Batch
+from dualscore.data.batch import Batch
 from dualscore.energy import Energy, Fading
 from dualscore.experiment import load_experiment
 from dualscore.gaussian import QUANTIZATION_VARIANCE
@@ -51,7 +51,7 @@ def make(shards: Path, *overrides: str, place: Place | None = None) -> DualScore
 def batch(count: int = 16) -> Batch:
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8)
-    return Batch(image, torch.arange(count), torch.arange(count))
+    return Batch(image, torch.arange(count), torch.arange(count), torch.full((count,), -1))
 
 
 def test_the_papers_schedule_halves() -> None:

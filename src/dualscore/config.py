@@ -141,6 +141,11 @@ class DataConfig:
     shuffle_buffer: int = option(
         8192, "images a loader process holds for shuffling, over all streams", POSITIVE
     )
+    max_skipped: int = option(
+        100,
+        "training images an epoch that may be unreadable and are replaced by others; more are an error",
+        NOT_NEGATIVE,
+    )
     flip: bool = option(True, "random horizontal flips in training")
     quantized: bool = option(True, "8-bit images; only those of a known density may be floats")
     dequantize: bool = option(

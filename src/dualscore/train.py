@@ -20,6 +20,7 @@ from dualscore.callbacks import (
     GradientHealth,
     NoiseCurves,
     ProgressBar,
+    SkippedImages,
     Throughput,
 )
 from dualscore.checkpoint_io import AtomicCheckpointIO
@@ -172,6 +173,7 @@ def train(config: ExperimentConfig, run: Run) -> None:
     throughput = Throughput(config.data.batch_size)
     callbacks = [
         GradientHealth(),
+        SkippedImages(config.data.max_skipped, config.data.path, datamodule, console),
         throughput,
         BitsPerDim(),
         Bound(),

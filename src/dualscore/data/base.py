@@ -7,7 +7,8 @@ from typing import Any
 import lightning
 from torch.utils.data import DataLoader
 
-from dualscore.data.reader import Batch
+from dualscore.data.batch import Batch
+from dualscore.shards import Shard
 
 
 class ImageDataModule(lightning.LightningDataModule, ABC):
@@ -19,6 +20,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         path: its folder; None where the images are drawn.
         identity: what changes whenever the images do.
         counts: images of each split, `train` and `val`.
+        training_shards: what the training images are read from; none where they are drawn.
         validate_images: validation images used while training.
         validate_batch_size: images a batch on a device then.
         workers: loader processes a device; 0 reads in the training process.
@@ -33,6 +35,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         path: Path | None,
         identity: str,
         counts: dict[str, int],
+        training_shards: tuple[Shard, ...] = (),
         validate_images: int,
         validate_batch_size: int,
         workers: int,
@@ -43,6 +46,11 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         self.identity, self.counts = identity, counts
         self.validate_images, self.validate_batch_size = validate_images, validate_batch_size
         self.workers, self.accumulate = workers, accumulate
+        self.training_shards = training_shards
+        self.epoch_read = 0
+        """The epoch of the last training batch."""
+        self.unreadable: list[tuple[int, int]] = []
+        """Epoch and place in the split of this device's training images that were replaced, until taken."""
 
     def place(self) -> tuple[int, int]:
         """This device among all: (rank, world size)."""
@@ -114,6 +122,10 @@ class ResumableLoader:
         if self.consumed >= self._batches:
             self.epoch, self.consumed = self.epoch + 1, 0
         for batch in self._datamodule.epoch_loader(self.epoch, self.consumed // self._parts):
+            self._datamodule.epoch_read = self.epoch
+            # Told by the batch itself, since another process may have read it.
+            lost = batch.replaced[batch.replaced >= 0].tolist()
+            self._datamodule.unreadable += [(self.epoch, position) for position in lost]
             for part in zip(*(column.chunk(self._parts) for column in batch), strict=True):
                 self.consumed += 1
                 yield Batch(*part)

@@ -53,6 +53,7 @@ class ShardDataModule(ImageDataModule):
             path=folder,
             identity=hashlib.sha256(repr(manifest.splits).encode()).hexdigest(),
             counts={name: split.images for name, split in manifest.splits.items()},
+            training_shards=manifest.splits["train"].shards,
             validate_images=validate_images,
             validate_batch_size=validate_batch_size,
             workers=workers,

@@ -7,7 +7,7 @@ device there are W groups of lanes, and batch b comes from group b mod W.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dualscore.shards import Shard
@@ -84,3 +84,9 @@ class EpochPlan:
     def shuffler(self, group: int, stream: int) -> random.Random:
         """The random numbers of a lane's shuffle buffer."""
         return random.Random(f"images {self.seed} {self.epoch} {group} {stream}")
+
+    def substitutes(self, position: int) -> Iterator[int]:
+        """Places in the split of images that may stand for one that cannot be read, at random, endlessly."""
+        generator = random.Random(f"substitutes {self.seed} {self.epoch} {position}")
+        while True:
+            yield generator.randrange(self.images)
