@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dualscore
-from dualscore.assemble import build, load_manifest, load_statistics
+from dualscore.assemble import build, find_data, load_statistics
 from dualscore.checkpoint_io import AtomicCheckpointIO
 from dualscore.config import OptimConfig, Schedule
 from dualscore.data.batch import Batch
@@ -230,7 +230,7 @@ def test_the_anchors_statistics_are_those_of_the_training_pixels(demo_shards: Pa
         [*SETTINGS, f"data.path={demo_shards}", f"data.channels={channels}"],
         ROOT / "experiments",
     )
-    manifest = load_manifest(config)
+    _, manifest = find_data(config)
     statistics = load_statistics(config)
     split = manifest.splits["train"]
     (batch,) = EvenlySpacedBatches(demo_shards, (3, 16, 16), split.shards, split.images, split.images)

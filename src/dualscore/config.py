@@ -126,7 +126,9 @@ class DataConfig:
     """Where images come from and how they are batched."""
 
     density: KnownDensity = option(KnownDensity.none, "known density that images are drawn from")
-    path: str = option("", "folder with manifest.json and shards")
+    path: str = option("", "folder with manifest.json and shards; or http(s)://…, or 'pipe:COMMAND {}'")
+    cache: str = option("data/cache", "folder for shards that come from elsewhere")
+    cache_gb: float = option(50.0, "GB that folder may hold; the least recently used shards go", POSITIVE)
     dataset: str = option("", "data set the manifest must name, as given to make data DATASET=")
     size: int = option(MISSING, "side of the images in pixels, or length of the vectors", POSITIVE)
     channels: int = option(3, "3 for colour, 1 for grayscale", (lambda v: v in (1, 3), "must be 1 or 3"))

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dualscore.config import ExperimentConfig
 from dualscore.errors import ConfigError
+from dualscore.redaction import redact
 from dualscore.rules import problems
 
 EXPERIMENTS = Path("experiments")
@@ -106,18 +107,18 @@ def override_config(content: dict[str, Any], overrides: list[str], where: str) -
 def _complete(config: DictConfig, overrides: list[str], where: str) -> ExperimentConfig:
     for override in overrides:
         if "=" not in override:
-            raise ConfigError(f"override {override!r}: write it as key=value")
+            raise ConfigError(f"override {redact(override)!r}: write it as key=value")
         if override.startswith("name="):
             raise ConfigError(
-                f"override {override!r}: name: is the experiment file's name and cannot be changed"
+                f"override {redact(override)!r}: name: is the experiment file's name and cannot be changed"
             )
         try:
             parsed = OmegaConf.from_dotlist([override])
         except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(
-                f"override {override!r}: cannot be read: {' '.join(str(error).split())}"
+                f"override {redact(override)!r}: cannot be read: {' '.join(str(error).split())}"
             ) from error
-        config = _merge(config, parsed, f"override {override!r}")
+        config = _merge(config, parsed, f"override {redact(override)!r}")
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         typed = None if missing else to_config(config)
@@ -131,7 +132,7 @@ def _complete(config: DictConfig, overrides: list[str], where: str) -> Experimen
         # The override of the key itself, or of one that the reason compares it with.
         names = {o: o.partition("=")[0] for o in overrides}
         guilty = [o for o in overrides if names[o] == key] or [o for o in overrides if names[o] in reason]
-        raise ConfigError(f"{f'override {guilty[-1]!r}' if guilty else where}: {key}: {reason}")
+        raise ConfigError(f"{f'override {redact(guilty[-1])!r}' if guilty else where}: {key}: {reason}")
     return typed
 
 
@@ -161,7 +162,8 @@ def to_config(content: DictConfig | dict[str, Any]) -> ExperimentConfig:
 
 
 def to_plain(config: ExperimentConfig) -> dict[str, Any]:
-    """The configuration as nested dictionaries of plain values, fit for YAML and checkpoints."""
+    """The configuration as nested dictionaries of plain values, fit for files and logs: no credentials."""
     plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     assert isinstance(plain, dict)
+    plain["data"]["path"] = redact(plain["data"]["path"])  # it goes into run folders, checkpoints and logs
     return {str(k): v for k, v in plain.items()}

@@ -15,7 +15,7 @@ from dualscore.errors import CheckpointError, ConfigError
 from dualscore.shards import write_aside
 
 RUNS = Path("runs")
-FREE_KEYS = re.compile(r"(trainer|evaluate)\..*|data\.(path|max_skipped)")
+FREE_KEYS = re.compile(r"(trainer|evaluate)\..*|data\.(path|cache|cache_gb|max_skipped)")
 """Settings that may change when a run goes on."""
 ARCHITECTURE_KEYS = re.compile(
     r"model|(network|energy)\..*|data\.(channels|size)|noise\.t_(min|max)|optim\.ema_steps"

@@ -127,7 +127,7 @@ class Manifest:
         """Read and check ``folder/manifest.json`` as ``load`` does, without looking at the other files."""
         path = Path(folder) / MANIFEST_FILE
         try:
-            document = json.loads(path.read_bytes())
+            raw = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             hint = hint or f"make data DATASET=… SRC=… OUT={folder}"
             raise DataError(
@@ -135,9 +135,27 @@ class Manifest:
             ) from None
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise DataError(f"{path} is not valid JSON ({error}): prepare the data set again") from None
-        return _parse(document, path)
+        return cls.parse(raw, path)
+
+    @classmethod
+    def parse(cls, raw: bytes, where: str | Path) -> "Manifest":
+        """Check a manifest's content.
+
+        Args:
+            raw: the file's bytes.
+            where: how to name the file in errors.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            DataError: naming the file and the key at fault.
+        """
+        try:
+            document = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is not valid JSON ({error}): prepare the data set again") from None
+        return _parse(document, where)
 
 
 def load_spectrum(folder: str | Path, manifest: Manifest) -> NDArray[np.float64]:
@@ -184,7 +202,7 @@ def _check_size(path: Path, size: int) -> None:
 class _Reader:
     """Typed look-ups in parsed JSON that name the file and the key on failure."""
 
-    def __init__(self, value: object, path: Path, key: str = "") -> None:
+    def __init__(self, value: object, path: str | Path, key: str = "") -> None:
         self.value: Any = value
         self.path, self.key = path, key
 
@@ -238,7 +256,7 @@ class _Reader:
         return numbers
 
 
-def _parse(document: object, path: Path) -> Manifest:
+def _parse(document: object, path: str | Path) -> Manifest:
     """Turn parsed JSON into a manifest; every failure is a DataError naming file and key."""
     root = _Reader(document, path)
     if root["format"].value != FORMAT:
@@ -260,7 +278,7 @@ def _parse(document: object, path: Path) -> Manifest:
             images=statistics["images"].count(),
             pixel_mean=statistics["pixel_mean"].numbers(sides[0]),
             pixel_variance=statistics["pixel_variance"].numbers(sides[0]),
-            spectrum_file=statistics["spectrum_file"].text(r"[\w.-]+\.npy"),
+            spectrum_file=statistics["spectrum_file"].text(r"\w[\w.-]*\.npy"),
             spectrum_sha256=statistics["spectrum_sha256"].text(r"[0-9a-f]{64}"),
         ),
         source=root["source"].mapping(),

@@ -173,7 +173,7 @@ def train(config: ExperimentConfig, run: Run) -> None:
     throughput = Throughput(config.data.batch_size)
     callbacks = [
         GradientHealth(),
-        SkippedImages(config.data.max_skipped, config.data.path, datamodule, console),
+        SkippedImages(config.data.max_skipped, datamodule, console),
         throughput,
         BitsPerDim(),
         Bound(),

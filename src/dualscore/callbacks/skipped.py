@@ -20,13 +20,12 @@ class SkippedImages(Callback):
 
     Args:
         limit: unreadable images an epoch that are borne.
-        path: where the shards are, for messages.
         datamodule: what reads them.
         console: where warnings go.
     """
 
-    def __init__(self, limit: int, path: str, datamodule: ImageDataModule, console: Console) -> None:
-        self.limit, self.path, self.console = limit, path, console
+    def __init__(self, limit: int, datamodule: ImageDataModule, console: Console) -> None:
+        self.limit, self.path, self.console = limit, datamodule.path, console
         self._datamodule = datamodule
         self._count = SkipCount(datamodule.training_shards)
         self._warned: set[str] = set()

@@ -1,13 +1,13 @@
 """What training and evaluation ask of a data set, wherever its images come from."""
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
 import lightning
 from torch.utils.data import DataLoader
 
 from dualscore.data.batch import Batch
+from dualscore.data.source import Source
 from dualscore.shards import Shard
 
 
@@ -17,7 +17,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     Args:
         dataset: the data set's name.
         release: which release, or what the images are, for people.
-        path: its folder; None where the images are drawn.
+        path: where it is; None where the images are drawn.
         identity: what changes whenever the images do.
         counts: images of each split, `train` and `val`.
         training_shards: what the training images are read from; none where they are drawn.
@@ -32,7 +32,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         *,
         dataset: str,
         release: str,
-        path: Path | None,
+        path: Source | None,
         identity: str,
         counts: dict[str, int],
         training_shards: tuple[Shard, ...] = (),
