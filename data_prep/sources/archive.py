@@ -12,6 +12,9 @@ from typing import IO
 from dualscore.errors import DataError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+SMALL_BYTES = 2**20
+MOST_RATIO = 100
+"""Bytes that one of an archive may unpack to; of photographs 1 to 3."""
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, NotImplementedError)
 
 
@@ -38,6 +41,7 @@ class FileRef:
                 yield stack.enter_context(self.path.open("rb"))
             elif self.path.name.endswith(".zip"):
                 archive = stack.enter_context(zipfile.ZipFile(self.path))
+                refuse_bomb(self, archive.getinfo(self.member))
                 yield stack.enter_context(archive.open(self.member))
             else:
                 tar = stack.enter_context(tarfile.open(self.path))
@@ -56,6 +60,23 @@ def explained(path: Path) -> Iterator[None]:
         # tarfile tells about every compression it tried, a line each
         reason = next(iter(str(error).splitlines()), "it is cut off").rstrip(":")
         raise DataError(f"{path} cannot be read ({reason}): download it again") from None
+
+
+def refuse_bomb(label: object, member: zipfile.ZipInfo) -> None:
+    """Refuse a member that unpacks to far more than photographs ever do, as a few bytes can to gigabytes.
+
+    Args:
+        label: how to name it in errors.
+        member: what the archive says of it.
+
+    Raises:
+        DataError: if it is refused.
+    """
+    if member.file_size > SMALL_BYTES and member.file_size > MOST_RATIO * member.compress_size:
+        raise DataError(
+            f"{label} is refused: {member.compress_size:,} bytes that unpack to {member.file_size:,}; "
+            "download the official archive again"
+        )
 
 
 def forget_members(tar: tarfile.TarFile) -> None:

@@ -17,6 +17,9 @@ from data_prep.plan import Images, Unit
 from data_prep.sources.archive import FileRef, explained, is_archive, members
 from dualscore.errors import DataError
 
+MOST_BYTES = 2**34
+"""Of one table, which is read whole; all of ImageNet64 takes less."""
+
 
 @dataclass(frozen=True)
 class BatchUnit(Unit):
@@ -94,6 +97,8 @@ def _natural(name: str) -> list[Any]:
 
 def _check_table(ref: FileRef, shape: Sequence[int], image_shape: tuple[int, int, int]) -> None:
     row = math.prod(image_shape)
+    if math.prod(shape) > MOST_BYTES:
+        raise DataError(f"{ref} claims a table of shape {tuple(shape)}: refused; download it again")
     if len(shape) == 2 and shape[0] > 0 and shape[1] == row:
         return
     kind = f"a table of shape {tuple(shape)}"

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dualscore.config import ExperimentConfig
 from dualscore.errors import ConfigError
+from dualscore.plain_yaml import refuse_aliases
 from dualscore.redaction import redact
 from dualscore.rules import problems
 
@@ -29,10 +30,11 @@ def available(folder: Path = EXPERIMENTS) -> list[str]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
+        refuse_aliases(path.read_text(encoding="utf-8"))
         # OmegaConf's reader, unlike plain YAML, refuses a key that is given twice.
         loaded = OmegaConf.load(path)
         content = OmegaConf.to_container(loaded) if isinstance(loaded, DictConfig) else None
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path}: holds no keys")
@@ -50,6 +52,7 @@ def _find(name: str, folder: Path) -> Path:
 
 
 def _merge(base: DictConfig, content: Any, where: str) -> DictConfig:  # noqa: ANN401 - YAML or dot list
+    _refuse_interpolation(content, where)
     try:
         merged = OmegaConf.merge(base, content)
         assert isinstance(merged, DictConfig)
@@ -66,6 +69,18 @@ def _merge(base: DictConfig, content: Any, where: str) -> DictConfig:  # noqa: A
                 f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"
             )
         raise ConfigError(f"{where}: {key}: {reason}") from error
+
+
+def _refuse_interpolation(content: Any, where: str = "", key: str = "") -> None:  # noqa: ANN401
+    """Refuse `${…}`, which would put environment variables, secrets among them, into files and logs."""
+    if isinstance(content, DictConfig | ListConfig):
+        content = OmegaConf.to_container(content, resolve=False)
+    if isinstance(content, str) and "${" in content:
+        place = f"{where}: {key}" if where else key
+        raise ConfigError(f"{place}: must be a plain value, without ${{…}}")
+    parts = enumerate(content) if isinstance(content, list) else ()
+    for name, part in content.items() if isinstance(content, dict) else parts:
+        _refuse_interpolation(part, where, f"{key}.{name}" if key else str(name))
 
 
 def load_experiment(
@@ -153,6 +168,7 @@ def to_config(content: DictConfig | dict[str, Any]) -> ExperimentConfig:
     Raises:
         ConfigError: naming the key that is unknown or of another type.
     """
+    _refuse_interpolation(content)
     try:
         typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), content))
     except OmegaConfBaseException as error:

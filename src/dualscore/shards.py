@@ -11,6 +11,7 @@ image/255 − pixel_mean, it is E[ŷ ŷᵀ] over channels at each spatial freque
 import hashlib
 import io
 import json
+import math
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -21,12 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualscore.errors import DataError
+from dualscore.typed_json import TypedJson
 
 FORMAT = "dualscore-shards-1"
 MANIFEST_FILE = "manifest.json"
 SPECTRUM_FILE = "spectrum.npy"
 IMAGE_SUFFIX = ".u8"
 SPLITS = ("train", "val")
+MOST_CHANNELS = 16
+MOST_VALUES = 2**24
+"""Values of an image that are borne; what a manifest claims is allocated."""
+_FEWEST_BYTES = 1024
+"""Bytes that any image takes in a tar: a header and a block."""
 
 
 def shard_name(split: str, number: int) -> str:
@@ -180,7 +187,7 @@ def load_spectrum(folder: str | Path, manifest: Manifest) -> NDArray[np.float64]
         raise DataError(f"{path} has another checksum than {MANIFEST_FILE} says: prepare the data set again")
     try:
         spectrum: NDArray[np.float64] = np.load(io.BytesIO(raw), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, MemoryError, OverflowError) as error:
         raise DataError(f"{path} is not a NumPy array ({error}): prepare the data set again") from None
     channels, height, width = manifest.image_shape
     expected = (channels, channels, height, width)
@@ -199,71 +206,16 @@ def _check_size(path: Path, size: int) -> None:
         raise DataError(f"{path} has {found} bytes instead of {size}: prepare the data set again")
 
 
-class _Reader:
-    """Typed look-ups in parsed JSON that name the file and the key on failure."""
-
-    def __init__(self, value: object, path: str | Path, key: str = "") -> None:
-        self.value: Any = value
-        self.path, self.key = path, key
-
-    def fail(self, problem: str) -> DataError:
-        return DataError(f"{self.path}: {self.key or 'the document'} {problem}; prepare the data set again")
-
-    def __getitem__(self, name: str | int) -> "_Reader":
-        key = f"{self.key}.{name}" if self.key else str(name)
-        if isinstance(name, str):
-            self.require(dict)
-        if isinstance(name, str) and name not in self.value:
-            raise _Reader(None, self.path, key).fail("is missing")
-        return _Reader(self.value[name], self.path, key)
-
-    def require(self, *kinds: type) -> None:
-        # bool is an int in Python, not in JSON
-        if not isinstance(self.value, kinds) or isinstance(self.value, bool):
-            raise self.fail(f"must be of type {kinds[-1].__name__}, not {type(self.value).__name__}")
-
-    def count(self) -> int:
-        self.require(int)
-        number: int = self.value
-        if number < 1:
-            raise self.fail(f"must be at least 1, not {number}")
-        return number
-
-    def text(self, pattern: str = r".+") -> str:
-        self.require(str)
-        text: str = self.value
-        if not re.fullmatch(pattern, text):
-            raise self.fail(f"has an impossible value: {text!r}")
-        return text
-
-    def mapping(self) -> dict[str, Any]:
-        self.require(dict)
-        return dict(self.value)
-
-    def items(self) -> list["_Reader"]:
-        self.require(list)
-        return [self[position] for position in range(len(self.value))]
-
-    def numbers(self, length: int) -> list[float]:
-        items = self.items()
-        if len(items) != length:
-            raise self.fail(f"must hold {length} numbers, one a channel, not {len(items)}")
-        for item in items:
-            item.require(int, float)
-        numbers = [float(item.value) for item in items]
-        if not np.isfinite(numbers).all():
-            raise self.fail("must hold finite numbers")
-        return numbers
-
-
 def _parse(document: object, path: str | Path) -> Manifest:
     """Turn parsed JSON into a manifest; every failure is a DataError naming file and key."""
-    root = _Reader(document, path)
+    root = TypedJson(document, path)
     if root["format"].value != FORMAT:
         raise root["format"].fail(f"is {root['format'].value!r}, but this version reads {FORMAT!r}")
     sides = [item.count() for item in root["image_shape"].items()]
     if len(sides) != 3:
         raise root["image_shape"].fail(f"must be [channels, height, width], not {sides}")
+    if sides[0] > MOST_CHANNELS or math.prod(sides) > MOST_VALUES:
+        raise root["image_shape"].fail(f"is {sides}, more than images here may have")
     splits = {name: _parse_split(root["splits"][name], name) for name in SPLITS}
     statistics = root["statistics"]
     if statistics["images"].count() != splits["train"].images:
@@ -285,7 +237,7 @@ def _parse(document: object, path: str | Path) -> Manifest:
     )
 
 
-def _parse_split(split: _Reader, name: str) -> Split:
+def _parse_split(split: TypedJson, name: str) -> Split:
     shards = []
     for number, shard in enumerate(split["shards"].items()):
         shards.append(
@@ -296,6 +248,8 @@ def _parse_split(split: _Reader, name: str) -> Split:
                 sha256=shard["sha256"].text(r"[0-9a-f]{64}"),
             )
         )
+        if shards[-1].images * _FEWEST_BYTES > shards[-1].bytes:
+            raise shard["images"].fail(f"is {shards[-1].images}, more than {shards[-1].bytes} bytes hold")
     total = sum(shard.images for shard in shards)
     if split["images"].count() != total:
         raise split["images"].fail(f"is {split['images'].value}, but its shards hold {total}")

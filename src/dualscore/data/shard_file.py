@@ -198,4 +198,4 @@ class ShardFile:
 
 
 def _files(tar: tarfile.TarFile) -> Iterable[tarfile.TarInfo]:
-    return (member for member in tar if member.isfile())
+    return (member for member in tar if member.isfile() and not member.issparse())
