@@ -423,6 +423,23 @@ def test_credentials_reach_the_server_and_nothing_else(workspace: Workspace, ser
                 assert secret.encode() not in path.read_bytes(), path
 
 
+def test_credentials_are_not_carried_to_another_host(
+    server: Server, small_shards: Path, tmp_path: Path
+) -> None:
+    with serving(small_shards) as other:
+
+        def fault(handler: SimpleHTTPRequestHandler, name: str) -> bool:
+            handler.send_response(302)
+            handler.send_header("Location", f"{other.url}/{name}")
+            handler.end_headers()
+            return True
+
+        server.fault = fault
+        find(f"http://me:secret@{server.place}?token=tiptop", str(tmp_path), 1.0)
+        assert all(server.logins)
+        assert set(other.logins) == {None}
+
+
 def test_a_command_in_a_runs_folder_is_not_run(workspace: Workspace, demo_shards: Path) -> None:
     settings = [*SETTINGS, f"data.path={demo_shards}", "trainer.max_steps=2"]
     workspace.run("train", "patches_dual", *settings)

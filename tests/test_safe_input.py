@@ -213,6 +213,7 @@ def _complaint(path: Path) -> str:
     ("change", "problem"),
     [
         (lambda m: m.update(image_shape=[3, 10**6, 10**6]), "more than images here may have"),
+        (lambda m: m.update(release="\x1b[2Jcleared"), "release has an impossible value"),
         (lambda m: m.update(image_shape=[10**6, 1, 1]), "more than images here may have"),
         (lambda m: m["splits"]["val"]["shards"][0].update(images=10**15), "more than [0-9]+ bytes hold"),
         (lambda m: m["statistics"].update(spectrum_file="-rf.npy"), "spectrum_file has an impossible value"),
@@ -327,6 +328,29 @@ def test_a_batch_that_unpacks_to_far_more_is_refused(
     error = _failed(capsys, "imagenet64", "--src", str(tmp_path), "--out", str(tmp_path / "out"))
     assert "train_data_batch_1 is refused: " in error
     assert "bytes that unpack to 24,576," in error
+
+
+@pytest.mark.parametrize("kind", ["npz", "tar.gz", "sparse"])
+def test_a_batch_that_unpacks_to_far_more_is_refused_in_any_archive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    if kind == "npz":
+        for name in ("train_data_batch_1", "val_data"):
+            np.savez_compressed(tmp_path / f"{name}.npz", data=np.zeros((2000, 12288), np.uint8))
+        arguments = ["imagenet64", "--src", str(tmp_path)]
+    else:
+        arguments = ["cifar10", "--src", str(tmp_path)]
+        entry = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        entry.size = 5 * 10**7
+        with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as tar:
+            if kind == "sparse":
+                entry.type = tarfile.GNUTYPE_SPARSE
+                entry.size = 0
+            tar.addfile(entry, io.BytesIO(bytes(entry.size)))
+            for name in ("data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+                tar.addfile(tarfile.TarInfo(f"cifar-10-batches-py/{name}"), io.BytesIO())
+    error = _failed(capsys, *arguments, "--out", str(tmp_path / "out"))
+    assert ("has data_batch_2" if kind == "sparse" else "is refused: ") in error
 
 
 def test_a_table_that_claims_an_absurd_shape_is_refused(

@@ -85,7 +85,7 @@ def _check_sizes(config: ExperimentConfig, state: dict[str, torch.Tensor]) -> No
     if stored != image_shape(config):
         raise ValueError(f"weights for images of {stored}, configured are {image_shape(config)}")
     largest = max(side for tensor in state.values() for side in (1, *tensor.shape))
-    if config.network.width > largest or config.network.scales * config.network.layers > len(state):
+    if config.network.width > largest or max(config.network.scales, config.network.layers) > len(state):
         raise ValueError("the network configured is larger than the weights")
 
 

@@ -48,8 +48,8 @@ class TypedJson:
             raise self.fail(f"must be at least 1, not {number}")
         return number
 
-    def text(self, pattern: str = r".+") -> str:
-        """A text that a pattern fits whole."""
+    def text(self, pattern: str = r"[^\x00-\x1f\x7f]+") -> str:
+        """A text that a pattern fits whole; by default any on one line, without a terminal's commands."""
         self.require(str)
         text: str = self.value
         if not re.fullmatch(pattern, text):
