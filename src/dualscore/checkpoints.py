@@ -1,7 +1,10 @@
 """Loads models from files: our checkpoints and the paper's released ones; no code is executed."""
 
+import contextlib
 import pickle
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from dualscore.experiment import to_config
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
 from dualscore.released import load_released
+from dualscore.runs import Run
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -28,12 +32,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: if the file is missing, damaged, or not one of ours.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (record := archive.testzip()) is not None:  # torch does not look at the checksums
+                raise CheckpointError(f"{path}: damaged: {record} has another checksum")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: no such checkpoint; train first with make train, or give CKPT=…"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, NotImplementedError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise CheckpointError(
             f"{path}: damaged or not a checkpoint ({' '.join(str(error).split()):.120})"
         ) from error
@@ -45,6 +61,35 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a dualscore checkpoint of a format this version reads")
     return dict(content)
+
+
+def newest_sound(run: Run, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read; damaged ones before it are put aside.
+
+    Args:
+        run: the run.
+        warn: told of each damaged one.
+
+    Returns:
+        Where it is and what it holds; None for a run without checkpoints.
+
+    Raises:
+        CheckpointError: if there are checkpoints and all are damaged.
+    """
+    kept = run.kept()
+    for path in kept:
+        try:
+            content = read_checkpoint(path)
+        except CheckpointError as error:
+            if path == kept[-1]:
+                raise
+            warn(f"{error}; going on from {kept[kept.index(path) + 1].name}, the one before")
+            # Out of the way, or the next checkpoint would push it over the good one.
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                path.replace(path.with_suffix(".damaged"))
+        else:
+            return path, content
+    return None
 
 
 def _is_released(path: Path) -> bool:

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from dualscore.errors import ConfigError, DualscoreError
+from dualscore.errors import ConfigError, DualscoreError, StoppedError
 
 _CHOSEN_RUN = "DUALSCORE_RUN"
 
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; after an error that is shown as one line 1, 3 where a training diverged,
-        4 where an energy could not be normalized.
+        4 where an energy could not be normalized; 75 where a run was asked to stop and can go on.
     """
     # Torch's CPU threads wait for each other by spinning. Where anything else runs, spinning long makes a
     # step tens of times slower (measured: 0.1 instead of 2.6 steps/s beside one busy process); spinning this
@@ -132,6 +132,9 @@ def main(argv: list[str] | None = None) -> int:
             names = available()
             width = max(map(len, names), default=0)
             print("\n".join(f"{name:{width}}  {summary(name)}" for name in names))
+    except StoppedError as stop:
+        print(_one_line(stop), file=sys.stderr)
+        return stop.status
     except DualscoreError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return error.status

@@ -234,6 +234,9 @@ class TrainerConfig:
         1000, "steps between validations, each of which writes the checkpoints", POSITIVE
     )
     validate_images: int = option(2048, "validation images used in training, evenly spaced", SEVERAL)
+    keep: int = option(
+        2, "last checkpoints kept; where the newest is damaged, the one before goes on", POSITIVE
+    )
     best: Best = option(Best.bound, "validation figure that the best checkpoint is chosen by")
     log_every: int = option(50, "steps between entries in the log", POSITIVE)
 

@@ -188,10 +188,14 @@ class DualScoreModule(lightning.LightningModule):
             self.log("train/time_loss", losses.time.mean())
         return loss
 
-    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Move the average, and forget the normaliser of the weights before."""
-        if (batch_idx + 1) % self.accumulate:
-            return
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - Lightning's
+        """Move the weights and the average, and forget the normaliser of the weights before.
+
+        Args:
+            *arguments: Lightning's.
+            **named: Lightning's.
+        """
+        super().optimizer_step(*arguments, **named)
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.log_normalizer.fill_(math.nan)

@@ -1,12 +1,13 @@
 """Trains and evaluates an experiment in its run folder."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import lightning
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
@@ -20,10 +21,11 @@ from dualscore.callbacks import (
     GradientHealth,
     NoiseCurves,
     ProgressBar,
+    Saving,
     Throughput,
 )
 from dualscore.checkpoint_io import AtomicCheckpointIO
-from dualscore.checkpoints import read_checkpoint
+from dualscore.checkpoints import newest_sound
 from dualscore.compiling import obstacle
 from dualscore.config import Best, ExperimentConfig
 from dualscore.errors import DivergenceError, TrainingError
@@ -33,6 +35,7 @@ from dualscore.memory import advice, is_out_of_memory
 from dualscore.module import DualScoreModule
 from dualscore.precision import allow_tf32
 from dualscore.runs import Run, flatten
+from dualscore.signals import StopSignals
 from dualscore.terminal import quiet, rank, shared_console
 
 
@@ -47,14 +50,14 @@ def _trainer(
     run: Run,
     callbacks: list[Callback],
     console: Console,
-    precision: str,
-    logger: TensorBoardLogger | None,
+    io: AtomicCheckpointIO,
+    logger: TensorBoardLogger,
 ) -> lightning.Trainer:
     """Build the Trainer; no inference mode, because scores are gradients, in validation too."""
     options = config.trainer
     if console.is_terminal:
         callbacks = [*callbacks, ProgressBar()]
-    plugins: list[Any] = [AtomicCheckpointIO()]
+    plugins: list[Any] = [io]
     if SLURMEnvironment.detect():
         # Lightning's own requeueing leaves checkpoints that a later, unrelated run would take for its own.
         plugins.append(SLURMEnvironment(auto_requeue=False))
@@ -68,9 +71,10 @@ def _trainer(
             num_nodes=options.nodes,
             # Ranks may validate different numbers of batches, so buffers must not be broadcast in forward.
             strategy=DDPStrategy(broadcast_buffers=False) if options.devices * options.nodes > 1 else "auto",
-            precision=precision,  # type: ignore[arg-type]
+            precision=options.precision,  # type: ignore[arg-type]
             plugins=plugins,
-            logger=logger or False,
+            logger=logger,
+            enable_checkpointing=True,
             callbacks=callbacks,
             accumulate_grad_batches=options.accumulate,
             # Lightning counts parts of batches here
@@ -88,19 +92,6 @@ def _trainer(
         raise TrainingError(
             f"trainer.devices={options.devices}, trainer.accelerator={options.accelerator}: {reason:.200}"
         ) from error
-
-
-def _checkpoint(path: Path, monitor: str | None) -> ModelCheckpoint:
-    """Write a checkpoint at validations: at each, or where the monitored figure is the lowest so far."""
-    return ModelCheckpoint(
-        path.parent,
-        filename=path.stem,
-        monitor=monitor,
-        mode="min",
-        save_on_train_epoch_end=False,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
 
 
 def _log_settings(logger: TensorBoardLogger, plain: dict[str, Any], metric: str) -> None:
@@ -138,38 +129,49 @@ def _prepare_device(config: ExperimentConfig, module: DualScoreModule, console: 
     module.compile_loss()
 
 
-def train(config: ExperimentConfig, run: Run) -> None:
+def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ()) -> None:
     """Train an experiment, from its last checkpoint if there is one, and evaluate the best.
 
     Args:
         config: the experiment.
         run: its folder, new or of an interrupted run.
+        watchers: further callbacks.
 
     Raises:
         DualscoreError: one line for people; nothing is left half-written.
     """
     quiet()
+    with StopSignals() as signals, run.alone() if rank() == 0 else nullcontext():
+        if _fit(config, run, signals, watchers):
+            signals.stop_at_once()
+            evaluate(config, run.best, run.folder / "evaluation.json")
+
+
+def _fit(config: ExperimentConfig, run: Run, signals: StopSignals, watchers: Sequence[Callback]) -> bool:
+    """Train to the last step; whether there is something to evaluate."""
     console = shared_console()
     plain = to_plain(config)
     run.check_same(plain)
     module, datamodule = build(config)
     _prepare_device(config, module, console)
-    step = 0
-    if run.last.exists():
-        step = int(read_checkpoint(run.last)["global_step"])
-    report = run.folder / "evaluation.json"
-    if step >= config.trainer.max_steps and not is_complete(report, run.best):
-        evaluate(config, run.best, report)
-        return
+
+    def warn(message: str) -> None:
+        console.print(f"[yellow]warning:[/] {message}", highlight=False, soft_wrap=True)
+
+    newest = newest_sound(run, warn)
+    step = int(newest[1]["global_step"]) if newest else 0
     if step >= config.trainer.max_steps:
+        if not is_complete(run.folder / "evaluation.json", run.best):
+            return True
         console.print(
             f"{run.folder} is complete ({step:,} steps). Train longer with SET=trainer.max_steps=… (a cosine "
             "schedule is then stretched to the new length), anew beside it with FRESH=1, or measure it with "
             "make evaluate.",
             soft_wrap=True,
         )
-        return
+        return False
     throughput = Throughput(config.data.batch_size)
+    io = AtomicCheckpointIO(config.trainer.keep, warn)
     callbacks = [
         GradientHealth(),
         throughput,
@@ -178,11 +180,17 @@ def train(config: ExperimentConfig, run: Run) -> None:
         NoiseCurves(),
         LearningRateMonitor("step"),
         ConsoleReport(console, throughput),
-        _checkpoint(run.best, _monitor(config)),
-        _checkpoint(run.last, None),  # after the best, whose score it holds
+        *watchers,
+        Saving(run, _monitor(config), io, signals),
     ]
-    logger = TensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False)
-    trainer = _trainer(config, run, callbacks, console, config.trainer.precision, logger)
+    logger = TensorBoardLogger(
+        run.folder,
+        name="",
+        version="tensorboard",
+        default_hp_metric=False,
+        purge_step=step or None,  # what was logged after the checkpoint is logged again
+    )
+    trainer = _trainer(config, run, callbacks, console, io, logger)
     if rank() == 0:
         run.write_config(plain)
     parameters = sum(p.numel() for p in module.model.parameters())
@@ -198,7 +206,7 @@ def train(config: ExperimentConfig, run: Run) -> None:
     if step == 0 and trainer.is_global_zero:
         _log_settings(logger, plain, _monitor(config))
     try:
-        trainer.fit(module, datamodule, ckpt_path=str(run.last) if step else None, weights_only=True)
+        trainer.fit(module, datamodule, ckpt_path=str(newest[0]) if newest else None, weights_only=True)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         # SOAP's, of gradients that are finite but absurd.
         raise DivergenceError(
@@ -222,7 +230,7 @@ def train(config: ExperimentConfig, run: Run) -> None:
         if not trainer.interrupted:
             raise
         raise KeyboardInterrupt from exit_
-    evaluate(config, run.best, report)
+    return True
 
 
 def leave() -> None:

@@ -3,6 +3,7 @@
 from dualscore.callbacks.figures import BitsPerDim, Bound, NoiseCurves
 from dualscore.callbacks.health import GradientHealth
 from dualscore.callbacks.progress import ConsoleReport, ProgressBar, Throughput
+from dualscore.callbacks.saving import Saving
 
 __all__ = [
     "BitsPerDim",
@@ -11,5 +12,6 @@ __all__ = [
     "GradientHealth",
     "NoiseCurves",
     "ProgressBar",
+    "Saving",
     "Throughput",
 ]
