@@ -131,6 +131,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     settings = [*SETTINGS, f"data.path={demo_shards}", "trainer.max_steps=6", "trainer.validate_every=2"]
     settings += [
         "trainer.log_every=6",
+        "trainer.max_skipped=0",
         "optim.method=adam",
     ]  # so that a bad step is made, and another after it
     monkeypatch.setattr(DualScoreModule, "draw", poisoned)

@@ -1,17 +1,15 @@
 """Trains and evaluates an experiment in its run folder."""
 
+import os
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
-from torch.utils.tensorboard.summary import hparams
 
 from dualscore.assemble import build
 from dualscore.callbacks import (
@@ -19,8 +17,8 @@ from dualscore.callbacks import (
     Bound,
     ConsoleReport,
     GradientHealth,
+    Heartbeat,
     NoiseCurves,
-    ProgressBar,
     Saving,
     Throughput,
 )
@@ -28,80 +26,19 @@ from dualscore.checkpoint_io import AtomicCheckpointIO
 from dualscore.checkpoints import newest_sound
 from dualscore.compiling import obstacle
 from dualscore.config import Best, ExperimentConfig
-from dualscore.errors import DivergenceError, TrainingError
+from dualscore.data.base import ImageDataModule
+from dualscore.errors import StoppedError, TrainingError
 from dualscore.evaluation import evaluate, is_complete
 from dualscore.experiment import to_plain
-from dualscore.memory import advice, is_out_of_memory
+from dualscore.failures import told_to_people
 from dualscore.module import DualScoreModule
 from dualscore.precision import allow_tf32
-from dualscore.runs import Run, flatten
+from dualscore.runs import Run
 from dualscore.signals import StopSignals
+from dualscore.status import State, Status
 from dualscore.terminal import quiet, rank, shared_console
-
-
-def accelerator(config: ExperimentConfig) -> str:
-    """What an experiment runs on here, as Lightning calls it."""
-    wanted = config.trainer.accelerator
-    return "cuda" if wanted == "gpu" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
-
-
-def _trainer(
-    config: ExperimentConfig,
-    run: Run,
-    callbacks: list[Callback],
-    console: Console,
-    io: AtomicCheckpointIO,
-    logger: TensorBoardLogger,
-) -> lightning.Trainer:
-    """Build the Trainer; no inference mode, because scores are gradients, in validation too."""
-    options = config.trainer
-    if console.is_terminal:
-        callbacks = [*callbacks, ProgressBar()]
-    plugins: list[Any] = [io]
-    if SLURMEnvironment.detect():
-        # Lightning's own requeueing leaves checkpoints that a later, unrelated run would take for its own.
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    try:
-        return lightning.Trainer(
-            default_root_dir=run.folder,
-            max_steps=options.max_steps,
-            max_epochs=-1,
-            accelerator=accelerator(config),
-            devices=options.devices,
-            num_nodes=options.nodes,
-            # Ranks may validate different numbers of batches, so buffers must not be broadcast in forward.
-            strategy=DDPStrategy(broadcast_buffers=False) if options.devices * options.nodes > 1 else "auto",
-            precision=options.precision,  # type: ignore[arg-type]
-            plugins=plugins,
-            logger=logger,
-            enable_checkpointing=True,
-            callbacks=callbacks,
-            accumulate_grad_batches=options.accumulate,
-            # Lightning counts parts of batches here
-            val_check_interval=min(options.validate_every, options.max_steps) * options.accumulate,
-            check_val_every_n_epoch=None,
-            log_every_n_steps=min(options.log_every, options.max_steps),
-            num_sanity_val_steps=0,
-            inference_mode=False,
-            use_distributed_sampler=False,
-            enable_progress_bar=console.is_terminal,
-            enable_model_summary=False,
-        )
-    except lightning.fabric.utilities.exceptions.MisconfigurationException as error:
-        reason = " ".join(str(error).split())
-        raise TrainingError(
-            f"trainer.devices={options.devices}, trainer.accelerator={options.accelerator}: {reason:.200}"
-        ) from error
-
-
-def _log_settings(logger: TensorBoardLogger, plain: dict[str, Any], metric: str) -> None:
-    """Put the settings beside the figure that runs are compared by, which gets its values later."""
-    settings = {
-        key: value if isinstance(value, bool | int | float) else str(value)
-        for key, value in flatten(plain).items()
-    }
-    for summary in hparams(settings, {metric: 0.0}):  # type: ignore[no-untyped-call]
-        logger.experiment._get_file_writer().add_summary(summary)
+from dualscore.trainer import accelerator, log_settings, make_trainer
+from dualscore.watchdog import Watchdog
 
 
 def _monitor(config: ExperimentConfig) -> str:
@@ -141,13 +78,46 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
         DualscoreError: one line for people; nothing is left half-written.
     """
     quiet()
+    status = Status()
     with StopSignals() as signals, run.alone() if rank() == 0 else nullcontext():
-        if _fit(config, run, signals, watchers):
+        try:
+            if not _fit(config, run, signals, status, watchers):
+                return
+            status.state = State.evaluating
+            _say(status, run)
             signals.stop_at_once()
             evaluate(config, run.best, run.folder / "evaluation.json")
+        except BaseException as error:
+            stopped = isinstance(error, StoppedError | KeyboardInterrupt)
+            status.state = State.stopped if stopped else State.failed
+            status.reason = " ".join(str(error).split())[:300] or type(error).__name__
+            _say(status, run)
+            raise
+        status.state = State.complete
+        _say(status, run)
 
 
-def _fit(config: ExperimentConfig, run: Run, signals: StopSignals, watchers: Sequence[Callback]) -> bool:
+def _watchdog(config: ExperimentConfig, run: Run, status: Status, place: tuple[int, int]) -> Watchdog:
+    """A watchdog that says why it ends the process, on the terminal and in the run's status."""
+
+    def end(reason: str) -> None:
+        status.state, status.reason = State.failed, reason
+        status.say(run.folder)
+        message = f"error: {reason}; the same command goes on from the last checkpoint"
+        print(message, file=sys.stderr, flush=True)
+        os._exit(TrainingError.status)  # the main thread may wait for ever in a library
+
+    return Watchdog(run.folder / "heartbeats", *place, 60 * config.trainer.hang_minutes, end)
+
+
+def _say(status: Status, run: Run) -> None:
+    if rank() == 0:
+        status.say(run.folder)
+
+
+def _fit(
+    config: ExperimentConfig, run: Run, signals: StopSignals, status: Status, watchers: Sequence[Callback]
+) -> bool:
     """Train to the last step; whether there is something to evaluate."""
     console = shared_console()
     plain = to_plain(config)
@@ -159,7 +129,8 @@ def _fit(config: ExperimentConfig, run: Run, signals: StopSignals, watchers: Seq
         console.print(f"[yellow]warning:[/] {message}", highlight=False, soft_wrap=True)
 
     newest = newest_sound(run, warn)
-    step = int(newest[1]["global_step"]) if newest else 0
+    step = status.step = int(newest[1]["global_step"]) if newest else 0
+    status.max_steps = config.trainer.max_steps
     if step >= config.trainer.max_steps:
         if not is_complete(run.folder / "evaluation.json", run.best):
             return True
@@ -170,11 +141,13 @@ def _fit(config: ExperimentConfig, run: Run, signals: StopSignals, watchers: Seq
             soft_wrap=True,
         )
         return False
-    throughput = Throughput(config.data.batch_size)
+    throughput, health = Throughput(config.data.batch_size), GradientHealth(config.trainer.max_skipped, warn)
+    heartbeat = Heartbeat(run, status, throughput, health)
     io = AtomicCheckpointIO(config.trainer.keep, warn)
     callbacks = [
-        GradientHealth(),
+        health,
         throughput,
+        heartbeat,
         BitsPerDim(),
         Bound(),
         NoiseCurves(),
@@ -190,9 +163,30 @@ def _fit(config: ExperimentConfig, run: Run, signals: StopSignals, watchers: Seq
         default_hp_metric=False,
         purge_step=step or None,  # what was logged after the checkpoint is logged again
     )
-    trainer = _trainer(config, run, callbacks, console, io, logger)
+    trainer = make_trainer(config, run, callbacks, console, io, logger)
     if rank() == 0:
         run.write_config(plain)
+    _introduce(config, run, module, datamodule, trainer, step, console)
+    if step == 0 and trainer.is_global_zero:
+        log_settings(logger, plain, _monitor(config))
+    with (
+        _watchdog(config, run, status, (trainer.global_rank, trainer.world_size)) as heartbeat.watchdog,
+        told_to_people(trainer, module, config, heartbeat.watchdog),
+    ):
+        trainer.fit(module, datamodule, ckpt_path=str(newest[0]) if newest else None, weights_only=True)
+    return True
+
+
+def _introduce(
+    config: ExperimentConfig,
+    run: Run,
+    module: DualScoreModule,
+    datamodule: ImageDataModule,
+    trainer: lightning.Trainer,
+    step: int,
+    console: Console,
+) -> None:
+    """One line that says what begins."""
     parameters = sum(p.numel() for p in module.model.parameters())
     start = f"goes on from step {step:,}" if step else "starts"
     console.print(
@@ -203,34 +197,6 @@ def _fit(config: ExperimentConfig, run: Run, signals: StopSignals, watchers: Seq
         highlight=False,
         soft_wrap=True,
     )
-    if step == 0 and trainer.is_global_zero:
-        _log_settings(logger, plain, _monitor(config))
-    try:
-        trainer.fit(module, datamodule, ckpt_path=str(newest[0]) if newest else None, weights_only=True)
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        # SOAP's, of gradients that are finite but absurd.
-        raise DivergenceError(
-            f"step {trainer.global_step}: the optimiser's preconditioner overflows; the last good checkpoint "
-            "is kept; try a smaller optim.lr with FRESH=1"
-        ) from error
-    except RuntimeError as error:
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = " ".join(str(error).split())
-            raise TrainingError(
-                f"trainer.compile: torch.compile failed ({reason:.200}); trainer.compile=false trains without"
-            ) from error
-        if not is_out_of_memory(error):
-            raise
-        batch = config.data.batch_size // trainer.world_size
-        raise TrainingError(
-            f"step {trainer.global_step}: {batch // config.trainer.accumulate} images at once do not fit "
-            f"into the memory of a device; {advice(module, batch, config.trainer.accumulate)}"
-        ) from error
-    except SystemExit as exit_:  # Lightning's answer to Ctrl-C
-        if not trainer.interrupted:
-            raise
-        raise KeyboardInterrupt from exit_
-    return True
 
 
 def leave() -> None:

@@ -2,6 +2,7 @@
 
 from dualscore.callbacks.figures import BitsPerDim, Bound, NoiseCurves
 from dualscore.callbacks.health import GradientHealth
+from dualscore.callbacks.heartbeat import Heartbeat
 from dualscore.callbacks.progress import ConsoleReport, ProgressBar, Throughput
 from dualscore.callbacks.saving import Saving
 
@@ -10,6 +11,7 @@ __all__ = [
     "Bound",
     "ConsoleReport",
     "GradientHealth",
+    "Heartbeat",
     "NoiseCurves",
     "ProgressBar",
     "Saving",
