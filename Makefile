@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := data/demo16/manifest.json
 DEMO32 := data/demo32/manifest.json
 
-.PHONY: help install train study evaluate bench figure data verify-data status tensorboard experiments test lint lock clean
+.PHONY: help install train study evaluate bench figure data verify-data status tensorboard experiments test torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -69,6 +69,9 @@ experiments: $(INSTALLED)  ## List the experiments
 
 test: $(INSTALLED)  ## Run every test
 	@$(PY) -m pytest -q
+
+torture: $(INSTALLED)  ## Kill a run at random moments and look whether anything is lost: [KILLS=100] [SEED=0]
+	@PYTHONPATH=$(CURDIR):$(CURDIR)/src $(PY) tests/torture.py $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
 
 lint: $(INSTALLED)  ## Style, docstrings and types
 	@$(VENV)/bin/ruff check .

@@ -83,6 +83,6 @@ class Saving(Checkpoint):
 
     def _save(self, trainer: lightning.Trainer, best: bool) -> bool:
         """Write a checkpoint; whether it was, the same answer on all devices."""
-        trainer.save_checkpoint(self.run.best if best else self.run.last)
+        trainer.save_checkpoint(self.run.best if best else self.run.last, weights_only=False)
         written: bool = trainer.strategy.broadcast(self.io.written)
         return written
