@@ -174,12 +174,6 @@ def test_a_run_that_never_began_does_not_bind_the_next(
     workspace.run("train", "patches_dual", *settings, "data.batch_size=8")
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(workspace: Workspace, demo_shards: Path) -> None:
-    Path("runs").write_text("a file in the way")
-    line = workspace.fail("train", "patches_dual", *SETTINGS, f"data.path={demo_shards}")
-    assert "runs" in line
-
-
 def test_fresh_in_a_group_of_tasks_asks_for_a_name(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

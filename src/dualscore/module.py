@@ -249,4 +249,4 @@ class DualScoreModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what is needed to rebuild the model without this module."""
-        checkpoint["dualscore"] = self.description
+        checkpoint["dualscore"] = self.description | {"devices": self.trainer.world_size}

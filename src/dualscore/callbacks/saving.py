@@ -50,7 +50,9 @@ class Saving(Checkpoint):
             before, self.best = self.best, figure
             if not self._save(trainer, best=True):
                 self.best = before
-        self._save(trainer, best=False)  # after the best, whose figure it holds
+        saved = self._save(trainer, best=False)  # after the best, whose figure it holds
+        if self._asked(trainer):
+            self._stop(trainer, saved)
 
     def on_train_batch_end(
         self,
@@ -60,12 +62,16 @@ class Saving(Checkpoint):
         batch: object,
         batch_idx: int,
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches or not self._asked(trainer):
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        step = trainer.global_step
-        saved = self._save(trainer, best=False)
+        if trainer.world_size > 1 and trainer.global_step % AGREE_EVERY:
+            return
+        if self._asked(trainer):
+            self._stop(trainer, self._save(trainer, best=False))
+
+    def _stop(self, trainer: lightning.Trainer, saved: bool) -> None:
         raise StoppedError(
-            f"step {step:,}: stopped by {self.signals.received or 'a signal to another device'}; "
+            f"step {trainer.global_step:,}: stopped by {self.signals.received or 'a signal to another device'}; "
             + (
                 "saved, and the same command goes on"
                 if saved
@@ -74,11 +80,10 @@ class Saving(Checkpoint):
         )
 
     def _asked(self, trainer: lightning.Trainer) -> bool:
+        """Whether any device was asked to stop, the same answer on all."""
         asked = self.signals.received is not None
         if trainer.world_size == 1:
             return asked
-        if trainer.global_step % AGREE_EVERY:
-            return False
         return not trainer.strategy.reduce_boolean_decision(not asked, all=True)
 
     def _save(self, trainer: lightning.Trainer, best: bool) -> bool:
