@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := data/demo16/manifest.json
 DEMO32 := data/demo32/manifest.json
 
-.PHONY: help install train study evaluate bench figure data verify-data tensorboard experiments test lint lock clean
+.PHONY: help install train study evaluate bench figure data verify-data status tensorboard experiments test torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -58,6 +58,9 @@ data: $(INSTALLED)  ## Prepare shards: DATASET=imagenet64 SRC=folder OUT=data/im
 verify-data: $(INSTALLED)  ## Check shards against their manifest: OUT=data/imagenet64
 	@$(if $(OUT),,echo "error: say which data set with OUT=…" >&2; exit 2;) $(PY) -m data_prep verify "$(call home,$(OUT))"
 
+status: $(INSTALLED)  ## List runs: step, bits/dim, speed, time left, state
+	@$(PY) -m dualscore status
+
 tensorboard: $(INSTALLED)  ## Dashboards of all runs at http://localhost:6006
 	@$(VENV)/bin/tensorboard --logdir runs --port $(or $(PORT),6006)
 
@@ -66,6 +69,9 @@ experiments: $(INSTALLED)  ## List the experiments
 
 test: $(INSTALLED)  ## Run every test
 	@$(PY) -m pytest -q
+
+torture: $(INSTALLED)  ## Kill a run at random moments and look whether anything is lost: [KILLS=100] [SEED=0]
+	@PYTHONPATH=$(CURDIR):$(CURDIR)/src $(PY) tests/torture.py $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
 
 lint: $(INSTALLED)  ## Style, docstrings and types
 	@$(VENV)/bin/ruff check .

@@ -9,7 +9,6 @@ import torch
 
 import dualscore
 from dualscore.assemble import build, find_data, load_statistics
-from dualscore.checkpoint_io import AtomicCheckpointIO
 from dualscore.config import OptimConfig, Schedule
 from dualscore.data.batch import Batch
 from dualscore.energy import Energy, Fading
@@ -255,19 +254,3 @@ def test_load_takes_the_averaged_weights_and_normaliser(workspace: Workspace, de
     assert not torch.equal(raw, averaged)
     assert torch.equal(model.score_model.get_parameter(name), averaged)
     assert model.log_normalizer == float(checkpoint["state_dict"]["log_normalizer"])
-
-
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "checkpoints" / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
-
-    def full(_content: object, file: Any) -> None:
-        file.write(b"half of it")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
-    assert torch.load(path, weights_only=True) == {"step": 1}

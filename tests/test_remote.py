@@ -322,7 +322,7 @@ def test_a_server_that_is_not_there_is_one_line(workspace: Workspace) -> None:
         line = workspace.fail("train", "patches_dual", *SETTINGS, f"data.path={url}")
     reason = "(tried 5 times; the last time: Connection refused)"
     assert f"{url}/manifest.json: cannot be fetched {reason}" in line
-    assert not Path("runs").exists()
+    assert not Path("runs/patches_dual/checkpoints").exists()
 
 
 def test_a_source_that_is_gone_is_never_skipped(server: Server, tmp_path: Path) -> None:

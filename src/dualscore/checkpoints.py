@@ -1,9 +1,11 @@
 """Loads models from files: our checkpoints and the paper's released ones; no code is executed."""
 
+import contextlib
 import pickle
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from dualscore.experiment import to_config
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
 from dualscore.released import load_released
+from dualscore.runs import Run
 
 # What torch and Python raise at one or another flipped byte; NotImplementedError and RecursionError are
 # kinds of RuntimeError, and KeyError and IndexError of LookupError.
@@ -32,6 +35,8 @@ _DAMAGED = (
     MemoryError,
     OverflowError,
     struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 
@@ -49,6 +54,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     refuse_bombs(path)
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (record := archive.testzip()) is not None:  # torch does not look at the checksums
+                raise CheckpointError(f"{path}: damaged: {record} has another checksum")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -68,13 +76,42 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def newest_sound(run: Run, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read; damaged ones before it are put aside.
+
+    Args:
+        run: the run.
+        warn: told of each damaged one.
+
+    Returns:
+        Where it is and what it holds; None for a run without checkpoints.
+
+    Raises:
+        CheckpointError: if there are checkpoints and all are damaged.
+    """
+    kept = run.kept()
+    for path in kept:
+        try:
+            content = read_checkpoint(path)
+        except CheckpointError as error:
+            if path == kept[-1]:
+                raise
+            warn(f"{error}; going on from {kept[kept.index(path) + 1].name}, the one before")
+            # Out of the way, or the next checkpoint would push it over the good one.
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                path.replace(path.with_suffix(".damaged"))
+        else:
+            return path, content
+    return None
+
+
 def _is_released(path: Path) -> bool:
     """Whether a file has the released layout: its pickle names `args` beside `state_dict`."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl")]
             content = archive.read(names[0]) if names else b""
-    except (*_DAMAGED, zipfile.BadZipFile, zlib.error):
+    except _DAMAGED:
         return False
     return b"argparse" in content and b"network_kwargs" in content and b"state_dict" in content
 

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from dualscore.errors import ConfigError, DualscoreError
+from dualscore.errors import ConfigError, DualscoreError, StoppedError
 from dualscore.redaction import redact
 
 _CHOSEN_RUN = "DUALSCORE_RUN"
@@ -33,6 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     figure.add_argument("--out", type=Path, default=Path("figures"), help="folder for PDF, PNG and numbers")
     study = commands.add_parser("study", help="compare variants of an experiment, or go on where it stopped")
     study.add_argument("study", help="name of a file in studies/, without .yaml")
+    status = commands.add_parser("status", help="list runs: step, bits/dim, speed, time left, state")
+    status.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
     commands.add_parser("experiments", help="list the experiments")
     return parser
 
@@ -95,6 +97,17 @@ def _study(arguments: argparse.Namespace) -> None:
     run_study(load_study(arguments.study), shared_console())
 
 
+def _status(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from dualscore.status import table
+
+    shown = table(arguments.runs)
+    # Written into a file or a pipe, no line is cut.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(shown or f"no runs in {arguments.runs}; make train starts one", soft_wrap=not shown)
+
+
 def _one_line(error: DualscoreError) -> str:
     """The message without credentials; of a traceback in text, as loader processes send it, the last line."""
     text = str(error).strip()
@@ -111,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; after an error that is shown as one line 1, 3 where a training diverged,
-        4 where an energy could not be normalized.
+        4 where an energy could not be normalized; 75 where a run was asked to stop and can go on.
     """
     # Torch's CPU threads wait for each other by spinning. Where anything else runs, spinning long makes a
     # step tens of times slower (measured: 0.1 instead of 2.6 steps/s beside one busy process); spinning this
@@ -130,6 +143,8 @@ def main(argv: list[str] | None = None) -> int:
             _evaluate(arguments)
         elif arguments.command == "figure":
             _figure(arguments)
+        elif arguments.command == "status":
+            _status(arguments)
         elif arguments.command == "study":
             _study(arguments)
         else:
@@ -138,6 +153,14 @@ def main(argv: list[str] | None = None) -> int:
             names = available()
             width = max(map(len, names), default=0)
             print("\n".join(f"{name:{width}}  {summary(name)}" for name in names))
+    except StoppedError as stop:
+        from dualscore.terminal import rank
+
+        # Launchers take the failure of any other process for one of the whole group, and kill the first.
+        if rank() > 0:
+            return 0
+        print(_one_line(stop), file=sys.stderr)
+        return stop.status
     except DualscoreError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return error.status

@@ -237,10 +237,19 @@ class TrainerConfig:
     )
     compile: bool = option(False, "compile the loss: a minute or two at the start, then faster steps")
     tf32: bool = option(False, "let a GPU round products to TF32 in training")
+    max_skipped: int = option(
+        10,
+        "steps without a finite gradient that are left out between validations; one more ends the run",
+        NOT_NEGATIVE,
+    )
+    hang_minutes: float = option(30, "minutes without progress after which a run is ended", POSITIVE)
     validate_every: int = option(
         1000, "steps between validations, each of which writes the checkpoints", POSITIVE
     )
     validate_images: int = option(2048, "validation images used in training, evenly spaced", SEVERAL)
+    keep: int = option(
+        2, "last checkpoints kept; where the newest is damaged, the one before goes on", POSITIVE
+    )
     best: Best = option(Best.bound, "validation figure that the best checkpoint is chosen by")
     log_every: int = option(50, "steps between entries in the log", POSITIVE)
 

@@ -38,6 +38,13 @@ class DivergenceError(TrainingError):
     status = 3
 
 
+class StoppedError(DualscoreError):
+    """A run was asked to stop, and the same command goes on with it. Not a failure."""
+
+    status = 75
+    """EX_TEMPFAIL: what batch scripts requeue a job for."""
+
+
 class FigureError(DualscoreError):
     """A figure cannot be drawn."""
 

@@ -188,10 +188,14 @@ class DualScoreModule(lightning.LightningModule):
             self.log("train/time_loss", losses.time.mean())
         return loss
 
-    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Move the average, and forget the normaliser of the weights before."""
-        if (batch_idx + 1) % self.accumulate:
-            return
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - Lightning's
+        """Move the weights and the average, and forget the normaliser of the weights before.
+
+        Args:
+            *arguments: Lightning's.
+            **named: Lightning's.
+        """
+        super().optimizer_step(*arguments, **named)
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.log_normalizer.fill_(math.nan)
@@ -245,4 +249,4 @@ class DualScoreModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what is needed to rebuild the model without this module."""
-        checkpoint["dualscore"] = self.description
+        checkpoint["dualscore"] = self.description | {"devices": self.trainer.world_size}

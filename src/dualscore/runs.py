@@ -4,14 +4,19 @@ runs/NAME, runs/NAME-2, … each hold `config.yaml`, `checkpoints/last.ckpt` and
 and `evaluation.json`. The newest of a name is the one that goes on.
 """
 
+import fcntl
+import os
 import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dualscore.errors import CheckpointError, ConfigError
+from dualscore.errors import CheckpointError, ConfigError, TrainingError
 from dualscore.plain_yaml import refuse_aliases
 from dualscore.shards import write_aside
 
@@ -39,6 +44,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
     """Dotted keys whose values differ, with the old and the new value."""
     a, b = flatten(old), flatten(new)
     return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
+
+
+def older(checkpoint: Path, age: int) -> Path:
+    """Where a checkpoint is kept after `age` later ones of its name were written; itself for 0."""
+    return checkpoint.with_stem(f"{checkpoint.stem}-{age}") if age else checkpoint
 
 
 def check_architecture(path: Path, trained: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -76,6 +86,12 @@ class Run:
     def last(self) -> Path:
         """The checkpoint that a run goes on from."""
         return self.checkpoints / "last.ckpt"
+
+    def kept(self) -> list[Path]:
+        """The checkpoints that a run can go on from, the newest first."""
+        found = {p: re.fullmatch(r"last(?:-(\d+))?", p.stem) for p in self.checkpoints.glob("last*.ckpt")}
+        ages = {int(match[1] or 0): path for path, match in found.items() if match}
+        return [ages[age] for age in sorted(ages)]
 
     @property
     def best(self) -> Path:
@@ -118,7 +134,7 @@ class Run:
         Raises:
             ConfigError: naming the settings.
         """
-        if not self.last.exists():
+        if not self.kept():
             return  # nothing was trained with the old settings
         changed = {
             k: v for k, v in differences(self.read_config(), config).items() if not FREE_KEYS.fullmatch(k)
@@ -129,6 +145,32 @@ class Run:
                 f"{self.config_file}: the run was started with {what}; repeat those with SET=…, "
                 "or start a new run beside it with FRESH=1"
             )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from training in the folder.
+
+        Yields:
+            Nothing; the lock ends with the process, however that ends.
+
+        Raises:
+            TrainingError: if another process trains there.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("a+") as file:
+            try:
+                # Of the process, not the file: loader processes that outlive it for a moment hold nothing.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise TrainingError(
+                    f"{self.folder}: {file.read().strip() or 'another process'} trains there; wait for it, "
+                    "or start a new run beside it with FRESH=1"
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the configuration, whole or not at all."""

@@ -46,13 +46,14 @@ def entry_name(index: int) -> str:
     return f"{index:09d}{IMAGE_SUFFIX}"
 
 
-def write_aside(path: Path, content: bytes) -> None:
-    """Write a file so that it is either whole or absent: aside, flushed to disk, then renamed."""
+def write_aside(path: Path, content: bytes, flush: bool = True) -> None:
+    """Write a file so that it is whole or absent: aside, then renamed; `flush` outlives a power cut."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with aside.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(aside, path)
 
 

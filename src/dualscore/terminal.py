@@ -21,6 +21,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")
     warnings.filterwarnings("ignore", ".*IterableDataset.*__len__.*")
     warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
 
 

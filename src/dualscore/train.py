@@ -1,16 +1,15 @@
 """Trains and evaluates an experiment in its run folder."""
 
-from pathlib import Path
-from typing import Any
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import lightning
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
-from torch.utils.tensorboard.summary import hparams
 
 from dualscore.assemble import build
 from dualscore.callbacks import (
@@ -18,100 +17,30 @@ from dualscore.callbacks import (
     Bound,
     ConsoleReport,
     GradientHealth,
+    Heartbeat,
     NoiseCurves,
-    ProgressBar,
+    Saving,
     SkippedImages,
     Throughput,
 )
 from dualscore.checkpoint_io import AtomicCheckpointIO
-from dualscore.checkpoints import read_checkpoint
+from dualscore.checkpoints import newest_sound
 from dualscore.compiling import obstacle
 from dualscore.config import Best, ExperimentConfig
-from dualscore.errors import DivergenceError, TrainingError
+from dualscore.data.base import ImageDataModule
+from dualscore.errors import StoppedError, TrainingError
 from dualscore.evaluation import evaluate, is_complete
 from dualscore.experiment import to_plain
-from dualscore.memory import advice, is_out_of_memory
+from dualscore.failures import told_to_people
 from dualscore.module import DualScoreModule
 from dualscore.precision import allow_tf32
-from dualscore.runs import Run, flatten
+from dualscore.redaction import redact
+from dualscore.runs import Run
+from dualscore.signals import StopSignals
+from dualscore.status import State, Status
 from dualscore.terminal import quiet, rank, shared_console
-
-
-def accelerator(config: ExperimentConfig) -> str:
-    """What an experiment runs on here, as Lightning calls it."""
-    wanted = config.trainer.accelerator
-    return "cuda" if wanted == "gpu" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
-
-
-def _trainer(
-    config: ExperimentConfig,
-    run: Run,
-    callbacks: list[Callback],
-    console: Console,
-    precision: str,
-    logger: TensorBoardLogger | None,
-) -> lightning.Trainer:
-    """Build the Trainer; no inference mode, because scores are gradients, in validation too."""
-    options = config.trainer
-    if console.is_terminal:
-        callbacks = [*callbacks, ProgressBar()]
-    plugins: list[Any] = [AtomicCheckpointIO()]
-    if SLURMEnvironment.detect():
-        # Lightning's own requeueing leaves checkpoints that a later, unrelated run would take for its own.
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    try:
-        return lightning.Trainer(
-            default_root_dir=run.folder,
-            max_steps=options.max_steps,
-            max_epochs=-1,
-            accelerator=accelerator(config),
-            devices=options.devices,
-            num_nodes=options.nodes,
-            # Ranks may validate different numbers of batches, so buffers must not be broadcast in forward.
-            strategy=DDPStrategy(broadcast_buffers=False) if options.devices * options.nodes > 1 else "auto",
-            precision=precision,  # type: ignore[arg-type]
-            plugins=plugins,
-            logger=logger or False,
-            callbacks=callbacks,
-            accumulate_grad_batches=options.accumulate,
-            # Lightning counts parts of batches here
-            val_check_interval=min(options.validate_every, options.max_steps) * options.accumulate,
-            check_val_every_n_epoch=None,
-            log_every_n_steps=min(options.log_every, options.max_steps),
-            num_sanity_val_steps=0,
-            inference_mode=False,
-            use_distributed_sampler=False,
-            enable_progress_bar=console.is_terminal,
-            enable_model_summary=False,
-        )
-    except lightning.fabric.utilities.exceptions.MisconfigurationException as error:
-        reason = " ".join(str(error).split())
-        raise TrainingError(
-            f"trainer.devices={options.devices}, trainer.accelerator={options.accelerator}: {reason:.200}"
-        ) from error
-
-
-def _checkpoint(path: Path, monitor: str | None) -> ModelCheckpoint:
-    """Write a checkpoint at validations: at each, or where the monitored figure is the lowest so far."""
-    return ModelCheckpoint(
-        path.parent,
-        filename=path.stem,
-        monitor=monitor,
-        mode="min",
-        save_on_train_epoch_end=False,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
-
-
-def _log_settings(logger: TensorBoardLogger, plain: dict[str, Any], metric: str) -> None:
-    """Put the settings beside the figure that runs are compared by, which gets its values later."""
-    settings = {
-        key: value if isinstance(value, bool | int | float) else str(value)
-        for key, value in flatten(plain).items()
-    }
-    for summary in hparams(settings, {metric: 0.0}):  # type: ignore[no-untyped-call]
-        logger.experiment._get_file_writer().add_summary(summary)
+from dualscore.trainer import accelerator, log_settings, make_trainer
+from dualscore.watchdog import Watchdog
 
 
 def _monitor(config: ExperimentConfig) -> str:
@@ -139,54 +68,135 @@ def _prepare_device(config: ExperimentConfig, module: DualScoreModule, console: 
     module.compile_loss()
 
 
-def train(config: ExperimentConfig, run: Run) -> None:
+def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ()) -> None:
     """Train an experiment, from its last checkpoint if there is one, and evaluate the best.
 
     Args:
         config: the experiment.
         run: its folder, new or of an interrupted run.
+        watchers: further callbacks.
 
     Raises:
         DualscoreError: one line for people; nothing is left half-written.
     """
     quiet()
+    status = Status()
+    with StopSignals() as signals, run.alone() if rank() == 0 else nullcontext():
+        try:
+            if not _fit(config, run, signals, status, watchers):
+                return
+            status.state = State.evaluating
+            _say(status, run)
+            signals.stop_at_once()
+            evaluate(config, run.best, run.folder / "evaluation.json")
+        except BaseException as error:
+            stopped = isinstance(error, StoppedError | KeyboardInterrupt)
+            status.state = State.stopped if stopped else State.failed
+            status.reason = redact(" ".join(str(error).split()))[:300] or type(error).__name__
+            _say(status, run)
+            raise
+        status.state = State.complete
+        _say(status, run)
+
+
+def _watchdog(config: ExperimentConfig, run: Run, status: Status, place: tuple[int, int]) -> Watchdog:
+    """A watchdog that says why it ends the process, on the terminal and in the run's status."""
+
+    def end(reason: str) -> None:
+        status.state, status.reason = State.failed, reason
+        status.say(run.folder)
+        message = f"error: {reason}; the same command goes on from the last checkpoint"
+        print(message, file=sys.stderr, flush=True)
+        os._exit(TrainingError.status)  # the main thread may wait for ever in a library
+
+    return Watchdog(run.folder / "heartbeats", *place, 60 * config.trainer.hang_minutes, end)
+
+
+def _say(status: Status, run: Run) -> None:
+    if rank() == 0:
+        status.say(run.folder)
+
+
+def _fit(
+    config: ExperimentConfig, run: Run, signals: StopSignals, status: Status, watchers: Sequence[Callback]
+) -> bool:
+    """Train to the last step; whether there is something to evaluate."""
     console = shared_console()
     plain = to_plain(config)
     run.check_same(plain)
     module, datamodule = build(config)
     _prepare_device(config, module, console)
-    step = 0
-    if run.last.exists():
-        step = int(read_checkpoint(run.last)["global_step"])
-    report = run.folder / "evaluation.json"
-    if step >= config.trainer.max_steps and not is_complete(report, run.best):
-        evaluate(config, run.best, report)
-        return
+
+    def warn(message: str) -> None:
+        console.print(f"[yellow]warning:[/] {message}", highlight=False, soft_wrap=True)
+
+    newest = newest_sound(run, warn)
+    step = status.step = int(newest[1]["global_step"]) if newest else 0
+    status.max_steps = config.trainer.max_steps
     if step >= config.trainer.max_steps:
+        if not is_complete(run.folder / "evaluation.json", run.best):
+            return True
         console.print(
             f"{run.folder} is complete ({step:,} steps). Train longer with SET=trainer.max_steps=… (a cosine "
             "schedule is then stretched to the new length), anew beside it with FRESH=1, or measure it with "
             "make evaluate.",
             soft_wrap=True,
         )
-        return
-    throughput = Throughput(config.data.batch_size)
+        return False
+    throughput, health = Throughput(config.data.batch_size), GradientHealth(config.trainer.max_skipped, warn)
+    heartbeat = Heartbeat(run, status, throughput, health)
+    io = AtomicCheckpointIO(config.trainer.keep, warn)
     callbacks = [
-        GradientHealth(),
+        health,
         SkippedImages(config.data.max_skipped, datamodule, console),
         throughput,
+        heartbeat,
         BitsPerDim(),
         Bound(),
         NoiseCurves(),
         LearningRateMonitor("step"),
         ConsoleReport(console, throughput),
-        _checkpoint(run.best, _monitor(config)),
-        _checkpoint(run.last, None),  # after the best, whose score it holds
+        *watchers,
+        Saving(run, _monitor(config), io, signals),
     ]
-    logger = TensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False)
-    trainer = _trainer(config, run, callbacks, console, config.trainer.precision, logger)
+    logger = TensorBoardLogger(
+        run.folder,
+        name="",
+        version="tensorboard",
+        default_hp_metric=False,
+        purge_step=step or None,  # what was logged after the checkpoint is logged again
+    )
+    trainer = make_trainer(config, run, callbacks, console, io, logger)
     if rank() == 0:
         run.write_config(plain)
+    _introduce(config, run, module, datamodule, trainer, step, console)
+    if newest and (before := newest[1]["dualscore"]["devices"]) != trainer.world_size:
+        console.print(
+            f"{trainer.world_size} devices where there were {before}: the same images, noise and order; sums "
+            "are taken in another order, so weights agree to rounding",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if step == 0 and trainer.is_global_zero:
+        log_settings(logger, plain, _monitor(config))
+    with (
+        _watchdog(config, run, status, (trainer.global_rank, trainer.world_size)) as heartbeat.watchdog,
+        told_to_people(trainer, module, config, heartbeat.watchdog),
+    ):
+        trainer.fit(module, datamodule, ckpt_path=str(newest[0]) if newest else None, weights_only=True)
+    return True
+
+
+def _introduce(
+    config: ExperimentConfig,
+    run: Run,
+    module: DualScoreModule,
+    datamodule: ImageDataModule,
+    trainer: lightning.Trainer,
+    step: int,
+    console: Console,
+) -> None:
+    """One line that says what begins."""
     parameters = sum(p.numel() for p in module.model.parameters())
     start = f"goes on from step {step:,}" if step else "starts"
     console.print(
@@ -197,34 +207,6 @@ def train(config: ExperimentConfig, run: Run) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    if step == 0 and trainer.is_global_zero:
-        _log_settings(logger, plain, _monitor(config))
-    try:
-        trainer.fit(module, datamodule, ckpt_path=str(run.last) if step else None, weights_only=True)
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        # SOAP's, of gradients that are finite but absurd.
-        raise DivergenceError(
-            f"step {trainer.global_step}: the optimiser's preconditioner overflows; the last good checkpoint "
-            "is kept; try a smaller optim.lr with FRESH=1"
-        ) from error
-    except RuntimeError as error:
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = " ".join(str(error).split())
-            raise TrainingError(
-                f"trainer.compile: torch.compile failed ({reason:.200}); trainer.compile=false trains without"
-            ) from error
-        if not is_out_of_memory(error):
-            raise
-        batch = config.data.batch_size // trainer.world_size
-        raise TrainingError(
-            f"step {trainer.global_step}: {batch // config.trainer.accumulate} images at once do not fit "
-            f"into the memory of a device; {advice(module, batch, config.trainer.accumulate)}"
-        ) from error
-    except SystemExit as exit_:  # Lightning's answer to Ctrl-C
-        if not trainer.interrupted:
-            raise
-        raise KeyboardInterrupt from exit_
-    evaluate(config, run.best, report)
 
 
 def leave() -> None:

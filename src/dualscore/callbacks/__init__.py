@@ -2,7 +2,9 @@
 
 from dualscore.callbacks.figures import BitsPerDim, Bound, NoiseCurves
 from dualscore.callbacks.health import GradientHealth
+from dualscore.callbacks.heartbeat import Heartbeat
 from dualscore.callbacks.progress import ConsoleReport, ProgressBar, Throughput
+from dualscore.callbacks.saving import Saving
 from dualscore.callbacks.skipped import SkippedImages
 
 __all__ = [
@@ -10,8 +12,10 @@ __all__ = [
     "Bound",
     "ConsoleReport",
     "GradientHealth",
+    "Heartbeat",
     "NoiseCurves",
     "ProgressBar",
+    "Saving",
     "SkippedImages",
     "Throughput",
 ]

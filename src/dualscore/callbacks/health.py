@@ -1,4 +1,6 @@
-"""Watches gradients: reports their largest norm, and stops a run whose loss is not finite."""
+"""Watches gradients: reports their largest norm, leaves out steps that are not finite, stops at too many."""
+
+from collections.abc import Callable
 
 import lightning
 import torch
@@ -11,68 +13,101 @@ from dualscore.module import DualScoreModule
 
 
 class GradientHealth(Callback):
-    """Logs the largest gradient norm since the last entry; stops a run whose gradients are not finite.
+    """Logs the largest gradient norm since the last entry, and leaves out steps whose gradient is not finite.
 
-    The norm is that of the gradient averaged over devices, so that all of them stop together. Looking at it
-    would hold up a GPU, so there it is looked at with every entry in the log and before every checkpoint;
-    what the first bad step saw is kept until then. On a CPU a bad step is stopped before it is made.
+    The norm is that of the gradient averaged over devices, so that all of them do the same. Looking at it
+    would hold up a GPU: there Adam itself leaves the step out, and what the first bad one saw is kept until
+    something is logged or saved.
+
+    Args:
+        limit: how many steps may be left out between validations.
+        warn: told of steps that were left out.
     """
 
-    def __init__(self) -> None:
-        self._fine: Tensor | None = None
-        self._largest: Tensor
-        self._witness: tuple[Tensor, ...]
+    def __init__(self, limit: int, warn: Callable[[str], None]) -> None:
+        self.limit, self.warn = limit, warn
+        self.skipped = 0
+        """Steps left out so far, as far as is known."""
+        self._forget()
+
+    def _forget(self) -> None:
+        self._largest: Tensor | None = None
+        self._left_out: Tensor | None = None
+        self._told = 0
+        self._witness: tuple[Tensor, ...] = ()
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
     ) -> None:
         assert isinstance(pl_module, DualScoreModule)
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        parameters = [p for p in pl_module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        bad = ~norm.isfinite()
         step = torch.full_like(norm, trainer.global_step, dtype=torch.int64)
         seen = step, pl_module.last_losses.total, pl_module.last_noise_variance
-        if self._fine is None:
-            self._fine, self._largest, self._witness = norm.isfinite(), norm, seen
+        if self._left_out is None:
+            self._left_out, self._witness = bad.long(), seen
         else:
-            fine = self._fine
+            first = self._left_out == 0
             self._witness = tuple(
-                torch.where(fine, new, old) for new, old in zip(seen, self._witness, strict=True)
+                torch.where(first, new, old) for new, old in zip(seen, self._witness, strict=True)
             )
-            self._fine, self._largest = fine & norm.isfinite(), torch.maximum(self._largest, norm)
-        if self.looks_at_once(norm):
-            self._check()
+            self._left_out = self._left_out + bad
+        good = norm.where(~bad, 0.0)
+        self._largest = good if self._largest is None else torch.maximum(self._largest, good)
+        if isinstance(optimizer, torch.optim.Adam) and not self.looks_at_once(norm):
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined] # as torch.amp does it
+        elif bad:
+            for parameter in parameters:
+                parameter.grad = None  # an optimiser leaves such a parameter, and what it knows of it, alone
+            self._check(pl_module)
 
     @staticmethod
     def looks_at_once(norm: Tensor) -> bool:
         """Whether looking at a norm holds up nothing."""
         return norm.device.type == "cpu"
 
-    def _check(self) -> None:
-        if self._fine is not None and not self._fine:
-            step, losses, noise_variance = self._witness
-            raise DivergenceError(_diagnosis(int(step), losses, noise_variance))
+    def _check(self, module: DualScoreModule) -> None:
+        """Warn of what was left out, stop if it was too much; on all devices together."""
+        left_out = 0 if self._left_out is None else int(self._left_out)
+        if left_out == self._told:
+            return
+        self.skipped += left_out - self._told
+        self._told = left_out
+        step, losses, noise_variance = self._witness
+        losses, noise_variance = (module.all_gather(part).flatten() for part in (losses, noise_variance))  # type: ignore[union-attr]
+        what = _diagnosis(int(step), losses, noise_variance)
+        if left_out > self.limit:
+            raise DivergenceError(
+                f"{what}; {left_out} such steps since the last validation, where trainer.max_skipped="
+                f"{self.limit}: the last good checkpoint is kept; try a smaller optim.lr with FRESH=1"
+            )
+        self.warn(f"{what}: left out; {left_out} since the last validation, at most {self.limit}")
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
     ) -> None:
-        if self._fine is not None and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._check()
+        assert isinstance(pl_module, DualScoreModule)
+        if self._largest is not None and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._check(pl_module)
             pl_module.log("train/largest_gradient_norm", self._largest)
-            self._fine = None
+            pl_module.log("train/skipped_steps", float(self.skipped))
+            self._largest = None
 
-    def on_validation_start(self, *_: object) -> None:
-        self._check()
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, DualScoreModule)
+        self._check(pl_module)
+        self._forget()
 
 
 def _diagnosis(step: int, losses: Tensor, noise_variance: Tensor) -> str:
-    """Say at which step and noise levels the loss or its gradient stopped being finite."""
-    way_out = "the last good checkpoint is kept; try a smaller optim.lr with FRESH=1"
+    """Say at which step and noise levels the loss or its gradient is not finite."""
     bad = ~torch.isfinite(losses)
     if not bad.any():
         worst = int(losses.argmax())
         return (
-            f"step {step}: the gradient overflows; this device's largest loss, {losses[worst]:.3g}, "
-            f"is at noise variance t = {noise_variance[worst]:.3g}; {way_out}"
+            f"step {step}: the gradient overflows; the largest loss, {losses[worst]:.3g}, is at noise "
+            f"variance t = {noise_variance[worst]:.3g}"
         )
     levels = ", ".join(f"{t:.3g}" for t in noise_variance[bad].tolist()[:8])
-    return f"step {step}: the loss is not finite at noise variance t = {levels}; {way_out}"
+    return f"step {step}: the loss is not finite at noise variance t = {levels}"

@@ -10,9 +10,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from dualscore.likelihood import Estimate
+from dualscore.status import duration
 
 
-def _estimates(logged: Mapping[str, Any]) -> dict[str, Estimate]:
+def estimates(logged: Mapping[str, Any]) -> dict[str, Estimate]:
     """The last validation's bits/dim among logged values: by the paper's protocol, and the bound."""
     return {
         name: Estimate(float(logged[key]), float(logged[f"{key}_stderr"]))
@@ -22,18 +23,26 @@ def _estimates(logged: Mapping[str, Any]) -> dict[str, Estimate]:
 
 
 class Throughput(Callback):
-    """Logs `train/images_per_second` over all devices, validation time left out."""
+    """Logs `train/images_per_second` over all devices and `train/stall`, validation time left out.
+
+    The stall is the fraction of the time that training waits for images.
+    """
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.rate = 0.0
+        self.stall = 0.0
         self._restart()
 
     def _restart(self) -> None:
         self._steps, self._since = 0, time.perf_counter()
+        self._waited, self._ended = 0.0, self._since
 
     def on_train_start(self, *_: object) -> None:
         self._restart()
+
+    def on_train_batch_start(self, *_: object) -> None:
+        self._waited += time.perf_counter() - self._ended
 
     def on_train_batch_end(
         self,
@@ -43,12 +52,15 @@ class Throughput(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
+        self._ended = time.perf_counter()
         if (batch_idx + 1) % trainer.accumulate_grad_batches:  # a piece, and no step yet
             return
         self._steps += 1
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.rate = self._steps * self.batch_size / (time.perf_counter() - self._since)
+            seconds = self._ended - self._since
+            self.rate, self.stall = self._steps * self.batch_size / seconds, self._waited / seconds
             pl_module.log("train/images_per_second", self.rate)
+            pl_module.log("train/stall", self.stall)
             self._restart()
 
     def on_validation_end(self, *_: object) -> None:
@@ -69,7 +81,7 @@ class ProgressBar(RichProgressBar):
         shown: dict[str, int | str | float | dict[str, float]] = {}
         if "train/loss" in logged:
             shown["loss"] = logged["train/loss"]
-        shown.update({name: str(estimate) for name, estimate in _estimates(logged).items()})
+        shown.update({name: str(estimate) for name, estimate in estimates(logged).items()})
         return shown
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -93,14 +105,13 @@ class ConsoleReport(Callback):
             return
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         parts = [f"step {trainer.global_step:>6,}/{trainer.max_steps:,}"]
-        parts += [f"{name} {estimate}" for name, estimate in _estimates(figures).items()]
+        parts += [f"{name} {estimate}" for name, estimate in estimates(figures).items()]
         parts.append(f"space {figures['val/space_loss']:.4f}")
         if "val/time_loss" in figures:
             parts.append(f"time {figures['val/time_loss']:.5f}")
         first, since = self._start
         if trainer.global_step > first:
             each = (time.perf_counter() - since) / (trainer.global_step - first)
-            left = int(each * (trainer.max_steps - trainer.global_step))
             parts.append(f"{self.throughput.rate:,.0f} images/s")
-            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+            parts.append(f"{duration(each * (trainer.max_steps - trainer.global_step))} left")
         self.console.print(" · ".join(parts), highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from dualscore.assemble import build
 from dualscore.config import ExperimentConfig
 from dualscore.errors import ConfigError
 from dualscore.terminal import quiet
-from dualscore.train import accelerator
+from dualscore.trainer import accelerator
 
 # As many steps as hold SOAP's rare ones, every tenth, in their share.
 ROUNDS, WARM_UP, STEPS = 3, 3, 20

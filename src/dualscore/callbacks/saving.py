@@ -1,0 +1,93 @@
+"""Writes checkpoints: the best and the last at validations, the last also when a run is asked to stop."""
+
+import math
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Checkpoint
+
+from dualscore.checkpoint_io import AtomicCheckpointIO
+from dualscore.errors import StoppedError
+from dualscore.runs import Run
+from dualscore.signals import StopSignals
+
+AGREE_EVERY = 10
+"""Steps between the moments when several devices ask each other whether one was told to stop."""
+
+
+class Saving(Checkpoint):
+    """The checkpoints of a run.
+
+    Lightning's own ModelCheckpoint would count a checkpoint as written that a full disk refused, and forget
+    the best figure in a folder that was moved.
+
+    Args:
+        run: where they go.
+        monitor: the validation figure whose lowest value is the best.
+        io: what writes them; tells whether it did.
+        signals: what may ask the run to stop.
+    """
+
+    def __init__(self, run: Run, monitor: str, io: AtomicCheckpointIO, signals: StopSignals) -> None:
+        self.run, self.monitor, self.io, self.signals = run, monitor, io, signals
+        self.best = math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest figure so far."""
+        return {"monitor": self.monitor, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the lowest figure so far, if it is of the same kind."""
+        if state_dict["monitor"] == self.monitor:
+            self.best = state_dict["best"]
+
+    def on_train_start(self, *_: object) -> None:
+        self.signals.install()  # Lightning has put its own in the place of ours
+
+    def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        figure = float(trainer.callback_metrics[self.monitor])
+        if figure < self.best:
+            before, self.best = self.best, figure
+            if not self._save(trainer, best=True):
+                self.best = before
+        saved = self._save(trainer, best=False)  # after the best, whose figure it holds
+        if self._asked(trainer):
+            self._stop(trainer, saved)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        if trainer.world_size > 1 and trainer.global_step % AGREE_EVERY:
+            return
+        if self._asked(trainer):
+            self._stop(trainer, self._save(trainer, best=False))
+
+    def _stop(self, trainer: lightning.Trainer, saved: bool) -> None:
+        raise StoppedError(
+            f"step {trainer.global_step:,}: stopped by {self.signals.received or 'a signal to another device'}; "
+            + (
+                "saved, and the same command goes on"
+                if saved
+                else "NOT saved; the same command goes on before"
+            )
+        )
+
+    def _asked(self, trainer: lightning.Trainer) -> bool:
+        """Whether any device was asked to stop, the same answer on all."""
+        asked = self.signals.received is not None
+        if trainer.world_size == 1:
+            return asked
+        return not trainer.strategy.reduce_boolean_decision(not asked, all=True)
+
+    def _save(self, trainer: lightning.Trainer, best: bool) -> bool:
+        """Write a checkpoint; whether it was, the same answer on all devices."""
+        trainer.save_checkpoint(self.run.best if best else self.run.last, weights_only=False)
+        written: bool = trainer.strategy.broadcast(self.io.written)
+        return written

@@ -1,0 +1,98 @@
+"""Lightning's Trainer and logger as experiments want them."""
+
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from rich.console import Console
+from torch.utils.tensorboard.summary import hparams
+
+from dualscore.callbacks import ProgressBar
+from dualscore.checkpoint_io import AtomicCheckpointIO
+from dualscore.config import ExperimentConfig
+from dualscore.errors import TrainingError
+from dualscore.runs import Run, flatten
+
+
+def accelerator(config: ExperimentConfig) -> str:
+    """What an experiment runs on here, as Lightning calls it."""
+    wanted = config.trainer.accelerator
+    return "cuda" if wanted == "gpu" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def make_trainer(
+    config: ExperimentConfig,
+    run: Run,
+    callbacks: list[Callback],
+    console: Console,
+    io: AtomicCheckpointIO,
+    logger: TensorBoardLogger,
+) -> lightning.Trainer:
+    """Build the Trainer; no inference mode, because scores are gradients, in validation too.
+
+    Args:
+        config: the experiment.
+        run: its folder.
+        callbacks: in the order in which they are called.
+        console: where a progress bar is drawn, if it is a terminal.
+        io: what writes checkpoints.
+        logger: what is logged to.
+
+    Returns:
+        The Trainer.
+
+    Raises:
+        TrainingError: if the devices asked for are not there.
+    """
+    options = config.trainer
+    if console.is_terminal:
+        callbacks = [*callbacks, ProgressBar()]
+    plugins: list[Any] = [io]
+    if SLURMEnvironment.detect():
+        # Lightning's own requeueing leaves checkpoints that a later, unrelated run would take for its own.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    try:
+        return lightning.Trainer(
+            default_root_dir=run.folder,
+            max_steps=options.max_steps,
+            max_epochs=-1,
+            accelerator=accelerator(config),
+            devices=options.devices,
+            num_nodes=options.nodes,
+            # Ranks may validate different numbers of batches, so buffers must not be broadcast in forward.
+            strategy=DDPStrategy(broadcast_buffers=False) if options.devices * options.nodes > 1 else "auto",
+            precision=options.precision,  # type: ignore[arg-type]
+            plugins=plugins,
+            logger=logger,
+            enable_checkpointing=True,
+            callbacks=callbacks,
+            accumulate_grad_batches=options.accumulate,
+            # Lightning counts parts of batches here
+            val_check_interval=min(options.validate_every, options.max_steps) * options.accumulate,
+            check_val_every_n_epoch=None,
+            log_every_n_steps=min(options.log_every, options.max_steps),
+            num_sanity_val_steps=0,
+            inference_mode=False,
+            use_distributed_sampler=False,
+            enable_progress_bar=console.is_terminal,
+            enable_model_summary=False,
+        )
+    except lightning.fabric.utilities.exceptions.MisconfigurationException as error:
+        reason = " ".join(str(error).split())
+        raise TrainingError(
+            f"trainer.devices={options.devices}, trainer.accelerator={options.accelerator}: {reason:.200}"
+        ) from error
+
+
+def log_settings(logger: TensorBoardLogger, plain: dict[str, Any], metric: str) -> None:
+    """Put the settings beside the figure that runs are compared by, which gets its values later."""
+    settings = {
+        key: value if isinstance(value, bool | int | float) else str(value)
+        for key, value in flatten(plain).items()
+    }
+    for summary in hparams(settings, {metric: 0.0}):  # type: ignore[no-untyped-call]
+        logger.experiment._get_file_writer().add_summary(summary)

@@ -1,0 +1,159 @@
+"""Faults around a run: what people see, and that nothing is lost. docs/robustness.md lists them all."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning
+import pytest
+from lightning.pytorch.callbacks import Callback
+
+from dualscore.errors import StoppedError
+from dualscore.experiment import load_experiment
+from dualscore.runs import Run
+from dualscore.train import train
+from test_training import difference
+from torture import Journal, steps
+from workspace import ROOT, TINY, Workspace
+
+SHORT = [
+    *TINY,
+    "optim.warmup_steps=2",
+    "optim.ema_steps=3",
+    "trainer.max_steps=6",
+    "trainer.validate_every=3",
+]
+
+
+class InValidation(Callback):
+    """Gets a signal while images are validated."""
+
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_a_signal_during_validation_is_heeded_after_it(workspace: Workspace, demo_shards: Path) -> None:
+    config = load_experiment("patches_dual", [*SHORT, f"data.path={demo_shards}"])
+    whole, stopped = Run(Path("runs/whole")), Run(Path("runs/stopped"))
+    train(config, whole)
+    with pytest.raises(StoppedError, match="stopped by SIGUSR1; saved"):
+        train(config, stopped, [InValidation()])
+    assert workspace.checkpoint("stopped")["global_step"] == 3
+    train(config, stopped)
+    states = [workspace.checkpoint(name) for name in ("whole", "stopped")]
+    for key in ("state_dict", "optimizer_states"):
+        assert difference(states[0][key], states[1][key]) == 0
+    assert states[0]["callbacks"]["Saving"] == states[1]["callbacks"]["Saving"]
+
+
+def test_a_signal_during_the_evaluation_keeps_what_was_measured(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dualscore.evaluation.run import Session
+
+    original = Session.run
+
+    def told(self: Session, stage: object) -> object:
+        rows = original(self, stage)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGTERM)
+        return rows
+
+    config = load_experiment("patches_dual", [*SHORT, f"data.path={demo_shards}"])
+    run = Run(Path("runs/patches_dual"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "run", told)
+        with pytest.raises(StoppedError, match="stopped by SIGTERM; the same command goes on"):
+            train(config, run)
+    assert json.loads((run.folder / "status.json").read_text())["state"] == "stopped"
+    train(config, run)
+    assert workspace.report("patches_dual")["complete"]
+
+
+def test_a_disk_that_fills_up_keeps_the_run_going_and_the_last_checkpoint(
+    workspace: Workspace, demo_shards: Path
+) -> None:
+    """No file may grow beyond a limit, as on a full disk: checkpoints do, nothing else does."""
+    workspace.run("train", "patches_dual", *SHORT, f"data.path={demo_shards}", "trainer.max_steps=3")
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        "from dualscore.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    settings = [*SHORT, f"data.path={demo_shards}", "trainer.max_steps=9"]
+    done = subprocess.run(
+        [sys.executable, "-c", limited, "train", "patches_dual", *settings],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"last.ckpt: not written \(File too large\); training goes on", done.stdout)) == 2
+    assert "step      9/9" in done.stdout
+    assert workspace.checkpoint("patches_dual")["global_step"] == 3
+    files = sorted(path.name for path in (workspace.folder / "runs/patches_dual/checkpoints").iterdir())
+    assert files == ["best.ckpt", "last.ckpt"]
+    assert "goes on from step 3" in workspace.run("train", "patches_dual", *settings)
+    assert workspace.checkpoint("patches_dual")["global_step"] == 9
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(workspace: Workspace, demo_shards: Path) -> None:
+    Path("runs").write_text("a file in the way")
+    settings = ["train", "patches_dual", *SHORT, f"data.path={demo_shards}"]
+    assert "runs" in workspace.fail(*settings)
+    assert "/sys/kernel" in workspace.fail(*settings, "--runs", "/sys/kernel")  # read-only, for root as well
+
+
+def test_another_number_of_devices_goes_on_with_the_same_images_and_says_so(
+    workspace: Workspace, demo_shards: Path
+) -> None:
+    settings = [*SHORT, f"data.path={demo_shards}", "optim.method=adam", "data.workers=0"]
+    config = load_experiment("patches_dual", settings)
+    train(config, Run(Path("runs/whole")), [Journal(Path("whole/journal"))])
+    workspace.run("train", "patches_dual", *settings, "trainer.max_steps=3", "--name", "other")
+    command = [sys.executable, "-m", "dualscore", "train", "patches_dual", *settings, "--name", "other"]
+    done = subprocess.run(
+        [*command, "trainer.devices=2"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 devices where there were 1: the same images, noise and order" in done.stdout
+    one, two = workspace.checkpoint("whole"), workspace.checkpoint("other")
+    assert difference(one["state_dict"], two["state_dict"]) < 1e-4
+    assert two["dualscore"]["devices"] == 2
+    back = load_experiment("patches_dual", [*settings, "trainer.max_steps=9"])
+    train(back, Run(Path("runs/other")), [Journal(Path("other/journal"))])
+    train(back, Run(Path("runs/whole")), [Journal(Path("whole/journal"))])
+    made = {step: images for step, images in steps(Path("whole")).items() if step >= 6}
+    assert made == steps(Path("other"))
+
+
+@pytest.mark.parametrize("devices", [3, 5])
+def test_a_number_of_devices_that_does_not_divide_the_streams_is_refused(
+    workspace: Workspace, demo_shards: Path, devices: int
+) -> None:
+    line = workspace.fail(
+        "train", "patches_dual", *SHORT, f"data.path={demo_shards}", f"trainer.devices={devices}"
+    )
+    assert "data.streams" in line
+    assert "trainer.devices" in line
+
+
+def test_the_list_of_faults_names_tests_that_exist() -> None:
+    rows = [line for line in (ROOT / "docs/robustness.md").read_text().splitlines() if "`test_" in line]
+    named = [name for row in rows for name in re.findall(r"`(test_\w+)`", row)]
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert len(rows) >= 20
+    assert set(named) <= defined, set(named) - defined

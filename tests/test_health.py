@@ -1,0 +1,171 @@
+"""What a run does when something in it goes wrong, and what people see of it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dualscore.callbacks import GradientHealth
+from dualscore.module import DualScoreModule
+from dualscore.status import State, Status
+from test_training import difference
+from workspace import ROOT, TINY, Workspace
+
+SHORT = [
+    *TINY,
+    "optim.warmup_steps=2",
+    "optim.ema_steps=3",
+    "trainer.max_steps=6",
+    "trainer.validate_every=3",
+]
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> dict[int, torch.Tensor]:
+    """Make the loss of some steps NaN; the weights that each step begins with, as training goes on."""
+    weights: dict[int, torch.Tensor] = {}
+    original = DualScoreModule.draw
+
+    def draw(self: DualScoreModule, step: int, images: int) -> Any:
+        weights[step] = torch.cat([p.detach().flatten() for p in self.model.parameters()])
+        draws = original(self, step, images)
+        if step in steps:
+            draws.noise[5] = torch.nan
+            draws.noise_variance[5] = 0.125
+        return draws
+
+    monkeypatch.setattr(DualScoreModule, "draw", draw)
+    return weights
+
+
+@pytest.mark.parametrize(("method", "at_once"), [("adam", True), ("adam", False), ("soap", True)])
+def test_a_step_that_is_not_finite_is_left_out_and_told(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch, method: str, at_once: bool
+) -> None:
+    """`at_once` as on a CPU; otherwise as on a GPU, where nobody looks before something is logged."""
+    monkeypatch.setattr(GradientHealth, "looks_at_once", staticmethod(lambda _: at_once))
+    weights = poison(monkeypatch, {2, 4})
+    settings = [*SHORT, f"data.path={demo_shards}", f"optim.method={method}", "trainer.log_every=3"]
+    printed = " ".join(workspace.run("train", "patches_dual", *settings).split())
+    still = {2, 4} | ({0} if method == "soap" else set())  # whose first step only looks
+    assert {step for step in range(5) if torch.equal(weights[step], weights[step + 1])} == still
+    for step in (2, 4):
+        what = f"step {step}: the loss is not finite at noise variance t = 0.125: left out; 1 since"
+        assert what in printed
+    state = workspace.checkpoint("patches_dual")
+    assert (
+        difference(state["optimizer_states"], state["optimizer_states"]) == 0
+    )  # which looks that all is finite
+    events = EventAccumulator(str(workspace.folder / "runs/patches_dual/tensorboard"), {"scalars": 0})
+    events.Reload()
+    assert [e.value for e in events.Scalars("train/skipped_steps")] == [1, 2]
+    status = Status.read(workspace.folder / "runs/patches_dual")
+    assert status is not None
+    assert (status.state, status.step, status.skipped_steps) == (State.complete, 6, 2)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_too_many_of_them_stop_the_run(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    monkeypatch.setattr(GradientHealth, "looks_at_once", staticmethod(lambda _: at_once))
+    poison(monkeypatch, {3, 4, 5})
+    settings = [*SHORT, f"data.path={demo_shards}", "optim.method=adam", "trainer.max_skipped=2"]
+    line = workspace.fail("train", "patches_dual", *settings, status=3)
+    assert "step 3: the loss is not finite at noise variance t = 0.125; 3 such steps since" in line
+    assert "trainer.max_skipped=2" in line
+    assert workspace.checkpoint("patches_dual")["global_step"] == 3
+    status = Status.read(workspace.folder / "runs/patches_dual")
+    assert status is not None
+    assert status.state is State.failed
+    assert "t = 0.125" in str(status.reason)
+
+
+def pair(demo_shards: Path, fault: str, where: int, *settings: str) -> subprocess.CompletedProcess[str]:
+    """Train on two devices, one of which has a fault."""
+    chosen = [*SHORT, f"data.path={demo_shards}", "trainer.devices=2", "data.workers=0", *settings]
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tests/faulty.py"), "train", "patches_dual", *chosen],
+        env=os.environ
+        | {"FAULT": fault, "FAULT_RANK": str(where), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+
+
+def test_a_loss_that_is_not_finite_on_one_device_is_left_out_on_both(
+    workspace: Workspace, demo_shards: Path
+) -> None:
+    done = pair(demo_shards, "nan", 1)
+    assert done.returncode == 0, done.stderr
+    printed = " ".join(done.stdout.split())
+    assert "step 3: the loss is not finite at noise variance t = 0.125: left out" in printed
+    state = workspace.checkpoint("patches_dual")
+    assert state["global_step"] == 6
+    assert all(v.isfinite().all() for v in state["state_dict"].values())
+
+
+@pytest.mark.parametrize(
+    ("fault", "where", "said"),
+    [
+        ("die", 1, r"rank 1 \(process \d+ on \S+\).* ended"),
+        ("hang", 1, r"no progress for 9 s: rank 1 \(process \d+ on \S+\): stuck in step 3, computing"),
+        ("freeze", 1, r"no progress for 9 s: rank 1 \(process \d+ on \S+\): silent since step 3"),
+    ],
+)
+def test_a_device_that_dies_or_hangs_ends_the_run_with_its_name(
+    workspace: Workspace, demo_shards: Path, fault: str, where: int, said: str
+) -> None:
+    began = time.monotonic()
+    done = pair(demo_shards, fault, where, "trainer.hang_minutes=0.15")
+    assert time.monotonic() - began < 120
+    assert done.returncode == 1, done.stderr
+    assert re.search(said, done.stderr), done.stderr
+    assert "the same command goes on from the last checkpoint" in done.stderr
+    status = Status.read(workspace.folder / "runs/patches_dual")
+    assert status is not None
+    assert status.state is State.failed
+    assert re.search(said, str(status.reason))
+    assert pair(demo_shards, "nothing", 0).returncode == 0
+    assert workspace.checkpoint("patches_dual")["global_step"] == 6
+
+
+def test_status_tells_what_runs_do(workspace: Workspace, demo_shards: Path) -> None:
+    assert "no runs in runs" in workspace.run("status")
+    workspace.run("train", "patches_dual", *SHORT, f"data.path={demo_shards}")
+    path = workspace.folder / "runs/patches_dual/status.json"
+    said = json.loads(path.read_text())
+    assert said["state"] == "complete"
+    assert said["step"] == said["max_steps"] == 6
+    assert 0 <= said["stall"] < 1
+    assert said["images_per_second"] > 0
+    assert said["memory"] > 10**8
+    line = workspace.run("status")
+    assert re.search(r"patches_dual +│ complete +│ 6/6 +│ [\d.]+ ± [\d.]+ │", line)
+    other = path.parent.with_name("sweep") / "one"
+    other.mkdir(parents=True)
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"state": "training", "host": "elsewhere", "updated": time.time()}, "training"),
+        ({"state": "training", "host": "elsewhere", "updated": time.time() - 1000}, "dead"),
+        ({"state": "training", "process": os.getpid()}, "training"),
+        ({"state": "training", "process": 2**22 + 1}, "dead"),  # more than Linux numbers
+        ({"state": "failed", "reason": "the disk burns"}, "failed"),
+        # A clock that jumped back: not dead, and not from the future.
+        ({"state": "training", "host": "elsewhere", "updated": time.time() + 1e6}, "training"),
+    ]
+    for change, shown in changes:
+        (other / "status.json").write_text(json.dumps(said | change))
+        printed = workspace.run("status")
+        assert re.search(rf"sweep/one +│ {shown}", printed), (change, printed)
+        assert str(change.get("reason", "")) in printed
+        assert "-" not in printed.split("sweep/one")[1].splitlines()[0]
+    (other / "status.json").write_text("{half of i")
+    assert "sweep/one" not in workspace.run("status")
