@@ -167,7 +167,7 @@ def _fit(
     if rank() == 0:
         run.write_config(plain)
     _introduce(config, run, module, datamodule, trainer, step, console)
-    if newest and (before := newest[1]["dualscore"]["devices"]) != trainer.world_size:
+    if newest and (before := newest[1]["dualscore"].get("devices", 1)) != trainer.world_size:
         console.print(
             f"{trainer.world_size} devices where there were {before}: the same images, noise and order; sums "
             "are taken in another order, so weights agree to rounding",

@@ -70,13 +70,10 @@ class Saving(Checkpoint):
             self._stop(trainer, self._save(trainer, best=False))
 
     def _stop(self, trainer: lightning.Trainer, saved: bool) -> None:
+        who = self.signals.received or "a signal to another device"
         raise StoppedError(
-            f"step {trainer.global_step:,}: stopped by {self.signals.received or 'a signal to another device'}; "
-            + (
-                "saved, and the same command goes on"
-                if saved
-                else "NOT saved; the same command goes on before"
-            )
+            f"step {trainer.global_step:,}: stopped by {who}; {'' if saved else 'NOT '}saved, and the same "
+            "command goes on"
         )
 
     def _asked(self, trainer: lightning.Trainer) -> bool:
