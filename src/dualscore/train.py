@@ -20,6 +20,7 @@ from dualscore.callbacks import (
     Heartbeat,
     NoiseCurves,
     Saving,
+    SpikeGuard,
     Throughput,
 )
 from dualscore.checkpoint_io import AtomicCheckpointIO
@@ -153,6 +154,7 @@ def _fit(
         NoiseCurves(),
         LearningRateMonitor("step"),
         ConsoleReport(console, throughput),
+        *([SpikeGuard(config.trainer.spike, run, warn)] if config.trainer.spike else []),
         *watchers,
         Saving(run, _monitor(config), io, signals),
     ]

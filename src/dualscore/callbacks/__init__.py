@@ -5,6 +5,7 @@ from dualscore.callbacks.health import GradientHealth
 from dualscore.callbacks.heartbeat import Heartbeat
 from dualscore.callbacks.progress import ConsoleReport, ProgressBar, Throughput
 from dualscore.callbacks.saving import Saving
+from dualscore.callbacks.spikes import SpikeGuard
 
 __all__ = [
     "BitsPerDim",
@@ -15,5 +16,6 @@ __all__ = [
     "NoiseCurves",
     "ProgressBar",
     "Saving",
+    "SpikeGuard",
     "Throughput",
 ]
