@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluation import evaluation_figures
+from evaluation import evaluation_figures, make_demo
+from guards import guard_figures
 from loading import loader_figures
 from parallel import parallel_figures
 from plain import plain, plain_loss
@@ -177,7 +178,9 @@ def main() -> None:
     peaks = {name: memory(arguments, name) for name in subject.variants(compiled)}
     with tempfile.TemporaryDirectory() as folder:
         loading = loader_figures(Path(folder), config, subject.variants(False)["step"], arguments.repeats)
-        evaluation = evaluation_figures(Path(folder), arguments.repeats, config.network.width)
+        data = make_demo(Path(folder))
+        evaluation = evaluation_figures(Path(folder), data, arguments.repeats, config.network.width)
+        guards = guard_figures(data)
     parallel = parallel_figures(config, arguments.repeats) if device.type == "cpu" else {}
     report = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "CPU",
@@ -193,6 +196,7 @@ def main() -> None:
         "peak_bytes_above_weights": peaks,
         "loader": loading,
         "evaluation": evaluation,
+        "guards": guards,
         "parallel": parallel,
     }
     show(console, report)
@@ -223,7 +227,7 @@ def show(console: Console, report: dict[str, Any]) -> None:
             "" if peak is None else f"{peak / 2**20:,.0f} ({peak / peaks['plain step']:.2f})",
         )
     console.print(table)
-    for part in ("loader", "evaluation", "parallel"):
+    for part in ("loader", "evaluation", "guards", "parallel"):
         for name, value in report[part].items():
             console.print(f"{name}: {value:,.3g}" if isinstance(value, float) else f"{name}: {value:,}",
                           highlight=False)  # fmt: skip

@@ -25,20 +25,26 @@ from dualscore.images import to_pixels
 IMAGES = 2048
 
 
-def evaluation_figures(folder: Path, repeats: int, width: int) -> dict[str, float]:
+def make_demo(folder: Path) -> Path:
+    """Prepare the demo's shards."""
+    data = folder / "demo16"
+    make = [sys.executable, "-m", "data_prep", "build", "demo", "--size", "16", "--out", str(data)]
+    subprocess.run(make, check=True, capture_output=True)
+    return data
+
+
+def evaluation_figures(folder: Path, data: Path, repeats: int, width: int) -> dict[str, float]:
     """The paper's protocol, in images a second of the bare forward pass, in turns.
 
     Args:
-        folder: where the demo's shards and the rows may be written.
+        folder: where rows may be written.
+        data: the demo's shards.
         repeats: turns.
         width: the network's.
 
     Returns:
         The ratio, its median and range, by name.
     """
-    data = folder / "demo16"
-    make = [sys.executable, "-m", "data_prep", "build", "demo", "--size", "16", "--out", str(data)]
-    subprocess.run(make, check=True, capture_output=True)
     config = load_experiment("patches_dual", [f"network.width={width}", f"data.path={data}"])
     module, datamodule = build(config)
     fabric = Fabric(accelerator="auto", devices=1)

@@ -242,6 +242,11 @@ class TrainerConfig:
         "steps without a finite gradient that are left out between validations; one more ends the run",
         NOT_NEGATIVE,
     )
+    spike: float = option(
+        0.0,
+        "a mean loss this many times the lowest goes back to the last checkpoint's weights; 0 never does",
+        (lambda v: v == 0 or v > 1, "must be 0, or above 1"),
+    )
     hang_minutes: float = option(30, "minutes without progress after which a run is ended", POSITIVE)
     validate_every: int = option(
         1000, "steps between validations, each of which writes the checkpoints", POSITIVE

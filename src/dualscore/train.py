@@ -21,6 +21,7 @@ from dualscore.callbacks import (
     NoiseCurves,
     Saving,
     SkippedImages,
+    SpikeGuard,
     Throughput,
 )
 from dualscore.checkpoint_io import AtomicCheckpointIO
@@ -156,6 +157,7 @@ def _fit(
         NoiseCurves(),
         LearningRateMonitor("step"),
         ConsoleReport(console, throughput),
+        *([SpikeGuard(config.trainer.spike, run, warn)] if config.trainer.spike else []),
         *watchers,
         Saving(run, _monitor(config), io, signals),
     ]
@@ -170,7 +172,7 @@ def _fit(
     if rank() == 0:
         run.write_config(plain)
     _introduce(config, run, module, datamodule, trainer, step, console)
-    if newest and (before := newest[1]["dualscore"]["devices"]) != trainer.world_size:
+    if newest and (before := newest[1]["dualscore"].get("devices", 1)) != trainer.world_size:
         console.print(
             f"{trainer.world_size} devices where there were {before}: the same images, noise and order; sums "
             "are taken in another order, so weights agree to rounding",

@@ -6,6 +6,7 @@ from dualscore.callbacks.heartbeat import Heartbeat
 from dualscore.callbacks.progress import ConsoleReport, ProgressBar, Throughput
 from dualscore.callbacks.saving import Saving
 from dualscore.callbacks.skipped import SkippedImages
+from dualscore.callbacks.spikes import SpikeGuard
 
 __all__ = [
     "BitsPerDim",
@@ -17,5 +18,6 @@ __all__ = [
     "ProgressBar",
     "Saving",
     "SkippedImages",
+    "SpikeGuard",
     "Throughput",
 ]
