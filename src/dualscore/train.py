@@ -81,10 +81,11 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
         DualscoreError: one line for people; nothing is left half-written.
     """
     quiet()
+    parts = build(config)  # which fails before anything is written
     status = Status()
     with StopSignals() as signals, run.alone() if rank() == 0 else nullcontext():
         try:
-            if not _fit(config, run, signals, status, watchers):
+            if not _fit(config, parts, run, signals, status, watchers):
                 return
             status.state = State.evaluating
             _say(status, run)
@@ -119,13 +120,18 @@ def _say(status: Status, run: Run) -> None:
 
 
 def _fit(
-    config: ExperimentConfig, run: Run, signals: StopSignals, status: Status, watchers: Sequence[Callback]
+    config: ExperimentConfig,
+    parts: tuple[DualScoreModule, ImageDataModule],
+    run: Run,
+    signals: StopSignals,
+    status: Status,
+    watchers: Sequence[Callback],
 ) -> bool:
     """Train to the last step; whether there is something to evaluate."""
     console = shared_console()
     plain = to_plain(config)
     run.check_same(plain)
-    module, datamodule = build(config)
+    module, datamodule = parts
     _prepare_device(config, module, console)
 
     def warn(message: str) -> None:

@@ -77,6 +77,5 @@ class SpikeGuard(Callback):
             module.load_state_dict(content["state_dict"])
         for optimizer, state in zip(trainer.optimizers, content["optimizer_states"], strict=True):
             optimizer.load_state_dict(state)
-        self.warn(
-            f"{what}: back to the weights of step {content['global_step']} ({path.name}), with the next images"
-        )
+        where = f"step {content['global_step']} ({path.name})"
+        self.warn(f"{what}: back to the weights of {where}, with the next images")
