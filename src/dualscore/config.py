@@ -30,6 +30,14 @@ VECTORS = {KnownDensity.scale_mixture, KnownDensity.mode_mixture}
 """Densities of vectors, round around their centres; the others are of images."""
 
 
+class Half(Enum):
+    """Which end of the training images `data.images` counts from: two networks that share no image."""
+
+    none = "none"
+    A = "A"
+    B = "B"
+
+
 class NetworkKind(Enum):
     """The paper's UNet, or the small radial energy of its figure 1."""
 
@@ -130,6 +138,15 @@ class DataConfig:
     dataset: str = option("", "data set the manifest must name, as given to make data DATASET=")
     size: int = option(MISSING, "side of the images in pixels, or length of the vectors", POSITIVE)
     channels: int = option(3, "3 for colour, 1 for grayscale", (lambda v: v in (1, 3), "must be 1 or 3"))
+    images: int = option(
+        0,
+        "training images used, repeated within an epoch if they are few; 0 for all. Statistics of the pixels "
+        "stay those of all training images",
+        (lambda v: v == 0 or v >= 2, "must be 0 (all) or ≥ 2"),
+    )
+    half: Half = option(
+        Half.none, "A: the first data.images, B: the last; refused where the two would share an image"
+    )
     batch_size: int = option(128, "images a step, over all devices", POSITIVE)
     streams: int = option(
         8,

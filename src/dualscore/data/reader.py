@@ -1,7 +1,7 @@
 """Streams images out of WebDataset shards, in constant memory."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
@@ -13,7 +13,7 @@ import webdataset
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from dualscore.data.plan import EpochPlan, Piece, chosen, cut, share
+from dualscore.data.plan import EpochPlan, Piece, chosen, cut, share, whole
 from dualscore.data.shard_file import BLOCK, ShardFile, positions, row_bytes
 from dualscore.shards import Shard
 
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     position: Tensor
     """Place in the split, int64, shape (B,)."""
     ordinal: Tensor
-    """Place among the images that are read, int64, shape (B,); the position where all are."""
+    """Place among the images that are read, int64, shape (B,); the position where all of a split are."""
 
 
 class Memory:
@@ -55,8 +55,18 @@ class Memory:
             origin[slot] = (file, number)
         return slots
 
-    def batch(self, slots: list[int], count: int = 1, total: int = 1) -> Batch:
-        """Copy rows into a batch and free them; the images were chosen evenly as `count` of `total`."""
+    def batch(self, slots: list[int], count: int = 1, total: int = 1, first: int = 0) -> Batch:
+        """Copy rows into a batch and free them.
+
+        Args:
+            slots: the rows.
+            count: how many images were chosen, evenly spaced.
+            total: of how many.
+            first: position of the first of these.
+
+        Returns:
+            The batch.
+        """
         rows = self._rows[slots]
         self._free += slots
         position, faults = positions(rows[:, :BLOCK], self.image_bytes)
@@ -65,7 +75,7 @@ class Memory:
             raise file.wrong(number, int(faults[faults.argmax()]))
         pixels = torch.from_numpy(rows)[:, BLOCK : BLOCK + self.image_bytes]
         places = torch.from_numpy(position)
-        return Batch(pixels.view(-1, *self.shape), places, places * count // total)
+        return Batch(pixels.view(-1, *self.shape), places, (places - first) * count // total)
 
 
 class Lane:
@@ -216,6 +226,7 @@ class EvenlySpacedBatches(IterableDataset[Batch]):
         batch_size: images a batch.
         part: which device of how many, (rank, world size).
         workers: loader processes of the device.
+        within: positions among which the images are chosen; None for the whole split.
     """
 
     def __init__(
@@ -227,10 +238,12 @@ class EvenlySpacedBatches(IterableDataset[Batch]):
         batch_size: int,
         part: tuple[int, int] = (0, 1),
         workers: int = 0,
+        within: range | None = None,
     ) -> None:
         super().__init__()
         self.folder, self.shape, self.shards = folder, shape, shards
-        self.total = sum(shard.images for shard in shards)
+        within = within or range(sum(shard.images for shard in shards))
+        self.first, self.total = within.start, len(within)
         self.count = min(count, self.total)
         self.batch_size, self.part, self.workers = batch_size, part, max(1, workers)
 
@@ -241,7 +254,7 @@ class EvenlySpacedBatches(IterableDataset[Batch]):
         return low + first, low + last
 
     def _images(self, worker: int) -> tuple[int, int]:
-        """The range of positions in which those lie."""
+        """The range of images, counted from the first that could be chosen, in which those lie."""
         first, last = self._share(worker)
         if first == last:
             return 0, 0
@@ -255,22 +268,22 @@ class EvenlySpacedBatches(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this loader process's batches in the images' order."""
-        pieces = cut(self.shards, *self._images(_worker()[0]))
         memory = Memory(self.batch_size, self.shape)
         slots: list[int] = []
-        for slot in self._read(memory, pieces):
+        for slot in self._read(memory, *self._images(_worker()[0])):
             slots.append(slot)
             if len(slots) == self.batch_size:
-                yield memory.batch(slots, self.count, self.total)
+                yield memory.batch(slots, self.count, self.total, self.first)
                 slots = []
         if slots:
-            yield memory.batch(slots, self.count, self.total)
+            yield memory.batch(slots, self.count, self.total, self.first)
 
-    def _read(self, memory: Memory, pieces: Iterable[Piece]) -> Iterator[int]:
-        """The rows of memory that hold the chosen images, in order."""
-        for piece in pieces:
-            before = sum(shard.images for shard in self.shards[: self.shards.index(piece.shard)])
+    def _read(self, memory: Memory, start: int, stop: int) -> Iterator[int]:
+        """The rows of memory that hold the chosen images of a range, in order."""
+        place = start
+        for piece in cut(whole(self.shards), self.first + start, self.first + stop):
             with ShardFile(self.folder, piece.shard, memory.image_bytes) as file:
                 for number in range(piece.start, piece.stop):
-                    if chosen(before + number, self.count, self.total):
+                    if chosen(place, self.count, self.total):
                         yield from memory.read(file, number, 1)
+                    place += 1
