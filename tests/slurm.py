@@ -23,8 +23,8 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-# A requeued job waits for as long as its old credential lives, 120 s by default …
-AuthInfo=socket={folder}/munge.socket,cred_expire=1
+# A requeued job waits for as long as its old credential lives, 120 s by default and 5 at least …
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 # … and then for the scheduler to come round, every 60 s by default.
 SchedulerParameters=sched_interval=1
 SchedulerType=sched/builtin

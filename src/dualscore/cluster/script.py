@@ -45,7 +45,7 @@ COMPLETING | CANCELLED)
     exit "$status"
     ;;
 esac
-echo "job $id is requeued and goes on in $DUALSCORE_RUN"
+echo "job $id is requeued and goes on in $DUALSCORE_RUN, $(date)"
 scontrol requeue "$id"
 """
 
