@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from dualscore.data.base import ImageDataModule
 from dualscore.data.plan import EpochPlan
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
+from dualscore.data.workers import outlive_stop_signals
 from dualscore.errors import DataError
 from dualscore.shards import Manifest
 
@@ -113,4 +114,10 @@ class ShardDataModule(ImageDataModule):
 
 def _loader(dataset: Any, workers: int) -> DataLoader[Any]:  # noqa: ANN401 - either kind of batches
     pinned = torch.cuda.is_available()
-    return DataLoader(dataset, batch_size=None, num_workers=workers, pin_memory=pinned)
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pinned,
+        worker_init_fn=outlive_stop_signals,
+    )

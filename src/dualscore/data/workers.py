@@ -1,0 +1,22 @@
+"""How loader processes live beside a run that may be told to stop."""
+
+import signal
+from types import FrameType
+
+GRACE = 30
+"""Seconds that a loader process goes on for after SIGTERM: what Slurm leaves a job to save in by default."""
+
+
+def outlive_stop_signals(worker: int) -> None:  # noqa: ARG001 - PyTorch's signature
+    """Leave it to the training process to stop when a whole job is told to; to be called in a loader process.
+
+    Slurm sends a job's signals to all of its processes. PyTorch's loader processes die of SIGTERM at once,
+    which fails the run while it could still save. They end with the run; SIGTERM ends them a while later, in
+    case that is what the run itself ends them with.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+    signal.alarm(GRACE)
