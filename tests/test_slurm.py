@@ -42,8 +42,9 @@ def submit(workspace: Workspace, *arguments: str) -> str:
 
 def log(folder: Path) -> str:
     """A run's log; there is only one, also after a restart."""
-    (file,) = folder.glob("slurm-*.out")
-    return file.read_text()
+    files = list(folder.glob("slurm-*.out"))
+    assert len(files) <= 1
+    return files[0].read_text() if files else ""
 
 
 def weights(workspace: Workspace, run: str) -> dict[str, torch.Tensor]:
@@ -132,18 +133,40 @@ def test_a_job_that_fails_says_so_and_why(slurm: Slurm, workspace: Workspace, de
     assert not list(workspace.folder.rglob("oops"))
 
 
-def test_a_cancelled_job_saves_and_does_not_come_back(
+def test_at_its_time_limit_a_job_is_requeued_and_once_cancelled_it_does_not_come_back(
     slurm: Slurm, workspace: Workspace, demo_shards: Path
 ) -> None:
-    settings = [*SETTINGS, f"data.path={demo_shards}", "trainer.max_steps=4000", "trainer.validate_every=40"]
-    job = submit(workspace, "patches_dual", *settings)
+    settings = [*SETTINGS, f"data.path={demo_shards}", "trainer.max_steps=40000", "trainer.validate_every=40"]
+    job = submit(
+        workspace, "patches_dual", *settings, "--sbatch=--time=2"
+    )  # so it is told after 30 s at most
     folder = workspace.folder / "runs/patches_dual"
-    wait_for((folder / "checkpoints/last.ckpt").exists, "the first checkpoint")
+    wait_for(lambda: " goes on from step " in log(folder), "the run going on after its time limit")
+    told = log(folder)
+    assert "stopped by SIGUSR1; saved" in told
+    assert f"job {job} is requeued" in told
     slurm.run("scancel", job)
-    ended = slurm.wait(job, "CANCELLED")
+    assert slurm.wait(job, "CANCELLED")["Restarts"] == "1"
     wait_for(lambda: not slurm.run("squeue", "--noheader"), "an empty queue")
-    assert ended["Restarts"] == "0"
     assert slurm.job(job)["JobState"] == "CANCELLED"
-    assert "was ended from outside" in log(folder)
+    assert "stopped by SIGTERM; saved" in log(folder)
+    assert f"job {job} was ended from outside" in log(folder)
     # The folder is free again.
     assert "srun" in workspace.run("submit", "patches_dual", *settings, *CPU, "--dry")
+
+
+def test_a_pre_empted_job_saves_gives_way_and_goes_on(
+    slurm: Slurm, workspace: Workspace, demo_shards: Path
+) -> None:
+    settings = [*SETTINGS, f"data.path={demo_shards}", "trainer.max_steps=40000", "trainer.validate_every=40"]
+    job = submit(workspace, "patches_dual", *settings, "--sbatch=--exclusive")
+    folder = workspace.folder / "runs/patches_dual"
+    wait_for((folder / "checkpoints/last.ckpt").exists, "the first checkpoint")
+    urgent = slurm.run(
+        "sbatch", "--parsable", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true"
+    )
+    slurm.wait(urgent.strip())
+    wait_for(lambda: " goes on from step " in log(folder), "the run going on after the urgent job")
+    slurm.run("scancel", job)
+    assert slurm.wait(job, "CANCELLED")["Restarts"] == "1"
+    assert "stopped by SIGTERM; saved" in log(folder)
