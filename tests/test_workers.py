@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from dualscore.data.workers import outlive_stop_signals
+from dualscore.data.workers import GRACE, outlive_stop_signals
+from workspace import ROOT
 
 
 class Processes(Dataset[int]):
@@ -33,3 +36,17 @@ def test_loader_processes_outlive_a_signal_to_the_whole_job_but_not_for_ever(
         assert [next(batches) for _ in range(20)] == [worker] * 20
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         list(batches)
+
+
+def test_a_process_that_fails_does_not_wait_for_its_loader_processes() -> None:
+    code = (
+        "import sys; from test_workers import *\n"
+        "batches = iter(DataLoader(Processes(), batch_size=None, num_workers=1, "
+        "worker_init_fn=outlive_stop_signals))\n"
+        "next(batches); batches.itself = batches; sys.exit(3)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}
+    start = time.monotonic()
+    finished = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert finished.returncode == 3
+    assert time.monotonic() - start < GRACE
