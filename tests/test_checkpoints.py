@@ -14,6 +14,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dualscore.checkpoint_io import AtomicCheckpointIO
 from dualscore.checkpoints import read_checkpoint
@@ -100,6 +101,13 @@ def tell_self(number: int) -> Any:
     return lambda: os.kill(os.getpid(), number)
 
 
+def losses(run: Run) -> list[tuple[int, float]]:
+    """The training loss as TensorBoard shows it."""
+    events = EventAccumulator(str(run.folder / "tensorboard"), {"scalars": 0})
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars("train/loss")]
+
+
 def run_of(workspace: Workspace, name: str) -> Run:
     return Run(workspace.folder / "runs" / name)
 
@@ -121,6 +129,9 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_bit_for_bit(
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert difference(whole[key], stopped[key]) == 0
     assert whole["callbacks"]["Saving"] == stopped["callbacks"]["Saving"]
+    logged = [losses(run_of(workspace, name)) for name in ("whole", "stopped")]
+    assert logged[0] == logged[1]
+    assert [entry[0] for entry in logged[0]] == list(range(9))
     assert workspace.report("whole")["bits_per_dim"] == workspace.report("stopped")["bits_per_dim"]
 
 

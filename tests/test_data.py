@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dualscore.data.batch import Batch, Memory
 from dualscore.data.module import ShardDataModule
 from dualscore.data.plan import EpochPlan, chosen, cut, share, whole
-from dualscore.data.reader import Batch, EvenlySpacedBatches, Memory, TrainingBatches
+from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.shard_file import ShardFile
 from dualscore.errors import DataError
 from dualscore.shards import Manifest, Shard

@@ -169,3 +169,61 @@ def test_status_tells_what_runs_do(workspace: Workspace, demo_shards: Path) -> N
         assert "-" not in printed.split("sweep/one")[1].splitlines()[0]
     (other / "status.json").write_text("{half of i")
     assert "sweep/one" not in workspace.run("status")
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_loss_spike_is_taken_back(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    """Weights that jump in one step; the run goes on from those of the checkpoint before."""
+    original = DualScoreModule.draw
+    jumped = []
+
+    def draw(self: DualScoreModule, step: int, images: int) -> Any:
+        if step == 4 and not jumped:
+            jumped.append(step)
+            with torch.no_grad():
+                for parameter in self.model.parameters():
+                    parameter.mul_(30.0)
+        return original(self, step, images)
+
+    monkeypatch.setattr(DualScoreModule, "draw", draw)
+    settings = [
+        *SHORT,
+        f"data.path={demo_shards}",
+        "optim.method=adam",
+        "trainer.max_steps=9",
+        "optim.ema_steps=0",
+    ]
+    spike = ["trainer.spike=20"] if guarded else []
+    printed = " ".join(workspace.run("train", "patches_dual", *settings, *spike).split())
+    said = re.search(
+        r"step 5: the loss jumped to [\d.e+]+, [\d.]+ times its lowest: back to the weights of step 3",
+        printed,
+    )
+    assert bool(said) == guarded
+    events = EventAccumulator(str(workspace.folder / "runs/patches_dual/tensorboard"), {"scalars": 0})
+    events.Reload()
+    losses = [event.value for event in events.Scalars("train/loss")]
+    assert losses[4] > 20 * losses[3]
+    assert (losses[5] < 2 * losses[3]) == guarded
+
+
+def test_a_spike_that_comes_back_ends_the_run(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = DualScoreModule.draw
+
+    def draw(self: DualScoreModule, step: int, images: int) -> Any:
+        if step >= 4:
+            with torch.no_grad():
+                for parameter in self.model.parameters():
+                    parameter.mul_(30.0)
+        return original(self, step, images)
+
+    monkeypatch.setattr(DualScoreModule, "draw", draw)
+    settings = [*SHORT, f"data.path={demo_shards}", "optim.method=adam", "trainer.max_steps=12"]
+    settings += ["trainer.validate_every=12", "trainer.spike=20"]
+    line = workspace.fail("train", "patches_dual", *settings, status=3)
+    assert "step 5: the loss jumped to" in line
+    assert "no checkpoint is there yet" in line

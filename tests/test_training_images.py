@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualscore.assemble import build_datamodule, load_manifest, training_images
+from dualscore.assemble import build_datamodule, find_data, training_images
 from dualscore.config import ExperimentConfig
 from dualscore.data.plan import EpochPlan
 from dualscore.errors import ConfigError, DataError
@@ -70,7 +71,7 @@ def _check_epoch(plan: EpochPlan, groups: int, chosen: list[tuple[str, int]]) ->
 
 def test_the_halves_are_disjoint_and_exact(demo_shards: Path) -> None:
     seen = {}
-    total = load_manifest(config(demo_shards)).splits["train"].images
+    total = find_data(config(demo_shards))[1].splits["train"].images
     for half, first in (("A", 0), ("B", total - 50)):
         data = build_datamodule(config(demo_shards, "data.images=50", f"data.half={half}"))
         assert data.counts["train"] == 50
@@ -87,18 +88,23 @@ def test_the_halves_are_disjoint_and_exact(demo_shards: Path) -> None:
     assert not set(seen["A"].training or ()) & set(seen["B"].training or ())  # type: ignore[attr-defined]
     alone = build_datamodule(config(demo_shards))
     assert len({alone.identity, seen["A"].identity, seen["B"].identity}) == 3
-    assert training_images(config(demo_shards), load_manifest(config(demo_shards))) is None
+    assert training_images(config(demo_shards), find_data(config(demo_shards))[1]) is None
+
+
+def test_what_stands_for_an_unreadable_image_is_of_the_same_half() -> None:
+    plan = EpochPlan(shards([30, 30]), 4, 2, 1, 0, 0, range(50, 60))
+    assert set(islice(plan.substitutes(55), 200)) == set(range(50, 60))
 
 
 def test_images_that_are_not_there_are_refused(demo_shards: Path) -> None:
-    total = load_manifest(config(demo_shards)).splits["train"].images
+    total = find_data(config(demo_shards))[1].splits["train"].images
     most = total // 2
-    load_manifest(config(demo_shards, f"data.images={total}"))
-    load_manifest(config(demo_shards, f"data.images={most}", "data.half=B"))
+    find_data(config(demo_shards, f"data.images={total}"))
+    find_data(config(demo_shards, f"data.images={most}", "data.half=B"))
     with pytest.raises(DataError, match=rf"{total} training images.*data\.images={total + 1} of them;"):
-        load_manifest(config(demo_shards, f"data.images={total + 1}"))
+        find_data(config(demo_shards, f"data.images={total + 1}"))
     with pytest.raises(DataError, match="of them, twice, without sharing any"):
-        load_manifest(config(demo_shards, f"data.images={most + 1}", "data.half=A"))
+        find_data(config(demo_shards, f"data.images={most + 1}", "data.half=A"))
     with pytest.raises(ConfigError, match=r"data\.half: needs data\.images"):
         config(demo_shards, "data.half=A")
     with pytest.raises(ConfigError, match=r"data\.images: must be 0 \(all\) or ≥ 2, not 1"):

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from data_prep import safe_pickle
 from data_prep.plan import Images, Unit
-from data_prep.sources.archive import FileRef, explained, is_archive, members
+from data_prep.sources.archive import FileRef, explained, is_archive, members, refuse_bomb
 from dualscore.errors import DataError
+
+MOST_BYTES = 2**34
+"""Of one table, which is read whole; all of ImageNet64 takes less."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ def _natural(name: str) -> list[Any]:
 
 def _check_table(ref: FileRef, shape: Sequence[int], image_shape: tuple[int, int, int]) -> None:
     row = math.prod(image_shape)
+    if math.prod(shape) > MOST_BYTES:
+        raise DataError(f"{ref} claims a table of shape {tuple(shape)}: refused; download it again")
     if len(shape) == 2 and shape[0] > 0 and shape[1] == row:
         return
     kind = f"a table of shape {tuple(shape)}"
@@ -122,6 +127,8 @@ def _peek_npz(ref: FileRef) -> tuple[int, ...]:
     with explained(ref.path), zipfile.ZipFile(ref.path) as archive:
         if "data.npy" not in archive.namelist():
             raise DataError(f"{ref} has no array 'data'; download the official file again")
+        info = archive.getinfo("data.npy")
+        refuse_bomb(ref, info.compress_size, info.file_size)
         with archive.open("data.npy") as file:
             try:
                 version = np.lib.format.read_magic(file)
@@ -134,7 +141,7 @@ def _peek_npz(ref: FileRef) -> tuple[int, ...]:
             except ValueError as error:
                 raise DataError(f"{ref}: the array 'data' is damaged ({error}); download it again") from None
         _check_kind(ref, dtype)
-        if math.prod(shape) * dtype.itemsize > archive.getinfo("data.npy").file_size:
+        if math.prod(shape) * dtype.itemsize > info.file_size:
             raise DataError(f"{ref}: the array 'data' is cut off; download it again")
     return shape
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from dualscore.errors import DataError
 NAMES = {"train": "train_64x64", "val": "valid_64x64"}
 SHAPE = (3, 64, 64)
 IMAGES_PER_UNIT = 4096
+MOST_BYTES = 2**20
+"""Read of a PNG of 64×64 pixels, which takes 12 kB: one that unpacks to more is cut off, and refused."""
 RELEASE = (
     "imagenet64 PNG release (van den Oord et al. 2016), not anti-aliased: "
     "not comparable with the official down-sampled release"
@@ -48,17 +51,17 @@ class PngUnit(Unit):
 
 def _reader(path: Path, stack: ExitStack) -> Callable[[Place], bytes]:
     if path.is_dir():
-        return lambda place: (path / str(place)).read_bytes()
+        return lambda place: _read_bounded((path / str(place)).open("rb"))
     if path.name.endswith(".zip"):
         archive = stack.enter_context(zipfile.ZipFile(path))
-        return lambda place: archive.read(str(place))
+        return lambda place: _read_bounded(archive.open(str(place)))
     if path.name.endswith(".tar"):
         file = stack.enter_context(FileRef(path).open())
 
         def read(place: Place) -> bytes:
             assert isinstance(place, tuple)
             file.seek(place[0])
-            return file.read(place[1])
+            return file.read(min(place[1], MOST_BYTES))
 
         return read
     tar = stack.enter_context(tarfile.open(path, "r|gz"))  # noqa: SIM115 - the stack closes it
@@ -68,10 +71,15 @@ def _reader(path: Path, stack: ExitStack) -> Callable[[Place], bytes]:
         while (member := tar.next()) is not None:
             forget_members(tar)
             if member.name == place and (content := tar.extractfile(member)) is not None:
-                return content.read()
+                return _read_bounded(content)
         raise DataError(f"{path} has lost {place}: run again")
 
     return read_on
+
+
+def _read_bounded(file: IO[bytes]) -> bytes:
+    with file:
+        return file.read(MOST_BYTES)
 
 
 @dataclass
@@ -88,13 +96,13 @@ class _Pngs:
             raw = self.read(place)
         try:
             with Image.open(io.BytesIO(raw), formats=["PNG"]) as image:
+                if image.size != SHAPE[1:]:  # before it is decoded: any size can be claimed
+                    raise DataError(
+                        f"{where}: {image.width}×{image.height} pixels instead of 64×64: check --src"
+                    )
                 pixels = np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{where}: cannot be decoded ({error}); download the archive again") from None
-        if pixels.shape != (64, 64, 3):
-            raise DataError(
-                f"{where}: {pixels.shape[1]}×{pixels.shape[0]} pixels instead of 64×64: check --src"
-            )
         return pixels.transpose(2, 0, 1)
 
 

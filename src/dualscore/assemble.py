@@ -1,6 +1,5 @@
 """The one place that turns configurations into objects."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +16,8 @@ from dualscore.config import (
     Norm,
     ResidualInput,
 )
+from dualscore.data.source import RemoteFolder, Source, find, local_folder
+from dualscore.data.transfer import is_remote
 from dualscore.densities import DENSITIES, GaussianMixture
 from dualscore.energy import Denoiser, Energy, Fading, LevelPhase, ScoreModel, SlopeOffset
 from dualscore.errors import DataError
@@ -65,33 +66,34 @@ class ImageStatistics:
         return self.spectrum.diagonal().mean()
 
 
-def load_manifest(config: ExperimentConfig) -> Manifest:
-    """Read the manifest of the experiment's data and check that it is what the experiment asks for.
+def find_data(config: ExperimentConfig) -> tuple[Source, Manifest]:
+    """Find the experiment's shards and check that they are what the experiment asks for.
 
     Args:
         config: the experiment.
 
     Returns:
-        The manifest.
+        Where they are, and their manifest.
 
     Raises:
         DataError: naming the file, what is wrong and the command that makes the data.
     """
     data = config.data
-    source = "" if data.dataset == "demo" else " SRC=…"
+    archives = "" if data.dataset == "demo" else " SRC=…"
     size = f" SIZE={data.size}" if data.dataset in ("demo", "folder") else ""
-    recipe = f"make data DATASET={data.dataset}{source}{size} OUT={data.path}"
-    manifest = Manifest.load(data.path, recipe)
+    out = "…" if is_remote(data.path) else data.path
+    recipe = f"make data DATASET={data.dataset}{archives}{size} OUT={out}"
+    source, manifest = find(data.path, data.cache, data.cache_gb, recipe)
     if manifest.dataset != data.dataset:
         raise DataError(
-            f"{data.path}/manifest.json: the data set is {manifest.dataset!r} ({manifest.release}), but the "
+            f"{source}/manifest.json: the data set is {manifest.dataset!r} ({manifest.release}), but the "
             f"experiment {config.name} is for data.dataset={data.dataset}; their likelihoods cannot be "
             f"compared. Point data.path elsewhere, or make it with: {recipe}"
         )
     channels, *sides = manifest.image_shape
     if sides != [data.size, data.size] or channels < data.channels:
         raise DataError(
-            f"{data.path}/manifest.json: images are {'×'.join(map(str, manifest.image_shape))}, but the "
+            f"{source}/manifest.json: images are {'×'.join(map(str, manifest.image_shape))}, but the "
             f"experiment {config.name} is for {data.channels}×{data.size}×{data.size}; "
             f"make them with: {recipe}"
         )
@@ -99,10 +101,14 @@ def load_manifest(config: ExperimentConfig) -> Manifest:
     if parts * data.images > total:
         apart = ", twice, without sharing any (data.half)" if parts == 2 else ""
         raise DataError(
-            f"{data.path}/manifest.json: there are {total} training images, but the experiment {config.name} "
+            f"{source}/manifest.json: there are {total} training images, but the experiment {config.name} "
             f"asks for data.images={data.images} of them{apart}; lower data.images"
         )
-    return manifest
+    if isinstance(source, RemoteFolder):
+        # Every lane has a shard open, and so has every process that validates or reads a substitute.
+        processes = max(1, data.workers)
+        source.check_room(processes * (data.streams + 2 * config.trainer.devices))
+    return source, manifest
 
 
 def training_images(config: ExperimentConfig, manifest: Manifest) -> range | None:
@@ -120,12 +126,12 @@ def known_density(config: ExperimentConfig) -> GaussianMixture | None:
     return DENSITIES[config.data.density.value](image_shape(config))
 
 
-def load_statistics(config: ExperimentConfig, manifest: Manifest | None = None) -> ImageStatistics:
+def load_statistics(config: ExperimentConfig, data: tuple[Source, Manifest] | None = None) -> ImageStatistics:
     """The statistics of the images as the model sees them, gray if the experiment is, dequantised.
 
     Args:
         config: the experiment.
-        manifest: that of its shards, if it was read already.
+        data: its shards' source and manifest, if they were found already.
 
     Returns:
         The statistics; those of a known density are exact.
@@ -136,9 +142,9 @@ def load_statistics(config: ExperimentConfig, manifest: Manifest | None = None) 
         mean, spectrum = density.moments()
         # Rounding adds the variance of one step, and dequantising that of another.
         return ImageStatistics(mean, spectrum + 2 * floor if config.data.quantized else spectrum)
-    manifest = manifest or load_manifest(config)
+    source, manifest = data or find_data(config)
     mean = torch.tensor(manifest.statistics.pixel_mean, dtype=torch.float64)
-    spectrum = torch.from_numpy(load_spectrum(config.data.path, manifest))
+    spectrum = torch.from_numpy(load_spectrum(local_folder(source), manifest))
     if channels == 1 and len(mean) == 3:
         luma = torch.tensor(LUMA, dtype=torch.float64)
         mean = (luma @ mean)[None]
@@ -216,8 +222,8 @@ def build_module(
     from dualscore.data.module import ShardDataModule
     from dualscore.module import DualScoreModule
 
-    manifest = datamodule.manifest if isinstance(datamodule, ShardDataModule) else None
-    statistics = load_statistics(config, manifest)
+    data = (datamodule.source, datamodule.manifest) if isinstance(datamodule, ShardDataModule) else None
+    statistics = load_statistics(config, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_score_model(config, statistics)
@@ -276,9 +282,9 @@ def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
             validate_images=config.trainer.validate_images,
             validate_batch_size=config.evaluate.batch_size,
         )
-    manifest = load_manifest(config)
+    source, manifest = find_data(config)
     return ShardDataModule(
-        Path(data.path),
+        source,
         manifest,
         batch_size=data.batch_size,
         streams=data.streams,

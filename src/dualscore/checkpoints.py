@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -10,13 +11,33 @@ from typing import Any
 
 import torch
 
+from dualscore.archives import refuse_bombs
 from dualscore.assemble import FORMAT, blank_statistics, build_score_model, image_shape
+from dualscore.config import ExperimentConfig
 from dualscore.errors import CheckpointError, ConfigError
 from dualscore.experiment import to_config
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
 from dualscore.released import load_released
 from dualscore.runs import Run
+
+# What torch and Python raise at one or another flipped byte; NotImplementedError and RecursionError are
+# kinds of RuntimeError, and KeyError and IndexError of LookupError.
+_DAMAGED = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -31,6 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is missing, damaged, or not one of ours.
     """
+    refuse_bombs(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if (record := archive.testzip()) is not None:  # torch does not look at the checksums
@@ -40,16 +62,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: no such checkpoint; train first with make train, or give CKPT=…"
         ) from error
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _DAMAGED as error:
         raise CheckpointError(
             f"{path}: damaged or not a checkpoint ({' '.join(str(error).split()):.120})"
         ) from error
@@ -98,9 +111,19 @@ def _is_released(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl")]
             content = archive.read(names[0]) if names else b""
-    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
+    except _DAMAGED:
         return False
     return b"argparse" in content and b"network_kwargs" in content and b"state_dict" in content
+
+
+def _check_sizes(config: ExperimentConfig, state: dict[str, torch.Tensor]) -> None:
+    """Refuse a configuration far larger than the weights beside it, before anything of its size is made."""
+    stored = tuple(state["prior.eigenvalues"].shape)
+    if stored != image_shape(config):
+        raise ValueError(f"weights for images of {stored}, configured are {image_shape(config)}")
+    largest = max(side for tensor in state.values() for side in (1, *tensor.shape))
+    if config.network.width > largest or max(config.network.scales, config.network.layers) > len(state):
+        raise ValueError("the network configured is larger than the weights")
 
 
 def load(path: str | Path) -> ImageModel:
@@ -118,6 +141,7 @@ def load(path: str | Path) -> ImageModel:
         CheckpointError: if the file is missing, damaged or of another format.
     """
     path = Path(path)
+    refuse_bombs(path)
     if _is_released(path):
         return ImageModel(load_released(path), provenance=f"released checkpoint {path.name}").eval()
     content = read_checkpoint(path)
@@ -125,6 +149,7 @@ def load(path: str | Path) -> ImageModel:
         config = to_config(content["dualscore"]["config"])
         state = content["state_dict"]
         prefix = "average.module." if "average.n_averaged" in state else "model."
+        _check_sizes(config, state)
         blank = blank_statistics(image_shape(config))
         model = build_score_model(config, blank)
         prior = StationaryGaussian(blank.mean, blank.spectrum)
@@ -132,19 +157,20 @@ def load(path: str | Path) -> ImageModel:
             {k.removeprefix("prior."): v for k, v in state.items() if k.startswith("prior.")}
         )
         noisy_entropy = float(prior.entropy(config.noise.t_max))
+        log_normalizer = float(state["log_normalizer"])
+        step, release = int(content["global_step"]), content["dualscore"]["release"]
         model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    except (RuntimeError, KeyError, TypeError, ValueError, ConfigError) as error:
+    except (*_DAMAGED, ConfigError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: weights and configuration do not belong to this version or to each other: {reason:.200}"
         ) from error
-    log_normalizer = float(state["log_normalizer"])
     wrapped = ImageModel(
         model.requires_grad_(False),
         image_shape=image_shape(config),
         log_normalizer=None if log_normalizer != log_normalizer else log_normalizer,
         t_max=config.noise.t_max,
         noisy_entropy=noisy_entropy,
-        provenance=f"{config.name}, step {content['global_step']}, {content['dualscore']['release']}",
+        provenance=f"{config.name}, step {step}, {release}",
     )
     return wrapped.eval()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from dualscore.errors import ConfigError, DualscoreError, StoppedError
+from dualscore.redaction import redact
 
 _CHOSEN_RUN = "DUALSCORE_RUN"
 
@@ -104,6 +105,7 @@ def _train(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from dualscore.evaluation import evaluate
     from dualscore.experiment import load_experiment, override_config
+    from dualscore.redaction import restore
     from dualscore.runs import newest_run
     from dualscore.train import leave
 
@@ -111,7 +113,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     run = newest_run(arguments.name or config.name, arguments.runs)
     if arguments.checkpoint is None and run.config_file.exists():
         # What the run was trained with, not what the experiment's file says today.
-        config = override_config(run.read_config(), arguments.overrides, str(run.config_file))
+        stored = run.read_config()
+        if isinstance(data := stored.get("data"), dict):
+            given = any(override.startswith("data.path=") for override in arguments.overrides)
+            data["path"] = config.data.path if given else restore(str(data.get("path")), config.data.path)
+        config = override_config(stored, arguments.overrides, str(run.config_file))
     checkpoint = arguments.checkpoint or run.best
     output = run.folder if arguments.checkpoint is None else checkpoint.parent
     evaluate(config, checkpoint, output / "evaluation.json")
@@ -144,11 +150,11 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _one_line(error: DualscoreError) -> str:
-    """The message; of an error that a loader process sent as a traceback in text, the last line."""
+    """The message without credentials; of a traceback in text, as loader processes send it, the last line."""
     text = str(error).strip()
     if "Traceback (most recent call last)" in text:
         text = text.splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
-    return " ".join(text.split())
+    return redact(" ".join(text.split()))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -203,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"error: {redact(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

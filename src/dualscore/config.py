@@ -114,6 +114,7 @@ Check = tuple[Callable[[Any], bool], str]
 POSITIVE: Check = (lambda v: v > 0 and math.isfinite(v), "must be > 0")
 NOT_NEGATIVE: Check = (lambda v: v >= 0 and math.isfinite(v), "must be ≥ 0")
 
+FEW_OR_ALL: Check = (lambda v: v == 0 or v >= 2, "must be 0 (all) or ≥ 2")
 SEVERAL: Check = (lambda v: v >= 2, "must be ≥ 2: a standard error needs two images")
 
 # Where single precision still holds t, t·∇U and z/√t.
@@ -134,19 +135,14 @@ class DataConfig:
     """Where images come from and how they are batched."""
 
     density: KnownDensity = option(KnownDensity.none, "known density that images are drawn from")
-    path: str = option("", "folder with manifest.json and shards")
+    path: str = option("", "folder with manifest.json and shards; or http(s)://…, or 'pipe:COMMAND {}'")
+    cache: str = option("data/cache", "folder for shards that come from elsewhere")
+    cache_gb: float = option(50.0, "GB that folder may hold; the least recently used shards go", POSITIVE)
     dataset: str = option("", "data set the manifest must name, as given to make data DATASET=")
     size: int = option(MISSING, "side of the images in pixels, or length of the vectors", POSITIVE)
     channels: int = option(3, "3 for colour, 1 for grayscale", (lambda v: v in (1, 3), "must be 1 or 3"))
-    images: int = option(
-        0,
-        "training images used, repeated within an epoch if they are few; 0 for all. Statistics of the pixels "
-        "stay those of all training images",
-        (lambda v: v == 0 or v >= 2, "must be 0 (all) or ≥ 2"),
-    )
-    half: Half = option(
-        Half.none, "A: the first data.images, B: the last; refused where the two would share an image"
-    )
+    images: int = option(0, "training images used, repeated if few (docs/cluster.md); 0: all", FEW_OR_ALL)
+    half: Half = option(Half.none, "A: the first data.images, B: the last; they must not share any")
     batch_size: int = option(128, "images a step, over all devices", POSITIVE)
     streams: int = option(
         8,
@@ -157,6 +153,11 @@ class DataConfig:
     workers: int = option(2, "loader processes a device; 0 reads in the training process", NOT_NEGATIVE)
     shuffle_buffer: int = option(
         8192, "images a loader process holds for shuffling, over all streams", POSITIVE
+    )
+    max_skipped: int = option(
+        100,
+        "training images an epoch that may be unreadable and are replaced by others; more are an error",
+        NOT_NEGATIVE,
     )
     flip: bool = option(True, "random horizontal flips in training")
     quantized: bool = option(True, "8-bit images; only those of a known density may be floats")
@@ -251,6 +252,11 @@ class TrainerConfig:
         10,
         "steps without a finite gradient that are left out between validations; one more ends the run",
         NOT_NEGATIVE,
+    )
+    spike: float = option(
+        0.0,
+        "a mean loss this many times the lowest goes back to the last checkpoint's weights; 0 never does",
+        (lambda v: v == 0 or v > 1, "must be 0, or above 1"),
     )
     hang_minutes: float = option(30, "minutes without progress after which a run is ended", POSITIVE)
     validate_every: int = option(

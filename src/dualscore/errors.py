@@ -16,6 +16,10 @@ class DataError(DualscoreError):
     """A data set, or what it is prepared from, is missing, damaged or of another format."""
 
 
+class SourceError(DataError):
+    """A data set's place cannot be reached, or gives something else than its manifest says."""
+
+
 class ConfigError(DualscoreError):
     """A setting is unknown, missing or out of range."""
 

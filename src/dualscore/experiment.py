@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dualscore.config import ExperimentConfig
 from dualscore.errors import ConfigError
+from dualscore.plain_yaml import refuse_aliases
+from dualscore.redaction import redact
 from dualscore.rules import problems
 
 EXPERIMENTS = Path("experiments")
@@ -39,10 +41,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: if it is not valid, holds no keys, or one of them twice.
     """
     try:
+        refuse_aliases(path.read_text(encoding="utf-8"))
         # OmegaConf's reader, unlike plain YAML, refuses a key that is given twice.
         loaded = OmegaConf.load(path)
         content = OmegaConf.to_container(loaded) if isinstance(loaded, DictConfig) else None
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path}: holds no keys")
@@ -60,6 +63,7 @@ def _find(name: str, folder: Path) -> Path:
 
 
 def _merge(base: DictConfig, content: Any, where: str) -> DictConfig:  # noqa: ANN401 - YAML or dot list
+    _refuse_interpolation(content, where)
     try:
         merged = OmegaConf.merge(base, content)
         assert isinstance(merged, DictConfig)
@@ -76,6 +80,18 @@ def _merge(base: DictConfig, content: Any, where: str) -> DictConfig:  # noqa: A
                 f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"
             )
         raise ConfigError(f"{where}: {key}: {reason}") from error
+
+
+def _refuse_interpolation(content: Any, where: str = "", key: str = "") -> None:  # noqa: ANN401
+    """Refuse `${…}`, which would put environment variables, secrets among them, into files and logs."""
+    if isinstance(content, DictConfig | ListConfig):
+        content = OmegaConf.to_container(content, resolve=False)
+    if isinstance(content, str) and "${" in content:
+        place = f"{where}: {key}" if where else key
+        raise ConfigError(f"{place}: must be a plain value, without ${{…}}")
+    parts = enumerate(content) if isinstance(content, list) else ()
+    for name, part in content.items() if isinstance(content, dict) else parts:
+        _refuse_interpolation(part, where, f"{key}.{name}" if key else str(name))
 
 
 def load_experiment(
@@ -117,18 +133,18 @@ def override_config(content: dict[str, Any], overrides: list[str], where: str) -
 def _complete(config: DictConfig, overrides: list[str], where: str) -> ExperimentConfig:
     for override in overrides:
         if "=" not in override:
-            raise ConfigError(f"override {override!r}: write it as key=value")
+            raise ConfigError(f"override {redact(override)!r}: write it as key=value")
         if override.startswith("name="):
             raise ConfigError(
-                f"override {override!r}: name: is the experiment file's name and cannot be changed"
+                f"override {redact(override)!r}: name: is the experiment file's name and cannot be changed"
             )
         try:
             parsed = OmegaConf.from_dotlist([override])
         except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(
-                f"override {override!r}: cannot be read: {' '.join(str(error).split())}"
+                f"override {redact(override)!r}: cannot be read: {' '.join(str(error).split())}"
             ) from error
-        config = _merge(config, parsed, f"override {override!r}")
+        config = _merge(config, parsed, f"override {redact(override)!r}")
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         typed = None if missing else to_config(config)
@@ -142,7 +158,7 @@ def _complete(config: DictConfig, overrides: list[str], where: str) -> Experimen
         # The override of the key itself, or of one that the reason compares it with.
         names = {o: o.partition("=")[0] for o in overrides}
         guilty = [o for o in overrides if names[o] == key] or [o for o in overrides if names[o] in reason]
-        raise ConfigError(f"{f'override {guilty[-1]!r}' if guilty else where}: {key}: {reason}")
+        raise ConfigError(f"{f'override {redact(guilty[-1])!r}' if guilty else where}: {key}: {reason}")
     return typed
 
 
@@ -163,6 +179,7 @@ def to_config(content: DictConfig | dict[str, Any]) -> ExperimentConfig:
     Raises:
         ConfigError: naming the key that is unknown or of another type.
     """
+    _refuse_interpolation(content)
     try:
         typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), content))
     except OmegaConfBaseException as error:
@@ -172,7 +189,8 @@ def to_config(content: DictConfig | dict[str, Any]) -> ExperimentConfig:
 
 
 def to_plain(config: ExperimentConfig) -> dict[str, Any]:
-    """The configuration as nested dictionaries of plain values, fit for YAML and checkpoints."""
+    """The configuration as nested dictionaries of plain values, fit for files and logs: no credentials."""
     plain = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     assert isinstance(plain, dict)
+    plain["data"]["path"] = redact(plain["data"]["path"])  # it goes into run folders, checkpoints and logs
     return {str(k): v for k, v in plain.items()}

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dualscore.compiling import Loss, compiled_loss
 from dualscore.config import OptimConfig
-from dualscore.data.reader import Batch
+from dualscore.data.batch import Batch
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, to_pixels

@@ -10,7 +10,9 @@ import io
 import math
 import pickle
 import re
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dualscore.archives import refuse_bombs
 from dualscore.energy import Denoiser, Energy, ScoreModel
 from dualscore.errors import CheckpointError
 from dualscore.networks import LinearEmbedding, UNet
@@ -47,7 +50,9 @@ _UNREADABLE = (
     RuntimeError,  # encrypted archives; NotImplementedError and RecursionError are kinds of it
     MemoryError,
     OverflowError,
+    struct.error,
     zipfile.BadZipFile,
+    zlib.error,
     pickle.UnpicklingError,
 )
 
@@ -140,6 +145,7 @@ def read_released(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is not of that format.
     """
+    refuse_bombs(path)
     try:
         with zipfile.ZipFile(path) as archive:
             pickles = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl")]

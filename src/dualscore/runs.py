@@ -17,10 +17,11 @@ from typing import Any
 import yaml
 
 from dualscore.errors import CheckpointError, ConfigError, TrainingError
+from dualscore.plain_yaml import refuse_aliases
 from dualscore.shards import write_aside
 
 RUNS = Path("runs")
-FREE_KEYS = re.compile(r"(trainer|evaluate)\..*|data\.path")
+FREE_KEYS = re.compile(r"(trainer|evaluate)\..*|data\.(path|cache|cache_gb|max_skipped)")
 """Settings that may change when a run goes on."""
 ARCHITECTURE_KEYS = re.compile(
     r"model|(network|energy)\..*|data\.(channels|size)|noise\.t_(min|max)|optim\.ema_steps"
@@ -112,10 +113,13 @@ class Run:
             ConfigError: if the run has none.
         """
         try:
-            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+            text = self.config_file.read_text(encoding="utf-8")
+            refuse_aliases(text)
+            content = yaml.safe_load(text)
+        except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            reason = " ".join(str(error).split())
             raise ConfigError(
-                f"{self.config_file}: cannot be read ({error}); start anew with FRESH=1"
+                f"{self.config_file}: cannot be read ({reason}); start anew with FRESH=1"
             ) from error
         if not isinstance(content, dict):
             raise ConfigError(f"{self.config_file}: holds no keys; start anew with FRESH=1")

@@ -11,6 +11,7 @@ image/255 − pixel_mean, it is E[ŷ ŷᵀ] over channels at each spatial freque
 import hashlib
 import io
 import json
+import math
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -21,12 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualscore.errors import DataError
+from dualscore.typed_json import TypedJson
 
 FORMAT = "dualscore-shards-1"
 MANIFEST_FILE = "manifest.json"
 SPECTRUM_FILE = "spectrum.npy"
 IMAGE_SUFFIX = ".u8"
 SPLITS = ("train", "val")
+MOST_CHANNELS = 16
+MOST_VALUES = 2**24
+"""Values of an image that are borne; what a manifest claims is allocated."""
+_FEWEST_BYTES = 1024
+"""Bytes that any image takes in a tar: a header and a block."""
 
 
 def shard_name(split: str, number: int) -> str:
@@ -128,7 +135,7 @@ class Manifest:
         """Read and check ``folder/manifest.json`` as ``load`` does, without looking at the other files."""
         path = Path(folder) / MANIFEST_FILE
         try:
-            document = json.loads(path.read_bytes())
+            raw = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             hint = hint or f"make data DATASET=… SRC=… OUT={folder}"
             raise DataError(
@@ -136,9 +143,27 @@ class Manifest:
             ) from None
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise DataError(f"{path} is not valid JSON ({error}): prepare the data set again") from None
-        return _parse(document, path)
+        return cls.parse(raw, path)
+
+    @classmethod
+    def parse(cls, raw: bytes, where: str | Path) -> "Manifest":
+        """Check a manifest's content.
+
+        Args:
+            raw: the file's bytes.
+            where: how to name the file in errors.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            DataError: naming the file and the key at fault.
+        """
+        try:
+            document = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is not valid JSON ({error}): prepare the data set again") from None
+        return _parse(document, where)
 
 
 def load_spectrum(folder: str | Path, manifest: Manifest) -> NDArray[np.float64]:
@@ -163,7 +188,7 @@ def load_spectrum(folder: str | Path, manifest: Manifest) -> NDArray[np.float64]
         raise DataError(f"{path} has another checksum than {MANIFEST_FILE} says: prepare the data set again")
     try:
         spectrum: NDArray[np.float64] = np.load(io.BytesIO(raw), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, MemoryError, OverflowError) as error:
         raise DataError(f"{path} is not a NumPy array ({error}): prepare the data set again") from None
     channels, height, width = manifest.image_shape
     expected = (channels, channels, height, width)
@@ -182,71 +207,16 @@ def _check_size(path: Path, size: int) -> None:
         raise DataError(f"{path} has {found} bytes instead of {size}: prepare the data set again")
 
 
-class _Reader:
-    """Typed look-ups in parsed JSON that name the file and the key on failure."""
-
-    def __init__(self, value: object, path: Path, key: str = "") -> None:
-        self.value: Any = value
-        self.path, self.key = path, key
-
-    def fail(self, problem: str) -> DataError:
-        return DataError(f"{self.path}: {self.key or 'the document'} {problem}; prepare the data set again")
-
-    def __getitem__(self, name: str | int) -> "_Reader":
-        key = f"{self.key}.{name}" if self.key else str(name)
-        if isinstance(name, str):
-            self.require(dict)
-        if isinstance(name, str) and name not in self.value:
-            raise _Reader(None, self.path, key).fail("is missing")
-        return _Reader(self.value[name], self.path, key)
-
-    def require(self, *kinds: type) -> None:
-        # bool is an int in Python, not in JSON
-        if not isinstance(self.value, kinds) or isinstance(self.value, bool):
-            raise self.fail(f"must be of type {kinds[-1].__name__}, not {type(self.value).__name__}")
-
-    def count(self) -> int:
-        self.require(int)
-        number: int = self.value
-        if number < 1:
-            raise self.fail(f"must be at least 1, not {number}")
-        return number
-
-    def text(self, pattern: str = r".+") -> str:
-        self.require(str)
-        text: str = self.value
-        if not re.fullmatch(pattern, text):
-            raise self.fail(f"has an impossible value: {text!r}")
-        return text
-
-    def mapping(self) -> dict[str, Any]:
-        self.require(dict)
-        return dict(self.value)
-
-    def items(self) -> list["_Reader"]:
-        self.require(list)
-        return [self[position] for position in range(len(self.value))]
-
-    def numbers(self, length: int) -> list[float]:
-        items = self.items()
-        if len(items) != length:
-            raise self.fail(f"must hold {length} numbers, one a channel, not {len(items)}")
-        for item in items:
-            item.require(int, float)
-        numbers = [float(item.value) for item in items]
-        if not np.isfinite(numbers).all():
-            raise self.fail("must hold finite numbers")
-        return numbers
-
-
-def _parse(document: object, path: Path) -> Manifest:
+def _parse(document: object, path: str | Path) -> Manifest:
     """Turn parsed JSON into a manifest; every failure is a DataError naming file and key."""
-    root = _Reader(document, path)
+    root = TypedJson(document, path)
     if root["format"].value != FORMAT:
         raise root["format"].fail(f"is {root['format'].value!r}, but this version reads {FORMAT!r}")
     sides = [item.count() for item in root["image_shape"].items()]
     if len(sides) != 3:
         raise root["image_shape"].fail(f"must be [channels, height, width], not {sides}")
+    if sides[0] > MOST_CHANNELS or math.prod(sides) > MOST_VALUES:
+        raise root["image_shape"].fail(f"is {sides}, more than images here may have")
     splits = {name: _parse_split(root["splits"][name], name) for name in SPLITS}
     statistics = root["statistics"]
     if statistics["images"].count() != splits["train"].images:
@@ -261,14 +231,14 @@ def _parse(document: object, path: Path) -> Manifest:
             images=statistics["images"].count(),
             pixel_mean=statistics["pixel_mean"].numbers(sides[0]),
             pixel_variance=statistics["pixel_variance"].numbers(sides[0]),
-            spectrum_file=statistics["spectrum_file"].text(r"[\w.-]+\.npy"),
+            spectrum_file=statistics["spectrum_file"].text(r"\w[\w.-]*\.npy"),
             spectrum_sha256=statistics["spectrum_sha256"].text(r"[0-9a-f]{64}"),
         ),
         source=root["source"].mapping(),
     )
 
 
-def _parse_split(split: _Reader, name: str) -> Split:
+def _parse_split(split: TypedJson, name: str) -> Split:
     shards = []
     for number, shard in enumerate(split["shards"].items()):
         shards.append(
@@ -279,6 +249,8 @@ def _parse_split(split: _Reader, name: str) -> Split:
                 sha256=shard["sha256"].text(r"[0-9a-f]{64}"),
             )
         )
+        if shards[-1].images * _FEWEST_BYTES > shards[-1].bytes:
+            raise shard["images"].fail(f"is {shards[-1].images}, more than {shards[-1].bytes} bytes hold")
     total = sum(shard.images for shard in shards)
     if split["images"].count() != total:
         raise split["images"].fail(f"is {split['images'].value}, but its shards hold {total}")

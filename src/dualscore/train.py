@@ -20,6 +20,8 @@ from dualscore.callbacks import (
     Heartbeat,
     NoiseCurves,
     Saving,
+    SkippedImages,
+    SpikeGuard,
     Throughput,
 )
 from dualscore.checkpoint_io import AtomicCheckpointIO
@@ -33,6 +35,7 @@ from dualscore.experiment import to_plain
 from dualscore.failures import told_to_people
 from dualscore.module import DualScoreModule
 from dualscore.precision import allow_tf32
+from dualscore.redaction import redact
 from dualscore.runs import Run
 from dualscore.signals import StopSignals
 from dualscore.status import State, Status
@@ -78,10 +81,11 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
         DualscoreError: one line for people; nothing is left half-written.
     """
     quiet()
+    parts = build(config)  # which fails before anything is written
     status = Status()
     with StopSignals() as signals, run.alone() if rank() == 0 else nullcontext():
         try:
-            if not _fit(config, run, signals, status, watchers):
+            if not _fit(config, parts, run, signals, status, watchers):
                 return
             status.state = State.evaluating
             _say(status, run)
@@ -90,7 +94,7 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
         except BaseException as error:
             stopped = isinstance(error, StoppedError | KeyboardInterrupt)
             status.state = State.stopped if stopped else State.failed
-            status.reason = " ".join(str(error).split())[:300] or type(error).__name__
+            status.reason = redact(" ".join(str(error).split()))[:300] or type(error).__name__
             _say(status, run)
             raise
         status.state = State.complete
@@ -116,13 +120,18 @@ def _say(status: Status, run: Run) -> None:
 
 
 def _fit(
-    config: ExperimentConfig, run: Run, signals: StopSignals, status: Status, watchers: Sequence[Callback]
+    config: ExperimentConfig,
+    parts: tuple[DualScoreModule, ImageDataModule],
+    run: Run,
+    signals: StopSignals,
+    status: Status,
+    watchers: Sequence[Callback],
 ) -> bool:
     """Train to the last step; whether there is something to evaluate."""
     console = shared_console()
     plain = to_plain(config)
     run.check_same(plain)
-    module, datamodule = build(config)
+    module, datamodule = parts
     _prepare_device(config, module, console)
 
     def warn(message: str) -> None:
@@ -146,6 +155,7 @@ def _fit(
     io = AtomicCheckpointIO(config.trainer.keep, warn)
     callbacks = [
         health,
+        SkippedImages(config.data.max_skipped, datamodule, console),
         throughput,
         heartbeat,
         BitsPerDim(),
@@ -153,6 +163,7 @@ def _fit(
         NoiseCurves(),
         LearningRateMonitor("step"),
         ConsoleReport(console, throughput),
+        *([SpikeGuard(config.trainer.spike, run, warn)] if config.trainer.spike else []),
         *watchers,
         Saving(run, _monitor(config), io, signals),
     ]

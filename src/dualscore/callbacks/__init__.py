@@ -5,6 +5,8 @@ from dualscore.callbacks.health import GradientHealth
 from dualscore.callbacks.heartbeat import Heartbeat
 from dualscore.callbacks.progress import ConsoleReport, ProgressBar, Throughput
 from dualscore.callbacks.saving import Saving
+from dualscore.callbacks.skipped import SkippedImages
+from dualscore.callbacks.spikes import SpikeGuard
 
 __all__ = [
     "BitsPerDim",
@@ -15,5 +17,7 @@ __all__ = [
     "NoiseCurves",
     "ProgressBar",
     "Saving",
+    "SkippedImages",
+    "SpikeGuard",
     "Throughput",
 ]

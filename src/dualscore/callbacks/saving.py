@@ -31,6 +31,9 @@ class Saving(Checkpoint):
     def __init__(self, run: Run, monitor: str, io: AtomicCheckpointIO, signals: StopSignals) -> None:
         self.run, self.monitor, self.io, self.signals = run, monitor, io, signals
         self.best = math.inf
+        self._saved: bool | None = (
+            None  # whether the step at which the run is to stop was saved; None to go on
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The lowest figure so far."""
@@ -51,7 +54,7 @@ class Saving(Checkpoint):
             if not self._save(trainer, best=True):
                 self.best = before
         saved = self._save(trainer, best=False)  # after the best, whose figure it holds
-        if self._asked(trainer):
+        if self._saved is not None or self._asked(trainer):
             self._stop(trainer, saved)
 
     def on_train_batch_end(
@@ -67,7 +70,12 @@ class Saving(Checkpoint):
         if trainer.world_size > 1 and trainer.global_step % AGREE_EVERY:
             return
         if self._asked(trainer):
-            self._stop(trainer, self._save(trainer, best=False))
+            self._saved = self._save(trainer, best=False)
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        # Only here, where the step before has been logged.
+        if self._saved is not None:
+            self._stop(trainer, self._saved)
 
     def _stop(self, trainer: lightning.Trainer, saved: bool) -> None:
         who = self.signals.received or "a signal to another device"

@@ -71,7 +71,7 @@ def check(job: Job) -> None:
     Raises:
         DualscoreError: one line: a setting, the data, the folder or a job that is still in the queue.
     """
-    from dualscore.assemble import known_density, load_manifest
+    from dualscore.assemble import find_data, known_density
 
     settled = {setting.partition("=")[0]: setting for setting in job.resources.settings}
     for entry in job.entries:
@@ -80,7 +80,7 @@ def check(job: Job) -> None:
                 raise ConfigError(f"override {setting!r}: --nodes, --gpus and --tasks settle that in a job")
         config = load_experiment(job.experiment, [*entry.settings, *job.resources.settings])
         if known_density(config) is None:
-            load_manifest(config)
+            find_data(config)
         run = Run(entry.folder)
         run.check_same(to_plain(config))
         if (queued := _queued(run)) is not None:

@@ -1,13 +1,14 @@
 """What training and evaluation ask of a data set, wherever its images come from."""
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
 import lightning
 from torch.utils.data import DataLoader
 
-from dualscore.data.reader import Batch
+from dualscore.data.batch import Batch
+from dualscore.data.source import Source
+from dualscore.shards import Shard
 
 
 class ImageDataModule(lightning.LightningDataModule, ABC):
@@ -16,9 +17,10 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     Args:
         dataset: the data set's name.
         release: which release, or what the images are, for people.
-        path: its folder; None where the images are drawn.
+        path: where it is; None where the images are drawn.
         identity: what changes whenever the images do.
         counts: images of each split, `train` and `val`.
+        training_shards: what the training images are read from; none where they are drawn.
         validate_images: validation images used while training.
         validate_batch_size: images a batch on a device then.
         workers: loader processes a device; 0 reads in the training process.
@@ -30,9 +32,10 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         *,
         dataset: str,
         release: str,
-        path: Path | None,
+        path: Source | None,
         identity: str,
         counts: dict[str, int],
+        training_shards: tuple[Shard, ...] = (),
         validate_images: int,
         validate_batch_size: int,
         workers: int,
@@ -43,6 +46,11 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         self.identity, self.counts = identity, counts
         self.validate_images, self.validate_batch_size = validate_images, validate_batch_size
         self.workers, self.accumulate = workers, accumulate
+        self.training_shards = training_shards
+        self.epoch_read = 0
+        """The epoch of the last training batch."""
+        self.unreadable: list[tuple[int, int]] = []
+        """Epoch and place in the split of this device's training images that were replaced, until taken."""
 
     def place(self) -> tuple[int, int]:
         """This device among all: (rank, world size)."""
@@ -119,6 +127,10 @@ class ResumableLoader:
         if self.consumed >= self._batches:
             self.epoch, self.consumed = self.epoch + 1, 0
         for batch in self._datamodule.epoch_loader(self.epoch, self.consumed // self._parts):
+            self._datamodule.epoch_read = self.epoch
+            # Told by the batch itself, since another process may have read it.
+            lost = batch.replaced[batch.replaced >= 0].tolist()
+            self._datamodule.unreadable += [(self.epoch, position) for position in lost]
             for part in zip(*(column.chunk(self._parts) for column in batch), strict=True):
                 self.consumed += 1
                 yield Batch(*part)

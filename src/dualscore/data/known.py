@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dualscore.data.base import ImageDataModule
+from dualscore.data.batch import Batch
 from dualscore.data.plan import share
-from dualscore.data.reader import Batch
 from dualscore.data.workers import outlive_stop_signals
 from dualscore.densities import GaussianMixture
 from dualscore.noise import SAMPLING, seeded_generator
@@ -76,7 +76,7 @@ class TrainingDraws(IterableDataset[Batch]):
             ]
             first = (number * self.streams.stop + self.streams.start) * self.each
             position = torch.arange(first, first + self.each * len(self.streams))
-            yield Batch(torch.cat(images), position, position)
+            yield Batch(torch.cat(images), position, position, torch.full_like(position, -1))
 
 
 class MeasuredDraws(IterableDataset[Batch]):
@@ -120,7 +120,8 @@ class MeasuredDraws(IterableDataset[Batch]):
             images = torch.cat([self._block(number) for number in blocks])
             offset = start - blocks.start * BLOCK
             position = torch.arange(start, stop)
-            yield Batch(images[offset : offset + stop - start], position, position)
+            chosen = images[offset : offset + stop - start]
+            yield Batch(chosen, position, position, torch.full_like(position, -1))
 
 
 def _worker() -> tuple[int, int]:

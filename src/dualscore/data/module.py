@@ -1,7 +1,6 @@
 """The Lightning data module of prepared shards."""
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch.utils.data import DataLoader
 from dualscore.data.base import ImageDataModule
 from dualscore.data.plan import EpochPlan
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
+from dualscore.data.source import Source
 from dualscore.data.workers import outlive_stop_signals
 from dualscore.errors import DataError
 from dualscore.shards import Manifest
@@ -19,7 +19,7 @@ class ShardDataModule(ImageDataModule):
     """Training, validation and evaluation batches from a folder of shards.
 
     Args:
-        folder: a prepared data set.
+        source: where the shards of a prepared data set are.
         manifest: its manifest.
         batch_size: training images a step over all devices.
         streams: lanes of a batch; see `dualscore.data.plan`.
@@ -37,7 +37,7 @@ class ShardDataModule(ImageDataModule):
 
     def __init__(
         self,
-        folder: Path,
+        source: Source,
         manifest: Manifest,
         *,
         batch_size: int,
@@ -53,21 +53,22 @@ class ShardDataModule(ImageDataModule):
         super().__init__(
             dataset=manifest.dataset,
             release=manifest.release,
-            path=folder,
+            path=source,
             identity=hashlib.sha256(f"{manifest.splits}{training or ''}".encode()).hexdigest(),
             counts={name: split.images for name, split in manifest.splits.items()}
             | ({} if training is None else {"train": len(training)}),
+            training_shards=manifest.splits["train"].shards,
             validate_images=validate_images,
             validate_batch_size=validate_batch_size,
             workers=workers,
             accumulate=accumulate,
         )
-        self.folder, self.manifest, self.training = folder, manifest, training
+        self.source, self.manifest, self.training = source, manifest, training
         self.batch_size, self.streams = batch_size, streams
         self.shuffle_buffer, self.seed = shuffle_buffer, seed
         if self.batches < 1:
             raise DataError(
-                f"{folder}: {self.counts['train']} training images are too few for "
+                f"{source}: {self.counts['train']} training images are too few for "
                 f"data.batch_size={batch_size} with data.workers={workers}; lower one of them"
             )
 
@@ -92,7 +93,7 @@ class ShardDataModule(ImageDataModule):
         each = self.streams // world_size
         streams = range(rank * each, (rank + 1) * each)
         dataset = TrainingBatches(
-            self.folder, self.manifest.image_shape, self._plan(epoch), streams, self.shuffle_buffer, start
+            self.source, self.manifest.image_shape, self._plan(epoch), streams, self.shuffle_buffer, start
         )
         return _loader(dataset, self.workers)
 
@@ -103,12 +104,12 @@ class ShardDataModule(ImageDataModule):
         shards = self.manifest.splits[split].shards
         shape = self.manifest.image_shape
         dataset = EvenlySpacedBatches(
-            self.folder, shape, shards, count, batch_size, part=place, workers=workers,
+            self.source, shape, shards, count, batch_size, part=place, workers=workers,
             within=self.training if split == "train" else None,
         )  # fmt: skip
         if dataset.count < place[1]:
             few = f"{dataset.count} {split} images"
-            raise DataError(f"{self.folder}: {few} are too few for {place[1]} devices")
+            raise DataError(f"{self.source}: {few} are too few for {place[1]} devices")
         return _loader(dataset, workers)
 
 

@@ -11,7 +11,7 @@ several times), and loader processes do not start anew every few steps.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dualscore.shards import Shard
@@ -111,3 +111,10 @@ class EpochPlan:
     def shuffler(self, group: int, stream: int) -> random.Random:
         """The random numbers of a lane's shuffle buffer."""
         return random.Random(f"images {self.seed} {self.epoch} {group} {stream}")
+
+    def substitutes(self, position: int) -> Iterator[int]:
+        """Places in the split of images that may stand for one that cannot be read, at random, endlessly."""
+        generator = random.Random(f"substitutes {self.seed} {self.epoch} {position}")
+        within = self.within or range(self.images)
+        while True:
+            yield within[generator.randrange(len(within))]

@@ -3,12 +3,12 @@
 import os
 import tarfile
 from collections.abc import Iterable
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dualscore.data.source import Source, open_shard
 from dualscore.errors import DataError
 from dualscore.shards import IMAGE_SUFFIX, Shard, entry_name
 
@@ -53,24 +53,26 @@ class ShardFile:
     place of every image is known; of other tars the entries are looked up once.
 
     Args:
-        folder: where the shards are.
+        source: where the shards are.
         shard: which.
         image_bytes: size of an image, C·H·W.
+        whole: whether a shard that ends early, or begins with a damaged header, is refused at once; else
+            only its lost images cannot be read.
 
     Raises:
         DataError: naming the shard, if it is missing, damaged, or disagrees with the manifest.
     """
 
-    def __init__(self, folder: Path, shard: Shard, image_bytes: int) -> None:
-        self.path, self.shard, self.image_bytes = folder / shard.file, shard, image_bytes
+    def __init__(self, source: Source, shard: Shard, image_bytes: int, whole: bool = True) -> None:
+        self.name, self.shard, self.image_bytes = f"{source}/{shard.file}", shard, image_bytes
         self._row = row_bytes(image_bytes)
         try:
-            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = open_shard(source, shard)
         except OSError as error:
             raise self._unreadable(0, error) from error
         try:
             # (position in the split, place of the pixels) of each image; None where they lie as we write them
-            self._entries = None if self._is_ours() else self._look_up()
+            self._entries = None if self._is_ours(whole) else self._look_up()
         except BaseException:
             os.close(self._file)
             raise
@@ -130,11 +132,27 @@ class ShardFile:
         except OSError as error:
             raise self._unreadable(number, error) from error
 
-    def _is_ours(self) -> bool:
-        if os.fstat(self._file).st_size < self.shard.images * self._row:
+    def _is_ours(self, whole: bool) -> bool:
+        size = os.fstat(self._file).st_size
+        if whole and size < self.shard.images * self._row:
             return False
-        header = np.frombuffer(os.pread(self._file, BLOCK, 0), np.uint8)
-        return not positions(header[None], self.image_bytes)[1].any()
+        first = os.pread(self._file, BLOCK, 0)
+        if len(first) == BLOCK and not self._faults(first):
+            return True
+        if whole:
+            return False
+        try:
+            tarfile.TarInfo.frombuf(first, "utf-8", "surrogateescape")
+        except tarfile.HeaderError:
+            # Damaged: the next ones tell. (A sound one that is no image of ours means another kind of tar.)
+            rows = range(1, min(4, self.shard.images, size // self._row))
+            return len(rows) > 0 and not any(
+                self._faults(os.pread(self._file, BLOCK, number * self._row)) for number in rows
+            )
+        return False
+
+    def _faults(self, header: bytes) -> bool:
+        return bool(positions(np.frombuffer(header, np.uint8)[None], self.image_bytes)[1].any())
 
     def _look_up(self) -> list[tuple[int, int]]:
         """Find the images of a tar of any other kind."""
@@ -142,7 +160,10 @@ class ShardFile:
         entries: list[tuple[int, int]] = []
         others: dict[str, None] = {}
         try:
-            with self.path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            with (
+                os.fdopen(os.dup(self._file), "rb") as stream,
+                tarfile.open(fileobj=stream, mode="r:") as tar,
+            ):
                 for member in _files(tar):
                     key, _, suffix = member.name.rpartition("/")[2].partition(".")
                     if f".{suffix}" != IMAGE_SUFFIX:
@@ -167,7 +188,7 @@ class ShardFile:
 
     def _error(self, problem: str) -> DataError:
         again = "verify the data set with make verify-data, or prepare it again"
-        return DataError(f"{self.path}: {problem}; {again}")
+        return DataError(f"{self.name}: {problem}; {again}")
 
     def _unreadable(self, images: int, error: Exception) -> DataError:
         return self._error(f"cannot be read after {images} images ({error})")
@@ -177,4 +198,4 @@ class ShardFile:
 
 
 def _files(tar: tarfile.TarFile) -> Iterable[tarfile.TarInfo]:
-    return (member for member in tar if member.isfile())
+    return (member for member in tar if member.isfile() and not member.issparse())

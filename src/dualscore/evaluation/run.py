@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dualscore.config import EvaluateConfig
 from dualscore.data.base import ImageDataModule
-from dualscore.data.reader import Batch
+from dualscore.data.batch import Batch
 from dualscore.errors import DataError, NormalizationError
 from dualscore.evaluation.plan import nested_choice
 from dualscore.evaluation.stages import Images, Stage, Subject

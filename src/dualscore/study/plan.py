@@ -19,6 +19,7 @@ from dualscore.config import (
 )
 from dualscore.errors import ConfigError
 from dualscore.experiment import EXPERIMENTS, load_experiment, to_plain
+from dualscore.plain_yaml import refuse_aliases
 from dualscore.runs import differences, flatten
 
 STUDIES = Path("studies")
@@ -116,8 +117,9 @@ def load_study(name: str, folder: Path = STUDIES, experiments: Path = EXPERIMENT
         raise ConfigError(f"study {name!r} does not exist; there are: {there}")
     try:
         text = path.read_text(encoding="utf-8")
+        refuse_aliases(text)
         content = yaml.safe_load(text)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no keys")

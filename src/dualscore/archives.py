@@ -1,0 +1,27 @@
+"""Zip archives that claim more than they hold."""
+
+import struct
+import zipfile
+from pathlib import Path
+
+from dualscore.errors import CheckpointError
+
+
+def refuse_bombs(path: Path) -> None:
+    """Refuse a checkpoint whose parts are longer, unpacked, than the file: torch never compresses them.
+
+    Args:
+        path: a file; one that is no zip archive is left to its reader.
+
+    Raises:
+        CheckpointError: if the archive would unpack to more than it is long.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (OSError, ValueError, LookupError, NotImplementedError, struct.error, zipfile.BadZipFile):
+        return
+    if unpacked > (size := path.stat().st_size):
+        raise CheckpointError(
+            f"{path}: refused: its {size:,} bytes unpack to {unpacked:,}, as no checkpoint's do"
+        )

@@ -1,0 +1,90 @@
+"""Tells of training images that could not be read, and stops a run that lost too many."""
+
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+
+from dualscore.data.base import ImageDataModule
+from dualscore.data.substitutes import SkipCount
+from dualscore.errors import DataError
+
+
+class SkippedImages(Callback):
+    """Logs `data/skipped_images`, those of the epoch over all devices; warns once a shard; keeps a limit.
+
+    Alone, a device looks before every step. Several look together before every entry in the log and every
+    validation, so that none of them waits, and no checkpoint is written beyond the limit.
+
+    Args:
+        limit: unreadable images an epoch that are borne.
+        datamodule: what reads them.
+        console: where warnings go.
+    """
+
+    def __init__(self, limit: int, datamodule: ImageDataModule, console: Console) -> None:
+        self.limit, self.path, self.console = limit, datamodule.path, console
+        self._datamodule = datamodule
+        self._count = SkipCount(datamodule.training_shards)
+        self._warned: set[str] = set()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self._count.epoch, "positions": list(self._count.positions)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._count.epoch, self._count.positions = state_dict["epoch"], list(state_dict["positions"])
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
+    ) -> None:
+        if trainer.world_size == 1 or _logs(trainer):
+            self._look(trainer)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
+    ) -> None:
+        if self._datamodule.training_shards and _logs(trainer):
+            pl_module.log("data/skipped_images", float(len(self._count.positions)))
+
+    def on_validation_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        self._look(trainer)
+
+    def _look(self, trainer: lightning.Trainer) -> None:
+        """Count what all devices have lost since the last time."""
+        lost, self._datamodule.unreadable = self._datamodule.unreadable, []
+        if trainer.world_size > 1:
+            everyones: list[list[tuple[int, int]]] = [[]] * trainer.world_size
+            torch.distributed.all_gather_object(everyones, lost)
+            lost = sorted(pair for part in everyones for pair in part)
+        fresh: dict[str, int] = {}
+        for epoch, position in lost:
+            file, entry = self._count.add(epoch, position)
+            if file not in self._warned:
+                fresh.setdefault(file, entry)
+            if len(self._count.positions) > self.limit:
+                raise self._too_many()
+        self._count.begin(self._datamodule.epoch_read)
+        self._warned |= fresh.keys()
+        for file, entry in fresh.items():
+            self.console.print(
+                f"warning: {self.path}/{file}: entry {entry} cannot be read; other images take the place of "
+                f"{self._count.of(file)} of this shard so far; see make verify-data OUT={self.path}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+
+    def _too_many(self) -> DataError:
+        file, count = self._count.worst()
+        total = len(self._count.positions)
+        return DataError(
+            f"{self.path}/{file}: {count} images cannot be read, {total} in all in this epoch, more than "
+            f"data.max_skipped={self.limit}; see which with make verify-data OUT={self.path}, and prepare or "
+            "copy the data set again"
+        )
+
+
+def _logs(trainer: lightning.Trainer) -> bool:
+    return bool(trainer.global_step % trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]

@@ -1,0 +1,53 @@
+"""Keeps credentials out of everything that is shown or stored."""
+
+import re
+
+from dualscore.errors import ConfigError
+
+HIDDEN = "***"
+COMMAND = "pipe:"
+"""What a data path begins with that is a command."""
+
+# A command's arguments may be secret in any way; what was hidden already stays as it is.
+_ARGUMENTS = re.compile(rf"\b{COMMAND}(\S+)\s+(?!{re.escape(HIDDEN)}).*", re.DOTALL)
+_USER = re.compile(r"(?<=://)[^\s/?#'\"]*@")
+_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?'\"]*)\?(?!\*\*\*)[^\s'\"]*", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """Hide the user, password and query of every URL in a text, and the arguments of a `pipe:` command.
+
+    Args:
+        text: any.
+
+    Returns:
+        The text with `***` in their places; of a text with a command nothing follows it.
+    """
+    text = _ARGUMENTS.sub(rf"{COMMAND}\1 {HIDDEN}", text)
+    return _QUERY.sub(rf"\1?{HIDDEN}", _USER.sub(f"{HIDDEN}@", text))
+
+
+def restore(stored: str, given: str) -> str:
+    """The data path to use where a run's folder holds a redacted one.
+
+    A command is run only where a person or an experiment's file names it: one that came with a run's folder
+    is not to be trusted.
+
+    Args:
+        stored: what the run's folder says.
+        given: what the command line or the experiment says.
+
+    Returns:
+        What is stored; the given one where that is the same, but whole.
+
+    Raises:
+        ConfigError: if credentials or a command are needed and not given.
+    """
+    if not stored.startswith(COMMAND) and HIDDEN not in stored:
+        return stored
+    if redact(given) == redact(stored):
+        return given
+    raise ConfigError(
+        f"data.path={redact(stored)}: credentials and commands are not kept with a run; "
+        "give the whole again with SET=data.path=…"
+    )

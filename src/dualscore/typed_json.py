@@ -1,0 +1,79 @@
+"""Typed look-ups in parsed JSON that name the file and the key on failure."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualscore.errors import DataError
+
+
+class TypedJson:
+    """A value of a parsed document.
+
+    Args:
+        value: what the parser gave.
+        path: how to name the document in errors.
+        key: where in it the value is, with dots.
+    """
+
+    def __init__(self, value: object, path: str | Path, key: str = "") -> None:
+        self.value: Any = value
+        self.path, self.key = path, key
+
+    def fail(self, problem: str) -> DataError:
+        """What to say of a problem here."""
+        return DataError(f"{self.path}: {self.key or 'the document'} {problem}; prepare the data set again")
+
+    def __getitem__(self, name: str | int) -> "TypedJson":
+        key = f"{self.key}.{name}" if self.key else str(name)
+        if isinstance(name, str):
+            self.require(dict)
+        if isinstance(name, str) and name not in self.value:
+            raise TypedJson(None, self.path, key).fail("is missing")
+        return TypedJson(self.value[name], self.path, key)
+
+    def require(self, *kinds: type) -> None:
+        """Refuse a value of another type."""
+        # bool is an int in Python, not in JSON
+        if not isinstance(self.value, kinds) or isinstance(self.value, bool):
+            raise self.fail(f"must be of type {kinds[-1].__name__}, not {type(self.value).__name__}")
+
+    def count(self) -> int:
+        """A whole number from 1 on."""
+        self.require(int)
+        number: int = self.value
+        if number < 1:
+            raise self.fail(f"must be at least 1, not {number}")
+        return number
+
+    def text(self, pattern: str = r"[^\x00-\x1f\x7f]+") -> str:
+        """A text that a pattern fits whole; by default any on one line, without a terminal's commands."""
+        self.require(str)
+        text: str = self.value
+        if not re.fullmatch(pattern, text):
+            raise self.fail(f"has an impossible value: {text!r}")
+        return text
+
+    def mapping(self) -> dict[str, Any]:
+        """An object, as it is."""
+        self.require(dict)
+        return dict(self.value)
+
+    def items(self) -> list["TypedJson"]:
+        """The values of a list."""
+        self.require(list)
+        return [self[position] for position in range(len(self.value))]
+
+    def numbers(self, length: int) -> list[float]:
+        """So many finite numbers."""
+        items = self.items()
+        if len(items) != length:
+            raise self.fail(f"must hold {length} numbers, one a channel, not {len(items)}")
+        for item in items:
+            item.require(int, float)
+        numbers = [float(item.value) for item in items]
+        if not np.isfinite(numbers).all():
+            raise self.fail("must hold finite numbers")
+        return numbers
