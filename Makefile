@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := data/demo16/manifest.json
 DEMO32 := data/demo32/manifest.json
 
-.PHONY: help install train study evaluate bench figure data verify-data status tensorboard experiments test torture lint lock clean
+.PHONY: help install train submit study evaluate bench figure data verify-data status tensorboard experiments test torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -35,6 +35,12 @@ data/demo%/manifest.json: | $(INSTALLED)
 
 train: $(INSTALLED) $(if $(filter patches_%,$(EXP)),$(DEMO)) $(if $(filter patches32_%,$(EXP)),$(DEMO32))  ## Train EXP, or go on where it stopped; FRESH=1 anew beside, NAME=… another run
 	@set -f; $(PY) -m dualscore train $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh)
+
+submit: $(INSTALLED) $(if $(SWEEP),,$(if $(filter patches_%,$(EXP)),$(DEMO)) $(if $(filter patches32_%,$(EXP)),$(DEMO32)))  ## Give EXP (or SWEEP=name) to Slurm: NODES=1 GPUS=8 TIME=24:00:00 PARTITION=…; DRY=1 prints the script
+	@set -f; $(PY) -m dualscore submit $(if $(SWEEP),$(SWEEP) --sweep,$(EXP)) $(SET) $(if $(NAME),--name $(NAME)) \
+		$(if $(NODES),--nodes $(NODES)) $(if $(GPUS),--gpus $(GPUS)) $(if $(TASKS),--tasks $(TASKS)) $(if $(CPUS),--cpus $(CPUS)) \
+		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(SBATCH),--sbatch="$(SBATCH)") \
+		$(if $(filter-out 0,$(DRY)),--dry)
 
 study: $(INSTALLED) $(DEMO) $(DEMO32)  ## Compare variants of an experiment, or go on: STUDY=name of a file in studies/
 	@$(if $(STUDY),,echo "error: say which study with STUDY=…; there are: $(basename $(notdir $(wildcard studies/*.yaml)))" >&2; exit 2;) \

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dualscore.data.batch import Batch, Memory
 from dualscore.data.module import ShardDataModule
-from dualscore.data.plan import EpochPlan, chosen, cut, share
+from dualscore.data.plan import EpochPlan, chosen, cut, share, whole
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.shard_file import ShardFile
 from dualscore.errors import DataError
@@ -30,7 +30,7 @@ def shards(counts: list[int]) -> tuple[Shard, ...]:
 def test_cutting_keeps_exactly_the_range(counts: list[int], a: int, b: int) -> None:
     listed = shards(counts)
     laid_out = [(s.file, i) for s in listed for i in range(s.images)]
-    pieces = cut(listed, min(a, b), max(a, b))
+    pieces = cut(whole(listed), min(a, b), max(a, b))
     assert [(p.shard.file, i) for p in pieces for i in range(p.start, p.stop)] == laid_out[
         min(a, b) : max(a, b)
     ]

@@ -9,6 +9,7 @@ from dualscore.config import (
     Anchor,
     Embedding,
     ExperimentConfig,
+    Half,
     KnownDensity,
     ModelKind,
     NetworkKind,
@@ -96,11 +97,26 @@ def find_data(config: ExperimentConfig) -> tuple[Source, Manifest]:
             f"experiment {config.name} is for {data.channels}×{data.size}×{data.size}; "
             f"make them with: {recipe}"
         )
+    total, parts = manifest.splits["train"].images, 1 if data.half is Half.none else 2
+    if parts * data.images > total:
+        apart = ", twice, without sharing any (data.half)" if parts == 2 else ""
+        raise DataError(
+            f"{source}/manifest.json: there are {total} training images, but the experiment {config.name} "
+            f"asks for data.images={data.images} of them{apart}; lower data.images"
+        )
     if isinstance(source, RemoteFolder):
         # Every lane has a shard open, and so has every process that validates or reads a substitute.
         processes = max(1, data.workers)
         source.check_room(processes * (data.streams + 2 * config.trainer.devices))
     return source, manifest
+
+
+def training_images(config: ExperimentConfig, manifest: Manifest) -> range | None:
+    """Positions of the training images that the experiment uses; None for all."""
+    total, count = manifest.splits["train"].images, config.data.images
+    if count == 0:
+        return None
+    return range(total - count, total) if config.data.half is Half.B else range(count)
 
 
 def known_density(config: ExperimentConfig) -> GaussianMixture | None:
@@ -266,8 +282,10 @@ def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
             validate_images=config.trainer.validate_images,
             validate_batch_size=config.evaluate.batch_size,
         )
+    source, manifest = find_data(config)
     return ShardDataModule(
-        *find_data(config),
+        source,
+        manifest,
         batch_size=data.batch_size,
         streams=data.streams,
         workers=data.workers,
@@ -276,6 +294,7 @@ def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
         seed=config.seed,
         validate_images=config.trainer.validate_images,
         validate_batch_size=config.evaluate.batch_size,
+        training=training_images(config, manifest),
     )
 
 

@@ -1,7 +1,8 @@
-"""The command line: train, evaluate. Errors meant for people become one line."""
+"""The command line: train, evaluate, submit. Errors meant for people become one line."""
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -18,7 +19,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--fresh", action="store_true", help="start a new run beside the old ones")
     evaluate = commands.add_parser("evaluate", help="measure a trained experiment")
     evaluate.add_argument("--checkpoint", type=Path, help="file to measure; default: the newest run's best")
-    for command in (train, evaluate):
+    submit = commands.add_parser("submit", help="give an experiment to a Slurm cluster, new or to go on")
+    _add_resources(submit)
+    for command in (train, evaluate, submit):
         command.add_argument("experiment", help="name of a file in experiments/, without .yaml")
         command.add_argument(
             "overrides", nargs="*", metavar="key=value", help="settings that win over the file's"
@@ -37,6 +40,44 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
     commands.add_parser("experiments", help="list the experiments")
     return parser
+
+
+def _add_resources(submit: argparse.ArgumentParser) -> None:
+    submit.add_argument("--sweep", action="store_true", help="EXPERIMENT is a file in sweeps/: a job array")
+    submit.add_argument("--nodes", type=int, default=1, help="nodes (default: 1)")
+    submit.add_argument("--gpus", type=int, default=1, help="GPUs a node; 0 for CPUs (default: 1)")
+    submit.add_argument("--tasks", type=int, default=1, help="processes a node without GPUs (default: 1)")
+    submit.add_argument("--cpus", type=int, default=4, help="cores a process (default: 4)")
+    submit.add_argument("--time", help="time limit, 24:00:00; at its end a job is requeued and goes on")
+    submit.add_argument("--partition", help="the cluster's partition")
+    submit.add_argument("--sbatch", default="", metavar="OPTIONS", help="more options, for sbatch")
+    submit.add_argument("--dry", action="store_true", help="print the script; submit nothing")
+
+
+def _submit(arguments: argparse.Namespace) -> None:
+    from dualscore.cluster.script import Resources, render
+    from dualscore.cluster.submit import check, experiment_job, submit, sweep_job
+
+    try:
+        extra = tuple(shlex.split(arguments.sbatch))
+    except ValueError as error:
+        raise ConfigError(f"--sbatch={arguments.sbatch}: cannot be read: {error}") from error
+    resources = Resources(
+        nodes=arguments.nodes,
+        gpus=arguments.gpus,
+        tasks=arguments.tasks,
+        cpus=arguments.cpus,
+        time=arguments.time,
+        partition=arguments.partition,
+        extra=extra,
+    )
+    make = sweep_job if arguments.sweep else experiment_job
+    job = make(arguments.experiment, arguments.overrides, arguments.name, arguments.runs, resources)
+    check(job)
+    if arguments.dry:
+        print(render(job), end="")
+    else:
+        print(f"job {submit(job)} is submitted; script and log are in {job.folder}")
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -139,6 +180,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.command == "train":
             _train(arguments)
+        elif arguments.command == "submit":
+            _submit(arguments)
         elif arguments.command == "evaluate":
             _evaluate(arguments)
         elif arguments.command == "figure":

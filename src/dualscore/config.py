@@ -30,6 +30,14 @@ VECTORS = {KnownDensity.scale_mixture, KnownDensity.mode_mixture}
 """Densities of vectors, round around their centres; the others are of images."""
 
 
+class Half(Enum):
+    """Which end of the training images `data.images` counts from: two networks that share no image."""
+
+    none = "none"
+    A = "A"
+    B = "B"
+
+
 class NetworkKind(Enum):
     """The paper's UNet, or the small radial energy of its figure 1."""
 
@@ -106,6 +114,7 @@ Check = tuple[Callable[[Any], bool], str]
 POSITIVE: Check = (lambda v: v > 0 and math.isfinite(v), "must be > 0")
 NOT_NEGATIVE: Check = (lambda v: v >= 0 and math.isfinite(v), "must be ≥ 0")
 
+FEW_OR_ALL: Check = (lambda v: v == 0 or v >= 2, "must be 0 (all) or ≥ 2")
 SEVERAL: Check = (lambda v: v >= 2, "must be ≥ 2: a standard error needs two images")
 
 # Where single precision still holds t, t·∇U and z/√t.
@@ -132,6 +141,8 @@ class DataConfig:
     dataset: str = option("", "data set the manifest must name, as given to make data DATASET=")
     size: int = option(MISSING, "side of the images in pixels, or length of the vectors", POSITIVE)
     channels: int = option(3, "3 for colour, 1 for grayscale", (lambda v: v in (1, 3), "must be 1 or 3"))
+    images: int = option(0, "training images used, repeated if few (docs/cluster.md); 0: all", FEW_OR_ALL)
+    half: Half = option(Half.none, "A: the first data.images, B: the last; they must not share any")
     batch_size: int = option(128, "images a step, over all devices", POSITIVE)
     streams: int = option(
         8,

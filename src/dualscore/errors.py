@@ -49,6 +49,10 @@ class FigureError(DualscoreError):
     """A figure cannot be drawn."""
 
 
+class ClusterError(DualscoreError):
+    """A job cannot be submitted."""
+
+
 class NormalizationError(DualscoreError):
     """An energy could not be normalized well enough to be called a likelihood."""
 

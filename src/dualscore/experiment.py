@@ -28,7 +28,18 @@ def available(folder: Path = EXPERIMENTS) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds keys.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content; keys are text.
+
+    Raises:
+        ConfigError: if it is not valid, holds no keys, or one of them twice.
+    """
     try:
         refuse_aliases(path.read_text(encoding="utf-8"))
         # OmegaConf's reader, unlike plain YAML, refuses a key that is given twice.
@@ -100,12 +111,12 @@ def load_experiment(
         ConfigError: one line that names the file (or the override) and the key.
     """
     path = _find(name, folder)
-    content = _read_yaml(path)
+    content = read_yaml(path)
     parent = content.pop("parent", None)
     config = OmegaConf.structured(ExperimentConfig)
     if parent is not None:
         parent_path = _find(str(parent), folder)
-        inherited = _read_yaml(parent_path)
+        inherited = read_yaml(parent_path)
         if "parent" in inherited:
             raise ConfigError(f"{path}: parent: {parent} has a parent itself; one level is the limit")
         config = _merge(config, inherited, str(parent_path))

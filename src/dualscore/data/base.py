@@ -57,6 +57,11 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     @property
+    def statistics_images(self) -> int:
+        """How many images the stationary statistics are of: all training images, also where few are used."""
+        return self.counts["train"]
+
+    @property
     @abstractmethod
     def batches(self) -> int:
         """Global training batches in an epoch."""

@@ -71,8 +71,18 @@ class Memory:
         self._origin[slot] = (piece, number)
         return slot
 
-    def batch(self, slots: list[int], count: int = 1, total: int = 1) -> Batch:
-        """Copy rows into a batch and free them; the images were chosen evenly as `count` of `total`."""
+    def batch(self, slots: list[int], count: int = 1, total: int = 1, first: int = 0) -> Batch:
+        """Copy rows into a batch and free them.
+
+        Args:
+            slots: the rows.
+            count: how many images were chosen, evenly spaced.
+            total: of how many.
+            first: position of the first of these.
+
+        Returns:
+            The batch.
+        """
         rows = self._rows[slots]
         self._free += slots
         position, faults = positions(rows[:, :BLOCK], self.image_bytes)
@@ -84,7 +94,10 @@ class Memory:
         pixels = torch.from_numpy(rows)[:, BLOCK : BLOCK + self.image_bytes]
         places = torch.from_numpy(position)
         return Batch(
-            pixels.view(-1, *self.shape), places, places * count // total, torch.from_numpy(replaced)
+            pixels.view(-1, *self.shape),
+            places,
+            (places - first) * count // total,
+            torch.from_numpy(replaced),
         )
 
     def _replace(self, row: NDArray[np.uint8], slot: int, fault: int) -> int:

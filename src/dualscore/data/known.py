@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
 from dualscore.data.plan import share
+from dualscore.data.workers import outlive_stop_signals
 from dualscore.densities import GaussianMixture
 from dualscore.noise import SAMPLING, seeded_generator
 
@@ -191,7 +192,9 @@ class KnownDataModule(ImageDataModule):
             key=(self.seed, epoch),
             start=start,
         )
-        return DataLoader(dataset, batch_size=None, num_workers=self.workers)
+        return DataLoader(
+            dataset, batch_size=None, num_workers=self.workers, worker_init_fn=outlive_stop_signals
+        )
 
     def evenly_spaced(
         self, split: str, count: int, batch_size: int, place: tuple[int, int] = (0, 1), workers: int = 0
@@ -199,4 +202,4 @@ class KnownDataModule(ImageDataModule):
         """The first `count` images of a split, in order, each once; see `ImageDataModule`."""
         count = min(count, self.counts[split])
         dataset = MeasuredDraws(self.density, self.quantized, split, count, batch_size, place, workers)
-        return DataLoader(dataset, batch_size=None, num_workers=workers)
+        return DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=outlive_stop_signals)

@@ -10,6 +10,7 @@ from dualscore.data.base import ImageDataModule
 from dualscore.data.plan import EpochPlan
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.source import Source
+from dualscore.data.workers import outlive_stop_signals
 from dualscore.errors import DataError
 from dualscore.shards import Manifest
 
@@ -28,6 +29,7 @@ class ShardDataModule(ImageDataModule):
         seed: the run's seed.
         validate_images: evenly spaced validation images used while training.
         validate_batch_size: images a batch on a device in validation.
+        training: positions of the training images that are used; None for all.
 
     Raises:
         DataError: if there are fewer images than a batch or than devices need.
@@ -46,31 +48,39 @@ class ShardDataModule(ImageDataModule):
         seed: int,
         validate_images: int,
         validate_batch_size: int,
+        training: range | None = None,
     ) -> None:
         super().__init__(
             dataset=manifest.dataset,
             release=manifest.release,
             path=source,
-            identity=hashlib.sha256(repr(manifest.splits).encode()).hexdigest(),
-            counts={name: split.images for name, split in manifest.splits.items()},
+            identity=hashlib.sha256(f"{manifest.splits}{training or ''}".encode()).hexdigest(),
+            counts={name: split.images for name, split in manifest.splits.items()}
+            | ({} if training is None else {"train": len(training)}),
             training_shards=manifest.splits["train"].shards,
             validate_images=validate_images,
             validate_batch_size=validate_batch_size,
             workers=workers,
             accumulate=accumulate,
         )
-        self.source, self.manifest = source, manifest
+        self.source, self.manifest, self.training = source, manifest, training
         self.batch_size, self.streams = batch_size, streams
         self.shuffle_buffer, self.seed = shuffle_buffer, seed
         if self.batches < 1:
             raise DataError(
-                f"{source}: {manifest.splits['train'].images} training images are too few for "
+                f"{source}: {self.counts['train']} training images are too few for "
                 f"data.batch_size={batch_size} with data.workers={workers}; lower one of them"
             )
 
     def _plan(self, epoch: int) -> EpochPlan:
         shards = self.manifest.splits["train"].shards
-        return EpochPlan(shards, self.batch_size, self.streams, max(1, self.workers), self.seed, epoch)
+        groups = max(1, self.workers)
+        return EpochPlan(shards, self.batch_size, self.streams, groups, self.seed, epoch, self.training)
+
+    @property
+    def statistics_images(self) -> int:
+        """How many images the manifest's statistics are of."""
+        return self.manifest.statistics.images
 
     @property
     def batches(self) -> int:
@@ -94,8 +104,9 @@ class ShardDataModule(ImageDataModule):
         shards = self.manifest.splits[split].shards
         shape = self.manifest.image_shape
         dataset = EvenlySpacedBatches(
-            self.source, shape, shards, count, batch_size, part=place, workers=workers
-        )
+            self.source, shape, shards, count, batch_size, part=place, workers=workers,
+            within=self.training if split == "train" else None,
+        )  # fmt: skip
         if dataset.count < place[1]:
             few = f"{dataset.count} {split} images"
             raise DataError(f"{self.source}: {few} are too few for {place[1]} devices")
@@ -104,4 +115,10 @@ class ShardDataModule(ImageDataModule):
 
 def _loader(dataset: Any, workers: int) -> DataLoader[Any]:  # noqa: ANN401 - either kind of batches
     pinned = torch.cuda.is_available()
-    return DataLoader(dataset, batch_size=None, num_workers=workers, pin_memory=pinned)
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pinned,
+        worker_init_fn=outlive_stop_signals,
+    )

@@ -4,6 +4,10 @@ An epoch is one permutation of all shards, laid end to end and cut into equal *l
 one length. A global batch takes the same number of images from each of `streams` lanes, so it is the same
 batch whatever the number of devices; device r of R reads `streams`/R of them. With W loader processes a
 device there are W groups of lanes, and batch b comes from group b mod W.
+
+Where only some of the training images are used, an epoch lays them end to end as often as it takes to reach
+`SHORTEST_EPOCH` images, and permutes all of these pieces: ten images too fill a batch (each then is in it
+several times), and loader processes do not start anew every few steps.
 """
 
 import random
@@ -11,6 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dualscore.shards import Shard
+
+SHORTEST_EPOCH = 2**16
+"""Images of an epoch over a part of the training images, at least; a batch or more in any case."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +29,22 @@ class Piece:
     stop: int
 
 
-def cut(shards: Sequence[Shard], start: int, stop: int) -> list[Piece]:
-    """The pieces of shards that hold images `start` to `stop` (excluded) of the shards laid end to end."""
-    pieces = []
+def whole(shards: Sequence[Shard]) -> list[Piece]:
+    """Every shard as one piece."""
+    return [Piece(shard, 0, shard.images) for shard in shards]
+
+
+def cut(pieces: Sequence[Piece], start: int, stop: int) -> list[Piece]:
+    """What holds images `start` to `stop` (excluded) of the pieces laid end to end."""
+    found = []
     first = 0
-    for shard in shards:
-        low, high = max(start - first, 0), min(stop - first, shard.images)
+    for piece in pieces:
+        images = piece.stop - piece.start
+        low, high = max(start - first, 0), min(stop - first, images)
         if low < high:
-            pieces.append(Piece(shard, low, high))
-        first += shard.images
-    return pieces
+            found.append(Piece(piece.shard, piece.start + low, piece.start + high))
+        first += images
+    return found
 
 
 def share(total: int, part: int, parts: int) -> tuple[int, int]:
@@ -55,6 +68,8 @@ class EpochPlan:
         groups: groups of lanes, one for each loader process of a device.
         seed: the run's seed.
         epoch: which epoch, from 0.
+        within: positions of the training images that are used, again and again if they are few; None for
+            all of them, each once.
     """
 
     shards: tuple[Shard, ...]
@@ -63,11 +78,21 @@ class EpochPlan:
     groups: int
     seed: int
     epoch: int
+    within: range | None = None
+
+    @property
+    def repeats(self) -> int:
+        """How often an epoch lays the used images end to end."""
+        if self.within is None:
+            return 1
+        return -(-max(SHORTEST_EPOCH, self.groups * self.batch_size) // len(self.within))
 
     @property
     def images(self) -> int:
-        """Images of all shards."""
-        return sum(shard.images for shard in self.shards)
+        """Images of an epoch, repeated ones as often as they are laid out."""
+        return self.repeats * (
+            sum(shard.images for shard in self.shards) if self.within is None else len(self.within)
+        )
 
     @property
     def batches(self) -> int:
@@ -77,7 +102,9 @@ class EpochPlan:
 
     def lane(self, group: int, stream: int) -> list[Piece]:
         """What the lane of a group and a stream reads, in order and before shuffling."""
-        order = list(self.shards)
+        order = whole(self.shards)
+        if self.within is not None:
+            order = cut(order, self.within.start, self.within.stop) * self.repeats
         random.Random(f"shards {self.seed} {self.epoch}").shuffle(order)
         return cut(order, *share(self.images, group * self.streams + stream, self.groups * self.streams))
 
@@ -88,5 +115,6 @@ class EpochPlan:
     def substitutes(self, position: int) -> Iterator[int]:
         """Places in the split of images that may stand for one that cannot be read, at random, endlessly."""
         generator = random.Random(f"substitutes {self.seed} {self.epoch} {position}")
+        within = self.within or range(self.images)
         while True:
-            yield generator.randrange(self.images)
+            yield within[generator.randrange(len(within))]

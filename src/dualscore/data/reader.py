@@ -1,13 +1,13 @@
 """Streams images out of WebDataset shards, in constant memory."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dualscore.data.batch import Batch, Memory
 from dualscore.data.lane import Lane
-from dualscore.data.plan import EpochPlan, Piece, chosen, cut, share
+from dualscore.data.plan import EpochPlan, chosen, cut, share, whole
 from dualscore.data.shard_file import ShardFile
 from dualscore.data.source import Source
 from dualscore.data.substitutes import RandomSubstitutes
@@ -90,6 +90,7 @@ class EvenlySpacedBatches(IterableDataset[Batch]):
         batch_size: images a batch.
         part: which device of how many, (rank, world size).
         workers: loader processes of the device.
+        within: positions among which the images are chosen; None for the whole split.
     """
 
     def __init__(
@@ -101,10 +102,12 @@ class EvenlySpacedBatches(IterableDataset[Batch]):
         batch_size: int,
         part: tuple[int, int] = (0, 1),
         workers: int = 0,
+        within: range | None = None,
     ) -> None:
         super().__init__()
         self.source, self.shape, self.shards = source, shape, shards
-        self.total = sum(shard.images for shard in shards)
+        within = within or range(sum(shard.images for shard in shards))
+        self.first, self.total = within.start, len(within)
         self.count = min(count, self.total)
         self.batch_size, self.part, self.workers = batch_size, part, max(1, workers)
 
@@ -115,7 +118,7 @@ class EvenlySpacedBatches(IterableDataset[Batch]):
         return low + first, low + last
 
     def _images(self, worker: int) -> tuple[int, int]:
-        """The range of positions in which those lie."""
+        """The range of images, counted from the first that could be chosen, in which those lie."""
         first, last = self._share(worker)
         if first == last:
             return 0, 0
@@ -129,22 +132,22 @@ class EvenlySpacedBatches(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this loader process's batches in the images' order."""
-        pieces = cut(self.shards, *self._images(_worker()[0]))
         memory = Memory(self.batch_size, self.shape)
         slots: list[int] = []
-        for slot in self._read(memory, pieces):
+        for slot in self._read(memory, *self._images(_worker()[0])):
             slots.append(slot)
             if len(slots) == self.batch_size:
-                yield memory.batch(slots, self.count, self.total)
+                yield memory.batch(slots, self.count, self.total, self.first)
                 slots = []
         if slots:
-            yield memory.batch(slots, self.count, self.total)
+            yield memory.batch(slots, self.count, self.total, self.first)
 
-    def _read(self, memory: Memory, pieces: Iterable[Piece]) -> Iterator[int]:
-        """The rows of memory that hold the chosen images, in order."""
-        for piece in pieces:
-            before = sum(shard.images for shard in self.shards[: self.shards.index(piece.shard)])
+    def _read(self, memory: Memory, start: int, stop: int) -> Iterator[int]:
+        """The rows of memory that hold the chosen images of a range, in order."""
+        place = start
+        for piece in cut(whole(self.shards), self.first + start, self.first + stop):
             with ShardFile(self.source, piece.shard, memory.image_bytes) as file:
                 for number in range(piece.start, piece.stop):
-                    if chosen(before + number, self.count, self.total):
+                    if chosen(place, self.count, self.total):
                         yield from memory.read(file, number, 1)
+                    place += 1

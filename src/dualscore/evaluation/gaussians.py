@@ -31,7 +31,7 @@ def measure_gaussians(
         **gaussian_bits_per_dim(stationary, full, batches, channels),
         "images": images,
         "training_images": {
-            "stationary": datamodule.counts["train"],
+            "stationary": datamodule.statistics_images,
             "full_covariance": full.count if full is not None else None,
         },
     }

@@ -1,0 +1,1 @@
+"""Runs on a Slurm cluster: batch scripts, sweeps, submission. Nothing here needs torch."""

@@ -1,0 +1,134 @@
+"""Gives runs to Slurm, after everything that can be checked beforehand was."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dualscore.cluster.script import JOB_FILE, Entry, Job, Resources, render
+from dualscore.cluster.sweep import load_sweep
+from dualscore.errors import ClusterError, ConfigError
+from dualscore.experiment import load_experiment, to_plain
+from dualscore.runs import Run, newest_run
+from dualscore.shards import write_aside
+
+
+def experiment_job(
+    experiment: str, settings: list[str], name: str | None, runs: Path, resources: Resources
+) -> Job:
+    """The job of one run: the newest of its name goes on.
+
+    Args:
+        experiment: the experiment's name.
+        settings: overrides.
+        name: the run's name; None for the experiment's.
+        runs: folder of all runs.
+        resources: what to ask for.
+
+    Returns:
+        The job, not checked yet.
+    """
+    folder = newest_run(name or experiment, runs).folder
+    entry = Entry(folder, tuple(settings))
+    return Job(folder.name, experiment, (entry,), False, folder, Path.cwd(), Path(sys.executable), resources)
+
+
+def sweep_job(sweep: str, settings: list[str], name: str | None, runs: Path, resources: Resources) -> Job:
+    """The job array of a sweep: a run for each combination, all in one folder.
+
+    Args:
+        sweep: the sweep's name.
+        settings: overrides for every run.
+        name: the folder's name; None for the sweep's.
+        runs: folder of all runs.
+        resources: what each run asks for.
+
+    Returns:
+        The job, not checked yet.
+
+    Raises:
+        ConfigError: if there is no such sweep, or a setting would undo what it varies.
+    """
+    declared = load_sweep(sweep)
+    if varied := {s.partition("=")[0] for s in settings} & set(declared.grid):
+        raise ConfigError(f"override {min(varied)!r}: the sweep {sweep} varies it; change its file instead")
+    folder = runs / (name or sweep)
+    entries = tuple(
+        Entry(folder / combination.name, (*combination.settings, *settings))
+        for combination in declared.combinations
+    )
+    return Job(
+        folder.name, declared.experiment, entries, True, folder, Path.cwd(), Path(sys.executable), resources
+    )
+
+
+def check(job: Job) -> None:
+    """Refuse a job that could only fail after it has waited in the queue.
+
+    Args:
+        job: the job.
+
+    Raises:
+        DualscoreError: one line: a setting, the data, the folder or a job that is still in the queue.
+    """
+    from dualscore.assemble import find_data, known_density
+
+    settled = {setting.partition("=")[0]: setting for setting in job.resources.settings}
+    for entry in job.entries:
+        for setting in entry.settings:
+            if settled.get(setting.partition("=")[0], setting) != setting:
+                raise ConfigError(f"override {setting!r}: --nodes, --gpus and --tasks settle that in a job")
+        config = load_experiment(job.experiment, [*entry.settings, *job.resources.settings])
+        if known_density(config) is None:
+            find_data(config)
+        run = Run(entry.folder)
+        run.check_same(to_plain(config))
+        if (queued := _queued(run)) is not None:
+            raise ClusterError(
+                f"{run.folder}: job {queued} is in the queue for it; wait for it, end it with "
+                f"scancel {queued}, or choose another folder with NAME=…"
+            )
+
+
+def _queued(run: Run) -> str | None:
+    """The job of a run that waits or runs."""
+    file = run.folder / JOB_FILE
+    if not file.exists() or shutil.which("squeue") is None:
+        return None
+    job = file.read_text(encoding="utf-8").strip()
+    found = subprocess.run(
+        ["squeue", "--noheader", f"--jobs={job}", "--format=%T"], capture_output=True, text=True, check=False
+    )
+    # Of a job that it has forgotten, squeue says that the id is invalid.
+    return job if found.stdout.strip() else None
+
+
+def submit(job: Job) -> str:
+    """Write a job's script into its folder and give it to Slurm.
+
+    Args:
+        job: a job that was checked.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        ClusterError: if Slurm is not there or does not take it.
+    """
+    script = render(job)
+    if shutil.which("sbatch") is None:
+        raise ClusterError("sbatch: no such command: submit on a login node of a Slurm cluster (or DRY=1)")
+    for folder in (job.folder, *(entry.folder for entry in job.entries)):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_aside(job.script, script.encode())
+    result = subprocess.run(
+        ["sbatch", "--parsable", str(job.script)], capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        reason = " ".join(result.stderr.split()).removeprefix("sbatch: error: ")
+        raise ClusterError(f"{job.script}: sbatch refuses it: {reason}")
+    number = result.stdout.strip().partition(";")[0]  # a cluster's name may follow
+    for index, entry in enumerate(job.entries):
+        identity = f"{number}_{index}" if job.sweep else number
+        write_aside(entry.folder / JOB_FILE, f"{identity}\n".encode())
+    return number
