@@ -1,6 +1,7 @@
 """The loader alone, against reading the same bytes, and beside training."""
 
 import io
+import os
 import statistics
 import tarfile
 import time
@@ -88,9 +89,27 @@ def loader_figures(
 
     larger = [*shards, *make_shards(folder, shape, SHARDS, 3 * SHARDS)]
     peaks = memory(shards), memory(larger)
-    rates: dict[str, list[float]] = {"loader": [], "files": [], "chunks": []}
+
+    def from_disk(work: Callable[[], int]) -> Callable[[], int]:
+        def cold() -> int:
+            for shard in shards:
+                with (folder / shard.file).open("rb") as file:
+                    os.fsync(file.fileno())  # what is not written yet cannot be forgotten
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            return work()
+
+        return cold
+
+    works = {
+        "loader": load,
+        "files": whole_files,
+        "chunks": chunks,
+        "loader, disk": from_disk(load),
+        "files, disk": from_disk(whole_files),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
-        for name, work in (("loader", load), ("files", whole_files), ("chunks", chunks)):
+        for name, work in works.items():
             found = rate(work)
             if turn:
                 rates[name].append(found)
@@ -109,8 +128,10 @@ def loader_figures(
             beside.append(time.perf_counter() - between)
     return {
         "loader, images/s a core, shuffled": middle["loader"],
-        "of reading whole files into memory": middle["loader"] / middle["files"],
-        "of reading 1 MiB at a time and forgetting it": middle["loader"] / middle["chunks"],
+        "of reading the same files from the disk, both without its cache": middle["loader, disk"]
+        / middle["files, disk"],
+        "of reading the same files from the cache": middle["loader"] / middle["files"],
+        "of reading them 1 MiB at a time and forgetting it": middle["loader"] / middle["chunks"],
         "peak memory of an epoch over a set 4 times larger, of that over the set": (peaks[1] or nan)
         / (peaks[0] or nan),
         "stall, of a step with the loader in the same process": 1
