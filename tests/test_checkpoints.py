@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dualscore.checkpoint_io import AtomicCheckpointIO
 from dualscore.checkpoints import read_checkpoint
-from dualscore.errors import CheckpointError, StoppedError
-from dualscore.experiment import load_experiment
+from dualscore.errors import CheckpointError, ConfigError, StoppedError
+from dualscore.experiment import load_experiment, to_plain
 from dualscore.runs import Run
 from dualscore.train import train
 from test_training import difference
@@ -238,3 +238,15 @@ def test_two_runs_in_one_folder_are_refused(workspace: Workspace, demo_shards: P
     holder.kill()
     holder.wait()
     workspace.run("train", *settings)
+
+
+def test_a_run_goes_on_where_a_setting_did_not_exist_when_it_began(tmp_path: Path) -> None:
+    """It then has the value that it had in effect; another is another run."""
+    plain = to_plain(load_experiment("patches_dual", folder=ROOT / "experiments"))
+    run = Run(tmp_path)
+    run.write_config(plain | {"data": {k: v for k, v in plain["data"].items() if k != "images"}})
+    run.last.parent.mkdir()
+    run.last.touch()
+    run.check_same(plain)
+    with pytest.raises(ConfigError, match=r"data.images=0 \(now 5\)"):
+        run.check_same(plain | {"data": plain["data"] | {"images": 5}})

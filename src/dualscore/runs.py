@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from dualscore.errors import CheckpointError, ConfigError, TrainingError
+from dualscore.experiment import to_config, to_plain
 from dualscore.plain_yaml import refuse_aliases
 from dualscore.shards import write_aside
 
@@ -136,9 +137,9 @@ class Run:
         """
         if not self.kept():
             return  # nothing was trained with the old settings
-        changed = {
-            k: v for k, v in differences(self.read_config(), config).items() if not FREE_KEYS.fullmatch(k)
-        }
+        # Completed, so that a setting which did not exist then has the value that it had in effect.
+        old = to_plain(to_config(self.read_config()))
+        changed = {k: v for k, v in differences(old, config).items() if not FREE_KEYS.fullmatch(k)}
         if changed:
             what = ", ".join(f"{k}={old} (now {new})" for k, (old, new) in changed.items())
             raise ConfigError(
