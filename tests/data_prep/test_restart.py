@@ -48,7 +48,7 @@ def test_killed_build_goes_on(source: Path, uninterrupted: dict[str, bytes], tmp
     out = tmp_path / "out"
     process = subprocess.Popen(_command(out, source), env=_environment(), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not len(list(out.glob("*.tar"))) >= 20:
+    while not len(list(out.glob("*.tar"))) >= 5:
         assert time.monotonic() < deadline
         assert process.poll() is None, "the build ended before it could be killed"
         time.sleep(0.002)
@@ -59,7 +59,7 @@ def test_killed_build_goes_on(source: Path, uninterrupted: dict[str, bytes], tmp
         assert time.monotonic() < deadline, "a worker outlived the build"
         time.sleep(0.02)
     made = len(list(out.glob("*.tar")))
-    assert 20 <= made < 84
+    assert 5 <= made < 84
     assert not (out / "manifest.json").exists()
     subprocess.run(_command(out, source), env=_environment(), check=True, capture_output=True)
     assert contents(out) == uninterrupted

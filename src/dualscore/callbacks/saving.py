@@ -7,7 +7,7 @@ import lightning
 from lightning.pytorch.callbacks import Checkpoint
 
 from dualscore.checkpoint_io import AtomicCheckpointIO
-from dualscore.errors import StoppedError
+from dualscore.errors import DivergenceError, StoppedError
 from dualscore.runs import Run
 from dualscore.signals import StopSignals
 
@@ -49,6 +49,11 @@ class Saving(Checkpoint):
 
     def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:
         figure = float(trainer.callback_metrics[self.monitor])
+        if not math.isfinite(figure):  # nor are the weights worth keeping
+            what = f"step {trainer.global_step}: {self.monitor} is not finite"
+            raise DivergenceError(
+                f"{what}; the last good checkpoint is kept; try a smaller optim.lr with FRESH=1"
+            )
         if figure < self.best:
             before, self.best = self.best, figure
             if not self._save(trainer, best=True):
