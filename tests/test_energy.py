@@ -68,6 +68,15 @@ VARIANTS = {
 }
 
 
+MAPPED = VARIANTS | {
+    "white anchor, whitened and scaled input": lambda: Energy(
+        network(6), white(), [anchored().whiteners[0], white()]
+    ),
+    "no anchor, whitened input": lambda: Energy(network(), None, anchored().whiteners),
+    "no anchor, fading": lambda: Energy(network(), fading=Fading(VARIANCE)),
+}
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("t", [1e-6, 1e-4, 0.3, 50.0])
 def test_gradients_are_the_derivatives_of_the_energy(name: str, t: float) -> None:
@@ -128,6 +137,52 @@ def test_the_phase_repeats_with_the_grey_levels_and_is_the_mean_over_the_noise()
     exact = phase(y + t.sqrt() * noise, torch.zeros_like(t)).mean(dim=0)
     assert torch.allclose(exact, seen[0], atol=0.006)
     assert float(phase(y, torch.tensor([1e-4])).abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("name", MAPPED)
+@pytest.mark.parametrize("t", [0.0, 1e-4, 0.3, 50.0])
+def test_the_map_of_an_energy_sums_to_it(name: str, t: float) -> None:
+    energy, y = MAPPED[name]().double(), images().double()
+    times = torch.full((3,), t, dtype=torch.float64)
+    found = energy.energy_map(y, times)
+    assert found.shape == (3, 8, 8)
+    assert torch.allclose(found.sum(dim=(1, 2)), energy(y, times), rtol=1e-9, atol=1e-9)
+
+
+def test_a_map_shows_where_the_energy_is() -> None:
+    """An outlier in an image that the anchor finds likely; without a network, the whitened square alone."""
+    gaussian = white().double()
+    energy = Energy(network(output_gain=0.0), gaussian, [gaussian], anchored().offset).double()
+    y = MEAN[:, None, None].expand(1, 3, 8, 8).double().clone()
+    y[0, 1, 2, 5] += 1.0
+    t = torch.tensor([0.2], dtype=torch.float64)
+    found = energy.energy_map(y, t)[0]
+    assert energy.offset is not None
+    even = 1.5 * math.log(2 * math.pi * 0.25) + 3 * float(energy.offset(t))
+    assert float(found[2, 5]) == pytest.approx(even + 0.5 / 0.25, rel=1e-6)
+    elsewhere = torch.ones(8, 8, dtype=torch.bool)
+    elsewhere[2, 5] = False
+    assert torch.allclose(found[elsewhere], torch.tensor(even, dtype=torch.float64), rtol=1e-6)
+
+
+def test_whitening_leaves_an_outlier_where_it_was() -> None:
+    spectrum = 0.01 + 1.0 / (1 + torch.arange(16.0)[:, None] + torch.arange(16.0)) ** 2
+    gaussian = StationaryGaussian(torch.tensor([0.5]), spectrum[None, None])
+    energy = Energy(network(1, output_gain=0.0), gaussian, [gaussian])
+    y = torch.full((1, 1, 16, 16), 0.5)
+    y[0, 0, 4, 11] += 1.0
+    found = energy.energy_map(y, torch.zeros(1))[0]
+    assert divmod(int(found.argmax()), 16) == (4, 11)
+
+
+def test_the_potential_and_the_inner_product_are_mapped_pixel_by_pixel() -> None:
+    energy, y, t = with_potential(), images(), torch.tensor([0.0, 0.1, 10.0])
+    assert isinstance(energy.anchor, StationaryGaussian)
+    without = Energy(energy.network, None, energy.whiteners)
+    seen = torch.cat([energy.anchor(y, t).whitened, white()(y, t).whitened], dim=1)
+    maps = energy.network(seen, t)
+    expected = (0.5 * seen * maps[:, :6]).sum(dim=1) + maps[:, 6:].sum(dim=1)
+    assert torch.allclose(without.energy_map(y, t), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_offset_is_minus_the_integral_of_its_slopes() -> None:

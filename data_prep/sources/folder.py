@@ -10,8 +10,9 @@ import numpy as np
 from data_prep import pool, progress
 from data_prep.plan import Plan, Request, Source
 from data_prep.sources.crops import CropUnit, count_crops
-from data_prep.sources.photographs import SUFFIXES, Photograph, inspect
+from data_prep.sources.photographs import Photograph, inspect
 from dualscore.errors import DataError
+from dualscore.photographs import SUFFIXES
 
 GROUP_CROPS = 2**16
 GROUP_BYTES = 200 * 10**6

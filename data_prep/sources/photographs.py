@@ -1,16 +1,12 @@
-"""Reads photographs of any common format into upright RGB, and tells which ones can be used."""
+"""Looks at photographs, and tells which ones can be used."""
 
 import hashlib
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-RGB_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr")
-ALPHA_MODES = ("RGBA", "LA", "PA")
+from dualscore.photographs import read_rgb
 
 
 @dataclass(frozen=True)
@@ -27,50 +23,6 @@ class Photograph:
     gray: bool = False
     sha256: str = ""
     problem: str | None = None
-
-
-def read_rgb(path: Path) -> Image.Image:
-    """Read a photograph.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The photograph turned upright by its EXIF tag, as RGB; transparent pixels are laid over white.
-
-    Raises:
-        ValueError: if the file cannot be decoded, or holds other pixels than 8-bit or 16-bit unsigned ones.
-    """
-    try:
-        with warnings.catch_warnings():
-            # pictures of over 90 megapixels are welcome here; PIL still refuses those over twice that
-            warnings.simplefilter("ignore")
-            with Image.open(path) as file:
-                file.load()
-                image = ImageOps.exif_transpose(file)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        KeyError,
-        IndexError,
-        OverflowError,
-        MemoryError,
-    ) as error:
-        raise ValueError(
-            f"cannot be decoded: {str(error).splitlines()[0] if str(error) else repr(error)}"
-        ) from None
-    except Image.DecompressionBombError:
-        raise ValueError("has too many pixels") from None
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ALPHA_MODES or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    if image.mode not in RGB_MODES:
-        raise ValueError(f"has pixels of kind {image.mode}, which is not supported")
-    return image.convert("RGB")
 
 
 def inspect(job: tuple[str, Path, int]) -> Photograph:

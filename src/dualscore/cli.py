@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, submit. Errors meant for people become one line."""
+"""The command line: train, evaluate, score, submit. Errors meant for people become one line."""
 
 import argparse
 import os
@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)"
         )
+    _add_score(commands.add_parser("score", help="how probable images are, and where they are not"))
     figure = commands.add_parser("figure", help="draw a figure of the paper from runs")
     figure.add_argument("number", help="its number in the paper")
     figure.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
@@ -52,6 +53,25 @@ def _add_resources(submit: argparse.ArgumentParser) -> None:
     submit.add_argument("--partition", help="the cluster's partition")
     submit.add_argument("--sbatch", default="", metavar="OPTIONS", help="more options, for sbatch")
     submit.add_argument("--dry", action="store_true", help="print the script; submit nothing")
+
+
+def _add_score(score: argparse.ArgumentParser) -> None:
+    score.add_argument("model", type=Path, help="a checkpoint, or a run's folder for its best one")
+    score.add_argument("images", type=Path, nargs="+", help="image files, and folders of them")
+    score.add_argument("--out", type=Path, default=Path("scores"), help="folder for the results")
+    score.add_argument("--psnr", type=float, metavar="DB", help="effective dimension at this noise level")
+    score.add_argument("--resize", action="store_true", help="crop and resize images of other sizes")
+    score.add_argument("--normalize", action="store_true", help="estimate log Z where it is not known")
+    score.add_argument("--no-maps", dest="maps", action="store_false", help="no heat map of each image")
+    score.add_argument("--batch-size", type=_positive, default=128, help="images at once (default: 128)")
+    score.add_argument("--workers", type=int, default=1, help="processes that decode (default: 1)")
+    score.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
+    return number
 
 
 def _submit(arguments: argparse.Namespace) -> None:
@@ -124,6 +144,25 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     leave()
 
 
+def _score(arguments: argparse.Namespace) -> None:
+    import torch
+    from rich.console import Console
+
+    from dualscore.scoring.run import Options, score
+
+    options = Options(
+        out=arguments.out,
+        psnr=arguments.psnr,
+        resize=arguments.resize,
+        normalize=arguments.normalize,
+        maps=arguments.maps,
+        batch_size=arguments.batch_size,
+        workers=max(0, arguments.workers),
+        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    score(arguments.model, arguments.images, options, Console(width=None if sys.stdout.isatty() else 200))
+
+
 def _figure(arguments: argparse.Namespace) -> None:
     from dualscore.figures import draw
 
@@ -173,7 +212,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    if strangers := [word for word in rest if word.startswith("-") or "=" not in word]:
+    settable = hasattr(arguments, "overrides")
+    if strangers := [word for word in rest if word.startswith("-") or "=" not in word or not settable]:
         parser.error(f"unrecognized arguments: {' '.join(strangers)}")
     if rest:  # settings after an option, which argparse leaves over
         arguments.overrides += rest
@@ -184,6 +224,8 @@ def main(argv: list[str] | None = None) -> int:
             _submit(arguments)
         elif arguments.command == "evaluate":
             _evaluate(arguments)
+        elif arguments.command == "score":
+            _score(arguments)
         elif arguments.command == "figure":
             _figure(arguments)
         elif arguments.command == "status":

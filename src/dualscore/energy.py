@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value
 
-from dualscore.gaussian import Gaussian
+from dualscore.gaussian import Gaussian, Standardized
 
 
 class Gradients(NamedTuple):
@@ -177,19 +177,7 @@ class Energy(EnergyModel):
         Returns:
             Energies, shape (B,).
         """
-        with torch.autocast(noisy.device.type, enabled=False):
-            anchored = None if self.anchor is None else self.anchor(noisy, noise_variance)
-            views = [
-                anchored.whitened
-                if anchored is not None and whitener is self.anchor
-                else whitener(noisy, noise_variance).whitened
-                for whitener in self.whiteners
-            ]
-            views = views or [noisy]
-            if self.phase is not None:
-                views.append(self.phase(noisy, noise_variance))
-            inputs = torch.cat(views, dim=1)
-        outputs = self.network(inputs, noise_variance)
+        inputs, outputs, anchored = self._evaluate(noisy, noise_variance)
         with torch.autocast(noisy.device.type, enabled=False):
             outputs = outputs.to(inputs.dtype)
             channels = inputs.shape[1]
@@ -203,6 +191,55 @@ class Energy(EnergyModel):
             if self.offset is not None:
                 energy = energy + noisy[0].numel() * self.offset(noise_variance)
         return energy
+
+    def energy_map(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """Where in each image its energy sits: U(y, t) split over pixels, by the energy's own sums.
+
+        A pixel has a(t)·[½ Σ_c w_c f_c + Σ_c b_c] over its channels, the anchor's ½ Σ_c w_c² in the
+        anchor's own whitened coordinates, and an even share of the anchor's ½ log det 2π(Σ + t) and of
+        d·c(t). Whitening is symmetric, (Σ + t)^(−1/2), so a whitened pixel stays where it was. The split
+        belongs to the energy's form, not to the density: other forms of the same U have other maps.
+
+        Args:
+            noisy: y, shape (B, C, H, W), pixels of clean images in [0, 1].
+            noise_variance: t ≥ 0 in pixel², shape (B,).
+
+        Returns:
+            Nats a pixel, shape (B, H, W), summing to `forward` over H and W.
+        """
+        inputs, outputs, anchored = self._evaluate(noisy, noise_variance)
+        pixels = noisy[0, 0].numel()
+        with torch.autocast(noisy.device.type, enabled=False):
+            outputs = outputs.to(inputs.dtype)
+            channels = inputs.shape[1]
+            energies: Tensor = 0.5 * (inputs * outputs[:, :channels]).sum(dim=1)
+            energies = energies + outputs[:, channels:].sum(dim=1)
+            if self.fading is not None:
+                energies = self.fading(noise_variance)[:, None, None] * energies
+            if anchored is not None:
+                squares = 0.5 * anchored.whitened.square().sum(dim=1)
+                # All of the anchor's energy that is not ½‖w‖²; so the map sums to it, whatever the Gaussian.
+                rest = (anchored.energy - squares.sum(dim=(1, 2))) / pixels
+                energies = energies + squares + rest[:, None, None]
+            if self.offset is not None:
+                energies = energies + noisy.shape[1] * self.offset(noise_variance)[:, None, None]
+        return energies
+
+    def _evaluate(self, noisy: Tensor, noise_variance: Tensor) -> tuple[Tensor, Tensor, Standardized | None]:
+        """What the network sees, what it says of it, and what the anchor says."""
+        with torch.autocast(noisy.device.type, enabled=False):
+            anchored = None if self.anchor is None else self.anchor(noisy, noise_variance)
+            views = [
+                anchored.whitened
+                if anchored is not None and whitener is self.anchor
+                else whitener(noisy, noise_variance).whitened
+                for whitener in self.whiteners
+            ]
+            views = views or [noisy]
+            if self.phase is not None:
+                views.append(self.phase(noisy, noise_variance))
+            inputs = torch.cat(views, dim=1)
+        return inputs, self.network(inputs, noise_variance), anchored
 
 
 class Denoiser(ScoreModel):

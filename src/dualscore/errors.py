@@ -49,6 +49,10 @@ class FigureError(DualscoreError):
     """A figure cannot be drawn."""
 
 
+class ScoreError(DualscoreError):
+    """Images cannot be scored."""
+
+
 class ClusterError(DualscoreError):
     """A job cannot be submitted."""
 

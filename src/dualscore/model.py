@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from dualscore.energy import EnergyModel, ScoreModel
-from dualscore.errors import NormalizationError
+from dualscore.energy import Energy, EnergyModel, ScoreModel
+from dualscore.errors import NormalizationError, ScoreError
 from dualscore.likelihood import bits_per_dim, check_clean, check_floating, log_normalizer, noise_entropy
 from dualscore.noise import MEASURING, corrupt, seeded_generator
 
@@ -94,6 +94,29 @@ class ImageModel(nn.Module):
             NormalizationError: if the model is a denoiser.
         """
         return self._map(self._energy(), images, noise_variance, batch_size)
+
+    def energy_map(
+        self, images: Tensor, noise_variance: Tensor | float = 0.0, batch_size: int = 256
+    ) -> Tensor:
+        """U(y, t) in nats split over pixels, shape (B, H, W); its sums over H and W are `energy`.
+
+        Args:
+            images: y, shape (B, C, H, W), where clean pixels are in [0, 1].
+            noise_variance: t ≥ 0 in pixel², a number or shape (B,).
+            batch_size: images evaluated at once.
+
+        Returns:
+            What `Energy.energy_map` gives, on the model's device.
+
+        Raises:
+            ValueError: if shapes, types or variances are impossible.
+            NormalizationError: if the model is a denoiser.
+            ScoreError: if its energy is not a sum over pixels.
+        """
+        energy = self._energy()
+        if not isinstance(energy, Energy):
+            raise ScoreError("this model's energy is of whole vectors: it cannot be split over pixels")
+        return self._map(energy.energy_map, images, noise_variance, batch_size)
 
     def denoise(self, images: Tensor, noise_variance: Tensor | float, batch_size: int = 256) -> Tensor:
         """The denoised images x̂(y, t), shape (B, C, H, W); arguments as in `energy`."""

@@ -10,8 +10,8 @@ from PIL import Image
 from data_prep.plan import Request
 from data_prep.sources.crops import CropUnit, count_crops
 from data_prep.sources.folder import Folder
-from data_prep.sources.photographs import read_rgb
 from dualscore.errors import DataError
+from dualscore.photographs import read_rgb
 from dualscore.shards import Manifest
 from fakes import photograph, photograph_paths
 from prep_helpers import build, read_split

@@ -97,9 +97,9 @@ def dequantized_bits_per_dim(energy: Tensor, dimension: int) -> Tensor:
     return math.log2(1.0 / STEP) + bits(energy, dimension)
 
 
-def decibels_per_dim(nats: float, dimension: int) -> float:
+def decibels_per_dim(nats: Nats, dimension: int) -> Nats:
     """Nats of a whole image as the paper plots them: 10 nats / (d ln 10), without its minus sign."""
-    return 10.0 * nats / (dimension * math.log(10.0))
+    return nats * (10.0 / (dimension * math.log(10.0)))
 
 
 def noise_entropy(dimension: int, noise_variance: float) -> float:

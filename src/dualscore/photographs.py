@@ -1,0 +1,69 @@
+"""Reads photographs of any common format into upright RGB: for data sets and for scoring alike."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+RGB_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr")
+ALPHA_MODES = ("RGBA", "LA", "PA")
+
+
+class UnsuitableError(ValueError):
+    """A photograph that could be decoded, but that is not wanted."""
+
+
+def any_size(size: tuple[int, int]) -> None:
+    """Accept photographs of every (width, height) that Pillow itself accepts."""
+
+
+def read_rgb(path: Path, check: Callable[[tuple[int, int]], None] = any_size) -> Image.Image:
+    """Read a photograph.
+
+    Args:
+        path: the file.
+        check: told (width, height), as they are stored, before anything is decoded; raises UnsuitableError.
+
+    Returns:
+        The photograph turned upright by its EXIF tag, as RGB; transparent pixels are laid over white.
+
+    Raises:
+        UnsuitableError: what `check` raised; a kind of ValueError.
+        ValueError: if the file cannot be decoded, or holds other pixels than 8-bit or 16-bit unsigned ones.
+    """
+    try:
+        with warnings.catch_warnings():
+            # pictures of over 90 megapixels are welcome here; PIL still refuses those over twice that
+            warnings.simplefilter("ignore")
+            with Image.open(path) as file:
+                check(file.size)
+                file.load()
+                image = ImageOps.exif_transpose(file)
+    except UnsuitableError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        KeyError,
+        IndexError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise ValueError(
+            f"cannot be decoded: {str(error).splitlines()[0] if str(error) else repr(error)}"
+        ) from None
+    except Image.DecompressionBombError:
+        raise ValueError("has too many pixels") from None
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode not in RGB_MODES:
+        raise ValueError(f"has pixels of kind {image.mode}, which is not supported")
+    return image.convert("RGB")

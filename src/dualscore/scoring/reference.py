@@ -1,0 +1,74 @@
+"""The validation images' energies, which an evaluation of the checkpoint kept, to rank others among."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualscore.evaluation.evaluate import DEFINITIONS
+from dualscore.evaluation.store import RowStore
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Energies of a set of images.
+
+    Args:
+        energies: U(x, 0) in nats, without log Z, shape (n,).
+        source: the folder of their rows.
+    """
+
+    energies: Tensor
+    source: str
+
+    def percentile(self, energy: Tensor) -> Tensor:
+        """Share of the set that is less probable, in percent; equals count half.
+
+        Args:
+            energy: U(x, 0) of other images by the same model, without log Z, shape (B,).
+
+        Returns:
+            0 (less probable than every one of the set) to 100, float64, shape (B,).
+        """
+        rising = self.energies.double().cpu().sort().values
+        energy = energy.double().cpu()
+        at_most = torch.searchsorted(rising, energy, right=True)
+        below = torch.searchsorted(rising, energy)
+        higher = len(rising) - at_most
+        return 100.0 * (higher + 0.5 * (at_most - below)) / len(rising)
+
+
+def find_reference(checkpoint: Path) -> Reference | None:
+    """The rows that an evaluation kept of the validation images, on the pixel lattice at t = 0.
+
+    Args:
+        checkpoint: the file whose evaluation is wanted: its content must be what was evaluated.
+
+    Returns:
+        Those of the most images; None where there are none.
+    """
+    with checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    wanted = {"checkpoint": digest, "split": "val", "definitions": DEFINITIONS}
+    found = []
+    # Where `evaluate` keeps them: in the run's folder, or beside the checkpoint that it was given.
+    for root in (checkpoint.parent.parent / "evaluation", checkpoint.parent / "evaluation"):
+        for description in sorted(root.glob("paper-*/identity.json")):
+            identity = _read(description)
+            if all(identity.get(key) == value for key, value in wanted.items()):
+                energies = RowStore(root, "paper", identity, rank=0).read().get("energy")
+                if energies is not None and len(energies):
+                    found.append(Reference(energies, str(description.parent)))
+    return max(found, key=lambda reference: len(reference.energies), default=None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

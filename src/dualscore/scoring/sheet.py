@@ -1,0 +1,128 @@
+"""Heat maps, and one picture of the most and the least probable images."""
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from dualscore.scoring.tables import Row, printable
+
+THUMBNAIL, COLUMNS, MARGIN, LINE = 96, 6, 8, 13
+"""Pixels of a thumbnail's side at least, cells a row, pixels between them, and of a line of text."""
+_COLOURS = (mpl.colormaps["inferno"](np.arange(256))[:, :3] * 255.0).round().astype(np.uint8)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """What the sheet shows of an image."""
+
+    row: Row
+    image: NDArray[np.uint8]
+    """Shape (H, W, 3)."""
+    heat: NDArray[np.uint8]
+    """Shape (H, W, 3)."""
+
+
+@dataclass
+class Extremes:
+    """Keeps the k images of the fewest and the k of the most bits/dim, however many come.
+
+    Args:
+        k: how many of each.
+    """
+
+    k: int
+    seen: int = field(default=0, init=False)
+    _most: list[tuple[float, int, Thumbnail]] = field(default_factory=list, init=False)
+    _least: list[tuple[float, int, Thumbnail]] = field(default_factory=list, init=False)
+
+    def add(self, bits: float, make: Callable[[], Thumbnail]) -> None:
+        """Show an image.
+
+        Args:
+            bits: its bits/dim, finite.
+            make: gives its thumbnail; called only if it is kept.
+        """
+        self.seen += 1
+        sides = [(self._least, bits), (self._most, -bits)]
+        wanted = [(heap, key) for heap, key in sides if len(heap) < self.k or key > heap[0][0]]
+        if wanted:
+            thumbnail = make()
+            for heap, key in wanted:
+                (heapq.heappush if len(heap) < self.k else heapq.heapreplace)(
+                    heap, (key, -self.seen, thumbnail)
+                )
+
+    def sorted(self) -> list[Thumbnail]:
+        """Those kept, the most probable first, each once; equals in the order they came in."""
+        kept = {-number: (bits, -number, item) for bits, number, item in self._least}
+        kept |= {-number: (-key, -number, item) for key, number, item in self._most}
+        return [item for _, _, item in sorted(kept.values(), key=lambda entry: entry[:2])]
+
+
+def colour(heat: NDArray[np.float64], scale: tuple[float, float]) -> NDArray[np.uint8]:
+    """Colour a map, from black through red to pale yellow.
+
+    Args:
+        heat: any unit, shape (H, W).
+        scale: the values of the darkest and the brightest colour.
+
+    Returns:
+        RGB, shape (H, W, 3).
+    """
+    level = (heat - scale[0]) / (scale[1] - scale[0])
+    return _COLOURS[np.clip(np.round(255.0 * level), 0, 255).astype(np.uint8)]
+
+
+def common_scale(maps: NDArray[np.float64]) -> tuple[float, float]:
+    """A scale that most of some maps' pixels lie within: one strange image must not darken the others."""
+    low, high = (float(v) for v in np.quantile(maps, (0.01, 0.95)))
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
+
+
+def draw_sheet(shown: Sequence[Thumbnail], seen: int, scale: tuple[float, float]) -> Image.Image:
+    """Draw images and their heat maps side by side, the most probable first.
+
+    Args:
+        shown: in the order to be drawn, one or more.
+        seen: how many images there were.
+        scale: of the heat maps, in bits a dimension.
+
+    Returns:
+        The picture.
+    """
+    height, width = shown[0].image.shape[:2]
+    factor = max(1, THUMBNAIL // max(height, width))
+    cell = (2 * width * factor + 2, height * factor + 2 * LINE)
+    columns = min(COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    size = (
+        max(columns * (cell[0] + MARGIN) + MARGIN, 480),
+        rows * (cell[1] + MARGIN) + 2 * MARGIN + 2 * LINE,
+    )
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    which = f"the {len(shown)} images" if seen == len(shown) else f"the extremes of {seen:,} images"
+    pen.text((MARGIN, MARGIN), f"{which}, the most probable first: bits/dim, file", fill="black")
+    heading = f"right: bits of each pixel, from {scale[0]:.2f} (dark) to {scale[1]:.2f} (bright)"
+    pen.text((MARGIN, MARGIN + LINE), heading, fill="black")
+    for number, thumbnail in enumerate(shown):
+        x = MARGIN + number % columns * (cell[0] + MARGIN)
+        y = 2 * MARGIN + 2 * LINE + number // columns * (cell[1] + MARGIN)
+        for column, pixels in enumerate((thumbnail.image, thumbnail.heat)):
+            picture = Image.fromarray(pixels).resize(
+                (width * factor, height * factor), Image.Resampling.NEAREST
+            )
+            sheet.paste(picture, (x + column * (width * factor + 2), y))
+        name = printable(thumbnail.row.file).rpartition("/")[2]
+        most = max(8, cell[0] // 7)
+        name = name if len(name) <= most else f"…{name[1 - most :]}"
+        pen.text((x, y + height * factor), f"{thumbnail.row.bits_per_dim:.3f}", fill="black")
+        pen.text((x, y + height * factor + LINE), name, fill="black")
+    return sheet

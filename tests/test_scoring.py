@@ -1,0 +1,393 @@
+"""Scoring images: whole runs, ranks, heat maps, files of every kind, streams of constant memory."""
+
+import csv
+import hashlib
+import json
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+import dualscore
+from dualscore.energy import Denoiser, Energy, Fading
+from dualscore.errors import NormalizationError, ScoreError
+from dualscore.evaluation.evaluate import DEFINITIONS
+from dualscore.evaluation.store import RowStore
+from dualscore.gaussian import StationaryGaussian, WhiteGaussian
+from dualscore.images import to_pixels
+from dualscore.model import ImageModel
+from dualscore.networks import LogEmbedding, UNet
+from dualscore.scoring import files, run, sheet, tables
+from dualscore.scoring.batch import Scorer
+from dualscore.scoring.reference import Reference, find_reference
+from dualscore.scoring.run import Options, score
+from dualscore.scoring.size import normalized, wanted_size
+from test_gaussian import random_spectrum
+from workspace import TINY, Workspace
+
+QUIET = Console(quiet=True)
+
+
+def picture(seed: int, size: int = 8, contrast: float = 60.0) -> Image.Image:
+    noise = np.random.default_rng(seed).normal(128, contrast, (size, size, 3))
+    return Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+
+
+def fill(folder: Path, count: int, size: int = 8) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(count):
+        picture(k, size, contrast=5.0 + k % 50).save(folder / f"{k:03d}.png")
+    return folder
+
+
+def unet(channels: int = 1, output_gain: float = 1.0) -> UNet:
+    torch.manual_seed(0)
+    return UNet(channels, LogEmbedding(), width=4, scales=1, layers=2, output_gain=output_gain)
+
+
+def white(channels: int = 1) -> WhiteGaussian:
+    return WhiteGaussian(torch.full((channels,), 0.5), torch.tensor(0.05))
+
+
+def of_any_size(
+    channels: int = 1, output_gain: float = 1.0, log_normalizer: float | None = 3.0
+) -> ImageModel:
+    gaussian = white(channels)
+    energy = Energy(unet(channels, output_gain), gaussian, [gaussian], None, Fading(torch.tensor(0.05)))
+    return ImageModel(energy, image_shape=(channels, 8, 8), log_normalizer=log_normalizer).eval()
+
+
+def of_one_size() -> ImageModel:
+    gaussian = StationaryGaussian(torch.tensor([0.5]), 0.1 * random_spectrum(1, 8, 8))
+    return ImageModel(Energy(unet(), gaussian, [gaussian]), image_shape=(1, 8, 8), log_normalizer=3.0).eval()
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "scores.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint's name that stands for a model of any size."""
+    checkpoint = tmp_path / "model.ckpt"
+    checkpoint.write_bytes(b"stands for a model")
+    monkeypatch.setattr(run, "load", lambda _: of_any_size())
+    return checkpoint
+
+
+def test_a_trained_model_scores_files_and_folders(workspace: Workspace, demo_shards: Path) -> None:
+    settings = [*TINY, "trainer.max_steps=2", "trainer.validate_every=2", "optim.warmup_steps=0"]
+    workspace.run("train", "patches_dual", *settings, f"data.path={demo_shards}", "data.workers=0")
+    folder = fill(workspace.folder / "images", 5, 16)
+    picture(7, 16).convert("L").save(folder / "gray.png")
+    picture(8, 16).quantize(16).save(folder / "palette.png")
+    (folder / "deeper").mkdir()
+    picture(9, 16).save(folder / "deeper" / "photograph.jpg")
+    (folder / "broken.png").write_bytes(b"no image")
+    picture(1, 20).save(folder / "other.png")
+    printed = workspace.run("score", "runs/patches_dual", "images", "--psnr", "20", "--out", "scored")
+    out = workspace.folder / "scored"
+    found = rows(out)
+    assert [Path(row["file"]).name for row in found] == [
+        "000.png", "001.png", "002.png", "003.png", "004.png", "gray.png", "palette.png", "photograph.jpg"
+    ]  # fmt: skip
+
+    model = dualscore.load("runs/patches_dual/checkpoints/best.ckpt")
+    stored = [np.asarray(Image.open(row["file"]).convert("RGB")).transpose(2, 0, 1) for row in found]
+    pixels = to_pixels(torch.from_numpy(np.stack(stored)), 1)
+    bits = [float(row["bits_per_dim"]) for row in found]
+    assert bits == pytest.approx(model.bits_per_dim(pixels).tolist(), abs=1e-4)
+    decibels = (model.log_prob(pixels) * 10 / (256 * math.log(10))).tolist()
+    assert [float(row["db_per_dim"]) for row in found] == pytest.approx(decibels, abs=1e-4)
+    # The evaluation's own rows, ranked by hand.
+    (part,) = (workspace.folder / "runs" / "patches_dual" / "evaluation").glob("paper-*/*.npz")
+    with np.load(part) as content:
+        energies = content["energy"]
+    mine = model.energy(pixels).tolist()
+    by_hand = [100 * sum(e > own for e in energies) / len(energies) for own in mine]
+    assert [float(row["percentile"]) for row in found] == pytest.approx(by_hand, abs=100 / len(energies))
+    assert all(0 < float(row["effective_dimension"]) < 3 * 256 for row in found)
+
+    content = json.loads((out / "scores.json").read_text())
+    assert content["images"] == len(content["scores"]) == 8
+    assert content["failed"] == 2
+    assert content["validation"]["images"] == len(energies)
+    assert [entry["bits_per_dim"] for entry in content["scores"]] == bits
+    assert content["mean_bits_per_dim"] == pytest.approx(np.mean(bits), rel=1e-6)
+    with Image.open(out / "sheet.png") as drawn:
+        assert drawn.width > 400
+    for row in found:
+        with Image.open(out / row["map"]) as heat:
+            assert heat.size == (16, 16)
+    with (out / "failures.csv").open(newline="") as file:
+        failures = {Path(row["file"]).name: row["reason"] for row in csv.DictReader(file)}
+    assert "cannot be decoded" in failures["broken.png"]
+    assert "is 20×20, but scored are 16×16 images" in failures["other.png"]
+    assert "2 left out" in printed
+    assert "8 images" in printed
+
+    # Where no evaluation is found the percentiles stay empty, and that is said.
+    Path("alone.ckpt").write_bytes(Path("runs/patches_dual/checkpoints/best.ckpt").read_bytes())
+    printed = workspace.run("score", "alone.ckpt", "images/gray.png", "--no-maps")
+    assert "no percentiles" in printed
+    (row,) = rows(workspace.folder / "scores")
+    assert (row["percentile"], row["effective_dimension"], row["map"]) == ("", "", "")
+    assert list((workspace.folder / "scores" / "maps").iterdir()) == []
+    line = workspace.fail("score", "runs/patches_dual", "images/other.png", "--out", "again")
+    assert "no image could be scored: images/other.png is 20×20" in line
+    assert "--resize" in line
+    resized = workspace.run("score", "runs/patches_dual", "images/other.png", "--out", "again", "--resize")
+    assert "1 images" in resized
+
+
+def test_what_is_missing_is_said_in_one_line(workspace: Workspace) -> None:
+    assert "no such checkpoint" in workspace.fail("score", "nothing.ckpt", str(workspace.folder))
+    picture(0).save("a.png")
+    assert "no such file or folder" in workspace.fail("score", "nothing.ckpt", "a.png", "b.png")
+
+
+def test_a_model_without_a_normalizer_is_refused_unless_it_may_be_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Path
+) -> None:
+    folder = fill(tmp_path / "images", 4)
+    monkeypatch.setattr(run, "load", lambda _: of_any_size(output_gain=0.0, log_normalizer=None))
+    with pytest.raises(NormalizationError, match="--normalize"):
+        score(loaded, [folder], Options(tmp_path / "out"), QUIET)
+    # A Gaussian's own energy is normalised: log Z is found to be 0, but for the images' own variance.
+    summary = score(loaded, [folder], Options(tmp_path / "out", normalize=True), QUIET)
+    assert abs(summary["log_normalizer"]) < 0.1
+
+
+def test_percentiles_are_ranks() -> None:
+    reference = Reference(torch.tensor([5.0, 1.0, 3.0, 3.0]), "")
+    # Fewer nats are more probable: above are the energies 5; 5 and half of the 3; …
+    found = reference.percentile(torch.tensor([4.0, 3.0, 0.0, 9.0, 1.0]))
+    assert found.tolist() == [25.0, 50.0, 100.0, 0.0, 87.5]
+
+
+def test_the_rows_of_the_checkpoints_own_evaluation_are_found(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"weights")
+    assert find_reference(checkpoint) is None
+
+    def keep(energies: list[float], **identity: object) -> None:
+        store = RowStore(tmp_path / "evaluation", "paper", identity, rank=0)
+        store.folder.mkdir(parents=True)
+        (store.folder / "identity.json").write_text(json.dumps(identity))
+        store.add({"position": torch.arange(len(energies)), "energy": torch.tensor(energies)})
+        store.flush()
+
+    digest = hashlib.sha256(b"weights").hexdigest()
+    keep([1.0] * 9, checkpoint="another", split="val", definitions=DEFINITIONS)
+    keep([1.0] * 8, checkpoint=digest, split="train", definitions=DEFINITIONS)
+    keep([1.0] * 7, checkpoint=digest, split="val", definitions=DEFINITIONS - 1)
+    assert find_reference(checkpoint) is None
+    keep([4.0, 2.0], checkpoint=digest, split="val", definitions=DEFINITIONS, count=2)
+    keep([4.0, 2.0, 3.0], checkpoint=digest, split="val", definitions=DEFINITIONS, count=3)
+    found = find_reference(checkpoint)
+    assert found is not None
+    assert sorted(found.energies.tolist()) == [2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_heat_maps_average_to_bits_per_dim(channels: int) -> None:
+    model = of_any_size(channels)
+    images = torch.randint(0, 256, (5, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    found = Scorer(model, None, None)(images)
+    assert found.maps.shape == (5, 8, 8)
+    assert torch.allclose(found.maps.mean(dim=(1, 2)), found.bits)
+    expected = model.bits_per_dim(to_pixels(images, channels)).double()
+    assert torch.allclose(found.bits, expected, rtol=1e-5)
+    assert torch.equal(found.pixels.float() / 255, to_pixels(images, channels))
+
+
+def test_the_effective_dimension_of_a_gaussian_is_known() -> None:
+    """x̂ = μ + s(y − μ), s = σ²/(σ² + t): E‖x − x̂‖²/t = ((1 − s)²‖x − μ‖² + s²dt)/t."""
+    model = of_any_size(3, output_gain=0.0)
+    images = torch.randint(0, 256, (200, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    scorer = Scorer(model, None, 10.0)
+    found = scorer(images).effective_dimension
+    assert found is not None
+    t, s = 0.1, 0.05 / 0.15
+    square = (to_pixels(images, 3) - 0.5).square().sum(dim=(1, 2, 3)).double()
+    exact = ((1 - s) ** 2 * square + s**2 * 192 * t) / t
+    # Of 4 draws the error over all images is small, and each is within its own few standard errors.
+    assert float((found[:, 0] - exact).mean()) == pytest.approx(
+        0.0, abs=4 * float(found[:, 1].mean()) / 200**0.5
+    )
+    assert 0.5 < float(((found[:, 0] - exact) / found[:, 1]).abs().median()) < 1.1
+    # It depends on the image alone, not on its place in the batch.
+    again = scorer(images[7:9]).effective_dimension
+    assert again is not None
+    assert torch.allclose(again, found[7:9], rtol=1e-4)
+
+
+def test_sizes_that_a_model_can_score(tmp_path: Path) -> None:
+    small, large = fill(tmp_path / "small", 2), fill(tmp_path / "large", 2, 12)
+    odd = fill(tmp_path / "odd", 1, 9)
+
+    def size(
+        model: ImageModel, folder: Path, resize: bool = False, normalize: bool = False
+    ) -> tuple[int, int]:
+        found = wanted_size(model, [folder], tmp_path / "out", resize=resize, normalize=normalize)
+        return found.height, found.width
+
+    assert size(of_any_size(), small) == size(of_any_size(), large) == (8, 8)
+    assert size(of_any_size(), large, normalize=True) == (12, 12)
+    assert size(of_any_size(), large, resize=True, normalize=True) == (8, 8)
+    assert size(of_one_size(), large, normalize=True) == (8, 8)
+    with pytest.raises(ScoreError, match="9×9; the network takes sides divisible by 2"):
+        size(of_any_size(), odd, normalize=True)
+    with pytest.raises(NormalizationError, match="denoiser"):
+        size(ImageModel(Denoiser(unet()), log_normalizer=0.0), small)
+    with pytest.raises(ScoreError, match="no image that can be read"):
+        size(of_any_size(), tmp_path / "out", normalize=True)
+
+
+def test_another_size_has_a_log_z_of_its_own() -> None:
+    model = of_any_size(output_gain=0.0)
+    wanted = files.Size(12, 12)
+    images = torch.full((3, 3, 12, 12), 128, dtype=torch.uint8)
+    assert normalized(model, images[..., :8, :8], files.Size(8, 8)) is model
+    other = normalized(model, images, wanted)
+    assert other.image_shape == (1, 12, 12)
+    assert other.log_normalizer is not None
+    assert abs(other.log_normalizer) < 0.1
+
+
+def test_a_spectrum_of_one_size_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Path
+) -> None:
+    monkeypatch.setattr(run, "load", lambda _: of_one_size())
+    large = fill(tmp_path / "large", 2, 12)
+    with pytest.raises(ScoreError, match="the only size that the model's Gaussian has a spectrum of"):
+        score(loaded, [large], Options(tmp_path / "out", normalize=True), QUIET)
+    assert score(loaded, [large], Options(tmp_path / "out", resize=True), QUIET)["images"] == 2
+
+
+def test_three_hundred_images_take_no_more_memory_than_sixty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Path
+) -> None:
+    folder = fill(tmp_path / "images", 300)
+    made, held, appended = [0], [0], [0]
+    add, append = sheet.Extremes.add, tables.append
+
+    def counted(self: sheet.Extremes, bits: float, make: object) -> None:
+        def build() -> sheet.Thumbnail:
+            made[0] += 1
+            return make()  # type: ignore[operator]
+
+        add(self, bits, build)
+        held[0] = max(held[0], len(self.sorted()))
+
+    def watched(file: object, lines: object) -> None:
+        appended[0] = max(appended[0], len(lines))  # type: ignore[arg-type]
+        append(file, lines)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sheet.Extremes, "add", counted)
+    monkeypatch.setattr(tables, "append", watched)
+    out = tmp_path / "out"
+    summary = score(loaded, [folder], Options(out, batch_size=16, maps=False), QUIET)
+    assert summary["images"] == len(rows(out)) == 300
+    assert held[0] == 2 * run.SHEET_EACH
+    assert made[0] < 300
+    assert appended[0] == 16
+
+
+def test_loader_processes_keep_the_order(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 23)
+    (folder / "007.png").write_bytes(b"")
+    stream = files.ImageFiles([folder, folder / "003.png"], tmp_path / "out", files.Size(8, 8), 4)
+    alone, shared = list(files.load(stream, 0)), list(files.load(stream, 2))
+    assert [chunk.paths for chunk in alone] == [chunk.paths for chunk in shared]
+    assert all(torch.equal(a.images, b.images) for a, b in zip(alone, shared, strict=True))
+    assert sum(len(chunk.paths) for chunk in alone) == 23
+    assert [chunk.failed for chunk in shared][1][0][0].endswith("007.png")
+
+
+def test_its_own_results_are_not_scored(tmp_path: Path, loaded: Path) -> None:
+    folder = fill(tmp_path / "images", 3)
+    for _ in range(2):
+        assert score(loaded, [folder], Options(folder / "out"), QUIET)["images"] == 3
+    assert len(list((folder / "out" / "maps").iterdir())) == 3
+
+
+def test_files_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(0, 40).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match="is 40×40, but scored are 8×8 images, why"):
+        files.decode(tmp_path / "large.png", files.Size(8, 8, hint=", why"))
+    monkeypatch.setattr(files, "MOST_PIXELS", 1000)
+    with pytest.raises(ValueError, match="too many pixels: 40×40"):
+        files.decode(tmp_path / "large.png", files.Size(8, 8, resize=True))
+    with pytest.raises(ValueError, match="not a file"):
+        files.decode(tmp_path, files.Size(8, 8))
+    # Refused by what its header says, before anything is unpacked.
+    (tmp_path / "bomb.png").write_bytes(bomb(60_000))
+    with pytest.raises(ValueError, match=r"too many pixels"):
+        files.decode(tmp_path / "bomb.png", files.Size(8, 8, resize=True))
+
+
+def bomb(side: int) -> bytes:
+    def part(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", b"") + part(b"IEND", b"")
+
+
+def test_resizing_averages_the_middle(tmp_path: Path) -> None:
+    pixels = np.asarray(picture(0, 16))
+    Image.fromarray(np.pad(pixels, ((0, 0), (5, 5), (0, 0)))).save(tmp_path / "wide.png")
+    found = files.decode(tmp_path / "wide.png", files.Size(8, 8, resize=True))
+    means = pixels.reshape(8, 2, 8, 2, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
+    assert np.abs(found - means).max() <= 1
+
+
+def test_an_energy_that_is_not_finite_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Path
+) -> None:
+    folder = fill(tmp_path / "images", 3)
+    model = of_any_size()
+
+    def broken(images: torch.Tensor, *_: object) -> torch.Tensor:
+        maps = torch.zeros(len(images), 8, 8)
+        maps[1, 0, 0] = math.nan
+        return maps
+
+    monkeypatch.setattr(model, "energy_map", broken)
+    monkeypatch.setattr(run, "load", lambda _: model)
+    summary = score(loaded, [folder], Options(tmp_path / "out"), QUIET)
+    assert (summary["images"], summary["failed"]) == (2, 1)
+
+
+def test_extremes_are_the_first_and_the_last_in_rank() -> None:
+    bits = np.random.default_rng(0).integers(0, 40, 200).tolist()
+    kept = sheet.Extremes(7)
+    for number, value in enumerate(bits):
+        row = tables.Row(str(number), float(value), 0.0, None, None, None, None)
+        blank = np.zeros((1, 1, 3), np.uint8)
+        kept.add(float(value), lambda row=row, blank=blank: sheet.Thumbnail(row, blank, blank))  # type: ignore[misc]
+    shown = [thumbnail.row.bits_per_dim for thumbnail in kept.sorted()]
+    assert shown == sorted(bits)[:7] + sorted(bits)[-7:]
+    assert kept.seen == 200
+
+
+def test_strange_names_come_through(tmp_path: Path, loaded: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a, b.png", "[red]c.png", 'quo"te.png', "new\nline.png", "\udcff.png"):
+        picture(0).save(folder / name)
+    out = tmp_path / "out"
+    with (tmp_path / "printed.txt").open("w", encoding="utf-8") as file:
+        score(loaded, [folder], Options(out), Console(file=file, width=200))
+    assert "[red]c.png" in (tmp_path / "printed.txt").read_text()
+    listed = [entry["file"] for entry in json.loads((out / "scores.json").read_text())["scores"]]
+    assert sorted(listed) == sorted(str(path) for path in folder.iterdir())
