@@ -1,21 +1,26 @@
 """Faults around a run: what people see, and that nothing is lost. docs/robustness.md lists them all."""
 
+import errno
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import lightning
 import pytest
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from dualscore.errors import StoppedError
 from dualscore.experiment import load_experiment
 from dualscore.runs import Run
 from dualscore.train import train
+from test_study import declare
 from test_training import difference
 from torture import Journal, steps
 from workspace import ROOT, TINY, Workspace
@@ -51,6 +56,128 @@ def test_a_signal_during_validation_is_heeded_after_it(workspace: Workspace, dem
     assert states[0]["callbacks"]["Saving"] == states[1]["callbacks"]["Saving"]
 
 
+class Killed(Callback):
+    """A signal in a step that is validated next, and then, in that validation, the end."""
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        if trainer.global_step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        if trainer.global_step == 6:
+            raise RuntimeError("killed")
+
+
+def test_a_validation_that_a_signal_announced_and_a_kill_ended_is_made_again(
+    workspace: Workspace, demo_shards: Path
+) -> None:
+    """In the last step of a run: what is saved before it would look complete."""
+    config = load_experiment("patches_dual", [*SHORT, f"data.path={demo_shards}"])
+    whole, killed = Run(Path("runs/whole")), Run(Path("runs/killed"))
+    train(config, whole)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(config, killed, [Killed()])
+    assert workspace.checkpoint("killed")["global_step"] == 3
+    train(config, killed)
+    states = [workspace.checkpoint(name) for name in ("whole", "killed")]
+    assert difference(states[0]["state_dict"], states[1]["state_dict"]) == 0
+    assert states[0]["callbacks"]["Saving"] == states[1]["callbacks"]["Saving"]
+    assert workspace.report("whole")["bits_per_dim"] == workspace.report("killed")["bits_per_dim"]
+
+
+def test_another_way_to_cut_batches_goes_on_where_it_was(workspace: Workspace, demo_shards: Path) -> None:
+    settings = [*SHORT, f"data.path={demo_shards}", "optim.method=adam", "trainer.precision=64-true"]
+    workspace.run("train", "patches_dual", *settings, "trainer.max_steps=9", "--name", "whole")
+    workspace.run("train", "patches_dual", *settings, "trainer.max_steps=3", "--name", "cut")
+    for parts, until in ((2, 6), (4, 9)):
+        more = [f"trainer.accumulate={parts}", f"trainer.max_steps={until}"]
+        printed = workspace.run("train", "patches_dual", *settings, *more, "--name", "cut")
+        assert f"step      {until}/{until}" in printed
+    whole, cut = workspace.checkpoint("whole"), workspace.checkpoint("cut")
+    assert cut["global_step"] == 9
+    assert difference(whole["state_dict"], cut["state_dict"]) < 1e-9
+
+
+@pytest.mark.parametrize("damage", ["gone", "flipped"])
+def test_a_lost_best_checkpoint_is_replaced_by_the_next_best(
+    workspace: Workspace, demo_shards: Path, damage: str
+) -> None:
+    settings = ["train", "patches_dual", *SHORT, f"data.path={demo_shards}"]
+    workspace.run(*settings, "trainer.max_steps=3")
+    best = Run(Path("runs/patches_dual")).best
+    if damage == "gone":
+        best.unlink()
+    else:
+        content = bytearray(best.read_bytes())
+        content[len(content) // 2] ^= 1
+        best.write_bytes(content)
+    printed = " ".join(workspace.run(*settings, "trainer.max_steps=3").split())
+    assert "warning: runs/patches_dual/checkpoints/best.ckpt: " in printed
+    assert "measuring the next best" in printed
+    assert "evaluating runs/patches_dual/checkpoints/last.ckpt" in printed
+    if damage == "gone":  # what follows knows that the best is not there
+        workspace.run(*settings)
+        assert best.exists()
+
+
+def test_a_file_system_that_fails_for_a_moment_is_no_damage(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["train", "patches_dual", *SHORT, f"data.path={demo_shards}"]
+    workspace.run(*settings, "trainer.max_steps=3")
+
+    def stale(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", stale)
+        assert "last.ckpt: cannot be read ([Errno 116] Stale file handle)" in workspace.fail(*settings)
+    assert not list(Path("runs").rglob("*.damaged"))
+    assert "goes on from step 3" in workspace.run(*settings)
+
+
+def test_a_file_system_without_locks_trains_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", none)
+    with Run(tmp_path).alone():
+        pass
+
+
+def test_a_refused_command_leaves_a_runs_status_alone(workspace: Workspace, demo_shards: Path) -> None:
+    settings = ["train", "patches_dual", *SHORT, f"data.path={demo_shards}"]
+    workspace.run(*settings)
+    before = Path("runs/patches_dual/status.json").read_text()
+    assert "the run was started with" in workspace.fail(*settings, "optim.lr=1")
+    assert Path("runs/patches_dual/status.json").read_text() == before
+
+
+def test_a_stopped_study_stops_its_run_and_goes_on(workspace: Workspace, demo_shards: Path) -> None:
+    settings = [*TINY, "evaluate.estimators=[paper,dequantized,bound]", f"data.path={demo_shards}"]
+    declare(workspace.folder, settings=settings, variants={"recipe": []}, steps=100_000, measurements=1)
+    study = subprocess.Popen(
+        [sys.executable, "-m", "dualscore", "study", "mine"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = Path("studies/mine/runs/recipe-seed0/status.json")
+    deadline = time.monotonic() + 100
+    while not (log.exists() and json.loads(log.read_text())["step"] > 0):
+        assert study.poll() is None, study.stderr and study.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    study.send_signal(signal.SIGTERM)
+    _, error = study.communicate(timeout=60)
+    assert study.returncode == 75, error
+    status = json.loads(log.read_text())
+    assert status["state"] == "stopped"
+    assert not Path(f"/proc/{status['process']}").exists()
+
+
 def test_a_signal_during_the_evaluation_keeps_what_was_measured(
     workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,14 +204,14 @@ def test_a_signal_during_the_evaluation_keeps_what_was_measured(
 def test_a_disk_that_fills_up_keeps_the_run_going_and_the_last_checkpoint(
     workspace: Workspace, demo_shards: Path
 ) -> None:
-    """No file may grow beyond a limit, as on a full disk: checkpoints do, nothing else does."""
+    """No file may grow beyond a limit, as on a full disk: checkpoints do, and the log."""
     workspace.run("train", "patches_dual", *SHORT, f"data.path={demo_shards}", "trainer.max_steps=3")
     limited = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
         "from dualscore.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    settings = [*SHORT, f"data.path={demo_shards}", "trainer.max_steps=9"]
+    settings = [*SHORT, f"data.path={demo_shards}", "trainer.max_steps=93", "trainer.validate_every=3"]
     done = subprocess.run(
         [sys.executable, "-c", limited, "train", "patches_dual", *settings],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
@@ -92,12 +219,18 @@ def test_a_disk_that_fills_up_keeps_the_run_going_and_the_last_checkpoint(
         text=True,
         timeout=200,
     )
-    assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"last.ckpt: not written \(File too large\); training goes on", done.stdout)) == 2
-    assert "step      9/9" in done.stdout
+    assert done.returncode == 1
+    assert len(re.findall(r"last.ckpt: not written \(File too large\); training goes on", done.stdout)) == 30
+    unlogged = done.stdout.count("tensorboard: not written (File too large); training goes on, unlogged")
+    assert 1 <= unlogged <= 5  # each new file of the log may grow to the limit again
+    assert "step     93/93" in done.stdout
+    assert (
+        "error: runs/patches_dual/checkpoints/last.ckpt: the last weights could not be written" in done.stderr
+    )
     assert workspace.checkpoint("patches_dual")["global_step"] == 3
     files = sorted(path.name for path in (workspace.folder / "runs/patches_dual/checkpoints").iterdir())
     assert files == ["best.ckpt", "last.ckpt"]
+    settings.append("trainer.max_steps=9")
     assert "goes on from step 3" in workspace.run("train", "patches_dual", *settings)
     assert workspace.checkpoint("patches_dual")["global_step"] == 9
 

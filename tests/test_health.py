@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dualscore import watchdog
 from dualscore.callbacks import GradientHealth
 from dualscore.module import DualScoreModule
 from dualscore.status import State, Status
@@ -45,14 +47,23 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> dict[int, torch.
     return weights
 
 
-@pytest.mark.parametrize(("method", "at_once"), [("adam", True), ("adam", False), ("soap", True)])
+@pytest.mark.parametrize(
+    ("method", "at_once", "parts"),
+    [("adam", True, 1), ("adam", False, 1), ("soap", True, 1), ("adam", True, 2)],
+)
 def test_a_step_that_is_not_finite_is_left_out_and_told(
-    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch, method: str, at_once: bool
+    workspace: Workspace,
+    demo_shards: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    at_once: bool,
+    parts: int,
 ) -> None:
     """`at_once` as on a CPU; otherwise as on a GPU, where nobody looks before something is logged."""
     monkeypatch.setattr(GradientHealth, "looks_at_once", staticmethod(lambda _: at_once))
     weights = poison(monkeypatch, {2, 4})
     settings = [*SHORT, f"data.path={demo_shards}", f"optim.method={method}", "trainer.log_every=3"]
+    settings.append(f"trainer.accumulate={parts}")
     printed = " ".join(workspace.run("train", "patches_dual", *settings).split())
     still = {2, 4} | ({0} if method == "soap" else set())  # whose first step only looks
     assert {step for step in range(5) if torch.equal(weights[step], weights[step + 1])} == still
@@ -117,15 +128,15 @@ def test_a_loss_that_is_not_finite_on_one_device_is_left_out_on_both(
     ("fault", "where", "said"),
     [
         ("die", 1, r"rank 1 \(process \d+ on \S+\).* ended"),
-        ("hang", 1, r"no progress for 9 s: rank 1 \(process \d+ on \S+\): stuck in step 3, computing"),
-        ("freeze", 1, r"no progress for 9 s: rank 1 \(process \d+ on \S+\): silent since step 3"),
+        ("hang", 1, r"no progress for 18 s: rank 1 \(process \d+ on \S+\): stuck in step 3, computing"),
+        ("freeze", 1, r"no progress for 18 s: rank 1 \(process \d+ on \S+\): silent since step 3"),
     ],
 )
 def test_a_device_that_dies_or_hangs_ends_the_run_with_its_name(
     workspace: Workspace, demo_shards: Path, fault: str, where: int, said: str
 ) -> None:
     began = time.monotonic()
-    done = pair(demo_shards, fault, where, "trainer.hang_minutes=0.15")
+    done = pair(demo_shards, fault, where, "trainer.hang_minutes=0.3")
     assert time.monotonic() - began < 120
     assert done.returncode == 1, done.stderr
     assert re.search(said, done.stderr), done.stderr
@@ -157,7 +168,7 @@ def test_status_tells_what_runs_do(workspace: Workspace, demo_shards: Path) -> N
         ({"state": "training", "host": "elsewhere", "updated": time.time() - 1000}, "dead"),
         ({"state": "training", "process": os.getpid()}, "training"),
         ({"state": "training", "process": 2**22 + 1}, "dead"),  # more than Linux numbers
-        ({"state": "failed", "reason": "the disk burns"}, "failed"),
+        ({"state": "failed", "reason": "the disk burns [/in/rack 3] with [red] light"}, "failed"),
         # A clock that jumped back: not dead, and not from the future.
         ({"state": "training", "host": "elsewhere", "updated": time.time() + 1e6}, "training"),
     ]
@@ -167,6 +178,9 @@ def test_status_tells_what_runs_do(workspace: Workspace, demo_shards: Path) -> N
         assert re.search(rf"sweep/one +│ {shown}", printed), (change, printed)
         assert str(change.get("reason", "")) in printed
         assert "-" not in printed.split("sweep/one")[1].splitlines()[0]
+    for wrong in ({"step": None}, {"step": "5"}, {"memory": "x"}, {"updated": "x"}, {"reason": 3}):
+        (other / "status.json").write_text(json.dumps(said | wrong))
+        assert "sweep/one" not in workspace.run("status"), wrong
     (other / "status.json").write_text("{half of i")
     assert "sweep/one" not in workspace.run("status")
 
@@ -227,3 +241,13 @@ def test_a_spike_that_comes_back_ends_the_run(
     line = workspace.fail("train", "patches_dual", *settings, status=3)
     assert "step 5: the loss jumped to" in line
     assert "no checkpoint is there yet" in line
+
+
+def test_a_file_system_that_hangs_does_not_keep_the_watchdog_from_its_duty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(watchdog, "write_aside", lambda *_, **__: time.sleep(1000))
+    monkeypatch.setattr(watchdog, "NEAR", 0.5)
+    with watchdog.Watchdog(tmp_path, 0, 1, 1.0, lambda _: ended.set()):
+        assert ended.wait(30)

@@ -1,5 +1,6 @@
 """Checkpoints that are whole or absent, wherever the process is killed and however full the disk is."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -69,9 +70,8 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a renaming last beyond a power cut."""
+    """Make a renaming last beyond a power cut, where the file system can."""
     handle = os.open(folder, os.O_RDONLY)
-    try:
+    with contextlib.suppress(OSError):
         os.fsync(handle)
-    finally:
-        os.close(handle)
+    os.close(handle)

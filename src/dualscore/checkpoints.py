@@ -1,6 +1,6 @@
 """Loads models from files: our checkpoints and the paper's released ones; no code is executed."""
 
-import contextlib
+import errno
 import pickle
 import struct
 import zipfile
@@ -14,17 +14,16 @@ import torch
 from dualscore.archives import refuse_bombs
 from dualscore.assemble import FORMAT, blank_statistics, build_score_model, image_shape
 from dualscore.config import ExperimentConfig
-from dualscore.errors import CheckpointError, ConfigError
+from dualscore.errors import CheckpointError, ConfigError, DamagedCheckpointError
 from dualscore.experiment import to_config
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
 from dualscore.released import load_released
-from dualscore.runs import Run
+from dualscore.runs import Run, older
 
 # What torch and Python raise at one or another flipped byte; NotImplementedError and RecursionError are
 # kinds of RuntimeError, and KeyError and IndexError of LookupError.
 _DAMAGED = (
-    OSError,
     RuntimeError,
     EOFError,
     ValueError,
@@ -32,7 +31,6 @@ _DAMAGED = (
     TypeError,
     AttributeError,
     AssertionError,
-    MemoryError,
     OverflowError,
     struct.error,
     zipfile.BadZipFile,
@@ -56,18 +54,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             if (record := archive.testzip()) is not None:  # torch does not look at the checksums
-                raise CheckpointError(f"{path}: damaged: {record} has another checksum")
+                raise DamagedCheckpointError(f"{path}: damaged: {record} has another checksum")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: no such checkpoint; train first with make train, or give CKPT=…"
         ) from error
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a place that no file has
+            raise DamagedCheckpointError(f"{path}: damaged or not a checkpoint ({error})") from error
+        raise CheckpointError(f"{path}: cannot be read ({error}); try again") from error
     except _DAMAGED as error:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{path}: damaged or not a checkpoint ({' '.join(str(error).split()):.120})"
         ) from error
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{path}: not a dualscore checkpoint: it asks for code to be executed"
         ) from error
     description = content.get("dualscore") if isinstance(content, dict) else None
@@ -76,33 +78,57 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def newest_sound(run: Run, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint of a run that can be read; damaged ones before it are put aside.
+def newest_sound(
+    run: Run, warn: Callable[[str], None], put_aside: bool
+) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read.
 
     Args:
         run: the run.
-        warn: told of each damaged one.
+        warn: told of each damaged one before it.
+        put_aside: whether damaged ones are renamed, which one process of a group should do.
 
     Returns:
         Where it is and what it holds; None for a run without checkpoints.
 
     Raises:
-        CheckpointError: if there are checkpoints and all are damaged.
+        CheckpointError: if all are damaged, or one cannot be read for another reason than damage.
     """
     kept = run.kept()
-    for path in kept:
+    for path, before in zip(kept, [*kept[1:], None], strict=False):
         try:
-            content = read_checkpoint(path)
-        except CheckpointError as error:
-            if path == kept[-1]:
+            return path, read_checkpoint(path)
+        except DamagedCheckpointError as error:
+            if before is None:
                 raise
-            warn(f"{error}; going on from {kept[kept.index(path) + 1].name}, the one before")
-            # Out of the way, or the next checkpoint would push it over the good one.
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
+            warn(f"{error}; going on from {before.name}, the one before")
+            if put_aside:  # or the next checkpoint would push it over the good one
                 path.replace(path.with_suffix(".damaged"))
-        else:
-            return path, content
+        except CheckpointError:
+            if path.exists() or before is None:
+                raise  # and not put aside by another process in the meantime
     return None
+
+
+def best_sound(run: Run, warn: Callable[[str], None]) -> Path:
+    """The checkpoint to measure: the best, or where that is lost the best before it, or the last.
+
+    Args:
+        run: the run.
+        warn: told of those that are damaged or missing.
+
+    Returns:
+        Where it is; `best.ckpt`, if none can be read.
+    """
+    for path in (run.best, older(run.best, 1), *run.kept()):
+        try:
+            read_checkpoint(path)
+        except CheckpointError as error:
+            if path.exists() or path == run.best:
+                warn(f"{error}; measuring the next best")
+        else:
+            return path
+    return run.best
 
 
 def _is_released(path: Path) -> bool:
@@ -111,7 +137,7 @@ def _is_released(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl")]
             content = archive.read(names[0]) if names else b""
-    except _DAMAGED:
+    except (OSError, *_DAMAGED):
         return False
     return b"argparse" in content and b"network_kwargs" in content and b"state_dict" in content
 

@@ -28,6 +28,10 @@ class CheckpointError(DualscoreError):
     """A checkpoint is missing, damaged or belongs to another run."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint's content is not what was written."""
+
+
 class TrainingError(DualscoreError):
     """A training run cannot start or go on."""
 

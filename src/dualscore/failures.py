@@ -84,6 +84,6 @@ def _known(
     if trainer.world_size > 1 and (gone := watchdog.silent()):
         return TrainingError(
             f"step {trainer.global_step}: {', '.join(map(str, gone))} ended, and training with it; the same "
-            "command goes on from the last checkpoint"
+            f"command goes on from the last checkpoint ({' '.join(str(error).split()):.200})"
         )
     return None

@@ -247,6 +247,14 @@ class DualScoreModule(lightning.LightningModule):
         scheduler = LambdaLR(optimizer, schedule(self.optim, self.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count batches in the parts of now, where they were cut into others before."""
+        before = checkpoint["dualscore"]["config"]["trainer"].get("accumulate", 1)
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            for key, parts in counts.items():
+                counts[key] = parts // before * self.accumulate
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what is needed to rebuild the model without this module."""
         checkpoint["dualscore"] = self.description | {"devices": self.trainer.world_size}

@@ -4,6 +4,7 @@ runs/NAME, runs/NAME-2, … each hold `config.yaml`, `checkpoints/last.ckpt` and
 and `evaluation.json`. The newest of a name is the one that goes on.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -162,7 +163,12 @@ class Run:
             try:
                 # Of the process, not the file: loader processes that outlive it for a moment hold nothing.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except OSError as error:
+                if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    yield  # a file system without locks: nothing keeps others out
+                    return
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
                 file.seek(0)
                 raise TrainingError(
                     f"{self.folder}: {file.read().strip() or 'another process'} trains there; wait for it, "

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from dualscore.shards import write_aside
@@ -27,6 +28,12 @@ class State(StrEnum):
     stopped = "stopped"
     failed = "failed"
     dead = "dead"
+
+
+_NUMBERS = {
+    "step", "max_steps", "images_per_second", "stall", "memory", "seconds_left", "skipped_steps", "process",
+    "updated",
+}  # fmt: skip
 
 
 @dataclass
@@ -69,6 +76,13 @@ class Status:
             known = {field.name for field in fields(cls)}
             found = cls(**{key: value for key, value in content.items() if key in known})
             found.state = State(found.state)
+            for field in fields(cls):
+                value, default = getattr(found, field.name), field.default
+                numbers = field.name in _NUMBERS
+                if value is not None and not isinstance(value, (int, float) if numbers else str):
+                    return None
+                if value is None and default is not None:
+                    return None
         except (OSError, ValueError, TypeError, AttributeError):
             return None
         if found.state in (State.training, State.evaluating) and not found.alive():
@@ -98,7 +112,7 @@ def table(root: Path) -> Table | None:
     for folder, status in sorted(known.items(), key=lambda item: -item[1].updated):
         running = status.state in (State.training, State.evaluating)
         shown.add_row(
-            str(folder.relative_to(root)),
+            escape(str(folder.relative_to(root))),
             status.state.value + (f" (job {status.job})" if status.job and running else ""),
             f"{status.step:,}/{status.max_steps:,}",
             status.bits_per_dim or "",
@@ -110,7 +124,7 @@ def table(root: Path) -> Table | None:
             f"{duration(max(0.0, time.time() - status.updated))} ago",
         )
         if status.reason:
-            shown.add_row("", f"[dim]{status.reason}[/]")
+            shown.add_row("", f"[dim]{escape(status.reason)}[/]")
     return shown
 
 

@@ -8,8 +8,8 @@ from contextlib import nullcontext
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
+from rich.markup import escape
 
 from dualscore.assemble import build
 from dualscore.callbacks import (
@@ -25,7 +25,7 @@ from dualscore.callbacks import (
     Throughput,
 )
 from dualscore.checkpoint_io import AtomicCheckpointIO
-from dualscore.checkpoints import newest_sound
+from dualscore.checkpoints import best_sound, newest_sound
 from dualscore.compiling import obstacle
 from dualscore.config import Best, ExperimentConfig
 from dualscore.data.base import ImageDataModule
@@ -40,8 +40,8 @@ from dualscore.runs import Run
 from dualscore.signals import StopSignals
 from dualscore.status import State, Status
 from dualscore.terminal import quiet, rank, shared_console
-from dualscore.trainer import accelerator, log_settings, make_trainer
-from dualscore.watchdog import Watchdog
+from dualscore.trainer import PatientLogger, accelerator, log_settings, make_trainer
+from dualscore.watchdog import Watchdog, within
 
 
 def _monitor(config: ExperimentConfig) -> str:
@@ -82,7 +82,9 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
     """
     quiet()
     parts = build(config)  # which fails before anything is written
-    status = Status()
+    plain = to_plain(config)
+    run.check_same(plain)
+    status = Status.read(run.folder) or Status()
     with StopSignals() as signals, run.alone() if rank() == 0 else nullcontext():
         try:
             if not _fit(config, parts, run, signals, status, watchers):
@@ -90,7 +92,7 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
             status.state = State.evaluating
             _say(status, run)
             signals.stop_at_once()
-            evaluate(config, run.best, run.folder / "evaluation.json")
+            evaluate(config, best_sound(run, _warn), run.folder / "evaluation.json")
         except BaseException as error:
             stopped = isinstance(error, StoppedError | KeyboardInterrupt)
             status.state = State.stopped if stopped else State.failed
@@ -105,13 +107,17 @@ def _watchdog(config: ExperimentConfig, run: Run, status: Status, place: tuple[i
     """A watchdog that says why it ends the process, on the terminal and in the run's status."""
 
     def end(reason: str) -> None:
-        status.state, status.reason = State.failed, reason
-        status.say(run.folder)
         message = f"error: {reason}; the same command goes on from the last checkpoint"
         print(message, file=sys.stderr, flush=True)
+        status.state, status.reason = State.failed, reason
+        within(10.0, lambda: status.say(run.folder))  # the file system may be what hangs
         os._exit(TrainingError.status)  # the main thread may wait for ever in a library
 
     return Watchdog(run.folder / "heartbeats", *place, 60 * config.trainer.hang_minutes, end)
+
+
+def _warn(message: str) -> None:
+    shared_console().print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def _say(status: Status, run: Run) -> None:
@@ -130,14 +136,10 @@ def _fit(
     """Train to the last step; whether there is something to evaluate."""
     console = shared_console()
     plain = to_plain(config)
-    run.check_same(plain)
     module, datamodule = parts
     _prepare_device(config, module, console)
 
-    def warn(message: str) -> None:
-        console.print(f"[yellow]warning:[/] {message}", highlight=False, soft_wrap=True)
-
-    newest = newest_sound(run, warn)
+    newest = newest_sound(run, _warn, put_aside=rank() == 0)
     step = status.step = int(newest[1]["global_step"]) if newest else 0
     status.max_steps = config.trainer.max_steps
     if step >= config.trainer.max_steps:
@@ -150,9 +152,10 @@ def _fit(
             soft_wrap=True,
         )
         return False
-    throughput, health = Throughput(config.data.batch_size), GradientHealth(config.trainer.max_skipped, warn)
+    throughput, health = Throughput(config.data.batch_size), GradientHealth(config.trainer.max_skipped, _warn)
     heartbeat = Heartbeat(run, status, throughput, health)
-    io = AtomicCheckpointIO(config.trainer.keep, warn)
+    io = AtomicCheckpointIO(config.trainer.keep, _warn)
+    saving = Saving(run, _monitor(config), io, signals)
     callbacks = [
         health,
         SkippedImages(config.data.max_skipped, datamodule, console),
@@ -163,17 +166,11 @@ def _fit(
         NoiseCurves(),
         LearningRateMonitor("step"),
         ConsoleReport(console, throughput),
-        *([SpikeGuard(config.trainer.spike, run, warn)] if config.trainer.spike else []),
+        *([SpikeGuard(config.trainer.spike, run, _warn)] if config.trainer.spike else []),
         *watchers,
-        Saving(run, _monitor(config), io, signals),
+        saving,
     ]
-    logger = TensorBoardLogger(
-        run.folder,
-        name="",
-        version="tensorboard",
-        default_hp_metric=False,
-        purge_step=step or None,  # what was logged after the checkpoint is logged again
-    )
+    logger = PatientLogger(run.folder, step, _warn)
     trainer = make_trainer(config, run, callbacks, console, io, logger)
     if rank() == 0:
         run.write_config(plain)
@@ -192,6 +189,11 @@ def _fit(
         told_to_people(trainer, module, config, heartbeat.watchdog),
     ):
         trainer.fit(module, datamodule, ckpt_path=str(newest[0]) if newest else None, weights_only=True)
+    if not saving.written:
+        raise TrainingError(
+            f"{run.last}: the last weights could not be written; make room, and the same command goes on "
+            "from the checkpoint before"
+        )
     return True
 
 

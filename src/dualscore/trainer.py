@@ -1,5 +1,8 @@
 """Lightning's Trainer and logger as experiments want them."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -22,6 +25,57 @@ def accelerator(config: ExperimentConfig) -> str:
     """What an experiment runs on here, as Lightning calls it."""
     wanted = config.trainer.accelerator
     return "cuda" if wanted == "gpu" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+class PatientLogger(TensorBoardLogger):
+    """A TensorBoard log whose writing may fail, as on a full disk: a warning, and training goes on.
+
+    Args:
+        folder: the run's.
+        step: entries from this step on are dropped, because they are logged again; 0 for none.
+        warn: told once, until writing works again.
+    """
+
+    def __init__(self, folder: Path, step: int, warn: Callable[[str], None]) -> None:
+        super().__init__(
+            folder, name="", version="tensorboard", default_hp_metric=False, purge_step=step or None
+        )
+        self._warn, self._lost = warn, False
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:  # noqa: ANN401 - Lightning's
+        """Log, if that can be written."""
+        with self._patience():
+            super().log_metrics(metrics, step)
+            self._lost = False
+
+    def save(self) -> None:
+        """Flush, if that can be written."""
+        with self._patience():
+            super().save()
+
+    def finalize(self, status: str) -> None:
+        """Close, if that can be written.
+
+        Args:
+            status: how the run ended.
+        """
+        with self._patience():
+            super().finalize(status)
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # what Lightning makes of any error
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            self._experiment = None  # whose thread is dead; the next entry opens another file
+            if not self._lost:
+                self._lost = True
+                self._warn(
+                    f"{self.log_dir}: not written ({cause.strerror or cause}); training goes on, unlogged"
+                )
 
 
 def make_trainer(

@@ -12,10 +12,13 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from dualscore.shards import write_aside
 
 SECOND = 1.0
+NEAR, REMOTE = 3.0, 70.0
+"""Seconds without a word after which a rank is silent; network file systems show other hosts' files late."""
 GRACE = 10.0
 """Seconds that the process itself has to notice that another one ended."""
 
@@ -47,6 +50,23 @@ class Place:
         return f"rank {self.rank} (process {self.process} on {self.host})"
 
 
+def within(seconds: float, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the work returns
+    """Do something that may hang, and wait no longer than this for it; None if it did hang.
+
+    Args:
+        seconds: how long.
+        work: what to do.
+
+    Returns:
+        What it returned.
+    """
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(work()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
+
+
 class Watchdog:
     """A thread that writes this rank's place into the run's folder and ends the process when it stays there.
 
@@ -66,19 +86,24 @@ class Watchdog:
         self._since = time.monotonic()
         self._children: list[subprocess.Popen[bytes]] = []
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        # Two, so that a file system that hangs keeps nobody from looking at the time.
+        self._threads = [
+            threading.Thread(target=work, name=f"watchdog: {work.__name__}", daemon=True)
+            for work in (self._keep_writing, self._watch)
+        ]
 
     def __enter__(self) -> "Watchdog":
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(SECOND)
 
     def get_on(self, step: int, phase: Phase) -> None:
         """Note that this rank got on."""
@@ -97,22 +122,14 @@ class Watchdog:
 
     def silent(self) -> list[Place]:
         """The other ranks that write nothing any more, though others do: dead, stopped, or cut off."""
-        deadline = time.monotonic() + 4 * SECOND
-        while time.monotonic() < deadline:
-            time.sleep(SECOND)
-            self._write()  # where this is the thread that does so
+        hosts = {self._read(rank).host for rank in range(self.world_size)}
+        margin = NEAR if len(hosts) == 1 else REMOTE
+        time.sleep(margin + SECOND)
         # Compared with each other, as the file system dates them: clocks of computers differ, and jump.
-        written = {
-            rank: path.stat().st_mtime
-            for rank in range(self.world_size)
-            if (path := self._file(rank)).exists()
-        }
+        files = {rank: self._file(rank) for rank in range(self.world_size)}
+        written = {rank: path.stat().st_mtime for rank, path in files.items() if path.exists()}
         newest = max(written.values(), default=0.0)
-        places = [
-            self._read(rank)
-            for rank in range(self.world_size)
-            if newest - written.get(rank, 0.0) > 3 * SECOND
-        ]
+        places = [self._read(rank) for rank in files if newest - written.get(rank, 0.0) > margin]
         return [place for place in places if place.rank != self.place.rank]
 
     def in_the_way(self) -> str:
@@ -141,10 +158,15 @@ class Watchdog:
         with contextlib.suppress(OSError):  # a full disk must not end a run
             write_aside(self._file(self.place.rank), json.dumps(asdict(self.place)).encode(), flush=False)
 
+    def _keep_writing(self) -> None:
+        while True:
+            self._write()
+            if self._stop.wait(SECOND):
+                return
+
     def _watch(self) -> None:
         reason = None
         while reason is None and not self._stop.wait(SECOND):
-            self._write()
             reason = self._reason()
         if reason is not None:
             for child in self._children:
@@ -157,5 +179,6 @@ class Watchdog:
             if child.poll() and not self._stop.wait(GRACE):
                 return f"{self._read(number)} ended with status {child.returncode}"
         if time.monotonic() - self._since > self.limit:
-            return f"no progress for {self.limit:.0f} s: {self.in_the_way()}"
+            who = within(2 * REMOTE, self.in_the_way) or "who is in the way cannot be read"
+            return f"no progress for {self.limit:.0f} s: {who}"
         return None

@@ -28,6 +28,7 @@ class GradientHealth(Callback):
         self.limit, self.warn = limit, warn
         self.skipped = 0
         """Steps left out so far, as far as is known."""
+        self._parts: list[tuple[Tensor, Tensor]] = []  # of a batch cut into several
         self._forget()
 
     def _forget(self) -> None:
@@ -35,6 +36,10 @@ class GradientHealth(Callback):
         self._left_out: Tensor | None = None
         self._told = 0
         self._witness: tuple[Tensor, ...] = ()
+
+    def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, DualScoreModule)
+        self._parts.append((pl_module.last_losses.total, pl_module.last_noise_variance))
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
@@ -44,7 +49,9 @@ class GradientHealth(Callback):
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         bad = ~norm.isfinite()
         step = torch.full_like(norm, trainer.global_step, dtype=torch.int64)
-        seen = step, pl_module.last_losses.total, pl_module.last_noise_variance
+        losses, variances = zip(*self._parts, strict=True)
+        seen = step, torch.cat(losses), torch.cat(variances)
+        self._parts.clear()
         if self._left_out is None:
             self._left_out, self._witness = bad.long(), seen
         else:

@@ -31,6 +31,8 @@ class Saving(Checkpoint):
     def __init__(self, run: Run, monitor: str, io: AtomicCheckpointIO, signals: StopSignals) -> None:
         self.run, self.monitor, self.io, self.signals = run, monitor, io, signals
         self.best = math.inf
+        self.written = True
+        """Whether the last checkpoint was."""
         self._saved: bool | None = (
             None  # whether the step at which the run is to stop was saved; None to go on
         )
@@ -41,7 +43,7 @@ class Saving(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the lowest figure so far, if it is of the same kind."""
-        if state_dict["monitor"] == self.monitor:
+        if state_dict["monitor"] == self.monitor and self.run.best.exists():
             self.best = state_dict["best"]
 
     def on_train_start(self, *_: object) -> None:
@@ -74,7 +76,9 @@ class Saving(Checkpoint):
             return
         if trainer.world_size > 1 and trainer.global_step % AGREE_EVERY:
             return
-        if self._asked(trainer):
+        # Not before a validation, which saves itself: a run that ended in between would go on without it.
+        every = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
+        if trainer.global_step % every and self._asked(trainer):
             self._saved = self._save(trainer, best=False)
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
@@ -99,5 +103,5 @@ class Saving(Checkpoint):
     def _save(self, trainer: lightning.Trainer, best: bool) -> bool:
         """Write a checkpoint; whether it was, the same answer on all devices."""
         trainer.save_checkpoint(self.run.best if best else self.run.last, weights_only=False)
-        written: bool = trainer.strategy.broadcast(self.io.written)
-        return written
+        self.written = trainer.strategy.broadcast(self.io.written)
+        return self.written

@@ -46,13 +46,20 @@ class SpikeGuard(Callback):
         self.lowest = state_dict["lowest"]
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, DualScoreModule)
         loss = pl_module.last_losses.total.mean()
         self._sum = loss if self._sum is None else self._sum + loss
         self._steps += 1
-        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if (
+            batch_idx + 1
+        ) % trainer.accumulate_grad_batches or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         mean = float(trainer.strategy.reduce(self._sum / self._steps, reduce_op="mean"))
         self._sum, self._steps = None, 0
@@ -67,7 +74,7 @@ class SpikeGuard(Callback):
     def _roll_back(self, trainer: lightning.Trainer, module: DualScoreModule, mean: float) -> None:
         times = f"{mean / self.lowest:.1f} times its lowest"
         what = f"step {trainer.global_step}: the loss jumped to {mean:.3g}, {times}"
-        found = newest_sound(self.run, self.warn)
+        found = newest_sound(self.run, self.warn, trainer.is_global_zero)
         self._rollbacks += 1
         if found is None or self._rollbacks > MOST:
             again = "no checkpoint is there yet" if found is None else f"for the {self._rollbacks}th time"

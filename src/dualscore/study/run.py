@@ -11,11 +11,18 @@ from pathlib import Path
 from rich.console import Console
 
 from dualscore.checkpoints import read_checkpoint
-from dualscore.errors import ConfigError, DivergenceError, NormalizationError, TrainingError
+from dualscore.errors import (
+    ConfigError,
+    DivergenceError,
+    NormalizationError,
+    StoppedError,
+    TrainingError,
+)
 from dualscore.evaluation import is_complete
 from dualscore.experiment import EXPERIMENTS, load_experiment, to_plain
 from dualscore.runs import Run, differences
 from dualscore.shards import write_aside
+from dualscore.signals import ASKED
 from dualscore.study.clock import seconds_per_step
 from dualscore.study.plan import STUDIES, Study, Variant
 from dualscore.study.results import read_result, write_results
@@ -155,12 +162,20 @@ def _train(variant: Variant, run: Run, failure: Path, settings: list[str]) -> No
     log = run.folder / "log.txt"
     with log.open("ab") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ)
+        before = {
+            number: signal.signal(number, lambda number, _: process.send_signal(number)) for number in ASKED
+        }
         try:
             status = process.wait()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
             process.wait()
             raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if status == StoppedError.status:
+        raise StoppedError(f"{log}: the run was stopped and saved; the same command goes on")
     if status == 0:
         return
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
