@@ -1,6 +1,7 @@
 """From a model and files to scores on disk: a stream, whatever the number of files."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
@@ -9,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
@@ -27,6 +29,7 @@ SHEET_EACH = 30
 """Thumbnails kept of the most probable images, and as many of the least."""
 TABLE_EACH = 10
 PROBLEMS_SHOWN = 10
+NOT_FINITE = "has an energy or a denoised image that is not finite"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class _Results:
     scores: IO[str]
     failures: IO[str]
     console: Console
+    writer: ThreadPoolExecutor
+    written: "Future[None] | None" = None
     extremes: sheet.Extremes = field(default_factory=lambda: sheet.Extremes(SHEET_EACH))
     scale: tuple[float, float] | None = None
     failed: int = 0
@@ -77,21 +82,36 @@ class _Results:
         finite = scores.finite()
         if self.scale is None and finite.any():
             self.scale = sheet.common_scale(scores.maps[finite].numpy())
+        if self.scale is None:
+            self.fail([(path, NOT_FINITE) for path in paths])
+            return
         images = scores.pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
+        heat = sheet.colour(scores.maps.nan_to_num().numpy(), self.scale)
         rows = []
+        pictures = {}
         for j, path in enumerate(paths):
-            if self.scale is None or not finite[j]:
-                self.fail([(path, "has an energy or a denoised image that is not finite")])
+            if not finite[j]:
+                self.fail([(path, NOT_FINITE)])
                 continue
             bits = float(scores.bits[j])
-            heat = sheet.colour(scores.maps[j].numpy(), self.scale)
             row = self._row(path, j, bits, scores)
             if row.map is not None:
-                Image.fromarray(heat).save(self.options.out / row.map, compress_level=1)
+                pictures[self.options.out / row.map] = heat[j]
             self.total, self.squares = self.total + bits, self.squares + bits**2
-            self.extremes.add(bits, lambda: sheet.Thumbnail(row, images[j].copy(), heat))  # noqa: B023 - called at once
+            self.extremes.add(bits, lambda: sheet.Thumbnail(row, images[j].copy(), heat[j].copy()))  # noqa: B023 - called at once
             rows.append(tables.values(row))
+        self._write(pictures)
         tables.append(self.scores, rows)
+
+    def _write(self, pictures: dict[Path, NDArray[np.uint8]]) -> None:
+        """Write a batch's maps beside the next batch's forward pass: making files is mostly waiting."""
+        self.finish()  # so that one batch waits at most, and a full disk is noticed
+        self.written = self.writer.submit(_save, pictures)
+
+    def finish(self) -> None:
+        """Wait for what is still being written."""
+        if self.written is not None:
+            self.written.result()
 
     def _row(self, path: str, j: int, bits: float, scores: Scores) -> tables.Row:
         effective = scores.effective_dimension
@@ -108,7 +128,7 @@ class _Results:
 
 
 def score(model_path: Path, given: Sequence[Path], options: Options, console: Console) -> dict[str, Any]:
-    """Score images: scores.csv as they come, then scores.json and sheet.png; failures.csv and maps/ beside.
+    """Score images with a model from a file; see `score_with`.
 
     Args:
         model_path: a checkpoint, or a run's folder, of which the best is taken.
@@ -124,12 +144,32 @@ def score(model_path: Path, given: Sequence[Path], options: Options, console: Co
     """
     checkpoint = model_path / "checkpoints" / "best.ckpt" if model_path.is_dir() else model_path
     files.check_given(given)
+    return score_with(load(checkpoint), checkpoint, given, options, console)
+
+
+def score_with(
+    model: ImageModel, checkpoint: Path, given: Sequence[Path], options: Options, console: Console
+) -> dict[str, Any]:
+    """Score images: scores.csv as they come, then scores.json and sheet.png; failures.csv and maps/ beside.
+
+    Args:
+        model: the model.
+        checkpoint: the file it came from, whose evaluation holds the validation images' energies.
+        given: image files, and folders of them.
+        options: how.
+        console: for progress and the table.
+
+    Returns:
+        The summary that scores.json begins with.
+
+    Raises:
+        DualscoreError: as `score`.
+    """
     allow_tf32(False)
-    model = load(checkpoint)
     size = wanted_size(model, given, options.out, resize=options.resize, normalize=options.normalize)
     model = model.to(_device(options.device))
     own_size = model.image_shape is not None and model.image_shape[1:] == (size.height, size.width)
-    reference = find_reference(checkpoint) if own_size else None
+    reference = find_reference(checkpoint) if own_size and checkpoint.is_file() else None
     _prepare(options.out)
     loader = files.load(files.ImageFiles(given, options.out, size, options.batch_size), options.workers)
     with ExitStack() as stack:
@@ -137,7 +177,8 @@ def score(model_path: Path, given: Sequence[Path], options: Options, console: Co
         opened = {n: tables.open_csv(options.out / f"{n}.csv", c) for n, c in columns.items()}
         for file in opened.values():
             stack.enter_context(file)
-        results = _Results(options, opened["scores"], opened["failures"], console)
+        writer = stack.enter_context(ThreadPoolExecutor(1))
+        results = _Results(options, opened["scores"], opened["failures"], console, writer)
         chunks = _usable(iter(loader), results)
         first = next(chunks, None)
         if first is None:
@@ -150,6 +191,7 @@ def score(model_path: Path, given: Sequence[Path], options: Options, console: Co
             for chunk in chain([first], chunks):
                 results.add(chunk.paths, scorer(chunk.images))
                 progress.advance(task, len(chunk.paths))
+            results.finish()
     if not results.extremes.seen:
         raise ScoreError(f"no image could be scored: {results.first_problem}")
     summary = _summary(model, checkpoint, results)
@@ -162,6 +204,11 @@ def score(model_path: Path, given: Sequence[Path], options: Options, console: Co
     sheet.draw_sheet(kept, results.extremes.seen, results.scale).save(options.out / "sheet.png")
     _tell(kept, summary, results, console)
     return summary
+
+
+def _save(pictures: dict[Path, NDArray[np.uint8]]) -> None:
+    for path, pixels in pictures.items():
+        Image.fromarray(pixels).save(path, compress_level=1)
 
 
 def _usable(chunks: Iterator[files.Chunk], results: _Results) -> Iterator[files.Chunk]:

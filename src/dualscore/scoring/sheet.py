@@ -70,11 +70,11 @@ def colour(heat: NDArray[np.float64], scale: tuple[float, float]) -> NDArray[np.
     """Colour a map, from black through red to pale yellow.
 
     Args:
-        heat: any unit, shape (H, W).
+        heat: any unit, shape (…, H, W).
         scale: the values of the darkest and the brightest colour.
 
     Returns:
-        RGB, shape (H, W, 3).
+        RGB, shape (…, H, W, 3).
     """
     level = (heat - scale[0]) / (scale[1] - scale[0])
     return _COLOURS[np.clip(np.round(255.0 * level), 0, 255).astype(np.uint8)]

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,7 +48,7 @@ def append(file: IO[str], rows: Sequence[Sequence[Any]]) -> None:
 
 def values(row: Row) -> list[Any]:
     """A row's cells, numbers with the digits that single precision has."""
-    return [f"{cell:.7g}" if isinstance(cell, float) else cell for cell in asdict(row).values()]
+    return [f"{cell:.7g}" if isinstance(cell, float) else cell for cell in vars(row).values()]
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
