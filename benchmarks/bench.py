@@ -25,6 +25,7 @@ from parallel import parallel_figures
 from plain import plain, plain_loss
 from rich.console import Console
 from rich.table import Table
+from scoring import scoring_figures
 from timing import Time, matmul_rate, peak_bytes, side_by_side
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -181,6 +182,7 @@ def main() -> None:
         data = make_demo(Path(folder))
         evaluation = evaluation_figures(Path(folder), data, arguments.repeats, config.network.width)
         guards = guard_figures(data)
+        scoring = scoring_figures(Path(folder), config, arguments.repeats, config.data.batch_size)
     parallel = parallel_figures(config, arguments.repeats) if device.type == "cpu" else {}
     report = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "CPU",
@@ -196,6 +198,7 @@ def main() -> None:
         "peak_bytes_above_weights": peaks,
         "loader": loading,
         "evaluation": evaluation,
+        "scoring": scoring,
         "guards": guards,
         "parallel": parallel,
     }
@@ -227,7 +230,7 @@ def show(console: Console, report: dict[str, Any]) -> None:
             "" if peak is None else f"{peak / 2**20:,.0f} ({peak / peaks['plain step']:.2f})",
         )
     console.print(table)
-    for part in ("loader", "evaluation", "guards", "parallel"):
+    for part in ("loader", "evaluation", "scoring", "guards", "parallel"):
         for name, value in report[part].items():
             console.print(f"{name}: {value:,.3g}" if isinstance(value, float) else f"{name}: {value:,}",
                           highlight=False)  # fmt: skip

@@ -18,10 +18,11 @@ from dualscore.assemble import blank_statistics, build_score_model, image_shape
 from dualscore.config import ExperimentConfig
 from dualscore.images import to_pixels
 from dualscore.model import ImageModel
-from dualscore.scoring.run import Options, score_with
+from dualscore.scoring.results import Options
+from dualscore.scoring.run import score_with
 
-SECONDS, MOST_IMAGES = 4.0, 8192
-"""The bare pass takes this long, if that many images are enough for it."""
+SECONDS, MOST_BATCHES = 4.0, 64
+"""The bare pass takes this long, if that many batches are enough for it."""
 
 
 def scoring_figures(
@@ -57,7 +58,7 @@ def scoring_figures(
         return time.perf_counter() - start
 
     bare(2)
-    batches = max(1, min(ceil(SECONDS / bare(1)), MOST_IMAGES // batch_size))
+    batches = max(1, min(ceil(SECONDS / bare(1)), MOST_BATCHES))
     source = folder / "images"
     source.mkdir()
     for number in range(batches * batch_size):

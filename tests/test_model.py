@@ -8,10 +8,10 @@ import torch
 
 import dualscore
 from dualscore.energy import Denoiser, Energy, Fading
-from dualscore.errors import CheckpointError, NormalizationError
+from dualscore.errors import CheckpointError, NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
-from dualscore.networks import LogEmbedding, UNet
+from dualscore.networks import LogEmbedding, RadialEnergy, UNet
 from test_gaussian import random_spectrum
 
 
@@ -130,3 +130,15 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="do not belong to this version") as caught:
             dualscore.load(tmp_path / f"{number}.ckpt")
         assert "\n" not in str(caught.value)
+
+
+def test_an_energy_map_sums_to_the_energy_where_there_is_one() -> None:
+    m, x = model(), images()
+    found = m.energy_map(x, 0.1, batch_size=3)
+    assert found.shape == (10, 8, 8)
+    assert torch.allclose(found.sum(dim=(1, 2)), m.energy(x, 0.1), rtol=1e-5)
+    radial = ImageModel(RadialEnergy(torch.zeros(2, 1), 1e-2, 1.0, hidden=4))
+    with pytest.raises(ScoreError, match="cannot be split over pixels"):
+        radial.energy_map(x)
+    with pytest.raises(NormalizationError, match="denoiser"):
+        ImageModel(Denoiser(UNet(1, LogEmbedding(), width=4, scales=1, layers=2))).energy_map(x)

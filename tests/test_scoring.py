@@ -26,7 +26,8 @@ from dualscore.networks import LogEmbedding, UNet
 from dualscore.scoring import files, run, sheet, tables
 from dualscore.scoring.batch import Scorer
 from dualscore.scoring.reference import Reference, find_reference
-from dualscore.scoring.run import Options, score
+from dualscore.scoring.results import SHEET_EACH, Options
+from dualscore.scoring.run import score
 from dualscore.scoring.size import normalized, wanted_size
 from test_gaussian import random_spectrum
 from workspace import TINY, Workspace
@@ -139,12 +140,15 @@ def test_a_trained_model_scores_files_and_folders(workspace: Workspace, demo_sha
     assert "no percentiles" in printed
     (row,) = rows(workspace.folder / "scores")
     assert (row["percentile"], row["effective_dimension"], row["map"]) == ("", "", "")
-    assert list((workspace.folder / "scores" / "maps").iterdir()) == []
+    assert not (workspace.folder / "scores" / "maps").exists()
+    assert "--psnr nan" in workspace.fail("score", "alone.ckpt", "images/gray.png", "--psnr", "nan")
+    assert "--psnr -40" in workspace.fail("score", "alone.ckpt", "images/gray.png", "--psnr=-40")
+    assert "--device" in workspace.fail("score", "alone.ckpt", "images/gray.png", "--device", "abacus")
     line = workspace.fail("score", "runs/patches_dual", "images/other.png", "--out", "again")
     assert "no image could be scored: images/other.png is 20×20" in line
     assert "--resize" in line
     resized = workspace.run("score", "runs/patches_dual", "images/other.png", "--out", "again", "--resize")
-    assert "1 images" in resized
+    assert "one image" in resized
 
 
 def test_what_is_missing_is_said_in_one_line(workspace: Workspace) -> None:
@@ -297,7 +301,7 @@ def test_three_hundred_images_take_no_more_memory_than_sixty(
     out = tmp_path / "out"
     summary = score(loaded, [folder], Options(out, batch_size=16, maps=False), QUIET)
     assert summary["images"] == len(rows(out)) == 300
-    assert held[0] == 2 * run.SHEET_EACH
+    assert held[0] == 2 * SHEET_EACH
     assert made[0] < 300
     assert appended[0] == 16
 

@@ -64,7 +64,9 @@ def _add_score(score: argparse.ArgumentParser) -> None:
     score.add_argument("--normalize", action="store_true", help="estimate log Z where it is not known")
     score.add_argument("--no-maps", dest="maps", action="store_false", help="no heat map of each image")
     score.add_argument("--batch-size", type=_positive, default=128, help="images at once (default: 128)")
-    score.add_argument("--workers", type=int, default=1, help="processes that decode (default: 1)")
+    workers = min(8, max(1, (os.cpu_count() or 1) // 2))
+    shown = f"processes that decode (default: {workers}, half the cores, at most 8)"
+    score.add_argument("--workers", type=int, default=workers, help=shown)
     score.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
 
 
@@ -148,7 +150,8 @@ def _score(arguments: argparse.Namespace) -> None:
     import torch
     from rich.console import Console
 
-    from dualscore.scoring.run import Options, score
+    from dualscore.scoring.results import Options
+    from dualscore.scoring.run import score
 
     options = Options(
         out=arguments.out,
