@@ -5,9 +5,13 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dualscore.errors import ConfigError, DualscoreError, StoppedError
 from dualscore.redaction import redact
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _CHOSEN_RUN = "DUALSCORE_RUN"
 
@@ -148,7 +152,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _score(arguments: argparse.Namespace) -> None:
     import torch
-    from rich.console import Console
 
     from dualscore.scoring.results import Options
     from dualscore.scoring.run import score
@@ -163,7 +166,7 @@ def _score(arguments: argparse.Namespace) -> None:
         workers=max(0, arguments.workers),
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
-    score(arguments.model, arguments.images, options, Console(width=None if sys.stdout.isatty() else 200))
+    score(arguments.model, arguments.images, options, _wide_console())
 
 
 def _figure(arguments: argparse.Namespace) -> None:
@@ -181,14 +184,17 @@ def _study(arguments: argparse.Namespace) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from dualscore.status import table
 
     shown = table(arguments.runs)
-    # Written into a file or a pipe, no line is cut.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(shown or f"no runs in {arguments.runs}; make train starts one", soft_wrap=not shown)
+    _wide_console().print(shown or f"no runs in {arguments.runs}; make train starts one", soft_wrap=not shown)
+
+
+def _wide_console() -> "Console":
+    """The terminal; written into a file or a pipe, no line is cut."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def _one_line(error: DualscoreError) -> str:

@@ -52,6 +52,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
+def find_declared(kind: str, name: str, folder: Path) -> Path:
+    """The file of a study or a sweep.
+
+    Args:
+        kind: what it is called.
+        name: its name, a file `{name}.yaml` in `folder`.
+        folder: where they are declared.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: if there is none, naming those that there are.
+    """
+    path = folder / f"{name}.yaml"
+    if not re.fullmatch(r"[\w-]{1,100}", name) or not path.is_file():
+        there = ", ".join(available(folder)) or "none"
+        raise ConfigError(f"{kind} {name!r} does not exist; there are: {there}")
+    return path
+
+
 def _find(name: str, folder: Path) -> Path:
     path = folder / f"{name}.yaml"
     if not re.fullmatch(r"[\w.-]{1,100}", name) or not path.is_file():

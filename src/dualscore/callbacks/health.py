@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dualscore.callbacks.steps import is_logged
 from dualscore.errors import DivergenceError
 from dualscore.module import DualScoreModule
 
@@ -95,7 +96,7 @@ class GradientHealth(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
     ) -> None:
         assert isinstance(pl_module, DualScoreModule)
-        if self._largest is not None and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self._largest is not None and is_logged(trainer):
             self._check(pl_module)
             pl_module.log("train/largest_gradient_norm", self._largest)
             pl_module.log("train/skipped_steps", float(self.skipped))

@@ -33,11 +33,9 @@ class Heartbeat(Callback):
         self.run, self.status = run, status
         self.throughput, self.health = throughput, health
         self._said = 0.0
-        self._began = (0, 0.0)
 
     def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
         self.watchdog.adopt_children()
-        self._began = (trainer.global_step, time.monotonic())
         self.status.max_steps = trainer.max_steps
         self._say(trainer)
 
@@ -67,14 +65,13 @@ class Heartbeat(Callback):
         self._said = time.monotonic()
         if not trainer.is_global_zero:
             return
-        status, (first, since) = self.status, self._began
+        status = self.status
         status.state, status.reason, status.step = State.training, None, trainer.global_step
         status.images_per_second, status.stall = self.throughput.rate, self.throughput.stall
         status.skipped_steps = self.health.skipped
         status.memory = _memory(trainer.strategy.root_device)
-        if status.step > first:
-            each = (time.monotonic() - since) / (status.step - first)
-            status.seconds_left = each * (status.max_steps - status.step)
+        if (left := self.throughput.seconds_left(trainer)) is not None:
+            status.seconds_left = left
         status.say(self.run.folder)
 
 

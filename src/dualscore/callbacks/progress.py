@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from dualscore.callbacks.steps import ends_step, is_logged
 from dualscore.likelihood import Estimate
 from dualscore.status import duration
 
@@ -32,14 +33,24 @@ class Throughput(Callback):
         self.batch_size = batch_size
         self.rate = 0.0
         self.stall = 0.0
+        self._began = (0, 0.0)
         self._restart()
 
     def _restart(self) -> None:
         self._steps, self._since = 0, time.perf_counter()
         self._waited, self._ended = 0.0, self._since
 
-    def on_train_start(self, *_: object) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        self._began = (trainer.global_step, time.perf_counter())
         self._restart()
+
+    def seconds_left(self, trainer: lightning.Trainer) -> float | None:
+        """Until the last step, at the pace since training began here; None before the first step."""
+        first, since = self._began
+        if trainer.global_step <= first:
+            return None
+        each = (time.perf_counter() - since) / (trainer.global_step - first)
+        return each * (trainer.max_steps - trainer.global_step)
 
     def on_train_batch_start(self, *_: object) -> None:
         self._waited += time.perf_counter() - self._ended
@@ -53,10 +64,10 @@ class Throughput(Callback):
         batch_idx: int,
     ) -> None:
         self._ended = time.perf_counter()
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:  # a piece, and no step yet
+        if not ends_step(trainer, batch_idx):
             return
         self._steps += 1
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if is_logged(trainer):
             seconds = self._ended - self._since
             self.rate, self.stall = self._steps * self.batch_size / seconds, self._waited / seconds
             pl_module.log("train/images_per_second", self.rate)
@@ -94,10 +105,6 @@ class ConsoleReport(Callback):
 
     def __init__(self, console: Console, throughput: Throughput) -> None:
         self.console, self.throughput = console, throughput
-        self._start = (0, 0.0)
-
-    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
-        self._start = (trainer.global_step, time.perf_counter())
 
     @rank_zero_only
     def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:
@@ -109,9 +116,7 @@ class ConsoleReport(Callback):
         parts.append(f"space {figures['val/space_loss']:.4f}")
         if "val/time_loss" in figures:
             parts.append(f"time {figures['val/time_loss']:.5f}")
-        first, since = self._start
-        if trainer.global_step > first:
-            each = (time.perf_counter() - since) / (trainer.global_step - first)
+        if (left := self.throughput.seconds_left(trainer)) is not None:
             parts.append(f"{self.throughput.rate:,.0f} images/s")
-            parts.append(f"{duration(each * (trainer.max_steps - trainer.global_step))} left")
+            parts.append(f"{duration(left)} left")
         self.console.print(" · ".join(parts), highlight=False, soft_wrap=True)

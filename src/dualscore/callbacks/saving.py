@@ -6,6 +6,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Checkpoint
 
+from dualscore.callbacks.steps import ends_step
 from dualscore.checkpoint_io import AtomicCheckpointIO
 from dualscore.errors import DivergenceError, StoppedError
 from dualscore.runs import Run
@@ -33,9 +34,8 @@ class Saving(Checkpoint):
         self.best = math.inf
         self.written = True
         """Whether the last checkpoint was."""
-        self._saved: bool | None = (
-            None  # whether the step at which the run is to stop was saved; None to go on
-        )
+        # Whether the step at which the run is to stop was saved; None to go on.
+        self._saved: bool | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The lowest figure so far."""
@@ -72,7 +72,7 @@ class Saving(Checkpoint):
         batch: object,
         batch_idx: int,
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not ends_step(trainer, batch_idx):
             return
         if trainer.world_size > 1 and trainer.global_step % AGREE_EVERY:
             return

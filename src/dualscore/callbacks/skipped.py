@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
+from dualscore.callbacks.steps import is_logged
 from dualscore.data.base import ImageDataModule
 from dualscore.data.substitutes import SkipCount
 from dualscore.errors import DataError
@@ -39,13 +40,13 @@ class SkippedImages(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
     ) -> None:
-        if trainer.world_size == 1 or _logs(trainer):
+        if trainer.world_size == 1 or is_logged(trainer):
             self._look(trainer)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
     ) -> None:
-        if self._datamodule.training_shards and _logs(trainer):
+        if self._datamodule.training_shards and is_logged(trainer):
             pl_module.log("data/skipped_images", float(len(self._count.positions)))
 
     def on_validation_start(self, trainer: lightning.Trainer, *_: object) -> None:
@@ -84,7 +85,3 @@ class SkippedImages(Callback):
             f"data.max_skipped={self.limit}; see which with make verify-data OUT={self.path}, and prepare or "
             "copy the data set again"
         )
-
-
-def _logs(trainer: lightning.Trainer) -> bool:
-    return bool(trainer.global_step % trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]

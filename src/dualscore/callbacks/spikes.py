@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from dualscore.callbacks.steps import ends_step, is_logged
 from dualscore.checkpoints import newest_sound
 from dualscore.errors import DivergenceError
 from dualscore.module import DualScoreModule
@@ -57,9 +58,7 @@ class SpikeGuard(Callback):
         loss = pl_module.last_losses.total.mean()
         self._sum = loss if self._sum is None else self._sum + loss
         self._steps += 1
-        if (
-            batch_idx + 1
-        ) % trainer.accumulate_grad_batches or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if not (ends_step(trainer, batch_idx) and is_logged(trainer)):
             return
         mean = float(trainer.strategy.reduce(self._sum / self._steps, reduce_op="mean"))
         self._sum, self._steps = None, 0

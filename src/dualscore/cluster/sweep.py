@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dualscore.errors import ConfigError
-from dualscore.experiment import read_yaml
+from dualscore.experiment import find_declared, read_yaml
 
 SWEEPS = Path("sweeps")
 LARGEST = 1000
@@ -46,10 +46,7 @@ def load_sweep(name: str, folder: Path = SWEEPS) -> Sweep:
     Raises:
         ConfigError: one line that names the file and the key.
     """
-    path = folder / f"{name}.yaml"
-    if not re.fullmatch(r"[\w-]{1,100}", name) or not path.is_file():
-        there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
-        raise ConfigError(f"sweep {name!r} does not exist; there are: {there}")
+    path = find_declared("sweep", name, folder)
     content = read_yaml(path)
     if unknown := set(content) - _KEYS:
         raise ConfigError(f"{path}: {min(unknown)}: unknown key; known: {', '.join(sorted(_KEYS))}")

@@ -18,7 +18,7 @@ from dualscore.config import (
     OptimConfig,
 )
 from dualscore.errors import ConfigError
-from dualscore.experiment import EXPERIMENTS, load_experiment, to_plain
+from dualscore.experiment import EXPERIMENTS, find_declared, load_experiment, to_plain
 from dualscore.plain_yaml import refuse_aliases
 from dualscore.runs import differences, flatten
 
@@ -111,10 +111,7 @@ def load_study(name: str, folder: Path = STUDIES, experiments: Path = EXPERIMENT
     Raises:
         ConfigError: one line that names the file and the key.
     """
-    path = folder / f"{name}.yaml"
-    if not re.fullmatch(r"[\w-]{1,100}", name) or not path.is_file():
-        there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
-        raise ConfigError(f"study {name!r} does not exist; there are: {there}")
+    path = find_declared("study", name, folder)
     try:
         text = path.read_text(encoding="utf-8")
         refuse_aliases(text)
