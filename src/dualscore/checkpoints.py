@@ -152,13 +152,19 @@ def _check_sizes(config: ExperimentConfig, state: dict[str, torch.Tensor]) -> No
         raise ValueError("the network configured is larger than the weights")
 
 
+def locate(path: str | Path) -> Path:
+    """The file that a model is in: of a run's folder the best checkpoint; any other path is itself."""
+    path = Path(path)
+    return Run(path).best if path.is_dir() else path
+
+
 def load(path: str | Path) -> ImageModel:
     """Load a model for use.
 
     Args:
-        path: one of our checkpoints (`.ckpt`; the averaged weights where there are any), or a checkpoint
-            released with Guth et al. 2025 (`.pth.tar`), whose normalisation is not known until
-            `normalize` has seen images.
+        path: one of our checkpoints (`.ckpt`; the averaged weights where there are any), a run's folder
+            for its best one, or a checkpoint released with Guth et al. 2025 (`.pth.tar`), whose
+            normalisation is not known until `normalize` has seen images.
 
     Returns:
         The model, in evaluation mode, on the CPU.
@@ -166,7 +172,7 @@ def load(path: str | Path) -> ImageModel:
     Raises:
         CheckpointError: if the file is missing, damaged or of another format.
     """
-    path = Path(path)
+    path = locate(path)
     refuse_bombs(path)
     if _is_released(path):
         return ImageModel(load_released(path), provenance=f"released checkpoint {path.name}").eval()

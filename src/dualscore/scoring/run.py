@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from dualscore.checkpoints import load
+from dualscore.checkpoints import load, locate
 from dualscore.errors import ScoreError
 from dualscore.model import ImageModel
 from dualscore.photographs import SUFFIXES
@@ -42,7 +42,7 @@ def score(model_path: Path, given: Sequence[Path], options: Options, console: Co
     Raises:
         DualscoreError: one line for people; files that cannot be used are counted instead, unless all are.
     """
-    checkpoint = model_path / "checkpoints" / "best.ckpt" if model_path.is_dir() else model_path
+    checkpoint = locate(model_path)
     files.check_given(given)
     return score_with(load(checkpoint), checkpoint, given, options, console)
 

@@ -1,0 +1,18 @@
+"""The commands, one file each: what it takes, and what it calls. Nothing heavy is imported before it runs."""
+
+from collections.abc import Callable
+
+from dualscore.commands import evaluate, experiments, figure, score, status, study, submit, train
+from dualscore.commands.options import Commands
+
+ALL: tuple[Callable[[Commands], None], ...] = (
+    train.add,
+    evaluate.add,
+    score.add,
+    figure.add,
+    study.add,
+    submit.add,
+    status.add,
+    experiments.add,
+)
+"""Each adds its command to a parser, in the order that the help lists them."""
