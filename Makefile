@@ -11,6 +11,9 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEMO := data/demo16/manifest.json
 DEMO32 := data/demo32/manifest.json
+# What the demo's experiments learn from is made where it is missing.
+half = $(patsubst patches_%,%,$(filter patches_a patches_b,$(EXP)))
+SHARDS = $(if $(half),data/demo_$(half)/manifest.json,$(if $(filter patches_%,$(EXP)),$(DEMO))) $(if $(filter patches32_%,$(EXP)),$(DEMO32))
 
 .PHONY: help install train submit study evaluate score bench figure data verify-data status tensorboard experiments test torture lint lock clean
 
@@ -33,10 +36,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 data/demo%/manifest.json: | $(INSTALLED)
 	@$(PY) -m data_prep build demo --out data/demo$* --size $*
 
-train: $(INSTALLED) $(if $(filter patches_%,$(EXP)),$(DEMO)) $(if $(filter patches32_%,$(EXP)),$(DEMO32))  ## Train EXP, or go on where it stopped; FRESH=1 anew beside, NAME=… another run
+data/demo_%/manifest.json: | $(INSTALLED)
+	@$(PY) -m data_prep build demo_$* --out data/demo_$*
+
+train: $(INSTALLED) $(SHARDS)  ## Train EXP, or go on where it stopped; FRESH=1 anew beside, NAME=… another run
 	@set -f; $(PY) -m dualscore train $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh)
 
-submit: $(INSTALLED) $(if $(SWEEP),,$(if $(filter patches_%,$(EXP)),$(DEMO)) $(if $(filter patches32_%,$(EXP)),$(DEMO32)))  ## Give EXP (or SWEEP=name) to Slurm: NODES=1 GPUS=8 TIME=24:00:00 PARTITION=…; DRY=1 prints the script
+submit: $(INSTALLED) $(if $(SWEEP),,$(SHARDS))  ## Give EXP (or SWEEP=name) to Slurm: NODES=1 GPUS=8 TIME=24:00:00 PARTITION=…; DRY=1 prints the script
 	@set -f; $(PY) -m dualscore submit $(if $(SWEEP),$(SWEEP) --sweep,$(EXP)) $(SET) $(if $(NAME),--name $(NAME)) \
 		$(if $(NODES),--nodes $(NODES)) $(if $(GPUS),--gpus $(GPUS)) $(if $(TASKS),--tasks $(TASKS)) $(if $(CPUS),--cpus $(CPUS)) \
 		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(SBATCH),--sbatch="$(SBATCH)") \

@@ -13,6 +13,7 @@ OPTIONS = {"src": "--src", "size": "--size", "val_fraction": "--val-fraction", "
 DATASETS = """\
 data sets:
   demo            photographs shipped with scikit-image and scikit-learn; no --src
+  demo_a, demo_b  disjoint halves of the demo's training photographs, with the same validation
   folder          any folder of photographs, cut into crops
   imagenet64      official down-sampled ImageNet: train_data_batch_1 … 10 and val_data
   imagenet32      the same at 32×32
@@ -115,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=DATASETS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    names = ("demo", "folder", "imagenet64", "imagenet32", "imagenet64_png", "cifar10")
+    names = ("demo", "demo_a", "demo_b", "folder", "imagenet64", "imagenet32", "imagenet64_png", "cifar10")
     build.add_argument("dataset", choices=names, metavar="DATASET", help="which data set; see below")
     build.add_argument("--src", type=Path, help="folder (or archive) it is made from; not for demo")
     build.add_argument("--out", type=Path, required=True, help="folder to write; new, empty, or begun before")

@@ -17,7 +17,7 @@ from rich.console import Console
 import dualscore
 from dualscore.energy import Denoiser, Energy, Fading
 from dualscore.errors import NormalizationError, ScoreError
-from dualscore.evaluation.evaluate import DEFINITIONS
+from dualscore.evaluation.opening import DEFINITIONS
 from dualscore.evaluation.store import RowStore
 from dualscore.gaussian import StationaryGaussian, WhiteGaussian
 from dualscore.images import to_pixels

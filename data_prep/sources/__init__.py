@@ -2,13 +2,14 @@
 
 from data_prep.plan import Source
 from data_prep.sources.cifar10 import Cifar10
-from data_prep.sources.demo import Demo
+from data_prep.sources.demo import HALVES, Demo
 from data_prep.sources.folder import Folder
 from data_prep.sources.imagenet import Imagenet
 from data_prep.sources.imagenet64_png import Imagenet64Png
 
 SOURCES: dict[str, Source] = {
     "demo": Demo(),
+    **{name: Demo(photographs) for name, photographs in HALVES.items()},
     "folder": Folder(),
     "imagenet64": Imagenet(64),
     "imagenet32": Imagenet(32),

@@ -1,5 +1,6 @@
 """The colour photographs that scikit-image and scikit-learn ship: a small data set that needs no download."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,27 +22,38 @@ VAL = {
 PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
+HALVES = {
+    "demo_a": ("astronaut", "motorcycle_left"),
+    "demo_b": ("coffee", "rocket", "china"),
+}
+"""Disjoint sets of the training photographs, with about as many crops, for pairs of networks."""
+
+
 class Demo(Source):
-    """Five photographs to train on, two to validate on."""
+    """Photographs to train on, all five unless named, and two to validate on."""
 
     uses = frozenset({"size", "seed"})
 
+    def __init__(self, train: Sequence[str] = tuple(TRAIN)) -> None:
+        self.train = {name: TRAIN[name] for name in train}
+
     def find(self, src: Path | None) -> list[Path]:  # noqa: ARG002 - it needs none
-        """The seven files, found without importing the packages."""
-        return [locate(package, file) for package, file in (TRAIN | VAL).values()]
+        """The files, found without importing the packages."""
+        return [locate(package, file) for package, file in (self.train | VAL).values()]
 
     def plan(self, request: Request) -> Plan:
         """Crop the photographs; which one is on which side is fixed."""
         assert request.size is not None
         # looking at seven photographs takes less time than starting processes
-        photographs = look(list(TRAIN | VAL), self.find(None), request.size, workers=1)
+        photographs = look(list(self.train | VAL), self.find(None), request.size, workers=1)
         for photograph in photographs:
             if photograph.problem:
                 raise DataError(
                     f"{photograph.path} {photograph.problem}: choose a smaller --size or reinstall it"
                 )
-        train, val = photographs[: len(TRAIN)], photographs[len(TRAIN) :]
-        release = "demo: seven photographs shipped with scikit-image and scikit-learn, cut into crops"
+        train, val = photographs[: len(self.train)], photographs[len(self.train) :]
+        count = {4: "four", 5: "five", 7: "seven"}[len(photographs)]
+        release = f"demo: {count} photographs shipped with scikit-image and scikit-learn, cut into crops"
         return crop_plan(train, val, 3, request, release)
 
 

@@ -79,8 +79,9 @@ def find_data(config: ExperimentConfig) -> tuple[Source, Manifest]:
         DataError: naming the file, what is wrong and the command that makes the data.
     """
     data = config.data
-    archives = "" if data.dataset == "demo" else " SRC=…"
-    size = f" SIZE={data.size}" if data.dataset in ("demo", "folder") else ""
+    demo = data.dataset.startswith("demo")
+    archives = "" if demo else " SRC=…"
+    size = f" SIZE={data.size}" if demo or data.dataset == "folder" else ""
     out = "…" if is_remote(data.path) else data.path
     recipe = f"make data DATASET={data.dataset}{archives}{size} OUT={out}"
     source, manifest = find(data.path, data.cache, data.cache_gb, recipe)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualscore.evaluation.evaluate import DEFINITIONS
+from dualscore.evaluation.opening import DEFINITIONS
 from dualscore.evaluation.store import RowStore
 
 

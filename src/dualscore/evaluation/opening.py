@@ -1,0 +1,122 @@
+"""Opens a checkpoint together with the images that it is to be measured on."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.fabric import Fabric
+from rich.console import Console
+
+from dualscore.assemble import build, known_density
+from dualscore.checkpoints import read_checkpoint
+from dualscore.config import ExperimentConfig
+from dualscore.errors import CheckpointError, TrainingError
+from dualscore.evaluation.run import Session
+from dualscore.evaluation.stages import Subject
+from dualscore.experiment import to_plain
+from dualscore.precision import allow_tf32
+from dualscore.runs import check_architecture
+
+DEFINITIONS = 2
+"""Of the figures; rows that were measured by others are measured anew."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint, ready to be measured."""
+
+    session: Session
+    digest: str
+    """SHA-256 of the checkpoint."""
+    step: int
+    image_shape: tuple[int, int, int]
+    """(C, H, W) of the images as the model sees them."""
+
+
+def open_checkpoint(config: ExperimentConfig, checkpoint: Path, folder: Path, console: Console) -> Opened:
+    """Load a checkpoint's weights for measuring, on the devices and images of an experiment.
+
+    Args:
+        config: the experiment; its architecture must be the checkpoint's.
+        checkpoint: the file.
+        folder: where the images' own figures are kept.
+        console: for progress.
+
+    Returns:
+        The session; the weights are averaged ones where there are any, in full precision.
+
+    Raises:
+        DualscoreError: one line for people.
+    """
+    allow_tf32(False)
+    content = read_checkpoint(checkpoint)
+    check_architecture(checkpoint, content["dualscore"]["config"], to_plain(config))
+    module, datamodule = build(config)
+    try:
+        module.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{checkpoint}: the weights do not fit the experiment: {reason:.200}"
+        ) from error
+    fabric = _fabric(config)
+    density = known_density(config)
+    double = config.trainer.precision == "64-true"
+    parts = [module.evaluated, module.prior, *([density] if density is not None else [])]
+    for part in parts:
+        # Figures are taken in full precision, however the model was trained.
+        (part.double() if double else part.float()).to(fabric.device).requires_grad_(False).eval()
+    subject = Subject(
+        module.evaluated,
+        module.prior,
+        density,
+        quantized=config.data.quantized,
+        dequantize=config.data.dequantize,
+        t_range=module.t_range,
+        seed=config.seed,
+    )
+    digested = digest(checkpoint)
+    identity = {
+        "definitions": DEFINITIONS,
+        "checkpoint": digested,
+        "dataset": datamodule.identity,
+        "seed": config.seed,
+        "double": double,
+        "dequantize": config.data.dequantize,
+        "channels": config.data.channels,
+    }
+    session = Session(
+        fabric,
+        subject,
+        datamodule,
+        config.evaluate,
+        folder,
+        identity,
+        config.data.workers,
+        console,
+    )
+    return Opened(session, digested, int(content["global_step"]), module.image_shape)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fabric(config: ExperimentConfig) -> Fabric:
+    options = config.trainer
+    try:
+        fabric = Fabric(
+            accelerator="cuda" if options.accelerator == "gpu" else options.accelerator,
+            devices=options.devices,
+            num_nodes=options.nodes,
+            strategy="ddp" if options.devices * options.nodes > 1 else "auto",
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise TrainingError(
+            f"trainer.devices={options.devices}, trainer.accelerator={options.accelerator}: {reason:.200}"
+        ) from error
+    fabric.launch()
+    return fabric
