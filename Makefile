@@ -15,7 +15,7 @@ DEMO32 := data/demo32/manifest.json
 half = $(patsubst patches_%,%,$(filter patches_a patches_b,$(EXP)))
 SHARDS = $(if $(half),data/demo_$(half)/manifest.json,$(if $(filter patches_%,$(EXP)),$(DEMO))) $(if $(filter patches32_%,$(EXP)),$(DEMO32))
 
-.PHONY: help install train submit study evaluate score bench figure data verify-data status tensorboard experiments test torture lint lock clean
+.PHONY: help install train submit study evaluate score bench figures data verify-data status tensorboard experiments test torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -64,8 +64,9 @@ bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=im
 	@set -f; $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \
 		$(if $(OUT),--out "$(call home,$(OUT))") $(SET)
 
-figure: $(INSTALLED)  ## Draw a figure of the paper from the newest runs: FIG=1
-	@$(if $(FIG),,echo "error: say which figure with FIG=1" >&2; exit 2;) $(PY) -m dualscore figure $(FIG) $(if $(OUT),--out "$(call home,$(OUT))")
+figures: $(INSTALLED)  ## The paper's figures and tables of a run: [RUN=runs/EXP] [FIG="3 table1"] [OTHER=another run, for figure 2] [OUT=…]
+	@set -f; $(PY) -m dualscore figures "$(or $(call home,$(RUN)),runs/$(EXP))" $(SET) $(if $(FIG),--only $(FIG)) \
+		$(if $(OTHER),--other "$(call home,$(OTHER))") $(if $(OUT),--out "$(call home,$(OUT))")
 
 data: $(INSTALLED)  ## Prepare shards: DATASET=imagenet64 SRC=folder OUT=data/imagenet64 [SIZE=…]
 	@$(if $(DATASET),,echo "error: say which data set with DATASET=…; see docs/data.md" >&2; exit 2;) \

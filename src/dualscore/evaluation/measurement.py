@@ -39,7 +39,7 @@ class Measurement:
         self.dimension: int = report["dimension"]
         self.t_min, self.t_max = session.subject.t_range
         self.grid = Grid(self.t_min, self.t_max, self.options.strata)
-        self.large = self._large()
+        self.large = plan.reported_variances(session.subject, self.dimension)
         self.entropy = float(session.subject.prior.entropy(self.t_max))
         self.is_energy = isinstance(session.subject.model, EnergyModel)
         self.rows: dict[str, Rows] = {}
@@ -79,16 +79,6 @@ class Measurement:
             self._ode(stages)
         self._truth()
         self._checks()
-
-    def _large(self) -> list[float]:
-        """Rising noise variances at which log Z is compared; the last is t_max, which log Z is taken at."""
-        prior = self.session.subject.prior
-        return [
-            t
-            for t in plan.large_variances(self.t_max)
-            if t == self.t_max
-            or bits(identities.entropy_doubt(prior, t), self.dimension) < identities.TOLERANCE
-        ]
 
     def _tell(self, name: str, figure: figures.Figure) -> None:
         self.report["bits_per_dim"][name] = figure

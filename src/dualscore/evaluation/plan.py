@@ -5,6 +5,7 @@ import math
 from dualscore.config import Estimator, EvaluateConfig
 from dualscore.evaluation.stages import (
     Stage,
+    Subject,
     clean_energies,
     dequantized_energies,
     noise_levels,
@@ -12,6 +13,8 @@ from dualscore.evaluation.stages import (
     ode_energies,
     true_energies,
 )
+from dualscore.likelihood import bits
+from dualscore.likelihood.consistency import TOLERANCE, entropy_doubt
 from dualscore.noise import GOLDEN_RATIO, variance_at_psnr
 
 FEWEST_FOR_NORMALIZER = 64
@@ -47,6 +50,24 @@ def levels(options: EvaluateConfig) -> list[float]:
 def large_variances(t_max: float) -> list[float]:
     """Where log Z may be looked at for its drift, rising: over two decades up to t_max."""
     return [t_max / 100.0, t_max / 10.0, t_max / math.sqrt(10.0), t_max]
+
+
+def reported_variances(subject: Subject, dimension: int) -> list[float]:
+    """Where log Z is compared, rising; the last is t_max, where it is taken.
+
+    Args:
+        subject: what is measured.
+        dimension: d.
+
+    Returns:
+        Of `large_variances`, t_max and those at which the entropy is known well enough.
+    """
+    t_max = subject.t_range[1]
+    return [
+        t
+        for t in large_variances(t_max)
+        if t == t_max or bits(entropy_doubt(subject.prior, t), dimension) < TOLERANCE
+    ]
 
 
 def subset(options: EvaluateConfig, counts: dict[str, int]) -> int:

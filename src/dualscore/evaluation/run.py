@@ -1,6 +1,6 @@
 """Runs an evaluation: stage after stage, on all devices, each row kept as soon as it is measured."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from dualscore.config import EvaluateConfig
 from dualscore.data.base import ImageDataModule
@@ -82,6 +83,60 @@ class Session:
         _check_finite(stage, rows)
         return rows
 
+    def images(self, split: str, positions: Sequence[int]) -> Tensor:
+        """Clean pixels of some of the images that stages choose from.
+
+        Args:
+            split: `train` or `val`.
+            positions: of the images, as rows have them.
+
+        Returns:
+            Pixels in [0, 1], shape (n, C, H, W), on the device, in that order.
+        """
+        found: dict[int, Tensor] = {}
+        for batch in self._stored(split, self._base(split), self.options.batch_size, (0, 1)):
+            for position, image in zip(batch.position.tolist(), batch.image, strict=True):
+                if position in positions:
+                    found[position] = image
+        stored = torch.stack([found[position] for position in positions])
+        return self._pixels(stored)
+
+    def rows(
+        self, name: str, count: int, measure: Callable[[list[int]], Rows], settings: dict[str, Any]
+    ) -> Rows:
+        """Measure things that are no images of a split, on the first device, each once.
+
+        Args:
+            name: of the quantity, as a stage's.
+            count: how many things.
+            measure: the numbers of some of them → their figures, without `position`.
+            settings: what decides the figures, beside the model, the data and the seed; plain values.
+
+        Returns:
+            The rows, whose `position` is the thing's number.
+        """
+        store = RowStore(self.folder, name, {**self.identity, **settings, "count": count}, 0)
+        store.prepare()
+        rows = store.read()
+        done = set(rows["position"].tolist()) if rows else set()
+        left = [number for number in range(count) if number not in done]
+        if not left:
+            return rows
+        with self._progress("") as progress:
+            task = progress.add_task(name, total=count, completed=len(done))
+            try:
+                for start in range(0, len(left), self.options.batch_size):
+                    numbers = left[start : start + self.options.batch_size]
+                    store.add({"position": torch.tensor(numbers), **measure(numbers)})
+                    progress.advance(task, len(numbers))
+            finally:
+                store.flush()
+        return store.read()
+
+    def _pixels(self, stored: Tensor) -> Tensor:
+        mean = self.subject.prior.mean
+        return to_pixels(stored, len(mean), mean.dtype).to(self.fabric.device)
+
     def _base(self, split: str) -> int:
         """Images of a split that stages choose theirs from, so that a smaller choice lies in a larger one."""
         wanted = self.options.images if split == "val" else self.options.train_images
@@ -93,10 +148,8 @@ class Session:
             progress.advance(task, len(done) // place[1])
             try:
                 for batch in self._batches(stage, done, place):
-                    clean = to_pixels(
-                        batch.image, len(self.subject.prior.mean), self.subject.prior.mean.dtype
-                    )
-                    images = Images(clean.to(self.fabric.device), batch.position.tolist(), stage.split)
+                    clean = self._pixels(batch.image)
+                    images = Images(clean, batch.position.tolist(), stage.split)
                     store.add({"position": batch.position, **stage.measure(self.subject, images)})
                     progress.advance(task, len(clean))
             finally:
@@ -136,12 +189,12 @@ class Session:
         for start in range(0, len(whole.position), batch_size):
             yield Batch(*(column[start : start + batch_size] for column in whole))
 
-    def _progress(self) -> Progress:
+    def _progress(self, unit: str = "images") -> Progress:
         return Progress(
             TextColumn("{task.description:14}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("images,"),
+            TextColumn(f"{unit},".lstrip(",")),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self.console,

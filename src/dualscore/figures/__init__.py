@@ -1,29 +1,94 @@
-"""The paper's figures, from runs: PDF, PNG and the numbers."""
+"""The paper's figures and tables, from runs: PDF, PNG and the numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from dualscore.errors import FigureError
+from dualscore.figures.denoising import draw_denoising
+from dualscore.figures.dimension import draw_dimension
+from dualscore.figures.generalization import draw_generalization
+from dualscore.figures.histogram import draw_histogram
+from dualscore.figures.likelihoods import draw_likelihoods
 from dualscore.figures.scale_mixture import draw_scale_mixture
+from dualscore.figures.slices import draw_slices
+from dualscore.figures.trained import Trained, open_run
 
-FIGURES: dict[str, Callable[[Path, Path], list[Path]]] = {"1": draw_scale_mixture}
-"""Number in the paper → (folder of runs, folder for the files) → the files written."""
+
+@dataclass(frozen=True)
+class Request:
+    """What figures are drawn from."""
+
+    run: Path
+    """A run's folder; those that figures need beside it are looked for next to it."""
+    out: Path
+    """Folder that the files are written to."""
+    other: Path | None = None
+    """A run on other images, for figure 2."""
+    overrides: Sequence[str] = ()
+    """Settings that win over what the runs were trained with."""
 
 
-def draw(number: str, runs: Path, out: Path) -> list[Path]:
-    """Draw a figure of the paper.
+Draw = Callable[[Trained, Path], list[Path]]
+OF_A_RUN: dict[str, Draw] = {
+    "table1": draw_denoising,
+    "table2": draw_likelihoods,
+    "3": draw_histogram,
+    "4": draw_slices,
+    "5": draw_dimension,
+}
+FIGURES = ("table1", "table2", "1", "2", "3", "4", "5")
+"""As the paper numbers them."""
+
+
+def draw_all(request: Request, wanted: Sequence[str], console: Console) -> list[Path]:
+    """Draw figures and tables; what was computed for them before is not computed again.
 
     Args:
-        number: the figure's number.
-        runs: folder of all runs.
-        out: folder that the files are written to.
+        request: from what, and to where.
+        wanted: of `FIGURES`; none for all that the runs have what is needed for.
+        console: for progress, and for what could not be drawn.
 
     Returns:
-        The files.
+        The files written.
 
     Raises:
-        FigureError: if there is no such figure, or a run it needs is missing.
+        DualscoreError: if a figure that is asked for by its number cannot be drawn, or none can.
     """
-    if number not in FIGURES:
-        raise FigureError(f"there is no figure {number!r}; there are: {', '.join(FIGURES)}")
-    return FIGURES[number](runs, out)
+    if unknown := [name for name in wanted if name not in FIGURES]:
+        raise FigureError(f"there is no figure {unknown[0]!r}; there are: {', '.join(FIGURES)}")
+    opened: list[Trained] = []
+
+    def trained() -> Trained:
+        if not opened:
+            opened.append(open_run(request.run, request.overrides, console))
+        return opened[0]
+
+    files: list[Path] = []
+    for name in wanted or FIGURES:
+        try:
+            found = _draw(name, request, trained)
+        except FigureError as error:
+            if wanted:
+                raise
+            console.print(f"left out: {error}", markup=False, highlight=False, soft_wrap=True)
+            continue
+        for file in found:
+            console.print(f"written to {file}", markup=False, highlight=False, soft_wrap=True)
+        files += found
+    if not files:
+        raise FigureError(f"{request.run}: no figure could be drawn")
+    return files
+
+
+def _draw(name: str, request: Request, trained: Callable[[], Trained]) -> list[Path]:
+    if name == "1":
+        return draw_scale_mixture(request.run.parent, request.out)
+    if name == "2":
+        return draw_generalization(trained(), request.other, request.overrides, request.out)
+    return OF_A_RUN[name](trained(), request.out)
+
+
+__all__ = ["FIGURES", "Request", "draw_all"]

@@ -1,0 +1,35 @@
+"""dualscore figures."""
+
+import argparse
+from pathlib import Path
+
+from dualscore.commands.options import Commands, wide_console
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    figures = commands.add_parser("figures", help="the paper's figures and tables of a run")
+    figures.add_argument("run_folder", metavar="run", type=Path, help="a run's folder")
+    figures.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that win over the run's, as data.path=…"
+    )
+    figures.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NUMBER",
+        help="table1, table2, 1, 2, 3, 4 or 5 (default: all)",
+    )
+    figures.add_argument("--other", type=Path, help="a run on other images, for figure 2")
+    figures.add_argument("--out", type=Path, help="folder for the files (default: the run's folder figures)")
+    figures.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from dualscore.figures import Request, draw_all
+    from dualscore.terminal import quiet
+
+    quiet()
+    run = arguments.run_folder
+    request = Request(run, arguments.out or run / "figures", arguments.other, arguments.overrides)
+    draw_all(request, arguments.only, wide_console())

@@ -1,0 +1,128 @@
+"""Figure 5: energy and effective dimension against the noise variance, of chosen images and on average."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualscore.evaluation import plan
+from dualscore.evaluation.stages import noise_levels
+from dualscore.evaluation.store import Rows
+from dualscore.figures import page
+from dualscore.figures.trained import Trained
+from dualscore.likelihood import decibels_per_dim, noise_entropy
+from dualscore.noise import corrupt, fixed_noise
+from dualscore.objective import space_loss
+
+LEVELS = 33
+QUANTILES = (0.05, 0.35, 0.65, 0.95)
+"""Of log p: which images have curves of their own."""
+DRAWS = 8
+"""Noises that such a curve is the mean of."""
+AVERAGED = 256
+"""Images that the mean curve is of, at most."""
+
+
+def draw_dimension(trained: Trained, out: Path) -> list[Path]:
+    """Draw figure 5 of a run's validation images.
+
+    Args:
+        trained: the run.
+        out: folder that the files are written to.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FigureError: if the model is a denoiser.
+    """
+    trained.need_energy("figure 5")
+    session, rows, d = trained.session, trained.validation, trained.dimension
+    t_min, t_max = session.subject.t_range
+    levels = torch.logspace(math.log10(t_min), math.log10(t_max), LEVELS, dtype=torch.float64).tolist()
+    count = min(AVERAGED, plan.subset(trained.config.evaluate, session.datamodule.counts))
+    average = session.run(noise_levels(levels, count, heat=False))
+    order = rows["energy"].argsort(descending=True)
+    chosen = order[(torch.tensor(QUANTILES) * (len(order) - 1)).round().long()]
+    positions = rows["position"][chosen].tolist()
+    images = session.images("val", positions)
+    own = _profiles(trained, images, positions, levels)
+    spectrum = session.subject.prior.eigenvalues.double().cpu()
+    numbers: dict[str, Any] = {
+        "noise_variance": levels,
+        "mean": {
+            "images": count,
+            "log_p_db_per_dim": trained.decibels(average["energy"]).mean(dim=0).tolist(),
+            "effective_dimension": (d * average["space"]).mean(dim=0).tolist(),
+            "effective_dimension_sd_over_images": (d * average["space"]).std(dim=0).tolist(),
+        },
+        "images": [
+            {
+                "position": position,
+                "quantile": quantile,
+                "log_p_db_per_dim": trained.decibels(energy).tolist(),
+                "effective_dimension": (d * space).tolist(),
+            }
+            for position, quantile, energy, space in zip(
+                positions, QUANTILES, own["energy"], own["space"], strict=True
+            )
+        ],
+        "gaussian_effective_dimension": [float((spectrum / (spectrum + t)).sum()) for t in levels],
+        "noise_log_p_db_per_dim": [-decibels_per_dim(noise_entropy(d, t), d) for t in levels],
+    }
+    with page.style():
+        figure, axes = page.panels(2)
+        _plot(axes, numbers, images if trained.opened.image_shape[1] > 1 else None)
+        return page.write(figure, numbers, out, "figure5")
+
+
+def _profiles(trained: Trained, images: Tensor, positions: list[int], levels: list[float]) -> Rows:
+    """U(y, t) and the space loss d_eff/d at each level, means over draws, shape (images, levels)."""
+    subject = trained.session.subject
+
+    def measure(numbers: list[int]) -> Rows:
+        energies, losses = [], []
+        for number in numbers:
+            image, level = images[number // len(levels)], levels[number % len(levels)]
+            keys = [positions[number // len(levels)]]
+            shape = trained.opened.image_shape
+            noise = torch.cat([fixed_noise(keys, shape, subject.seed, draw) for draw in range(DRAWS)])
+            clean, noise = image.expand(DRAWS, *shape), noise.to(image)
+            t = torch.full((DRAWS,), level).to(image)
+            with torch.no_grad():
+                found = subject.energy.gradients(corrupt(clean, noise, t), t, time=False)
+                losses.append(space_loss(found.image, noise, t).mean())
+            assert found.energy is not None
+            energies.append(found.energy.mean())
+        return {"energy": torch.stack(energies), "space": torch.stack(losses)}
+
+    settings = {"positions": positions, "levels": levels, "draws": DRAWS}
+    rows = trained.session.rows("profiles", len(images) * len(levels), measure, settings)
+    return {name: values.reshape(len(images), len(levels)) for name, values in rows.items()}
+
+
+def _plot(axes: list[Any], numbers: dict[str, Any], images: Tensor | None) -> None:
+    t = numbers["noise_variance"]
+    for row, (key, label, title) in enumerate(
+        (
+            ("log_p_db_per_dim", "log p(y | t), dB/dim", "log probability"),
+            ("effective_dimension", "d_eff", "effective dimension"),
+        )
+    ):
+        axis = axes[row]
+        for place, image in enumerate(numbers["images"]):
+            axis.plot(
+                t, image[key], color=page.SERIES[place], lw=1.0, label=f"{image['quantile']:.0%} quantile"
+            )
+        axis.plot(t, numbers["mean"][key], color=page.TRUTH, lw=1.6, label="mean")
+        axis.set(xscale="log", xlabel="noise variance t", ylabel=label, title=title)
+    axes[0].plot(t, numbers["noise_log_p_db_per_dim"], color="gray", ls=":", label="noise alone")
+    axes[1].plot(t, numbers["gaussian_effective_dimension"], color="gray", ls="--", label="best Gaussian")
+    axes[1].set_yscale("log")
+    handles = [*axes[0].get_legend_handles_labels()[0], axes[1].lines[-1]]
+    axes[0].figure.legend(handles=handles, loc="outside right upper")
+    if images is not None:
+        for place, image in enumerate(images):
+            page.inset(axes[0], image, place, page.SERIES[place])

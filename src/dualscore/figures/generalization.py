@@ -1,0 +1,185 @@
+"""Figure 2: do two networks, trained on disjoint images, agree on log p?"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from torch import Tensor
+
+from dualscore.config import Half
+from dualscore.errors import ConfigError, FigureError
+from dualscore.evaluation.opening import open_checkpoint
+from dualscore.evaluation.store import Rows, joined
+from dualscore.figures import page, published
+from dualscore.figures.trained import Trained, open_run
+from dualscore.likelihood import mean
+from dualscore.runs import Run, differences, flatten
+
+SETS = {"A": "A's images", "B": "B's images", "held out": "held-out images"}
+COLOURS = {"A": page.DUAL, "B": page.SINGLE, "held out": page.TRUTH}
+_HALF, _PLACE = "data.half", ("data.half", "name")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs of one experiment on disjoint training images."""
+
+    a: Trained
+    b: Trained
+
+    @property
+    def images(self) -> int:
+        """Training images of the smaller set."""
+        return min(side.session.datamodule.counts["train"] for side in (self.a, self.b))
+
+
+def draw_generalization(
+    trained: Trained, other: Path | None, overrides: Sequence[str], out: Path
+) -> list[Path]:
+    """Draw figure 2: of a run and another one, or of all pairs of halves among the run's neighbours.
+
+    Without a pair the published figures are drawn alone.
+
+    Args:
+        trained: the run; pairs are of its experiment.
+        other: the folder of a run on other images; None to look for pairs (`data.half` A and B).
+        overrides: settings that win over what the runs were trained with.
+        out: folder that the files are written to.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FigureError: if the model is a denoiser, or the two are of different images.
+    """
+    trained.need_energy("figure 2")
+    if other is not None:
+        second = open_run(other, overrides, trained.console)
+        second.need_energy("figure 2")
+        if second.opened.image_shape != trained.opened.image_shape:
+            raise FigureError(
+                f"{other}: its images are {second.opened.image_shape}, those of {trained.run.folder} "
+                f"{trained.opened.image_shape}: their likelihoods cannot be compared"
+            )
+        if second.opened.digest == trained.opened.digest:
+            raise FigureError(f"{other}: is the same network as {trained.run.folder}")
+        pairs = [Pair(trained, second)]
+    else:
+        pairs = sorted(_pairs(trained, overrides), key=lambda pair: pair.images)
+    measured = [_measure(pair) for pair in pairs]
+    numbers: dict[str, Any] = {
+        "unit": "dB/dim",
+        "pairs": [found for found, _ in measured],
+        "published": {
+            str(n): dict(zip("AB", values, strict=True)) for n, values in published.GENERALIZATION.items()
+        },
+    }
+    with page.style():
+        shown = measured[-3:]
+        figure, axes = page.panels(len(shown) + 1)
+        for axis, (found, points) in zip(axes, shown, strict=False):
+            _scatter(axis, found, points)
+        _against_size(axes[-1], numbers["pairs"])
+        if not pairs:
+            trained.console.print(
+                "figure 2 shows the published figures alone: it needs two networks on disjoint images, "
+                "make figures RUN=… OTHER=… or a sweep over data.half (sweeps/generalization.yaml)",
+                soft_wrap=True,
+            )
+        return page.write(figure, numbers, out, "figure2")
+
+
+def _pairs(trained: Trained, overrides: Sequence[str]) -> list[Pair]:
+    """Pairs among the runs beside one: of its experiment, equal in all settings but the half."""
+    kept: dict[Path, dict[str, Any]] = {}
+    for folder in sorted(trained.run.folder.parent.iterdir()):
+        run = Run(folder)
+        if run.best.is_file() and run.config_file.is_file():
+            with contextlib.suppress(ConfigError):
+                kept[folder] = run.read_config()
+    halves: dict[str, dict[Path, dict[str, Any]]] = {"A": {}, "B": {}}
+    for folder, config in kept.items():
+        flat = flatten(config)
+        if flat.get("name") == trained.config.name and flat.get(_HALF) in halves:
+            halves[flat[_HALF]][folder] = config
+    found = []
+    for first, config in halves["A"].items():
+        # The newest of several alike.
+        same = [f for f, c in halves["B"].items() if set(differences(config, c)) <= set(_PLACE)]
+        if same:
+            newest = max(same, key=lambda folder: folder.stat().st_mtime)
+            a, b = (open_run(f, overrides, trained.console) for f in (first, newest))
+            assert (a.config.data.half, b.config.data.half) == (Half.A, Half.B)
+            found.append(Pair(a, b))
+    return found
+
+
+def _measure(pair: Pair) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor]]]:
+    """Figures of a pair, and log p by A and by B of each image of each set."""
+    points = {}
+    for name, owner, split in (("A", pair.a, "train"), ("B", pair.b, "train"), ("held out", pair.a, "val")):
+        first, second = (_energies(side, owner, split) for side in (pair.a, pair.b))
+        i, j = joined(first, second)
+        points[name] = (pair.a.decibels(first["energy"][i]), pair.b.decibels(second["energy"][j]))
+    sets = {}
+    for name, (a, b) in points.items():
+        difference = mean((a - b).abs())
+        sets[name] = {
+            "images": len(a),
+            "mean_absolute_difference": difference.value,
+            "stderr": difference.stderr,
+            "mean_difference": float((a - b).mean()),
+            "pearson": float(np.corrcoef(a.numpy(), b.numpy())[0, 1]),
+            "spearman": float(stats.spearmanr(a.numpy(), b.numpy()).statistic),
+            "sd_over_images": float(a.std()),
+            "log_p_a": a.tolist(),
+            "log_p_b": b.tolist(),
+        }
+    runs = {"a": str(pair.a.run.folder), "b": str(pair.b.run.folder)}
+    return {"runs": runs, "training_images": pair.images, "sets": sets}, points
+
+
+def _energies(network: Trained, owner: Trained, split: str) -> Rows:
+    """U(x, 0) by one network of a split of a run's images."""
+    stage = owner.stages["paper" if split == "val" else "train_paper"]
+    if network.run.folder == owner.run.folder:
+        return network.session.run(stage)
+    config = replace(network.config, data=owner.config.data, evaluate=owner.config.evaluate)
+    folder = network.run.folder / "evaluation"
+    return open_checkpoint(config, network.run.best, folder, network.console).session.run(stage)
+
+
+def _scatter(axis: Any, found: dict[str, Any], points: dict[str, tuple[Tensor, Tensor]]) -> None:  # noqa: ANN401
+    for name, (a, b) in points.items():
+        difference = found["sets"][name]["mean_absolute_difference"]
+        axis.scatter(
+            a, b, s=3, lw=0, alpha=0.35, color=COLOURS[name], rasterized=True,
+            label=f"{SETS[name]}: {difference:.2f}",
+        )  # fmt: skip
+    low, _ = axis.get_xlim()
+    axis.axline((low, low), slope=1.0, color="gray", lw=0.6, zorder=0)
+    axis.set(xlabel="log p_A, dB/dim", ylabel="log p_B, dB/dim", title=f"N = {found['training_images']:,}")
+    axis.legend(
+        title="mean |log p_A − log p_B|", markerscale=3, loc="upper left", fontsize=7, title_fontsize=7
+    )
+
+
+def _against_size(axis: Any, pairs: list[dict[str, Any]]) -> None:  # noqa: ANN401
+    sizes = list(published.GENERALIZATION)
+    for place, name in enumerate("AB"):
+        axis.loglog(
+            sizes, [published.GENERALIZATION[n][place] for n in sizes], color=COLOURS[name], lw=0.8, ls="--",
+            marker=".", label=f"published, {SETS[name]} (ImageNet64, gray)",
+        )  # fmt: skip
+    for name in SETS if pairs else ():
+        axis.loglog(
+            [pair["training_images"] for pair in pairs],
+            [pair["sets"][name]["mean_absolute_difference"] for pair in pairs],
+            color=COLOURS[name], marker="o", ms=4, label=f"ours, {SETS[name]}",
+        )  # fmt: skip
+    axis.set(xlabel="training images N of each network", title="mean |log p_A − log p_B|, dB/dim")
+    axis.legend(fontsize=6)

@@ -1,0 +1,159 @@
+"""Figure 3: how log probabilities are distributed over images, and which images are where."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from scipy import stats
+from torch import Tensor
+
+from dualscore.distribution import Distribution, distribution
+from dualscore.evaluation.store import Rows
+from dualscore.figures import page
+from dualscore.figures.trained import Trained
+from dualscore.likelihood.units import LEVELS
+from dualscore.noise import MEASURING, seeded_generator
+
+SHOWN = 11
+"""Images in the strip, at evenly spaced quantiles of log p."""
+NOISES = 64
+"""Images of uniform noise that the mark is the mean of."""
+
+
+def draw_histogram(trained: Trained, out: Path) -> list[Path]:
+    """Draw figure 3 of a run's validation images.
+
+    Args:
+        trained: the run.
+        out: folder that the files are written to.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FigureError: if the model is a denoiser.
+    """
+    trained.need_energy("figure 3")
+    rows = trained.validation
+    found = distribution(rows["energy"] + trained.log_z.value, trained.dimension)
+    numbers = describe(found)
+    numbers["log_normalizer"] = asdict(trained.log_z)
+    strip: tuple[Tensor, Tensor] | None = None
+    if trained.opened.image_shape[1] > 1:
+        constants = trained.decibels(_constants(trained)["energy"])
+        best = int(constants.argmax())
+        numbers["best_constant"] = {"level": best, "decibels": float(constants[best])}
+        numbers["uniform_noise"] = {
+            "decibels": float(trained.decibels(_noises(trained)["energy"]).mean()),
+            "images": NOISES,
+        }
+        strip = _strip(trained, rows, found.decibels)
+        numbers["strip"] = {"decibels": strip[1].tolist()}
+    with page.style():
+        figure, axes = page.with_strip(strip is not None)
+        plot_histogram(axes, found, numbers)
+        if strip is not None:
+            page.draw_strip(figure, strip[0], [f"{value:.2f}" for value in strip[1].tolist()])
+        return page.write(figure, numbers, out, "figure3")
+
+
+def describe(found: Distribution) -> dict[str, Any]:
+    """The numbers of a distribution, as plain values; log p in dB/dim."""
+    counts, edges = np.histogram(found.decibels.numpy(), bins=80)
+    return {
+        "unit": "dB/dim",
+        "images": len(found.decibels),
+        "median": found.median,
+        "mean": found.mean,
+        "sd": found.sd,
+        "min": float(found.decibels.min()),
+        "max": float(found.decibels.max()),
+        "gumbel": asdict(found.gumbel),
+        "above_probability_1": float((found.bits < 0.0).double().mean()),
+        "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+    }
+
+
+def plot_histogram(axes: Axes, found: Distribution, numbers: dict[str, Any]) -> None:
+    """The histogram with its Gumbel fit, and marks for the constant image and the noise, if known."""
+    edges, counts = np.array(numbers["histogram"]["edges"]), np.array(numbers["histogram"]["counts"])
+    density = counts / counts.sum() / np.diff(edges)
+    axes.stairs(density, edges, fill=True, color=page.DATA, label=f"{numbers['images']:,} images")
+    grid = np.linspace(edges[0], edges[-1], 400)
+    location, scale = found.gumbel.location, found.gumbel.scale
+    fitted = stats.gumbel_r.pdf(grid, location, scale)
+    axes.plot(grid, fitted, color=page.DUAL, label=f"Gumbel, location {location:.2f}, scale {scale:.2f}")
+    axes.axvline(
+        found.median,
+        color=page.TRUTH,
+        lw=0.8,
+        ls="--",
+        label=f"median {found.median:.2f}, mean {found.mean:.2f}",
+    )
+    for key, colour, label in (
+        ("uniform_noise", page.SINGLE, "uniform noise"),
+        ("best_constant", page.CONSTANT, "best constant image"),
+    ):
+        if key in numbers:
+            value = numbers[key]["decibels"]
+            _mark(axes, value, colour, f"{label} {value:.2f}")
+    axes.set(xlabel="log p, dB/dim", ylabel="density", yticks=[])
+    axes.spines["left"].set_visible(False)
+    axes.figure.legend(loc="outside right upper")
+
+
+def _mark(axes: Axes, value: float, colour: str, label: str) -> None:
+    """A line; where it is far from everything else, an arrow towards it at the edge."""
+    low, high = axes.get_xlim()
+    if low < value < high:
+        axes.axvline(value, color=colour, lw=1.4, label=label)
+        return
+    edge = 0.0 if value <= low else 1.0
+    marker = "<" if value <= low else ">"
+    axes.plot(
+        [edge], [0.5], marker=marker, color=colour, ls="", ms=7, label=label, clip_on=False,
+        transform=axes.transAxes,
+    )  # fmt: skip
+
+
+def _constants(trained: Trained) -> Rows:
+    """U(x, 0) of every constant gray image, by its level."""
+    like = trained.session.subject.prior.mean
+
+    def measure(levels: list[int]) -> Rows:
+        values = torch.tensor(levels).to(like) / (LEVELS - 1)
+        return _energies(trained, values[:, None, None, None].expand(-1, *trained.opened.image_shape))
+
+    return trained.session.rows("constants", LEVELS, measure, {})
+
+
+def _noises(trained: Trained) -> Rows:
+    """U(x, 0) of images whose pixels are independent and uniform on the levels."""
+    like = trained.session.subject.prior.mean
+
+    def measure(numbers: list[int]) -> Rows:
+        cpu = torch.device("cpu")
+        images = [
+            torch.randint(
+                LEVELS, trained.opened.image_shape, generator=seeded_generator(cpu, MEASURING, 0, n)
+            )
+            for n in numbers
+        ]
+        return _energies(trained, torch.stack(images).to(like) / (LEVELS - 1))
+
+    return trained.session.rows("uniform_noise", NOISES, measure, {})
+
+
+def _energies(trained: Trained, images: Tensor) -> Rows:
+    with torch.no_grad():
+        return {"energy": trained.session.subject.energy(images, torch.zeros_like(images[:, 0, 0, 0]))}
+
+
+def _strip(trained: Trained, rows: Rows, decibels: Tensor) -> tuple[Tensor, Tensor]:
+    """Images at evenly spaced quantiles of log p, the least probable first, and their log p."""
+    order = decibels.argsort()
+    chosen = order[torch.linspace(0, len(order) - 1, SHOWN).round().long()]
+    return trained.session.images("val", rows["position"][chosen].tolist()), decibels[chosen]

@@ -1,0 +1,91 @@
+"""Table 2: likelihoods, ours by every estimator beside what was published, each with its data's release."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dualscore.evaluation import evaluate, is_complete
+from dualscore.evaluation.figures import estimate_of
+from dualscore.evaluation.report import NAMES
+from dualscore.figures import page, published
+from dualscore.figures.trained import Trained
+
+KINDS = {
+    "paper": "estimate, one evaluation",
+    "dequantized": "bound, if normalized",
+    "bound": "certified bound",
+    "ode": "ODE",
+}
+HEADER = ["model", "bits/dim", "data", "kind", "images"]
+
+
+def draw_likelihoods(trained: Trained, out: Path) -> list[Path]:
+    """Write table 2 of a run; it is evaluated first, if it was not.
+
+    Args:
+        trained: the run.
+        out: folder that the files are written to.
+
+    Returns:
+        The files written.
+    """
+    path = trained.run.folder / "evaluation.json"
+    checkpoint = trained.run.best
+    if is_complete(path, checkpoint):
+        report = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        report = evaluate(trained.config, checkpoint, path)
+    data = _data(report)
+    name = trained.config.name
+    rows = [
+        [
+            f"{name}, {NAMES[estimator]}",
+            str(estimate_of(figure)),
+            data,
+            KINDS[estimator],
+            f"{figure['images']:,}",
+        ]
+        for estimator, figure in report["bits_per_dim"].items()
+    ]
+    gaussian = report["gaussian"]
+    rows += [
+        [f"Gaussian, {label}", f"{gaussian[key]:.3f}", data, "exact", f"{gaussian['images']:,}"]
+        for key, label in (("stationary", "stationary"), ("full_covariance", "full covariance"))
+        if key in gaussian
+    ]
+    rows += [
+        [
+            f"{entry.model} (published)",
+            f"{entry.bits_per_dim:.2f}",
+            f"ImageNet64 {entry.release}",
+            entry.kind,
+            "",
+        ]
+        for entry in published.LIKELIHOODS
+    ]
+    note = (
+        "ImageNet64 old (PNGs, no anti-aliasing), ImageNet64 new (Chrabaszcz et al.) and any other data "
+        f"cannot be compared with one another.\n{name}: {report['verdict']}"
+    )
+    numbers: dict[str, Any] = {
+        "experiment": name,
+        "dataset": report["dataset"],
+        "bits_per_dim": report["bits_per_dim"],
+        "train": report.get("train"),
+        "gaussian": gaussian,
+        "verdict": report["verdict"],
+        "published": [entry._asdict() for entry in published.LIKELIHOODS],
+    }
+    with page.style():
+        figure = page.table(HEADER, rows, "Likelihoods of validation images", note)
+        return page.write(figure, numbers, out, "table2", [HEADER, *rows])
+
+
+def _data(report: dict[str, Any]) -> str:
+    dataset = report["dataset"]
+    if dataset["name"] == published.IMAGENET64:
+        return "ImageNet64 new" + (", gray" if dataset["colour"] == "gray" else "")
+    if dataset["name"] == "imagenet64_png":
+        return "ImageNet64 old" + (", gray" if dataset["colour"] == "gray" else "")
+    shape = "×".join(map(str, report["image_shape"]))
+    return f"{dataset['name']} {shape}"

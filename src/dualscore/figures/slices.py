@@ -1,0 +1,172 @@
+"""Figure 4: log probability over contrast and brightness, and against the sparsity of Haar coefficients."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pywt
+import torch
+from scipy import stats
+from torch import Tensor
+
+from dualscore.evaluation.stages import Images, Stage, Subject
+from dualscore.evaluation.store import Rows, joined
+from dualscore.figures import page
+from dualscore.figures.trained import Trained
+
+QUANTILES = (0.1, 0.5, 0.9)
+"""Of log p: which images are varied."""
+CONTRASTS = torch.linspace(0.0, 2.0, 25, dtype=torch.float64)
+"""a of a·(x − x̄) + b; 1 is the image's own."""
+BRIGHTNESSES = torch.linspace(0.0, 1.0, 25, dtype=torch.float64)
+"""b, the mean of the result."""
+
+
+def draw_slices(trained: Trained, out: Path) -> list[Path]:
+    """Draw figure 4 of a run's validation images.
+
+    Args:
+        trained: the run.
+        out: folder that the files are written to.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FigureError: if the model is a denoiser, or of vectors.
+    """
+    trained.need_energy("figure 4")
+    trained.need_images("figure 4")
+    rows = trained.validation
+    order = rows["energy"].argsort(descending=True)
+    chosen = order[(torch.tensor(QUANTILES) * (len(order) - 1)).round().long()]
+    positions = rows["position"][chosen].tolist()
+    images = trained.session.images("val", positions)
+    maps = trained.decibels(_varied(trained, images, positions))
+    haar = trained.session.run(sparsity(len(rows["position"])))
+    a, b = joined(haar, rows)
+    ratio, decibels = haar["participation_ratio"][a], trained.decibels(rows["energy"][b])
+    rank = stats.spearmanr(ratio.numpy(), decibels.numpy())
+    numbers: dict[str, Any] = {
+        "unit": "dB/dim",
+        "contrast": CONTRASTS.tolist(),
+        "brightness": BRIGHTNESSES.tolist(),
+        "images": [
+            {
+                "position": position,
+                "quantile": quantile,
+                "mean": float(image.mean()),
+                "log_p": log_p.tolist(),
+                "best": _best(log_p),
+            }
+            for position, quantile, image, log_p in zip(positions, QUANTILES, images, maps, strict=True)
+        ],
+        "sparsity": {
+            "participation_ratio": ratio.tolist(),
+            "log_p": decibels.tolist(),
+            "spearman": float(rank.statistic),
+        },
+    }
+    with page.style():
+        figure, axes = page.panels(len(images) + 1)
+        _plot_maps(axes[:-1], images, maps)
+        axes[-1].scatter(ratio, decibels, s=2, lw=0, color=page.DUAL, alpha=0.5, rasterized=True)
+        axes[-1].set(
+            xscale="log",
+            xlabel="participation ratio of Haar coefficients",
+            ylabel="log p, dB/dim",
+            title=f"sparsity (Spearman {rank.statistic:+.2f})",
+        )
+        return page.write(figure, numbers, out, "figure4")
+
+
+def participation_ratio(coefficients: np.ndarray[Any, np.dtype[np.float64]]) -> Any:  # noqa: ANN401 - an array
+    """How many coefficients share the energy: (Σ c²)²/(n Σ c⁴), from 1/n (one of them) to 1 (all alike).
+
+    Args:
+        coefficients: shape (…, n).
+
+    Returns:
+        The ratio, shape (…); 1 where all coefficients are 0.
+    """
+    squares = np.square(coefficients)
+    fourth = coefficients.shape[-1] * np.square(squares).sum(axis=-1)
+    total = np.square(squares.sum(axis=-1))
+    return np.divide(total, fourth, out=np.ones_like(total), where=fourth > 0)
+
+
+def haar_details(images: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Orthonormal Haar wavelet coefficients of all scales but the coarsest averages.
+
+    Args:
+        images: shape (B, C, H, W).
+
+    Returns:
+        Shape (B, n), double precision.
+    """
+    pixels = images.double().cpu().numpy()
+    _, *details = pywt.wavedec2(pixels, "haar", axes=(-2, -1))
+    return np.concatenate([part.reshape(len(pixels), -1) for scale in details for part in scale], axis=1)
+
+
+def sparsity(count: int) -> Stage:
+    """The participation ratio of each validation image's Haar coefficients; no network.
+
+    Args:
+        count: images.
+
+    Returns:
+        The stage.
+    """
+
+    def measure(_: Subject, images: Images) -> Rows:
+        return {"participation_ratio": torch.from_numpy(participation_ratio(haar_details(images.clean)))}
+
+    return Stage("haar", "val", count, measure)
+
+
+def _varied(trained: Trained, images: Tensor, positions: list[int]) -> Tensor:
+    """U(a·(x − x̄) + b, 0) of each image, contrast and brightness, shape (n, contrasts, brightnesses)."""
+    contrasts, brightnesses = CONTRASTS.to(images), BRIGHTNESSES.to(images)
+
+    def measure(numbers: list[int]) -> Rows:
+        rows = []
+        for number in numbers:
+            image, contrast = images[number // len(contrasts)], contrasts[number % len(contrasts)]
+            varied = contrast * (image - image.mean()) + brightnesses[:, None, None, None]
+            with torch.no_grad():
+                rows.append(trained.session.subject.energy(varied, torch.zeros_like(brightnesses)))
+        return {"energy": torch.stack(rows)}
+
+    settings = {
+        "positions": positions,
+        "contrasts": CONTRASTS.tolist(),
+        "brightnesses": BRIGHTNESSES.tolist(),
+    }
+    rows = trained.session.rows("contrast", len(images) * len(contrasts), measure, settings)
+    return rows["energy"].reshape(len(images), len(contrasts), len(brightnesses))
+
+
+def _best(log_p: Tensor) -> dict[str, float]:
+    contrast, brightness = divmod(int(log_p.argmax()), len(BRIGHTNESSES))
+    return {"contrast": float(CONTRASTS[contrast]), "brightness": float(BRIGHTNESSES[brightness])}
+
+
+def _plot_maps(axes: list[Any], images: Tensor, maps: Tensor) -> None:
+    low, high = torch.quantile(maps.flatten(), torch.tensor([0.02, 0.98], dtype=maps.dtype)).tolist()
+    for axis, image, log_p, quantile in zip(axes, images, maps, QUANTILES, strict=True):
+        shown = axis.pcolormesh(
+            CONTRASTS, BRIGHTNESSES, log_p.T, vmin=low, vmax=high, cmap="viridis", rasterized=True
+        )
+        mean = float(image.mean())
+        spread = torch.stack([(image - mean).min(), (image - mean).max()]).double().cpu()
+        # Inside this line no pixel leaves [0, 1].
+        axis.plot(CONTRASTS, -CONTRASTS * spread[0], color="white", lw=0.6, ls=":")
+        axis.plot(CONTRASTS, 1.0 - CONTRASTS * spread[1], color="white", lw=0.6, ls=":")
+        axis.plot(1.0, mean, marker="o", mfc="none", mec="white", ms=5)
+        axis.set(
+            xlim=(0.0, 2.0), ylim=(0.0, 1.0), xlabel="contrast a", title=f"{quantile:.0%} quantile of log p"
+        )
+        page.inset(axis, image)
+    axes[0].set_ylabel("brightness b")
+    axes[0].figure.colorbar(shown, ax=axes, label="log p, dB/dim", aspect=30)

@@ -1,0 +1,138 @@
+"""A run as the figures see it: its best checkpoint, the images it is measured on, what was measured."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from dualscore.checkpoints import best_sound
+from dualscore.config import ExperimentConfig
+from dualscore.energy import EnergyModel
+from dualscore.errors import FigureError
+from dualscore.evaluation import plan
+from dualscore.evaluation.figures import normalizer
+from dualscore.evaluation.opening import Opened, open_checkpoint
+from dualscore.evaluation.run import Session
+from dualscore.evaluation.stages import Stage
+from dualscore.evaluation.store import Rows
+from dualscore.experiment import override_config
+from dualscore.likelihood import Estimate, decibels_per_dim
+from dualscore.redaction import restore
+from dualscore.runs import Run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run opened for figures.
+
+    Args:
+        run: its folder.
+        config: what it was trained with, on one device.
+        opened: its best checkpoint.
+        console: for progress and notes.
+    """
+
+    run: Run
+    config: ExperimentConfig
+    opened: Opened
+    console: Console
+
+    @property
+    def session(self) -> Session:
+        """Measures images, and keeps what it measured."""
+        return self.opened.session
+
+    @property
+    def dimension(self) -> int:
+        """D = C·H·W."""
+        return math.prod(self.opened.image_shape)
+
+    @property
+    def is_energy(self) -> bool:
+        """Whether the model has an energy; a denoiser has none."""
+        return isinstance(self.session.subject.model, EnergyModel)
+
+    def need_energy(self, figure: str) -> None:
+        """Refuse a denoiser.
+
+        Args:
+            figure: for the message.
+
+        Raises:
+            FigureError: if the model has no energy.
+        """
+        if not self.is_energy:
+            raise FigureError(f"{figure} needs an energy, and {self.run.folder} trained a denoiser")
+
+    def need_images(self, figure: str) -> None:
+        """Refuse vectors.
+
+        Args:
+            figure: for the message.
+
+        Raises:
+            FigureError: if the model is of vectors.
+        """
+        if self.opened.image_shape[1] == 1:
+            raise FigureError(f"{figure} is of images, and {self.run.folder} learned vectors")
+
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        """The evaluation's stages by name: what it measured is not measured again."""
+        return plan.simple_stages(
+            self.config.evaluate,
+            self.session.datamodule.counts,
+            is_energy=self.is_energy,
+            quantized=self.config.data.quantized,
+            known=self.session.subject.density is not None,
+            large=plan.reported_variances(self.session.subject, self.dimension),
+        )
+
+    @cached_property
+    def log_z(self) -> Estimate:
+        """Log Z on the validation images, in nats."""
+        entropy = float(self.session.subject.prior.entropy(self.session.subject.t_range[1]))
+        return normalizer(self.session.run(self.stages["normalizer"]), self.dimension, entropy)
+
+    @cached_property
+    def validation(self) -> Rows:
+        """`position` and `energy` U(x, 0) in nats, without log Z, of the validation images."""
+        return self.session.run(self.stages["paper"])
+
+    def decibels(self, energy: Tensor) -> Tensor:
+        """Log p in dB/dim from energies without log Z, in nats, any shape."""
+        return decibels_per_dim(-(energy.double() + self.log_z.value), self.dimension)
+
+
+def open_run(folder: Path, overrides: Sequence[str], console: Console) -> Trained:
+    """Open a run.
+
+    Args:
+        folder: of the run.
+        overrides: settings that win over what it was trained with, such as data.path=….
+        console: for progress and notes.
+
+    Returns:
+        The run with its best checkpoint loaded, on a GPU if there is one.
+
+    Raises:
+        DualscoreError: one line for people.
+    """
+    run = Run(folder)
+    if not folder.is_dir():
+        raise FigureError(f"{folder}: no such run; make train EXP=… trains one, make status lists them")
+    stored = run.read_config()
+    given = {key: value for key, _, value in (o.partition("=") for o in overrides)}
+    if "data.path" not in given and isinstance(data := stored.get("data"), dict):
+        data["path"] = restore(str(data.get("path")), "")
+    here = "gpu" if torch.cuda.is_available() else "cpu"
+    alone = ["trainer.devices=1", "trainer.nodes=1", f"trainer.accelerator={here}"]
+    config = override_config(stored, [*alone, *overrides], str(run.config_file))
+    checkpoint = best_sound(run, console.print)
+    opened = open_checkpoint(config, checkpoint, folder / "evaluation", console)
+    return Trained(run, config, opened, console)
