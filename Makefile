@@ -64,9 +64,9 @@ bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=im
 	@set -f; $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \
 		$(if $(OUT),--out "$(call home,$(OUT))") $(SET)
 
-figures: $(INSTALLED)  ## The paper's figures and tables of a run: [RUN=runs/EXP] [FIG="3 table1"] [OTHER=another run, for figure 2] [OUT=…]
+figures: $(INSTALLED)  ## The paper's figures and tables of a run: [RUN=runs/EXP] [FIG="3 table1"] [OTHER=another run, for figure 2] [OUT=…]; RUN=energies.npy DIMENSION=4096
 	@set -f; $(PY) -m dualscore figures "$(or $(call home,$(RUN)),runs/$(EXP))" $(SET) $(if $(FIG),--only $(FIG)) \
-		$(if $(OTHER),--other "$(call home,$(OTHER))") $(if $(OUT),--out "$(call home,$(OUT))")
+		$(if $(OTHER),--other "$(call home,$(OTHER))") $(if $(DIMENSION),--dimension $(DIMENSION)) $(if $(OUT),--out "$(call home,$(OUT))")
 
 data: $(INSTALLED)  ## Prepare shards: DATASET=imagenet64 SRC=folder OUT=data/imagenet64 [SIZE=…]
 	@$(if $(DATASET),,echo "error: say which data set with DATASET=…; see docs/data.md" >&2; exit 2;) \

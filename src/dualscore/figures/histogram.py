@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from dualscore.distribution import Distribution, distribution
+from dualscore.errors import FigureError
 from dualscore.evaluation.store import Rows
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
@@ -60,6 +61,34 @@ def draw_histogram(trained: Trained, out: Path) -> list[Path]:
         return page.write(figure, numbers, out, "figure3")
 
 
+def draw_energies(path: Path, dimension: int, out: Path) -> list[Path]:
+    """Draw figure 3 of energies alone, such as those released with the paper.
+
+    Args:
+        path: a NumPy file of normalized energies −log p(x) in nats, shape (n,).
+        dimension: d = C·H·W of the images.
+        out: folder that the files are written to.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FigureError: if the file holds something else.
+    """
+    try:
+        energies = np.load(path, allow_pickle=False)
+        if not isinstance(energies, np.ndarray) or not np.issubdtype(energies.dtype, np.floating):
+            raise ValueError("holds no array of floating-point numbers")
+        found = distribution(torch.from_numpy(energies.astype(np.float64)), dimension)
+    except (OSError, EOFError, ValueError) as error:
+        raise FigureError(f"{path}: {' '.join(str(error).split()):.200}") from error
+    numbers = {"energies": str(path), "dimension": dimension, **describe(found)}
+    with page.style():
+        figure, axes = page.with_strip(strip=False)
+        plot_histogram(axes, found, numbers)
+        return page.write(figure, numbers, out, "figure3")
+
+
 def describe(found: Distribution) -> dict[str, Any]:
     """The numbers of a distribution, as plain values; log p in dB/dim."""
     counts, edges = np.histogram(found.decibels.numpy(), bins=80)
@@ -86,13 +115,10 @@ def plot_histogram(axes: Axes, found: Distribution, numbers: dict[str, Any]) -> 
     location, scale = found.gumbel.location, found.gumbel.scale
     fitted = stats.gumbel_r.pdf(grid, location, scale)
     axes.plot(grid, fitted, color=page.DUAL, label=f"Gumbel, location {location:.2f}, scale {scale:.2f}")
-    axes.axvline(
-        found.median,
-        color=page.TRUTH,
-        lw=0.8,
-        ls="--",
-        label=f"median {found.median:.2f}, mean {found.mean:.2f}",
-    )
+    middle = f"median {found.median:.2f}, mean {found.mean:.2f}, sd {found.sd:.2f}"
+    axes.axvline(found.median, color=page.TRUTH, lw=0.8, ls="--", label=middle)
+    reach = 0.25 * (edges[-1] - edges[0])
+    axes.set_xlim(edges[0] - reach, edges[-1] + reach)
     for key, colour, label in (
         ("uniform_noise", page.SINGLE, "uniform noise"),
         ("best_constant", page.CONSTANT, "best constant image"),

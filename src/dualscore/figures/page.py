@@ -118,6 +118,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str, note
         colWidths=[width / sum(widths) for width in widths],
         bbox=Bbox.unit(),
         cellLoc="right",
+        colLoc="right",
         edges="horizontal",
     )
     drawn.auto_set_font_size(False)

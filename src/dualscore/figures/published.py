@@ -37,6 +37,7 @@ LIKELIHOODS = (
     Likelihood("FM-Diff", 3.33, "new", "ODE"),
     Likelihood("FM-OT", 3.31, "new", "ODE"),
     Likelihood("Dual score matching", 3.36, "new", "estimate, one evaluation"),
+    Likelihood("Dual score matching, gray", 4.205, "new", "estimate, one evaluation"),
 )
 
 GENERALIZATION = {
