@@ -157,7 +157,7 @@ def _scatter(axis: Any, found: dict[str, Any], points: dict[str, tuple[Tensor, T
     for name, (a, b) in points.items():
         difference = found["sets"][name]["mean_absolute_difference"]
         axis.scatter(
-            a, b, s=3, lw=0, alpha=0.35, color=COLOURS[name], rasterized=True,
+            a.numpy(), b.numpy(), s=3, lw=0, alpha=0.35, color=COLOURS[name], rasterized=True,
             label=f"{SETS[name]}: {difference:.2f}",
         )  # fmt: skip
     low, _ = axis.get_xlim()
@@ -173,7 +173,7 @@ def _against_size(axis: Any, pairs: list[dict[str, Any]]) -> None:  # noqa: ANN4
     for place, name in enumerate("AB"):
         axis.loglog(
             sizes, [published.GENERALIZATION[n][place] for n in sizes], color=COLOURS[name], lw=0.8, ls="--",
-            marker=".", label=f"published, {SETS[name]} (ImageNet64, gray)",
+            marker=".", label=f"published, {SETS[name]}",
         )  # fmt: skip
     for name in SETS if pairs else ():
         axis.loglog(
@@ -182,4 +182,4 @@ def _against_size(axis: Any, pairs: list[dict[str, Any]]) -> None:  # noqa: ANN4
             color=COLOURS[name], marker="o", ms=4, label=f"ours, {SETS[name]}",
         )  # fmt: skip
     axis.set(xlabel="training images N of each network", title="mean |log p_A − log p_B|, dB/dim")
-    axis.legend(fontsize=6)
+    axis.figure.legend(*axis.get_legend_handles_labels(), fontsize=7, loc="outside right upper")

@@ -87,7 +87,7 @@ def show(axis: Axes, image: Tensor) -> None:
         axis: the panel.
         image: pixels in [0, 1], shape (C, H, W); others are clipped.
     """
-    pixels = image.detach().float().cpu().clamp(0.0, 1.0).permute(1, 2, 0)
+    pixels = image.detach().float().cpu().clamp(0.0, 1.0).permute(1, 2, 0).numpy()
     axis.imshow(pixels if pixels.shape[2] == 3 else pixels[..., 0], cmap="gray", vmin=0.0, vmax=1.0)
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():

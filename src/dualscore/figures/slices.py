@@ -70,7 +70,9 @@ def draw_slices(trained: Trained, out: Path) -> list[Path]:
     with page.style():
         figure, axes = page.panels(len(images) + 1)
         _plot_maps(axes[:-1], images, maps)
-        axes[-1].scatter(ratio, decibels, s=2, lw=0, color=page.DUAL, alpha=0.5, rasterized=True)
+        axes[-1].scatter(
+            ratio.numpy(), decibels.numpy(), s=2, lw=0, color=page.DUAL, alpha=0.5, rasterized=True
+        )
         axes[-1].set(
             xscale="log",
             xlabel="participation ratio of Haar coefficients",
@@ -156,13 +158,19 @@ def _plot_maps(axes: list[Any], images: Tensor, maps: Tensor) -> None:
     low, high = torch.quantile(maps.flatten(), torch.tensor([0.02, 0.98], dtype=maps.dtype)).tolist()
     for axis, image, log_p, quantile in zip(axes, images, maps, QUANTILES, strict=True):
         shown = axis.pcolormesh(
-            CONTRASTS, BRIGHTNESSES, log_p.T, vmin=low, vmax=high, cmap="viridis", rasterized=True
+            CONTRASTS.numpy(),
+            BRIGHTNESSES.numpy(),
+            log_p.T.numpy(),
+            vmin=low,
+            vmax=high,
+            cmap="viridis",
+            rasterized=True,
         )
         mean = float(image.mean())
         spread = torch.stack([(image - mean).min(), (image - mean).max()]).double().cpu()
         # Inside this line no pixel leaves [0, 1].
-        axis.plot(CONTRASTS, -CONTRASTS * spread[0], color="white", lw=0.6, ls=":")
-        axis.plot(CONTRASTS, 1.0 - CONTRASTS * spread[1], color="white", lw=0.6, ls=":")
+        for line in (-CONTRASTS * spread[0], 1.0 - CONTRASTS * spread[1]):
+            axis.plot(CONTRASTS.numpy(), line.numpy(), color="white", lw=0.6, ls=":")
         axis.plot(1.0, mean, marker="o", mfc="none", mec="white", ms=5)
         axis.set(
             xlim=(0.0, 2.0), ylim=(0.0, 1.0), xlabel="contrast a", title=f"{quantile:.0%} quantile of log p"

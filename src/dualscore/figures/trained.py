@@ -13,7 +13,7 @@ from torch import Tensor
 from dualscore.checkpoints import best_sound
 from dualscore.config import ExperimentConfig
 from dualscore.energy import EnergyModel
-from dualscore.errors import FigureError
+from dualscore.errors import CheckpointError, FigureError
 from dualscore.evaluation import plan
 from dualscore.evaluation.figures import normalizer
 from dualscore.evaluation.opening import Opened, open_checkpoint
@@ -125,7 +125,7 @@ def open_run(folder: Path, overrides: Sequence[str], console: Console) -> Traine
     """
     run = Run(folder)
     if not folder.is_dir():
-        raise FigureError(f"{folder}: no such run; make train EXP=… trains one, make status lists them")
+        raise CheckpointError(f"{folder}: no such run; make train EXP=… trains one, make status lists them")
     stored = run.read_config()
     given = {key: value for key, _, value in (o.partition("=") for o in overrides)}
     if "data.path" not in given and isinstance(data := stored.get("data"), dict):
