@@ -73,7 +73,7 @@ def draw_dimension(trained: Trained, out: Path) -> list[Path]:
         "noise_log_p_db_per_dim": [-decibels_per_dim(noise_entropy(d, t), d) for t in levels],
     }
     with page.style():
-        figure, axes = page.panels(2)
+        figure, axes = page.panels(2, legend=True)
         _plot(axes, numbers, images if trained.opened.image_shape[1] > 1 else None)
         return page.write(figure, numbers, out, "figure5")
 

@@ -80,7 +80,7 @@ def draw_generalization(
     }
     with page.style():
         shown = measured[-3:]
-        figure, axes = page.panels(len(shown) + 1)
+        figure, axes = page.panels(len(shown) + 1, legend=True)
         for axis, (found, points) in zip(axes, shown, strict=False):
             _scatter(axis, found, points)
         _against_size(axes[-1], numbers["pairs"])
@@ -164,7 +164,7 @@ def _scatter(axis: Any, found: dict[str, Any], points: dict[str, tuple[Tensor, T
     axis.axline((low, low), slope=1.0, color="gray", lw=0.6, zorder=0)
     axis.set(xlabel="log p_A, dB/dim", ylabel="log p_B, dB/dim", title=f"N = {found['training_images']:,}")
     axis.legend(
-        title="mean |log p_A − log p_B|", markerscale=3, loc="upper left", fontsize=7, title_fontsize=7
+        title="mean |log p_A − log p_B|", markerscale=3, loc="lower right", fontsize=7, title_fontsize=7
     )
 
 
@@ -181,5 +181,5 @@ def _against_size(axis: Any, pairs: list[dict[str, Any]]) -> None:  # noqa: ANN4
             [pair["sets"][name]["mean_absolute_difference"] for pair in pairs],
             color=COLOURS[name], marker="o", ms=4, label=f"ours, {SETS[name]}",
         )  # fmt: skip
-    axis.set(xlabel="training images N of each network", title="mean |log p_A − log p_B|, dB/dim")
+    axis.set(xlabel="training images N of each network", ylabel="mean |log p_A − log p_B|, dB/dim")
     axis.figure.legend(*axis.get_legend_handles_labels(), fontsize=7, loc="outside right upper")

@@ -47,6 +47,8 @@ def draw_likelihoods(trained: Trained, out: Path) -> list[Path]:
         ]
         for estimator, figure in report["bits_per_dim"].items()
     ]
+    if (truth := report.get("truth")) is not None:
+        rows.append(["truth", str(estimate_of(truth)), data, "exact", f"{truth['images']:,}"])
     gaussian = report["gaussian"]
     rows += [
         [f"Gaussian, {label}", f"{gaussian[key]:.3f}", data, "exact", f"{gaussian['images']:,}"]

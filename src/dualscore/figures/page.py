@@ -37,9 +37,11 @@ def style() -> AbstractContextManager[None]:
     return plt.rc_context(_STYLE)
 
 
-def panels(columns: int) -> tuple[Figure, list[Axes]]:
-    """A row of panels."""
-    figure, axes = plt.subplots(1, columns, figsize=(2.7 * columns, 2.4), layout="constrained", squeeze=False)
+def panels(columns: int, legend: bool = False) -> tuple[Figure, list[Axes]]:
+    """A row of panels, with room for a legend beside them where it is wanted."""
+    figure, axes = plt.subplots(
+        1, columns, figsize=(2.7 * columns + 1.5 * legend, 2.4), layout="constrained", squeeze=False
+    )
     return figure, list(axes[0])
 
 
