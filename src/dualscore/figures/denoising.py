@@ -55,12 +55,21 @@ def draw_denoising(trained: Trained, out: Path) -> list[Path]:
                 for decibels, value in zip(published.PSNR_IN, values, strict=True)
             }
     header = ["input PSNR, dB", *columns]
+    t_min, t_max = session.subject.t_range
+    inside = {t: 0.999 * t_min <= t <= 1.001 * t_max for t in variances}
     rows = [
-        [f"{psnr(t):.0f}", *(_nearest(column, t) for column in columns.values())] for t in sorted(variances)
+        [f"{psnr(t):.0f}{'' if inside[t] else ' *'}", *(_nearest(column, t) for column in columns.values())]
+        for t in sorted(variances)
     ]
+    low, high = psnr(t_max), psnr(t_min)
+    note = (
+        "" if all(inside.values()) else f"* outside the noise levels of training, {low:.0f} to {high:.0f} dB"
+    )
     release, images = session.datamodule.release, measured[0].images
     with page.style():
-        figure = page.table(header, rows, f"Denoised PSNR in dB, {images:,} validation images · {release}")
+        figure = page.table(
+            header, rows, f"Denoised PSNR in dB, {images:,} validation images · {release}", note
+        )
         numbers: dict[str, Any] = {
             "unit": "dB",
             "images": images,

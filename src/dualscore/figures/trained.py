@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from dualscore.checkpoints import best_sound
-from dualscore.config import ExperimentConfig
+from dualscore.config import Estimator, ExperimentConfig
 from dualscore.energy import EnergyModel
 from dualscore.errors import CheckpointError, FigureError
 from dualscore.evaluation import plan
@@ -84,8 +84,11 @@ class Trained:
     @cached_property
     def stages(self) -> dict[str, Stage]:
         """The evaluation's stages by name: what it measured is not measured again."""
+        options = self.config.evaluate
+        if Estimator.paper not in options.estimators:
+            options = replace(options, estimators=[*options.estimators, Estimator.paper])
         return plan.simple_stages(
-            self.config.evaluate,
+            options,
             self.session.datamodule.counts,
             is_energy=self.is_energy,
             quantized=self.config.data.quantized,
