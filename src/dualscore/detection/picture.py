@@ -1,0 +1,72 @@
+"""ROC curves and histograms of the scores."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from dualscore.detection.auroc import Area, curve
+from dualscore.detection.scores import SCORES
+from dualscore.figures import page
+
+COLOURS = {"log_p": page.TRUTH, "typicality": "#1b9e77", "profile": "#7b4fa3"}
+UNITS = {
+    "log_p": "bits/dim",
+    "typicality": "−ln tail probability",
+    "profile": "distance / standard deviation",
+}
+BINS = 40
+
+
+def draw(
+    inside: Mapping[str, Tensor],
+    outside: Mapping[str, Tensor],
+    areas: Mapping[str, Area],
+    summary: dict[str, Any],
+    results: Path,
+) -> list[Path]:
+    """Draw ood.pdf and ood.png, and write the summary beside them as ood.json.
+
+    Args:
+        inside: scores of the images of --in that are not the reference, by name.
+        outside: scores of those of --out.
+        areas: AUROC of each score.
+        summary: plain values.
+        results: folder.
+
+    Returns:
+        The files.
+    """
+    with page.style():
+        figure, axes = page.panels(1 + len(SCORES))
+        axes[0].plot([0, 1], [0, 1], color=page.DATA, linestyle="--")
+        for name, label in SCORES.items():
+            false_rate, true_rate = curve(inside[name], outside[name])
+            shown = f"{label} {areas[name].auroc:.3f}"
+            axes[0].plot(false_rate, true_rate, color=COLOURS[name], label=shown)
+        axes[0].set(xlabel="false alarms", ylabel="detected", title="ROC, with AUROC", aspect="equal")
+        axes[0].legend(loc="lower right", fontsize=7, handlelength=1.2, borderaxespad=0.1)
+        for axis, (name, label) in zip(axes[1:], SCORES.items(), strict=True):
+            _histogram(axis, inside[name], outside[name], log=name == "profile")
+            axis.set(xlabel=UNITS[name], title=label, yticks=[])
+        axes[1].set(ylabel="share of images")
+        axes[1].legend()
+        return page.write(figure, summary, results, "ood")
+
+
+def _histogram(axis: Axes, inside: Tensor, outside: Tensor, log: bool) -> None:
+    sides = {"in": inside.numpy(), "out": outside.numpy()}
+    both = np.concatenate(list(sides.values()))
+    low, high = float(both.min()), float(both.max())
+    if log and low > 0.0:
+        axis.set_xscale("log")
+        edges = np.geomspace(low, max(high, 1.001 * low), BINS + 1)
+    else:
+        edges = np.linspace(low, max(high, low + 1e-3), BINS + 1)
+    for (name, values), colour in zip(sides.items(), (page.DUAL, page.SINGLE), strict=True):
+        counts, _ = np.histogram(values, edges)
+        axis.stairs(counts / len(values), edges, fill=True, color=colour, alpha=0.35)
+        axis.stairs(counts / len(values), edges, color=colour, label=name)
