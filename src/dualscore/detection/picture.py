@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
 from dualscore.detection.auroc import Area, curve
@@ -43,15 +44,13 @@ def draw(
     with page.style():
         figure, axes = page.panels(1 + len(SCORES))
         axes[0].plot([0, 1], [0, 1], color=page.DATA, linestyle="--")
-        for name, label in SCORES.items():
-            false_rate, true_rate = curve(inside[name], outside[name])
-            shown = f"{label} {areas[name].auroc:.3f}"
-            axes[0].plot(false_rate, true_rate, color=COLOURS[name], label=shown)
-        axes[0].set(xlabel="false alarms", ylabel="detected", title="ROC, with AUROC", aspect="equal")
-        axes[0].legend(loc="lower right", fontsize=7, handlelength=1.2, borderaxespad=0.1)
+        for name in SCORES:
+            axes[0].plot(*curve(inside[name], outside[name]), color=COLOURS[name])
+        axes[0].set(xlabel="false alarms", ylabel="detected", title="ROC", aspect="equal")
         for axis, (name, label) in zip(axes[1:], SCORES.items(), strict=True):
             _histogram(axis, inside[name], outside[name], log=name == "profile")
-            axis.set(xlabel=UNITS[name], title=label, yticks=[])
+            axis.set(xlabel=UNITS[name], yticks=[])
+            axis.set_title(f"{label}: AUROC {areas[name].auroc:.3f}", color=COLOURS[name])
         axes[1].set(ylabel="share of images")
         axes[1].legend()
         return page.write(figure, summary, results, "ood")
@@ -63,6 +62,9 @@ def _histogram(axis: Axes, inside: Tensor, outside: Tensor, log: bool) -> None:
     low, high = float(both.min()), float(both.max())
     if log and low > 0.0:
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         edges = np.geomspace(low, max(high, 1.001 * low), BINS + 1)
     else:
         edges = np.linspace(low, max(high, low + 1e-3), BINS + 1)
