@@ -339,7 +339,7 @@ def test_too_few_different_images_are_refused(
     for k in range(30):
         picture(k % 19).convert("L").save(same / f"{k}.png")
     options = Options(tmp_path / "ood")
-    with pytest.raises(ScoreError, match="--out: 19 different images, and 20 are needed$"):
+    with pytest.raises(ScoreError, match=r"--out: 19 different images, and 20 are needed$"):
         detect(exact, [inside], [same], options, QUIET)
     for k in range(12):
         (inside / f"{k:03d}.png").write_bytes(b"no image")
