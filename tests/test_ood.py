@@ -1,6 +1,8 @@
 """Out-of-distribution detection: areas and scores against references, whole runs with known densities."""
 
 import csv
+import functools
+import importlib
 import json
 import math
 import subprocess
@@ -59,7 +61,7 @@ def test_intervals_cover_the_known_area_of_two_normals() -> None:
     truth = stats.norm.cdf(1.0 / math.sqrt(2.0))
     covered, repeats = 0, 200
     for k in range(repeats):
-        found = area(normal(60, seed=2 * k), 1.0 + normal(60, seed=2 * k + 1), seed=k, resamples=100)
+        found = area(normal(100, seed=2 * k), 1.0 + normal(100, seed=2 * k + 1), seed=k, resamples=200)
         covered += found.low <= truth <= found.high
     # 95 %, less a little with percentiles of few images: ± 3 standard errors of 200 repeats are ± 5 %.
     assert 0.885 <= covered / repeats <= 0.985
@@ -151,14 +153,14 @@ def test_the_reference_half_is_chosen_by_content() -> None:
 # Whole runs with a known density.
 
 
-def gaussian() -> StationaryGaussian:
-    return StationaryGaussian(torch.tensor([0.5]), 0.01 * natural_spectrum((1, SIDE, SIDE), 2.0, 0.1))
+def gaussian(side: int = SIDE) -> StationaryGaussian:
+    return StationaryGaussian(torch.tensor([0.5]), 0.01 * natural_spectrum((1, side, side), 2.0, 0.1))
 
 
-def exact_model() -> ImageModel:
+def exact_model(side: int = SIDE) -> ImageModel:
     """An energy model whose network says nothing: the Gaussian's own energy, log Z = 0."""
-    energy = Energy(unet(output_gain=0.0), gaussian(), [gaussian()])
-    return ImageModel(energy, image_shape=(1, SIDE, SIDE), log_normalizer=0.0).eval()
+    energy = Energy(unet(output_gain=0.0), gaussian(side), [gaussian(side)])
+    return ImageModel(energy, image_shape=(1, side, side), log_normalizer=0.0).eval()
 
 
 def draw_folder(folder: Path, count: int, factors: Tensor, seed: int) -> Path:
@@ -224,12 +226,33 @@ def test_images_of_the_same_kind_cannot_be_told_apart(tmp_path: Path, exact: Pat
         assert scores["auroc"] == pytest.approx(0.5, abs=3.5 * error)
 
 
-# Whole commands.
+def test_the_table_of_the_documentation_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], exact: Path
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    ood_demo = importlib.import_module("ood_demo")
+    monkeypatch.setattr(ood_demo, "area", functools.partial(area, resamples=5))
+    monkeypatch.setattr(run, "load", lambda _: exact_model(16))
+    assert ood_demo.main(["--model", str(exact), "--out", str(tmp_path / "demo"), "--most", "20"]) == 0
+    table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [cells[0][2:] for cells in table[2:]] == [
+        "brick", "grass", "gravel", "text", "page", "coins", "moon", "hubble_deep_field", "noise", "constant"
+    ]  # fmt: skip
+    assert table[-2][2].startswith("1.000")  # noise is the least probable of all
+    found = rows(tmp_path / "demo")
+    for number, name in ((3, "grass"), (5, "text")):
+        mine = [row for row in found if row["side"] == "in" or f"/{name}/" in row["file"]]
+        labels, bits = [row["side"] == "out" for row in mine], [float(row["bits_per_dim"]) for row in mine]
+        assert sum(labels) == 20
+        assert float(table[number][2][:5]) == pytest.approx(roc_auc_score(labels, bits), abs=6e-4)
 
 
 def rows(results: Path) -> list[dict[str, str]]:
     with (results / "ood.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+# Whole commands.
 
 
 def test_a_trained_model_tells_kinds_apart(workspace: Workspace, demo_shards: Path) -> None:
@@ -276,7 +299,7 @@ def test_a_trained_model_tells_kinds_apart(workspace: Workspace, demo_shards: Pa
     with (results / "failures.csv").open(newline="") as file:
         assert {row["file"] for row in csv.DictReader(file)} == {"in/broken.png", "strange/other.png"}
 
-    printed = workspace.run("ood", *arguments, "--resize", "--batch-size", "7")
+    printed = workspace.run("ood", *arguments, "--resize", "--batch-size", "7", "--workers", "0")
     assert "against 27 of --out" in printed
     again = json.loads((workspace.folder / "ood" / "ood.json").read_text())
     assert again["images"]["out"] == 27

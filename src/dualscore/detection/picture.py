@@ -67,8 +67,11 @@ def _histogram(axis: Axes, inside: Tensor, outside: Tensor, log: bool) -> None:
         axis.xaxis.set_minor_formatter(NullFormatter())
         edges = np.geomspace(low, max(high, 1.001 * low), BINS + 1)
     else:
-        edges = np.linspace(low, max(high, low + 1e-3), BINS + 1)
+        # One very strange image must not squeeze all others into one bar: the outer bars hold what is beyond.
+        least, most = float(inside.min()), float(inside.max())
+        room = max(0.5 * (most - least), 1e-3)
+        edges = np.linspace(max(low, least - room), min(max(high, most + 1e-3), most + room), BINS + 1)
     for (name, values), colour in zip(sides.items(), (page.DUAL, page.SINGLE), strict=True):
-        counts, _ = np.histogram(values, edges)
+        counts, _ = np.histogram(values.clip(edges[0], edges[-1]), edges)
         axis.stairs(counts / len(values), edges, fill=True, color=colour, alpha=0.35)
         axis.stairs(counts / len(values), edges, color=colour, label=name)
