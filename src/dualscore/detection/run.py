@@ -17,6 +17,7 @@ from dualscore.detection.picture import draw
 from dualscore.detection.report import tell, write_rows
 from dualscore.detection.scores import SCORES, all_scores
 from dualscore.errors import ScoreError
+from dualscore.model import ImageModel
 from dualscore.precision import allow_tf32
 from dualscore.scoring import files, tables
 from dualscore.scoring.effective import DRAWS
@@ -82,16 +83,7 @@ def detect(
         problems = {side: Problems(failures, console) for side in ("in", "out")}
         measured = {}
         for side, given in (("in", inside), ("out", outside)):
-            images = files.ImageFiles(given, options.results, size, options.batch_size)
-            chunks = usable(iter(files.load(images, options.workers)), problems[side])
-            if (first := next(chunks, None)) is None:
-                raise ScoreError(f"--{side}: no image could be measured: {problems[side].first}")
-            model = normalized(model, first.images, size)
-            with progress_bar(console) as progress:
-                advance = partial(progress.advance, progress.add_task(f"--{side}: measured", total=None))
-                measured[side] = measure(
-                    model, chain([first], chunks), options.levels, problems[side], advance
-                )
+            model, measured[side] = _measure_side(side, model, given, size, options, problems[side])
     both = _check_counts(measured, problems)
     chosen = reference_half(measured["in"].keys)
     parts = {"reference": measured["in"][chosen], "in": measured["in"][~chosen], "out": measured["out"]}
@@ -124,6 +116,25 @@ def detect(
     draw(scores["in"], scores["out"], areas, summary, options.results)
     tell(summary, options.results, console)
     return summary
+
+
+def _measure_side(
+    side: str,
+    model: ImageModel,
+    given: Sequence[Path],
+    size: files.Size,
+    options: Options,
+    problems: Problems,
+) -> tuple[ImageModel, Measured]:
+    """The figures of all images of a side, and the model, log Z estimated if need be."""
+    images = files.ImageFiles(given, options.results, size, options.batch_size)
+    chunks = usable(iter(files.load(images, options.workers)), problems)
+    if (first := next(chunks, None)) is None:
+        raise ScoreError(f"--{side}: no image could be measured: {problems.first}")
+    model = normalized(model, first.images, size)
+    with progress_bar(problems.console) as progress:
+        advance = partial(progress.advance, progress.add_task(f"--{side}: measured", total=None))
+        return model, measure(model, chain([first], chunks), options.levels, problems, advance)
 
 
 def _figures(scores: dict[str, dict[str, Tensor]], name: str, found: Area) -> dict[str, float]:
