@@ -5,6 +5,9 @@ SHELL := /bin/bash
 EXP ?= patches_dual
 # The shell does not expand ~ behind SRC= everywhere, nor inside quotes.
 home = $(patsubst ~/%,$(HOME)/%,$(1))
+# Lists of paths go to the shell as they are written, so that quotes keep names with spaces whole.
+paths = $(subst '~/,'$(HOME)/,$(subst "~/,"$(HOME)/,$(1)))
+streaming = $(if $(filter-out 0,$(RESIZE)),--resize) $(if $(filter-out 0,$(NORMALIZE)),--normalize)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -15,7 +18,6 @@ DEMO32 := data/demo32/manifest.json
 half = $(patsubst patches_%,%,$(filter patches_a patches_b,$(EXP)))
 SHARDS = $(if $(half),data/demo_$(half)/manifest.json,$(if $(filter patches_%,$(EXP)),$(DEMO))) $(if $(filter patches32_%,$(EXP)),$(DEMO32))
 
-.PHONY: help install train submit study evaluate score bench figures data verify-data status tensorboard experiments test torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -55,10 +57,15 @@ study: $(INSTALLED) $(DEMO) $(DEMO32)  ## Compare variants of an experiment, or 
 evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
 	@set -f; $(PY) -m dualscore evaluate $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))")
 
-score: $(INSTALLED)  ## How probable images are, and where they are not: CKPT=file or run IMAGES="files or folders" [OUT=scores] [PSNR=20] [RESIZE=1]
+score: $(INSTALLED)  ## How probable images are, and where they are not: CKPT=file or run IMAGES="files or folders" [OUT=scores] [PSNR=20] [RESIZE=1] [NORMALIZE=1]
 	@$(if $(and $(CKPT),$(IMAGES)),,echo "error: say which model and which images with CKPT=… IMAGES=…" >&2; exit 2;) \
-	$(PY) -m dualscore score "$(call home,$(CKPT))" $(foreach path,$(IMAGES),$(call home,$(path))) \
-		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(PSNR),--psnr $(PSNR)) $(if $(filter-out 0,$(RESIZE)),--resize)
+	$(PY) -m dualscore score "$(call home,$(CKPT))" $(call paths,$(IMAGES)) \
+		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(PSNR),--psnr $(PSNR)) $(streaming)
+
+ood: $(INSTALLED)  ## Tell other images from the model's kind: CKPT=file or run IN="files or folders" OUT="files or folders" [RESULTS=ood] [PSNR="40 20"] [RESIZE=1] [NORMALIZE=1]
+	@$(if $(and $(CKPT),$(IN),$(OUT)),,echo "error: say which model and which images with CKPT=… IN=… OUT=…" >&2; exit 2;) \
+	$(PY) -m dualscore ood "$(call home,$(CKPT))" --in $(call paths,$(IN)) --out $(call paths,$(OUT)) \
+		$(if $(RESULTS),--results "$(call home,$(RESULTS))") $(if $(PSNR),--psnr $(PSNR)) $(streaming)
 
 bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=imagenet64_dual] [SET="data.batch_size=8"] [OUT=bench.json]
 	@set -f; $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 
-from dualscore.commands import evaluate, experiments, figures, score, status, study, submit, train
+from dualscore.commands import evaluate, experiments, figures, ood, score, status, study, submit, train
 from dualscore.commands.options import Commands
 
 ALL: tuple[Callable[[Commands], None], ...] = (
     train.add,
     evaluate.add,
-    score.add,
     figures.add,
+    score.add,
+    ood.add,
     study.add,
     submit.add,
     status.add,

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,6 +27,24 @@ def add_experiment(command: argparse.ArgumentParser) -> None:
 def add_runs(command: argparse.ArgumentParser) -> None:
     """Where runs are."""
     command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+
+
+def add_streaming(command: argparse.ArgumentParser) -> None:
+    """How a stream of image files is read and measured."""
+    command.add_argument("--resize", action="store_true", help="crop and resize images of other sizes")
+    command.add_argument("--normalize", action="store_true", help="estimate log Z where it is not known")
+    command.add_argument("--batch-size", type=positive, default=128, help="images at once (default: 128)")
+    workers = min(8, max(1, (os.cpu_count() or 1) // 2))
+    shown = f"processes that decode (default: {workers}, half the cores, at most 8)"
+    command.add_argument("--workers", type=int, default=workers, help=shown)
+    command.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+
+
+def default_device() -> str:
+    """A GPU if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def positive(text: str) -> int:

@@ -1,7 +1,6 @@
 """Scores a batch of images: one forward pass for its probability and where that sits."""
 
 import math
-import zlib
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +9,9 @@ from torch import Tensor
 from dualscore.images import to_pixels
 from dualscore.likelihood import bits_per_dim, decibels_per_dim
 from dualscore.model import ImageModel
-from dualscore.noise import corrupt, fixed_noise, variance_at_psnr
+from dualscore.noise import variance_at_psnr
+from dualscore.scoring.effective import effective_dimension
 from dualscore.scoring.reference import Reference
-
-DRAWS = 4
-"""Noises that an image's effective dimension is the mean of."""
 
 
 @dataclass(frozen=True)
@@ -73,24 +70,15 @@ class Scorer:
         energy = maps.sum(dim=(1, 2))
         normalized = energy + self.log_normalizer
         percentile = None if self.reference is None else self.reference.percentile(energy)
+        effective = None
+        if self.noise_variance is not None:
+            effective = effective_dimension(self.model, clean, [self.noise_variance])[:, 0]
         return Scores(
             bits_per_dim(normalized, dimension),
             decibels_per_dim(-normalized, dimension),
             percentile,
-            None if self.noise_variance is None else self._effective_dimension(clean, self.noise_variance),
+            effective,
             # A pixel's own share of d is C, so the even share of log Z is that of one pixel too.
             bits_per_dim(maps + self.log_normalizer / pixels, self.shape[0]),
             (clean * 255.0).round().to(torch.uint8),
         )
-
-    def _effective_dimension(self, clean: Tensor, noise_variance: float) -> Tensor:
-        """METHOD section 3: d_eff(x, t) = E‖x − x̂‖²/t, over noises that depend on the image alone."""
-        keys = [zlib.crc32((image * 255.0).round().to(torch.uint8).numpy().tobytes()) for image in clean]
-        t = torch.full((len(clean),), noise_variance)
-        found = []
-        for draw in range(DRAWS):
-            noisy = corrupt(clean, fixed_noise(keys, self.shape, 0, draw), t)
-            error = self.model.denoise(noisy, t, len(clean)).cpu().double() - clean
-            found.append(error.square().sum(dim=(1, 2, 3)) / noise_variance)
-        drawn = torch.stack(found)
-        return torch.stack([drawn.mean(dim=0), drawn.std(dim=0) / math.sqrt(DRAWS)], dim=1)

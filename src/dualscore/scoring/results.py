@@ -9,15 +9,13 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 
 from dualscore.scoring import sheet, tables
 from dualscore.scoring.batch import Scores
+from dualscore.scoring.stream import NOT_FINITE, Problems
 
 SHEET_EACH = 30
 """Thumbnails kept of the most probable images, and as many of the least."""
-PROBLEMS_SHOWN = 10
-NOT_FINITE = "has an energy or a denoised image that is not finite"
 
 
 @dataclass(frozen=True)
@@ -46,26 +44,13 @@ class Results:
 
     options: Options
     scores: IO[str]
-    failures: IO[str]
-    console: Console
+    problems: Problems
     writer: ThreadPoolExecutor
     written: "Future[None] | None" = None
     extremes: sheet.Extremes = field(default_factory=lambda: sheet.Extremes(SHEET_EACH))
     scale: tuple[float, float] | None = None
-    failed: int = 0
-    first_problem: str = ""
     total: float = 0.0
     squares: float = 0.0
-
-    def fail(self, problems: Sequence[tuple[str, str]]) -> None:
-        """Report and count files, with the reasons."""
-        tables.append(self.failures, problems)
-        for path, reason in problems:
-            self.failed += 1
-            line = f"{tables.printable(path)} {reason}"
-            self.first_problem = self.first_problem or line
-            if self.failed <= PROBLEMS_SHOWN:
-                self.console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
 
     def add(self, paths: Sequence[str], scores: Scores) -> None:
         """Append a batch's rows, write its maps, and keep the extremes."""
@@ -73,7 +58,7 @@ class Results:
         if self.scale is None and finite.any():
             self.scale = sheet.common_scale(scores.maps[finite].numpy())
         if self.scale is None:
-            self.fail([(path, NOT_FINITE) for path in paths])
+            self.problems.add([(path, NOT_FINITE) for path in paths])
             return
         images = scores.pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
         heat = sheet.colour(scores.maps.nan_to_num().numpy(), self.scale)
@@ -81,7 +66,7 @@ class Results:
         pictures = {}
         for j, path in enumerate(paths):
             if not finite[j]:
-                self.fail([(path, NOT_FINITE)])
+                self.problems.add([(path, NOT_FINITE)])
                 continue
             bits = float(scores.bits[j])
             row = self._row(path, j, bits, scores)

@@ -1,16 +1,14 @@
 """From a model and files to scores on disk: a stream, whatever the number of files."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dualscore.checkpoints import load, locate
 from dualscore.errors import ScoreError
@@ -22,6 +20,7 @@ from dualscore.scoring.batch import Scorer
 from dualscore.scoring.reference import find_reference
 from dualscore.scoring.results import Options, Results
 from dualscore.scoring.size import normalized, wanted_size
+from dualscore.scoring.stream import Problems, check_level, device_of, progress_bar, usable
 
 TABLE_EACH = 10
 """Rows shown of the most probable images, and as many of the least."""
@@ -66,9 +65,10 @@ def score_with(
         DualscoreError: as `score`.
     """
     allow_tf32(False)
-    _check_level(options.psnr, model.t_max)
+    if options.psnr is not None:
+        check_level(options.psnr, model.t_max)
     size = wanted_size(model, given, options.out, resize=options.resize, normalize=options.normalize)
-    model = model.to(_device(options.device))
+    model = model.to(device_of(options.device))
     own_size = model.image_shape is not None and model.image_shape[1:] == (size.height, size.width)
     reference = find_reference(checkpoint) if own_size and checkpoint.is_file() else None
     _prepare(options.out, options.maps)
@@ -79,22 +79,23 @@ def score_with(
         for file in opened.values():
             stack.enter_context(file)
         writer = stack.enter_context(ThreadPoolExecutor(1))
-        results = Results(options, opened["scores"], opened["failures"], console, writer)
-        chunks = _usable(iter(loader), results)
+        problems = Problems(opened["failures"], console)
+        results = Results(options, opened["scores"], problems, writer)
+        chunks = usable(iter(loader), problems)
         first = next(chunks, None)
         if first is None:
-            problem = results.first_problem or f"{given[0]} holds no image ({', '.join(SUFFIXES)})"
+            problem = problems.first or f"{given[0]} holds no image ({', '.join(SUFFIXES)})"
             raise ScoreError(f"no image could be scored: {problem}")
         model = normalized(model, first.images, size)
         scorer = Scorer(model, reference, options.psnr)
-        with _progress(console) as progress:
+        with progress_bar(console) as progress:
             task = progress.add_task("scored", total=None)
             for chunk in chain([first], chunks):
                 results.add(chunk.paths, scorer(chunk.images))
                 progress.advance(task, len(chunk.paths))
             results.finish()
     if not results.extremes.seen:
-        raise ScoreError(f"no image could be scored: {results.first_problem}")
+        raise ScoreError(f"no image could be scored: {problems.first}")
     summary = _summary(model, checkpoint, results)
     summary["validation"] = (
         None if reference is None else {"images": len(reference.energies), "rows": reference.source}
@@ -105,37 +106,6 @@ def score_with(
     sheet.draw_sheet(kept, results.extremes.seen, results.scale).save(options.out / "sheet.png")
     _tell(kept, summary, results, console)
     return summary
-
-
-def _usable(chunks: Iterator[files.Chunk], results: Results) -> Iterator[files.Chunk]:
-    """The batches with an image in them; what failed is reported as it comes."""
-    try:
-        for chunk in chunks:
-            results.fail(chunk.failed)
-            if chunk.paths:
-                yield chunk
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ScoreError(
-            "a loader process died, most often for want of memory: try a smaller --batch-size, or --workers 0"
-        ) from error
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ScoreError(f"--device {name}: {str(error).splitlines()[0]:.200}") from error
-    return device
-
-
-def _check_level(psnr: float | None, t_max: float) -> None:
-    # Beyond it an image and its noisy version are the same in single precision.
-    lowest = -10.0 * math.log10(t_max)
-    if psnr is not None and not lowest <= psnr <= 120.0:
-        raise ScoreError(f"--psnr {psnr:g}: must be between {lowest:g} (t_max in training) and 120 dB")
 
 
 def _prepare(out: Path, maps: bool) -> None:
@@ -156,22 +126,12 @@ def _summary(model: ImageModel, checkpoint: Path, results: Results) -> dict[str,
         "image_shape": list(model.image_shape),
         "log_normalizer": model.log_normalizer,
         "images": images,
-        "failed": results.failed,
+        "failed": results.problems.count,
         "mean_bits_per_dim": mean,
         "stderr": math.sqrt(variance / (images - 1)) if images > 1 else None,
         "effective_dimension_at_psnr": results.options.psnr,
         "map_scale_bits": results.scale,
     }
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description} {task.completed:,} images"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def _tell(
@@ -183,7 +143,9 @@ def _tell(
     console.print(tables.score_table([thumbnail.row for thumbnail in kept], images))
     stderr = "" if summary["stderr"] is None else f" ± {summary['stderr']:.3f}"
     counted = "one image" if images == 1 else f"{images:,} images"
-    left_out = f"; {results.failed:,} left out, see {out / 'failures.csv'}" if results.failed else ""
+    left_out = (
+        f"; {results.problems.count:,} left out, see {out / 'failures.csv'}" if results.problems.count else ""
+    )
     lines = [f"{summary['mean_bits_per_dim']:.3f}{stderr} bits/dim, the mean of {counted}{left_out}"]
     if summary["validation"] is None:
         lines.append(

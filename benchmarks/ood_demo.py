@@ -1,0 +1,121 @@
+"""Tells the demo's held-out photographs from textures, text, noise and flat patches: docs/ood.md's table.
+
+python benchmarks/ood_demo.py [--model runs/patches_dual] [--out ood-demo] [--most 500]
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from data_prep.sources.crops import cut
+from data_prep.sources.demo import VAL, locate
+from dualscore.detection.auroc import area
+from dualscore.detection.run import Options, detect
+
+SIDE = 16
+OTHERS = (
+    "brick.png",
+    "grass.png",
+    "gravel.png",
+    "text.png",
+    "page.png",
+    "coins.png",
+    "moon.png",
+    "hubble_deep_field.jpg",
+)
+"""What else scikit-image ships."""
+MOST = 500
+
+
+def photographs() -> Iterator[NDArray[np.uint8]]:
+    """Crops of the demo's two validation photographs, as the demo cuts them."""
+    for package, file in VAL.values():
+        yield from crops(locate(package, file))
+
+
+def crops(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """Crops side by side at scales 1, ½ and ¼, each of shape (SIDE, SIDE, 3)."""
+    with Image.open(path) as file:
+        for grid in cut(file.convert("RGB"), SIDE, SIDE, 3):
+            yield from grid.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+
+
+def save(folder: Path, images: list[NDArray[np.uint8]], most: int) -> Path:
+    """Write images as PNG; of more than `most` that many, evenly spaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)):
+        Image.fromarray(images[number]).save(folder / f"{number:05d}.png")
+    return folder
+
+
+def folders(out: Path, most: int) -> list[Path]:
+    """Write all sets of images, at most `most` in each, the photographs first and four times as many."""
+    draw = np.random.default_rng(0)
+    made = [save(out / "photographs", list(photographs()), 4 * most)]
+    for name in OTHERS:
+        path = locate("skimage", f"data/{name}")
+        made.append(save(out / path.stem, list(crops(path)), most))
+    noise = draw.integers(0, 256, (most, SIDE, SIDE), dtype=np.uint8)
+    flat = [np.full((SIDE, SIDE), value, np.uint8) for value in range(256)]
+    return [*made, save(out / "noise", list(noise), most), save(out / "constant", flat, most)]
+
+
+def table(results: Path) -> Iterator[str]:
+    """The areas of each folder of --out by itself, as a table in Markdown, from ood.csv.
+
+    Beside the command's scores stands the distance |log p − median|, which its typicality is instead of.
+    """
+    columns = {
+        "log p": "bits_per_dim",
+        "distance": "",
+        "typicality": "typicality",
+        "d_eff profile": "profile",
+    }
+    sides: dict[str, list[dict[str, str]]] = {}
+    with (results / "ood.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            side = row["side"] if row["side"] != "out" else Path(row["file"]).parent.name
+            sides.setdefault(side, []).append(row)
+
+    def values(side: str, column: str) -> Tensor:
+        found = [float(row[column or "bits_per_dim"]) for row in sides[side]]
+        return torch.tensor(found, dtype=torch.float64)
+
+    middle = values("reference", "").median()
+    yield f"| out | bits/dim | {' | '.join(columns)} |"
+    yield "| --- " * (2 + len(columns)) + "|"
+    for side in sides:
+        if side not in {"reference", "in"}:
+            cells = []
+            for column in columns.values():
+                two = [values(which, column) for which in ("in", side)]
+                found = area(*(two if column else [(scores - middle).abs() for scores in two]))
+                cells.append(f"{found.auroc:.3f} ({found.low:.3f}–{found.high:.3f})")
+            yield f"| {side} | {float(values(side, '').median()):.2f} | {' | '.join(cells)} |"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make the sets, detect, print the table of each set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("runs/patches_dual"))
+    parser.add_argument("--out", type=Path, default=Path("ood-demo"))
+    parser.add_argument("--most", type=int, default=MOST, help="images of a set; of photographs four times")
+    arguments = parser.parse_args(argv)
+    inside, *outside = folders(arguments.out / "images", arguments.most)
+    detect(arguments.model, [inside], outside, Options(arguments.out), Console())
+    for line in table(arguments.out):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

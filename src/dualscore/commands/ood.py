@@ -1,0 +1,57 @@
+"""dualscore ood."""
+
+import argparse
+from pathlib import Path
+
+from dualscore.commands.options import Commands, add_streaming, default_device, wide_console
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    ood = commands.add_parser("ood", help="tell images of another kind from images of the model's")
+    ood.add_argument("model", type=Path, help="a checkpoint, or a run's folder for its best one")
+    ood.add_argument(
+        "--in",
+        dest="inside",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="IMAGES",
+        help="files and folders of images of the kind that the model was trained on, not among them",
+    )
+    ood.add_argument(
+        "--out",
+        dest="outside",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="IMAGES",
+        help="files and folders of other images",
+    )
+    ood.add_argument(
+        "--results", type=Path, default=Path("ood"), help="folder for the results (default: ood)"
+    )
+    ood.add_argument(
+        "--psnr",
+        type=float,
+        nargs="+",
+        metavar="DB",
+        help="noise levels of the effective dimensions (default: 50 40 30 20 10 0)",
+    )
+    add_streaming(ood)
+    ood.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from dualscore.detection.run import LEVELS, Options, detect
+
+    options = Options(
+        results=arguments.results,
+        levels=tuple(dict.fromkeys(arguments.psnr)) if arguments.psnr else LEVELS,
+        resize=arguments.resize,
+        normalize=arguments.normalize,
+        batch_size=arguments.batch_size,
+        workers=max(0, arguments.workers),
+        device=arguments.device or default_device(),
+    )
+    detect(arguments.model, arguments.inside, arguments.outside, options, wide_console())

@@ -1,0 +1,64 @@
+"""What a detection writes and says: a row an image, and a table of the areas."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from dualscore.detection.measure import Measured
+from dualscore.detection.scores import SCORES
+from dualscore.scoring import tables
+
+
+def write_rows(
+    path: Path, parts: Mapping[str, tuple[Measured, Mapping[str, Tensor]]], levels: Sequence[float]
+) -> None:
+    """Write a row an image.
+
+    Args:
+        path: the CSV file.
+        parts: figures and scores of the reference, of the rest of --in and of --out, by those names.
+        levels: noise levels of the profiles in dB.
+    """
+    names = ["bits_per_dim", *list(SCORES)[1:], *(f"d_eff_{level:g}dB" for level in levels)]
+    with tables.open_csv(path, ["file", "side", *names]) as file:
+        for side, (measured, scores) in parts.items():
+            numbers = [*(scores[name].tolist() for name in SCORES), *measured.profile.T.tolist()]
+            rows = zip(measured.paths, *numbers, strict=True)
+            tables.append(file, [[name, side, *(f"{x:.7g}" for x in values)] for name, *values in rows])
+
+
+def tell(summary: Mapping[str, Any], results: Path, console: Console) -> None:
+    """Print of each score its medians on either side and its AUROC, and what was compared.
+
+    Args:
+        summary: what ood.json holds.
+        results: folder.
+        console: the terminal.
+    """
+    table = Table("score", "median, in", "median, out", "AUROC", "95 % interval")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, label in SCORES.items():
+        found = summary["scores"][name]
+        cells = (f"{found[key]:.3f}" for key in ("median_in", "median_out", "auroc"))
+        table.add_row(label, *cells, f"{found['low']:.3f} to {found['high']:.3f}")
+    console.print(table)
+    images, failed = summary["images"], sum(summary["failed"].values())
+    lines = [
+        f"{images['in']:,} images of --in against {images['out']:,} of --out; "
+        f"{images['reference']:,} others of --in are the reference"
+        + (f"; {failed:,} left out, see {results / 'failures.csv'}" if failed else "")
+    ]
+    if both := summary["on_both_sides"]:
+        lines.append(f"{both:,} of --out are in --in too: no score can tell them apart")
+    if any(found["auroc"] in (0.0, 1.0) for found in summary["scores"].values()):
+        lines.append(
+            "where no image overlaps the interval is one point: it does not say how rare overlaps are"
+        )
+    lines.append(f"written to {results}: ood.csv, ood.json, ood.png, ood.pdf")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

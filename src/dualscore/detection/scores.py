@@ -1,0 +1,119 @@
+r"""Three scores of how strange an image is, larger for stranger, the last two against reference images.
+
+1. Bits/dim, −log p: strange is what is improbable.
+2. Typicality: strange is what is more *or* less probable than the reference. Images of one kind differ
+   widely in probability, and simpler ones of another kind are often the more probable.
+3. The profile of effective dimensions: strange is what is denoised better or worse at some noise level than
+   the reference is.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dualscore.detection.measure import Measured
+from dualscore.errors import ScoreError
+
+SCORES = {"log_p": "bits/dim", "typicality": "typicality", "profile": "d_eff profile"}
+"""The scores, and what people read."""
+_ROWS = 1024
+"""Images compared with the whole reference at once."""
+
+
+class Typicality:
+    r"""−ln of the two-sided tail probability 2 min(F, 1 − F) of an image's log p among the reference's.
+
+    Nalisnick et al. 2019, arXiv 1906.02994, take the distance |−log p − mean|, here of one image. A tail
+    probability instead, because log p has a long tail towards simple images: the same distance is common on
+    that side and very rare on the other. F is the reference's distribution function smoothed by a normal
+    kernel (Azzalini 1981, Biometrika 68), so that scores also differ beyond the reference's extremes.
+
+    Args:
+        reference: bits/dim of the reference images, float64, shape (n,), n ≥ 2.
+    """
+
+    def __init__(self, reference: Tensor) -> None:
+        self.reference = reference
+        deviation = float(reference.std())
+        low, high = np.quantile(reference.numpy(), (0.25, 0.75))
+        # Azzalini's 1.3 σ n^(−1/3); the quartiles' σ, where that is smaller, is not stretched by a long tail.
+        self.bandwidth = (
+            1.3 * (min(deviation, float(high - low) / 1.349) or deviation) * len(reference) ** (-1 / 3)
+        )
+        if not self.bandwidth > 0.0:
+            raise ScoreError("--in: all reference images have the same probability; give different images")
+
+    def __call__(self, bits: Tensor) -> Tensor:
+        """Scores ≥ 0 in nats, float64, shape (B,), of images of these bits/dim, shape (B,)."""
+        parts = []
+        for part in torch.split(bits, _ROWS):
+            z = (part[:, None] - self.reference) / self.bandwidth
+            below = torch.special.log_ndtr(z).logsumexp(dim=1)
+            above = torch.special.log_ndtr(-z).logsumexp(dim=1)
+            parts.append(torch.minimum(below, above))
+        return (math.log(len(self.reference) / 2.0) - torch.cat(parts)).clamp(min=0.0)
+
+
+class ProfileDistance:
+    r"""Mahalanobis distance of ln d_eff at K noise levels from the reference's mean.
+
+    One Gaussian over the logarithms (images differ by factors), with the correlations shrunk as Ledoit and
+    Wolf 2004 (J. Multivariate Analysis 88), because of few reference images they are nearly singular. Errors
+    of denoising at several noise levels are what Graham et al. 2023, arXiv 2211.07740, detect with; norms of
+    the score at several levels, with a density fitted to them, Mahmood et al. 2021, arXiv 2010.13132.
+
+    Args:
+        reference: effective dimensions of the reference images, > 0, float64, shape (n, K), n ≥ 2.
+    """
+
+    def __init__(self, reference: Tensor) -> None:
+        logs = reference.log()
+        self.mean, self.deviation = logs.mean(dim=0), logs.std(dim=0, correction=0)
+        if not bool((self.deviation > 0.0).all()):
+            raise ScoreError("--in: all reference images have the same profile; give different images")
+        self.correlation, self.shrinkage = shrunk_correlation((logs - self.mean) / self.deviation)
+        self._factor = torch.linalg.cholesky(self.correlation)
+
+    def __call__(self, profile: Tensor) -> Tensor:
+        """Distances in standard deviations, float64, shape (B,), of profiles of shape (B, K)."""
+        z = (profile.log() - self.mean) / self.deviation
+        distance: Tensor = (
+            torch.linalg.solve_triangular(self._factor, z.T, upper=False).square().sum(dim=0).sqrt()
+        )
+        return distance
+
+
+def shrunk_correlation(standardized: Tensor) -> tuple[Tensor, float]:
+    """Ledoit and Wolf's estimate of the correlation matrix.
+
+    Args:
+        standardized: n vectors of mean 0 and variance 1 in every component, shape (n, K).
+
+    Returns:
+        (1 − s) R + s I, R the empirical correlations, shape (K, K); and the shrinkage s in [0, 1].
+    """
+    count = len(standardized)
+    empirical = standardized.T @ standardized / count
+    eye = torch.eye(len(empirical), dtype=empirical.dtype)
+    distance = float((empirical - eye).square().sum())
+    # Σ_i ‖z_i z_iᵀ − R‖² = Σ_i ‖z_i‖⁴ − n ‖R‖²
+    spread = float(standardized.square().sum(dim=1).square().sum() - count * empirical.square().sum())
+    shrinkage = min(1.0, spread / count**2 / distance) if distance > 0.0 else 1.0
+    return (1.0 - shrinkage) * empirical + shrinkage * eye, shrinkage
+
+
+def all_scores(reference: Measured) -> Callable[[Measured], dict[str, Tensor]]:
+    """The three scores, held against reference images: figures of n images → by name (n,), float64."""
+    typicality, profile = Typicality(reference.bits), ProfileDistance(reference.profile)
+
+    def scores(measured: Measured) -> dict[str, Tensor]:
+        return {
+            "log_p": measured.bits,
+            "typicality": typicality(measured.bits),
+            "profile": profile(measured.profile),
+        }
+
+    return scores

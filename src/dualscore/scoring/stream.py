@@ -1,0 +1,93 @@
+"""What every measurement of a stream of files does: refuse early, report what failed, show progress."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from dualscore.errors import ScoreError
+from dualscore.scoring import tables
+from dualscore.scoring.files import Chunk
+
+PROBLEMS_SHOWN = 10
+NOT_FINITE = "has an energy or a denoised image that is not finite"
+
+
+@dataclass
+class Problems:
+    """Reports and counts files that cannot be used, with the reasons."""
+
+    file: IO[str]
+    """Of rows (file, reason)."""
+    console: Console
+    count: int = 0
+    first: str = ""
+
+    def add(self, problems: Sequence[tuple[str, str]]) -> None:
+        """Report files, each with its reason."""
+        tables.append(self.file, problems)
+        for path, reason in problems:
+            self.count += 1
+            line = f"{tables.printable(path)} {reason}"
+            self.first = self.first or line
+            if self.count <= PROBLEMS_SHOWN:
+                self.console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def usable(chunks: Iterator[Chunk], problems: Problems) -> Iterator[Chunk]:
+    """The batches with an image in them; what failed is reported as it comes.
+
+    Args:
+        chunks: of a loader.
+        problems: told of the files that could not be decoded.
+
+    Yields:
+        Batches of one image or more.
+
+    Raises:
+        ScoreError: if a loader process died.
+    """
+    try:
+        for chunk in chunks:
+            problems.add(chunk.failed)
+            if chunk.paths:
+                yield chunk
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ScoreError(
+            "a loader process died, most often for want of memory: try a smaller --batch-size, or --workers 0"
+        ) from error
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `--device` names; a ScoreError if it cannot be used."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ScoreError(f"--device {name}: {str(error).splitlines()[0]:.200}") from error
+    return device
+
+
+def check_level(psnr: float, t_max: float) -> None:
+    """Refuse a noise level `--psnr` in dB that a model trained up to t_max cannot denoise at."""
+    # Beyond it an image and its noisy version are the same in single precision.
+    lowest = -10.0 * math.log10(t_max)
+    if not lowest <= psnr <= 120.0:
+        raise ScoreError(f"--psnr {psnr:g}: must be between {lowest:g} (t_max in training) and 120 dB")
+
+
+def progress_bar(console: Console) -> Progress:
+    """A count of images on a terminal, nothing elsewhere."""
+    return Progress(
+        TextColumn("{task.description} {task.completed:,} images"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,411 @@
+"""Out-of-distribution detection: areas and scores against references, whole runs with known densities."""
+
+import csv
+import functools
+import importlib
+import json
+import math
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from scipy import spatial, stats
+from sklearn.covariance import ledoit_wolf
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+import dualscore
+from dualscore.densities import natural_spectrum
+from dualscore.detection import run
+from dualscore.detection.auroc import area, curve
+from dualscore.detection.measure import reference_half
+from dualscore.detection.run import FEWEST, Options, detect
+from dualscore.detection.scores import ProfileDistance, Typicality, shrunk_correlation
+from dualscore.energy import Energy
+from dualscore.errors import NormalizationError, ScoreError
+from dualscore.gaussian import StationaryGaussian
+from dualscore.model import ImageModel
+from test_scoring import picture, unet
+from workspace import ROOT, TINY, Workspace
+
+QUIET = Console(quiet=True)
+SIDE = 8
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# Areas.
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_areas_are_those_of_others(scale: float) -> None:
+    inside, outside = scale * normal(70), scale * (normal(50, seed=1) + 0.7) + 3.0 * scale
+    inside[:9], outside[:5] = 3.0 * scale, 3.0 * scale  # ties, also between the sides
+    found = area(inside, outside, resamples=20)
+    labels = [0] * 70 + [1] * 50
+    assert found.auroc == pytest.approx(roc_auc_score(labels, torch.cat([inside, outside])), abs=1e-6)
+    pairs = stats.mannwhitneyu(outside, inside).statistic / (70 * 50)
+    assert found.auroc == pytest.approx(pairs, abs=1e-6)
+    false_rate, true_rate = curve(inside, outside)
+    assert float(torch.trapezoid(true_rate.double(), false_rate.double())) == pytest.approx(pairs, abs=1e-6)
+
+
+def test_intervals_cover_the_known_area_of_two_normals() -> None:
+    """The area of N(0, 1) against N(d′, 1) is Φ(d′/√2)."""
+    truth = stats.norm.cdf(1.0 / math.sqrt(2.0))
+    covered, repeats = 0, 200
+    for k in range(repeats):
+        found = area(normal(100, seed=2 * k), 1.0 + normal(100, seed=2 * k + 1), seed=k, resamples=200)
+        covered += found.low <= truth <= found.high
+    # 95 %, less a little with percentiles of few images: ± 3 standard errors of 200 repeats are ± 5 %.
+    assert 0.885 <= covered / repeats <= 0.985
+
+
+def test_intervals_are_seeded_and_leave_torchs_own_generator_alone() -> None:
+    inside, outside = normal(40), 0.5 + normal(40, seed=1)
+    before = torch.get_rng_state()
+    found = area(inside, outside, seed=1, resamples=50)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(123)
+    assert area(inside, outside, seed=1, resamples=50) == found
+    assert area(inside, outside, seed=2, resamples=50) != found
+
+
+# Scores.
+
+
+def test_typicality_of_a_normal_reference_is_its_two_sided_tail() -> None:
+    levels = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    reference = torch.from_numpy(stats.norm.ppf(levels.numpy(), 3.0, 0.5))
+    bits = torch.tensor([3.0, 2.5, 3.5, 2.0, 4.0])
+    exact = -np.log(2 * stats.norm.cdf(-np.abs(bits.numpy() - 3.0) / 0.5))
+    found = Typicality(reference)(bits.double())
+    assert found.tolist() == pytest.approx(exact.tolist(), abs=0.03)
+    far = Typicality(reference)(torch.tensor([-10.0, -5.0, 10.0, 12.0], dtype=torch.float64))
+    assert far.isfinite().all()
+    assert far[0] > far[1] > 30  # beyond the reference strangeness still grows
+    assert far[3] > far[2] > 30
+
+
+def test_a_tail_probability_is_fair_to_a_skewed_reference() -> None:
+    """Of a Gumbel's two tails the long one hides what the short one would show, to an absolute distance."""
+    draw = np.random.default_rng(0)
+    decibels = draw.gumbel(9.57, 3.17, 2000)  # the paper's fit, METHOD section 5
+    reference, inside = torch.from_numpy(-decibels[:1000]), torch.from_numpy(-decibels[1000:])
+    outside = torch.from_numpy(-draw.normal(stats.gumbel_r.ppf(0.005, 9.57, 3.17), 0.1, 500))
+    score, middle = Typicality(reference), reference.median()
+    tail = area(score(inside), score(outside), resamples=2).auroc
+    distance = area((inside - middle).abs(), (outside - middle).abs(), resamples=2).auroc
+    assert tail > 0.97
+    assert distance < 0.92
+
+
+def test_shrinkage_is_ledoit_and_wolfs() -> None:
+    for count, mixing in ((15, 0.0), (40, 0.5), (500, 2.0)):
+        data = normal(count, 6) + mixing * normal(count, 1, seed=1)
+        data = (data - data.mean(dim=0)) / data.std(dim=0, correction=0)
+        found, shrinkage = shrunk_correlation(data)
+        matrix, expected = ledoit_wolf(data.numpy(), assume_centered=True)
+        assert shrinkage == pytest.approx(expected, abs=1e-10)
+        assert np.allclose(found, matrix)
+    assert shrunk_correlation(normal(4, 1) * 0 + 1)[1] == 1.0
+
+
+def test_the_profiles_distance_is_mahalanobis() -> None:
+    mixing = normal(4, 4, seed=3)
+    logs = normal(100_000, 4) @ mixing + 2.0
+    found = ProfileDistance(logs.exp())(logs[:20].exp())
+    inverse = np.linalg.inv((mixing.T @ mixing).numpy())
+    exact = [spatial.distance.mahalanobis(row, np.full(4, 2.0), inverse) for row in logs[:20].numpy()]
+    assert found.tolist() == pytest.approx(exact, rel=0.03)
+    # Units cancel: another dimension at one level moves nothing.
+    scaled = torch.tensor([1.0, 50.0, 1.0, 1e-3], dtype=torch.float64)
+    again = ProfileDistance(logs.exp() * scaled)(logs[:20].exp() * scaled)
+    assert torch.allclose(found, again)
+
+
+def test_scores_need_a_reference_that_varies() -> None:
+    with pytest.raises(ScoreError, match="same probability"):
+        Typicality(torch.full((30,), 2.0, dtype=torch.float64))
+    with pytest.raises(ScoreError, match="same profile"):
+        ProfileDistance(torch.cat([normal(30, 1).exp(), torch.ones(30, 1).double()], dim=1))
+    # A reference of which more than half is one image has no quartiles apart, but a spread.
+    bits = torch.cat([torch.full((25,), 2.0), torch.arange(5.0)]).double()
+    assert Typicality(bits)(bits).isfinite().all()
+
+
+def test_the_reference_half_is_chosen_by_content() -> None:
+    keys = [f"{k * 7919 % 101:03d}" for k in range(101)]
+    chosen = reference_half(keys)
+    assert int(chosen.sum()) == 51
+    order = torch.randperm(101, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(reference_half([keys[k] for k in order]), chosen[order])
+    doubled = reference_half([*keys, *keys])
+    assert torch.equal(doubled, torch.cat([chosen, chosen]))
+
+
+# Whole runs with a known density.
+
+
+def gaussian(side: int = SIDE) -> StationaryGaussian:
+    return StationaryGaussian(torch.tensor([0.5]), 0.01 * natural_spectrum((1, side, side), 2.0, 0.1))
+
+
+def exact_model(side: int = SIDE) -> ImageModel:
+    """An energy model whose network says nothing: the Gaussian's own energy, log Z = 0."""
+    energy = Energy(unet(output_gain=0.0), gaussian(side), [gaussian(side)])
+    return ImageModel(energy, image_shape=(1, side, side), log_normalizer=0.0).eval()
+
+
+def draw_folder(folder: Path, count: int, factors: Tensor, seed: int) -> Path:
+    """Images of the Gaussian with its DCT variances multiplied by factors, shape (SIDE, SIDE)."""
+    folder.mkdir(parents=True)
+    known = gaussian()
+    white = torch.randn(count, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    images = known.synthesize(white * (known.eigenvalues * factors).sqrt()) + 0.5
+    for k, image in enumerate((255.0 * images[:, 0]).round().clamp(0, 255).to(torch.uint8)):
+        Image.fromarray(image.numpy()).save(folder / f"{k:03d}.png")
+    return folder
+
+
+def one_factor(value: float) -> Tensor:
+    return torch.full((SIDE, SIDE), value)
+
+
+def smoother() -> Tensor:
+    rows = torch.arange(SIDE)
+    return torch.where(rows[:, None] + rows > SIDE // 2, 0.5, 1.0)
+
+
+@pytest.fixture
+def exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint's name that stands for the known density."""
+    monkeypatch.setattr(run, "load", lambda _: exact_model())
+    (tmp_path / "model.ckpt").write_bytes(b"stands for a model")
+    return tmp_path / "model.ckpt"
+
+
+@pytest.mark.parametrize("factors", [one_factor(0.7), smoother(), one_factor(1.5)])
+def test_areas_of_a_known_density_are_the_analytic_ones(tmp_path: Path, exact: Path, factors: Tensor) -> None:
+    """2U − const is χ²_d on its own images and Σ_k s_k χ²_1 on images of other variances s_k λ_k.
+
+    Smoother or fainter images are more probable than the density's own: log p takes them for the most usual
+    of all, which the other two scores do not.
+    """
+    inside = draw_folder(tmp_path / "in", 600, one_factor(1.0), seed=0)
+    outside = draw_folder(tmp_path / "out", 300, factors, seed=1)
+    found = detect(exact, [inside], [outside], Options(tmp_path / "ood"), QUIET)["scores"]
+    draw, d = np.random.default_rng(0), SIDE**2
+    strange = draw.chisquare(1, (100_000, d)) @ factors.flatten().numpy().astype(float)
+    known = stats.chi2.cdf(strange, d)  # an image's score is where it lies among the density's own
+    truth = {"log_p": known.mean(), "typicality": np.abs(2 * known - 1).mean()}
+    if len(set(factors.flatten().tolist())) == 1:
+        assert truth["log_p"] == pytest.approx(stats.f.sf(1 / float(factors[0, 0]), d, d), abs=0.005)
+    for name, value in truth.items():
+        error = (found[name]["high"] - found[name]["low"]) / (2 * 1.96)
+        assert 0.005 < error < 0.03
+        assert found[name]["auroc"] == pytest.approx(value, abs=3.5 * error + 0.01)
+    if float(factors.min()) < 1.0:
+        assert found["log_p"]["high"] < 0.3
+        assert found["typicality"]["low"] > 0.6
+    assert found["profile"]["low"] > 0.6
+
+
+def test_images_of_the_same_kind_cannot_be_told_apart(tmp_path: Path, exact: Path) -> None:
+    inside = draw_folder(tmp_path / "in", 400, one_factor(1.0), seed=0)
+    outside = draw_folder(tmp_path / "out", 200, one_factor(1.0), seed=1)
+    found = detect(exact, [inside], [outside], Options(tmp_path / "ood"), QUIET)["scores"]
+    for scores in found.values():
+        error = (scores["high"] - scores["low"]) / (2 * 1.96)
+        assert scores["auroc"] == pytest.approx(0.5, abs=3.5 * error)
+
+
+def test_the_table_of_the_documentation_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], exact: Path
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    ood_demo = importlib.import_module("ood_demo")
+    monkeypatch.setattr(ood_demo, "area", functools.partial(area, resamples=5))
+    monkeypatch.setattr(run, "load", lambda _: exact_model(16))
+    assert ood_demo.main(["--model", str(exact), "--out", str(tmp_path / "demo"), "--most", "20"]) == 0
+    table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [cells[0][2:] for cells in table[2:]] == [
+        "brick", "grass", "gravel", "text", "page", "coins", "moon", "hubble_deep_field", "noise", "constant"
+    ]  # fmt: skip
+    assert table[-2][2].startswith("1.000")  # noise is the least probable of all
+    found = rows(tmp_path / "demo")
+    for number, name in ((3, "grass"), (5, "text")):
+        mine = [row for row in found if row["side"] == "in" or f"/{name}/" in row["file"]]
+        labels, bits = [row["side"] == "out" for row in mine], [float(row["bits_per_dim"]) for row in mine]
+        assert sum(labels) == 20
+        assert float(table[number][2][:5]) == pytest.approx(roc_auc_score(labels, bits), abs=6e-4)
+
+
+def rows(results: Path) -> list[dict[str, str]]:
+    with (results / "ood.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# Whole commands.
+
+
+def test_a_trained_model_tells_kinds_apart(workspace: Workspace, demo_shards: Path) -> None:
+    settings = [*TINY, "trainer.max_steps=2", "trainer.validate_every=2", "optim.warmup_steps=0"]
+    workspace.run("train", "patches_dual", *settings, f"data.path={demo_shards}", "data.workers=0")
+    for name, count, contrast in (("in", 50, 30.0), ("strange", 25, 2.0)):
+        Path(name).mkdir()
+        for k in range(count):
+            picture(k, 16, contrast).save(f"{name}/{k:02d}.png")
+    Path("in/broken.png").write_bytes(b"no image")
+    picture(0, 20).save("strange/other.png")
+    picture(3, 16, 30.0).save("strange/known.png")
+    arguments = ["runs/patches_dual", "--in", "in", "--out", "strange"]
+    printed = workspace.run("ood", *arguments, "--results", "found", "--psnr", "30", "10", "10")
+    assert "25 images of --in against 26 of --out; 25 others of --in are the reference; 2 left out" in printed
+    assert "1 of --out are in --in too" in printed
+    assert "left out: in/broken.png cannot be decoded" in printed
+    results = workspace.folder / "found"
+    content = json.loads((results / "ood.json").read_text())
+    assert content["images"] == {"reference": 25, "in": 25, "out": 26}
+    assert content["failed"] == {"in": 1, "out": 1}
+    assert content["settings"]["psnr"] == [30, 10]
+    assert content["model"].startswith("patches_dual, step 2")
+    found = rows(results)
+    sides = {side: [row for row in found if row["side"] == side] for side in ("reference", "in", "out")}
+    assert [len(part) for part in sides.values()] == [25, 25, 26]
+    assert set(found[0]) == {
+        "file", "side", "bits_per_dim", "typicality", "profile", "d_eff_30dB", "d_eff_10dB"
+    }  # fmt: skip
+
+    model = dualscore.load("runs/patches_dual")
+    stored = [np.asarray(Image.open(row["file"]).convert("L")) for row in found]
+    pixels = torch.from_numpy(np.stack(stored))[:, None] / 255
+    bits = [float(row["bits_per_dim"]) for row in found]
+    assert bits == pytest.approx(model.bits_per_dim(pixels).tolist(), abs=1e-4)
+    for column, name in (("bits_per_dim", "log_p"), ("typicality", "typicality"), ("profile", "profile")):
+        values = [float(row[column]) for row in (*sides["in"], *sides["out"])]
+        assert content["scores"][name]["auroc"] == pytest.approx(
+            roc_auc_score([0] * 25 + [1] * 26, values), abs=1e-6
+        )
+    with Image.open(results / "ood.png") as drawn:
+        assert drawn.width > 1500
+    assert (results / "ood.pdf").read_bytes().startswith(b"%PDF")
+    with (results / "failures.csv").open(newline="") as file:
+        assert {row["file"] for row in csv.DictReader(file)} == {"in/broken.png", "strange/other.png"}
+
+    printed = workspace.run("ood", *arguments, "--resize", "--batch-size", "7", "--workers", "0")
+    assert "against 27 of --out" in printed
+    again = json.loads((workspace.folder / "ood" / "ood.json").read_text())
+    assert again["images"]["out"] == 27
+    assert "--psnr -40" in workspace.fail("ood", *arguments, "--psnr=-40")
+    assert "--device abacus" in workspace.fail("ood", *arguments, "--device", "abacus")
+
+
+def test_what_is_missing_is_said_in_one_line(workspace: Workspace) -> None:
+    for name, count in (("many", 2 * FEWEST), ("few", FEWEST - 1), ("none", 0), ("many/within", FEWEST)):
+        Path(name).mkdir()
+        for k in range(count):
+            picture(k).save(f"{name}/{k:02d}.png")
+
+    def line(inside: str, outside: str) -> str:
+        return workspace.fail("ood", "nothing.ckpt", "--in", *inside.split(), "--out", *outside.split())
+
+    assert "absent: no such file or folder" in line("many", "absent")
+    assert "many of --in and few/../many of --out hold the same files" in line("many", "few/../many")
+    assert "many of --in and many/within of --out hold the same files" in line("few many", "many/within")
+    assert "many/within/00.png of --in and many/within of" in line("many/within/00.png", "many/within")
+    assert "--out few: 19 images, and 20 are needed" in line("many", "few")
+    assert "--out none: 0 images" in line("many", "none")
+    assert "--in few: 19 images, and 40 are needed, half of them to compare with" in line("few", "many")
+    assert "no such checkpoint" in line("many", "few none/../few")
+
+
+def test_make_keeps_names_with_spaces_whole(tmp_path: Path) -> None:
+    """What the Makefile gives to the command line, by a Python that prints its arguments."""
+    (tmp_path / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "installed").touch()
+
+    def make(*arguments: str) -> list[str]:
+        settings = [f"PY={tmp_path}/python", f"INSTALLED={tmp_path}/installed", "HOME=/home/me"]
+        command = ["make", "--no-print-directory", *settings, *arguments]
+        return subprocess.check_output(command, text=True, cwd=ROOT).splitlines()[2:]
+
+    folder = tmp_path / "my  photos"
+    folder.mkdir()
+    images = f"""'{folder}' "~/all of it" '~/a "b" c' ~/d.png {tmp_path}/my*"""
+    paths = [str(folder), "/home/me/all of it", '/home/me/a "b" c', "/home/me/d.png", str(folder)]
+    found = make("score", "CKPT=~/m.ckpt", f"IMAGES={images}", "OUT=my scores", "PSNR=20", "NORMALIZE=1")
+    assert found == [
+        "score", "/home/me/m.ckpt", *paths, "--out", "my scores", "--psnr", "20", "--normalize"
+    ]  # fmt: skip
+    found = make("ood", "CKPT=runs/m", f"IN={images}", 'OUT=a "b c"', "PSNR=40 20", "RESIZE=1", "RESULTS=~/r")
+    assert found == [
+        "ood", "runs/m", "--in", *paths, "--out", "a", "b c", "--results", "/home/me/r", "--psnr", "40", "20",
+        "--resize",
+    ]  # fmt: skip
+    assert make("ood", "CKPT=m", "IN=a", "OUT=b", "RESIZE=0") == ["ood", "m", "--in", "a", "--out", "b"]
+
+
+def test_too_few_different_images_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact: Path
+) -> None:
+    inside = draw_folder(tmp_path / "in", 40, one_factor(1.0), seed=0)
+    same = tmp_path / "same"
+    same.mkdir()
+    for k in range(30):
+        picture(k % 19).convert("L").save(same / f"{k}.png")
+    options = Options(tmp_path / "ood")
+    with pytest.raises(ScoreError, match=r"--out: 19 different images, and 20 are needed$"):
+        detect(exact, [inside], [same], options, QUIET)
+    for k in range(12):
+        (inside / f"{k:03d}.png").write_bytes(b"no image")
+    with pytest.raises(ScoreError, match=r"--in: 28 different .* needed.*; 12 left out: .*000.png cannot be"):
+        detect(exact, [inside], [same], options, QUIET)
+    copies = draw_folder(tmp_path / "copies", 40, one_factor(1.0), seed=0)
+    again = draw_folder(tmp_path / "again", 40, one_factor(1.0), seed=0)
+    with pytest.raises(ScoreError, match=r"every image of --out is in --in too"):
+        detect(exact, [copies], [again], options, QUIET)
+    large = tmp_path / "large"
+    large.mkdir()
+    for k in range(20):
+        picture(k, 12).save(large / f"{k}.png")
+    with pytest.raises(ScoreError, match=r"--out: no image could be measured: .*is 12×12"):
+        detect(exact, [copies], [large], options, QUIET)
+    assert not (tmp_path / "ood" / "ood.json").exists()
+
+    model = exact_model()
+    model.log_normalizer = None
+    monkeypatch.setattr(run, "load", lambda _: model)
+    other = draw_folder(tmp_path / "other", 20, one_factor(0.5), seed=1)
+    with pytest.raises(NormalizationError, match="--normalize"):
+        detect(exact, [copies], [other], options, QUIET)
+    found = detect(exact, [copies], [other], Options(tmp_path / "ood", normalize=True), QUIET)
+    assert abs(found["log_normalizer"]) < 0.2
+
+
+def test_figures_that_are_not_finite_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact: Path
+) -> None:
+    inside = draw_folder(tmp_path / "in", 50, one_factor(1.0), seed=0)
+    outside = draw_folder(tmp_path / "out", 25, one_factor(0.5), seed=1)
+    model = exact_model()
+    bits = model.bits_per_dim
+
+    def broken(images: Tensor, batch_size: int) -> Tensor:
+        found = bits(images, batch_size)
+        found[1] = math.nan
+        return found
+
+    monkeypatch.setattr(model, "bits_per_dim", broken)
+    monkeypatch.setattr(run, "load", lambda _: model)
+    found = detect(exact, [inside], [outside], Options(tmp_path / "ood"), QUIET)
+    assert found["failed"] == {"in": 1, "out": 1}
+    assert found["images"] == {"reference": 25, "in": 24, "out": 24}
+    assert not any(row["file"].endswith("001.png") for row in rows(tmp_path / "ood"))
