@@ -18,6 +18,7 @@ DEMO32 := data/demo32/manifest.json
 half = $(patsubst patches_%,%,$(filter patches_a patches_b,$(EXP)))
 SHARDS = $(if $(half),data/demo_$(half)/manifest.json,$(if $(filter patches_%,$(EXP)),$(DEMO))) $(if $(filter patches32_%,$(EXP)),$(DEMO32))
 
+.PHONY: help install train submit study evaluate score ood bench figures data verify-data status tensorboard experiments test torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
