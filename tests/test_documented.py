@@ -12,7 +12,7 @@ from dualscore.commands import ALL
 from workspace import ROOT
 
 
-@pytest.mark.parametrize(("page", "blocks", "claims"), [("README.md", 1, 0), ("docs/api.md", 7, 7)])
+@pytest.mark.parametrize(("page", "blocks", "claims"), [("README.md", 1, 0), ("docs/api.md", 8, 7)])
 def test_what_is_documented_runs_as_written(
     page: str, blocks: int, claims: int, trained_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,8 +32,9 @@ def test_the_table_of_commands_is_that_of_the_command_line() -> None:
 
 
 def test_links_lead_to_files() -> None:
-    """Of every page, and of the README."""
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    """Of every page and notebook, and of the README."""
+    pages = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb"))
+    for page in pages:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 

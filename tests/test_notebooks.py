@@ -11,7 +11,7 @@ from PIL import Image
 from notebook_runner import FOLDER, TAG, execute, parametrize, read
 from workspace import ROOT, TINY
 
-NAMES = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+NAMES = sorted(path.name for path in FOLDER.glob("[0-9]_*.ipynb"))
 CELLS = 14
 
 
