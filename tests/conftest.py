@@ -10,8 +10,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, bef
 
 import torch
 
+from dualscore.cli import main as run
 from fakes import write_cifar10, write_official_imagenet
-from workspace import ROOT, Workspace
+from workspace import EVERYTHING, ROOT, TINY, Workspace
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,6 +59,18 @@ def official_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return made[dataset]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained_demo(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path) -> Path:
+    """A folder with the experiments and runs/patches_dual after two steps, all measured. Copy it to write."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "experiments").symlink_to(ROOT / "experiments")
+    two_steps = ["trainer.max_steps=2", "trainer.validate_every=2", "optim.warmup_steps=0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run(["train", "patches_dual", *TINY, EVERYTHING, *two_steps, f"data.path={demo_shards}"]) == 0
+    return folder
 
 
 @pytest.fixture

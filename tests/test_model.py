@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import dualscore
+from dualscore.densities import gaussian_textures
 from dualscore.energy import Denoiser, Energy, Fading
 from dualscore.errors import CheckpointError, NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
@@ -54,6 +55,14 @@ def test_denoising_follows_the_energys_gradient() -> None:
     (gradient,) = torch.autograd.grad(m.score_model(y, t).sum(), y)
     assert torch.allclose(m.denoise(x, 0.2), x - 0.2 * gradient, atol=1e-6)
     assert not m.denoise(x, 0.2).requires_grad
+
+
+def test_a_known_density_is_a_model_though_it_has_no_parameters() -> None:
+    density = gaussian_textures((1, 8, 8))
+    m = ImageModel(density, image_shape=(1, 8, 8), log_normalizer=0.0)
+    x = density.sample(4, torch.Generator().manual_seed(0)).clamp(0, 1)
+    assert torch.equal(m.log_prob(x), -density(x, torch.zeros(4)))
+    assert m.denoise(x, 0.01).shape == x.shape
 
 
 def test_an_unknown_normalisation_is_said_and_can_be_estimated() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,8 @@ class ImageModel(nn.Module):
         self.provenance = provenance
 
     def _like(self) -> Tensor:
-        return next(self.parameters())
+        # A known density has no parameters.
+        return next(chain(self.parameters(), self.buffers()))
 
     def _energy(self) -> EnergyModel:
         if not isinstance(self.score_model, EnergyModel):
