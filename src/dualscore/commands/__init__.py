@@ -2,13 +2,26 @@
 
 from collections.abc import Callable
 
-from dualscore.commands import evaluate, experiments, figure, score, status, study, submit, train
+from dualscore.commands import (
+    convert,
+    evaluate,
+    experiments,
+    export,
+    figure,
+    score,
+    status,
+    study,
+    submit,
+    train,
+)
 from dualscore.commands.options import Commands
 
 ALL: tuple[Callable[[Commands], None], ...] = (
     train.add,
     evaluate.add,
     score.add,
+    export.add,
+    convert.add,
     figure.add,
     study.add,
     submit.add,

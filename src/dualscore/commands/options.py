@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,6 +27,16 @@ def add_experiment(command: argparse.ArgumentParser) -> None:
 def add_runs(command: argparse.ArgumentParser) -> None:
     """Where runs are."""
     command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+
+
+def add_decoding(command: argparse.ArgumentParser) -> None:
+    """How image files are read, and where the network runs."""
+    command.add_argument("--resize", action="store_true", help="crop and resize images of other sizes")
+    command.add_argument("--batch-size", type=positive, default=128, help="images at once (default: 128)")
+    workers = min(8, max(1, (os.cpu_count() or 1) // 2))
+    shown = f"processes that decode (default: {workers}, half the cores, at most 8)"
+    command.add_argument("--workers", type=int, default=workers, help=shown)
+    command.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
 
 
 def positive(text: str) -> int:

@@ -1,10 +1,9 @@
 """dualscore score."""
 
 import argparse
-import os
 from pathlib import Path
 
-from dualscore.commands.options import Commands, positive, wide_console
+from dualscore.commands.options import Commands, add_decoding, wide_console
 
 
 def add(commands: Commands) -> None:
@@ -14,14 +13,9 @@ def add(commands: Commands) -> None:
     score.add_argument("images", type=Path, nargs="+", help="image files, and folders of them")
     score.add_argument("--out", type=Path, default=Path("scores"), help="folder for the results")
     score.add_argument("--psnr", type=float, metavar="DB", help="effective dimension at this noise level")
-    score.add_argument("--resize", action="store_true", help="crop and resize images of other sizes")
     score.add_argument("--normalize", action="store_true", help="estimate log Z where it is not known")
     score.add_argument("--no-maps", dest="maps", action="store_false", help="no heat map of each image")
-    score.add_argument("--batch-size", type=positive, default=128, help="images at once (default: 128)")
-    workers = min(8, max(1, (os.cpu_count() or 1) // 2))
-    shown = f"processes that decode (default: {workers}, half the cores, at most 8)"
-    score.add_argument("--workers", type=int, default=workers, help=shown)
-    score.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    add_decoding(score)
     score.set_defaults(run=_run)
 
 

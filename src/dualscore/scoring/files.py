@@ -1,7 +1,7 @@
 """Finds image files and decodes them in batches, in loader processes."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -208,6 +208,32 @@ def load(files: ImageFiles, workers: int) -> "DataLoader[Chunk]":
     return DataLoader(
         files, batch_size=None, num_workers=workers, prefetch_factor=ahead, collate_fn=_as_it_is
     )
+
+
+def usable(chunks: Iterator[Chunk], fail: Callable[[Sequence[tuple[str, str]]], None]) -> Iterator[Chunk]:
+    """The batches with an image in them.
+
+    Args:
+        chunks: what `load` gives.
+        fail: told of the files that could not be used, as they come, with the reasons.
+
+    Yields:
+        Batches of one image or more.
+
+    Raises:
+        ScoreError: if a loader process died.
+    """
+    try:
+        for chunk in chunks:
+            fail(chunk.failed)
+            if chunk.paths:
+                yield chunk
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ScoreError(
+            "a loader process died, most often for want of memory: try a smaller --batch-size, or --workers 0"
+        ) from error
 
 
 def _as_it_is(chunk: Any) -> Any:  # noqa: ANN401 - PyTorch's signature

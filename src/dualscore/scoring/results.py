@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from dualscore.plain_text import printable
 from dualscore.scoring import sheet, tables
 from dualscore.scoring.batch import Scores
 
@@ -41,31 +42,43 @@ class Options:
 
 
 @dataclass
+class LeftOut:
+    """Tells of files that could not be used, and counts them."""
+
+    console: Console
+    count: int = 0
+    first: str = ""
+    """What was said of the first one."""
+
+    def add(self, problems: Sequence[tuple[str, str]]) -> None:
+        """Count files, with the reasons; the first few are shown."""
+        for path, reason in problems:
+            self.count += 1
+            line = f"{printable(path)} {reason}"
+            self.first = self.first or line
+            if self.count <= PROBLEMS_SHOWN:
+                self.console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass
 class Results:
     """What is open and what is kept while images stream through."""
 
     options: Options
     scores: IO[str]
     failures: IO[str]
-    console: Console
+    left_out: LeftOut
     writer: ThreadPoolExecutor
     written: "Future[None] | None" = None
     extremes: sheet.Extremes = field(default_factory=lambda: sheet.Extremes(SHEET_EACH))
     scale: tuple[float, float] | None = None
-    failed: int = 0
-    first_problem: str = ""
     total: float = 0.0
     squares: float = 0.0
 
     def fail(self, problems: Sequence[tuple[str, str]]) -> None:
         """Report and count files, with the reasons."""
         tables.append(self.failures, problems)
-        for path, reason in problems:
-            self.failed += 1
-            line = f"{tables.printable(path)} {reason}"
-            self.first_problem = self.first_problem or line
-            if self.failed <= PROBLEMS_SHOWN:
-                self.console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+        self.left_out.add(problems)
 
     def add(self, paths: Sequence[str], scores: Scores) -> None:
         """Append a batch's rows, write its maps, and keep the extremes."""

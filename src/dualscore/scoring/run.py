@@ -1,7 +1,7 @@
 """From a model and files to scores on disk: a stream, whatever the number of files."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain
@@ -19,8 +19,8 @@ from dualscore.photographs import SUFFIXES
 from dualscore.precision import allow_tf32
 from dualscore.scoring import files, sheet, tables
 from dualscore.scoring.batch import Scorer
-from dualscore.scoring.reference import find_reference
-from dualscore.scoring.results import Options, Results
+from dualscore.scoring.reference import Reference, find_reference
+from dualscore.scoring.results import LeftOut, Options, Results
 from dualscore.scoring.size import normalized, wanted_size
 
 TABLE_EACH = 10
@@ -68,9 +68,9 @@ def score_with(
     allow_tf32(False)
     _check_level(options.psnr, model.t_max)
     size = wanted_size(model, given, options.out, resize=options.resize, normalize=options.normalize)
-    model = model.to(_device(options.device))
+    model = model.to(find_device(options.device))
     own_size = model.image_shape is not None and model.image_shape[1:] == (size.height, size.width)
-    reference = find_reference(checkpoint) if own_size and checkpoint.is_file() else None
+    reference = _reference(model, checkpoint) if own_size else None
     _prepare(options.out, options.maps)
     loader = files.load(files.ImageFiles(given, options.out, size, options.batch_size), options.workers)
     with ExitStack() as stack:
@@ -79,25 +79,27 @@ def score_with(
         for file in opened.values():
             stack.enter_context(file)
         writer = stack.enter_context(ThreadPoolExecutor(1))
-        results = Results(options, opened["scores"], opened["failures"], console, writer)
-        chunks = _usable(iter(loader), results)
+        results = Results(options, opened["scores"], opened["failures"], LeftOut(console), writer)
+        chunks = files.usable(iter(loader), results.fail)
         first = next(chunks, None)
         if first is None:
-            problem = results.first_problem or f"{given[0]} holds no image ({', '.join(SUFFIXES)})"
+            problem = results.left_out.first or f"{given[0]} holds no image ({', '.join(SUFFIXES)})"
             raise ScoreError(f"no image could be scored: {problem}")
         model = normalized(model, first.images, size)
         scorer = Scorer(model, reference, options.psnr)
-        with _progress(console) as progress:
+        with count_images(console) as progress:
             task = progress.add_task("scored", total=None)
             for chunk in chain([first], chunks):
                 results.add(chunk.paths, scorer(chunk.images))
                 progress.advance(task, len(chunk.paths))
             results.finish()
     if not results.extremes.seen:
-        raise ScoreError(f"no image could be scored: {results.first_problem}")
+        raise ScoreError(f"no image could be scored: {results.left_out.first}")
     summary = _summary(model, checkpoint, results)
     summary["validation"] = (
-        None if reference is None else {"images": len(reference.energies), "rows": reference.source}
+        None
+        if reference is None
+        else {"images": len(reference.energies), "rows": reference.source, "which": reference.which}
     )
     tables.write_json(options.out / "scores.json", summary, options.out / "scores.csv")
     assert results.scale is not None
@@ -107,22 +109,25 @@ def score_with(
     return summary
 
 
-def _usable(chunks: Iterator[files.Chunk], results: Results) -> Iterator[files.Chunk]:
-    """The batches with an image in them; what failed is reported as it comes."""
-    try:
-        for chunk in chunks:
-            results.fail(chunk.failed)
-            if chunk.paths:
-                yield chunk
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ScoreError(
-            "a loader process died, most often for want of memory: try a smaller --batch-size, or --workers 0"
-        ) from error
+def _reference(model: ImageModel, checkpoint: Path) -> Reference | None:
+    """The validation images' energies: in a model file itself, or beside a checkpoint."""
+    if model.origin is not None and model.origin.energies is not None:
+        return Reference(model.origin.energies, str(checkpoint), "images kept in the model file")
+    return find_reference(checkpoint) if checkpoint.is_file() else None
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """A device by its name.
+
+    Args:
+        name: as torch and `--device` call it.
+
+    Returns:
+        The device.
+
+    Raises:
+        ScoreError: if it is not there.
+    """
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -156,7 +161,7 @@ def _summary(model: ImageModel, checkpoint: Path, results: Results) -> dict[str,
         "image_shape": list(model.image_shape),
         "log_normalizer": model.log_normalizer,
         "images": images,
-        "failed": results.failed,
+        "failed": results.left_out.count,
         "mean_bits_per_dim": mean,
         "stderr": math.sqrt(variance / (images - 1)) if images > 1 else None,
         "effective_dimension_at_psnr": results.options.psnr,
@@ -164,7 +169,8 @@ def _summary(model: ImageModel, checkpoint: Path, results: Results) -> dict[str,
     }
 
 
-def _progress(console: Console) -> Progress:
+def count_images(console: Console) -> Progress:
+    """A count of images that grows, on a terminal."""
     return Progress(
         TextColumn("{task.description} {task.completed:,} images"),
         TimeElapsedColumn(),
@@ -183,7 +189,9 @@ def _tell(
     console.print(tables.score_table([thumbnail.row for thumbnail in kept], images))
     stderr = "" if summary["stderr"] is None else f" ± {summary['stderr']:.3f}"
     counted = "one image" if images == 1 else f"{images:,} images"
-    left_out = f"; {results.failed:,} left out, see {out / 'failures.csv'}" if results.failed else ""
+    left_out = (
+        f"; {results.left_out.count:,} left out, see {out / 'failures.csv'}" if results.left_out.count else ""
+    )
     lines = [f"{summary['mean_bits_per_dim']:.3f}{stderr} bits/dim, the mean of {counted}{left_out}"]
     if summary["validation"] is None:
         lines.append(
@@ -191,8 +199,8 @@ def _tell(
             "make evaluate … measures the validation images"
         )
     else:
-        count = summary["validation"]["images"]
-        lines.append(f"percentile: of {count:,} validation images, how many are less probable")
+        among = f"{summary['validation']['images']:,} {summary['validation']['which']}"
+        lines.append(f"percentile: of {among}, how many are less probable")
     lines.append(
         f"written to {out}: scores.csv, scores.json, sheet.png" + (", maps/" if results.options.maps else "")
     )
