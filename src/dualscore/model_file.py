@@ -1,8 +1,8 @@
 """Model files: weights as safetensors, and in its header all else that is needed to use them.
 
 One file, `model.safetensors`, is complete; `README.md` beside it is for people. The header's entry
-`dualscore` holds a JSON document, `digest` the SHA-256 of that and of every tensor. Nothing in a file is ever
-executed. docs/models.md describes the format.
+`dualscore` holds a JSON document, which has the SHA-256 of itself and of every tensor in it. Nothing in a
+file is ever executed. docs/models.md describes the format.
 """
 
 import hashlib
@@ -29,6 +29,8 @@ from dualscore.shards import write_aside
 from dualscore.typed_json import TypedJson
 
 MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
+ENTRY = "dualscore"
+"""Of the header: the JSON document."""
 FORMAT, VERSION = "dualscore model", 1
 LONGEST = 2**22
 """Characters of the JSON document, at most."""
@@ -83,8 +85,8 @@ def write_model(model: ImageModel, folder: Path) -> Path:
     if model.origin.energies is not None:
         tensors[ENERGIES] = model.origin.energies.double().clone()
     document = describe(model, model.origin)
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
-    content = to_bytes(tensors, {"format": "pt", "dualscore": text, "digest": digest(text, tensors)})
+    sealed = document | {"digest": digest(document, tensors)}
+    content = to_bytes(tensors, {ENTRY: json.dumps(sealed, ensure_ascii=False, allow_nan=False)})
     shown = card(document, model, folder.name)  # before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     write_aside(path, content)
@@ -119,8 +121,17 @@ def describe(model: ImageModel, origin: Origin) -> dict[str, Any]:
     }
 
 
-def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a document and of tensors: names, types, shapes and bytes, in the order of names."""
+def digest(document: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a model's content.
+
+    Args:
+        document: plain values; as JSON with sorted keys, without spaces, in ASCII.
+        tensors: of each, in the order of names, name, type, shape and bytes.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     found = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         value = tensors[name]
@@ -143,6 +154,9 @@ def read_model(path: Path) -> ImageModel:
     """
     text, tensors = _read(path)
     document = _parse(text, path)
+    content = document.mapping()
+    if content.pop("digest", None) != digest(content, tensors):
+        raise DamagedCheckpointError(f"{path}: damaged: its content has another digest than it says")
     weights = {name.removeprefix(WEIGHT): v for name, v in tensors.items() if name.startswith(WEIGHT)}
     if strangers := tensors.keys() - {WEIGHT + name for name in weights} - {ENERGIES}:
         raise CheckpointError(f"{path}: has a tensor {min(strangers)!r:.80}, which belongs to no model")
@@ -174,14 +188,12 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
         _damaged(path, error)
     except (OSError, MemoryError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); try again") from error
-    text = header.get("dualscore")
+    text = header.get(ENTRY)
     if text is None or len(text) > LONGEST:
         raise CheckpointError(f"{path}: not a dualscore model: its header does not say which network it is")
     for name, value in tensors.items():
         if value.dtype not in (torch.float32, torch.float64):
             raise CheckpointError(f"{path}: {name!r:.80} holds {value.dtype}, neither single nor double")
-    if header.get("digest") != digest(text, tensors):
-        raise DamagedCheckpointError(f"{path}: damaged: its content has another digest than it says")
     return text, tensors
 
 
