@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := data/demo16/manifest.json
 DEMO32 := data/demo32/manifest.json
 
-.PHONY: help install train submit study evaluate score bench figure data verify-data status tensorboard experiments test torture lint lock clean
+.PHONY: help install train submit study evaluate score export convert bench figure data verify-data status tensorboard experiments test torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -53,6 +53,15 @@ score: $(INSTALLED)  ## How probable images are, and where they are not: CKPT=fi
 	@$(if $(and $(CKPT),$(IMAGES)),,echo "error: say which model and which images with CKPT=… IMAGES=…" >&2; exit 2;) \
 	$(PY) -m dualscore score "$(call home,$(CKPT))" $(foreach path,$(IMAGES),$(call home,$(path))) \
 		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(PSNR),--psnr $(PSNR)) $(if $(filter-out 0,$(RESIZE)),--resize)
+
+export: $(INSTALLED)  ## A model for others, without run and data: CKPT=file or run [OUT=model] [LICENCE="CC BY 4.0"]
+	@$(if $(CKPT),,echo "error: say which model with CKPT=…" >&2; exit 2;) \
+	$(PY) -m dualscore export "$(call home,$(CKPT))" $(if $(OUT),--out "$(call home,$(OUT))") $(if $(LICENCE),--licence "$(LICENCE)")
+
+convert: $(INSTALLED)  ## A released checkpoint as a model: CKPT=file IMAGES="files or folders" [OUT=model] [RESIZE=1] [LICENCE="…"]
+	@$(if $(CKPT),,echo "error: say which released checkpoint with CKPT=…" >&2; exit 2;) \
+	$(PY) -m dualscore convert "$(call home,$(CKPT))" $(if $(IMAGES),--images $(foreach path,$(IMAGES),$(call home,$(path)))) \
+		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(filter-out 0,$(RESIZE)),--resize) $(if $(LICENCE),--licence "$(LICENCE)")
 
 bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=imagenet64_dual] [SET="data.batch_size=8"] [OUT=bench.json]
 	@set -f; $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \
