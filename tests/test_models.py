@@ -241,7 +241,11 @@ def test_a_converted_checkpoint_gives_the_released_outputs(workspace: Workspace)
     workspace.run("score", "made", "images/000.png", "images/007.png", "--out", "scored", "--no-maps")
     assert model.origin is not None
     assert model.origin.energies is not None
-    pixels = torch.from_numpy(np.array(picture(7, 16, 12.0))).permute(2, 0, 1)[None] / 255.0
+    stored = np.stack([np.array(picture(k, 16, 5.0 + k)) for k in range(12)])
+    shown = torch.from_numpy(stored).permute(0, 3, 1, 2) / 255.0
+    by_hand = network.energy(shown).sort().values
+    assert torch.allclose(model.origin.energies, by_hand, rtol=1e-3, atol=0.0)
+    pixels = shown[7:8]
     own = float(dualscore.load("made").energy(pixels).double())
     place = int((model.origin.energies > own + 1e-4 * abs(own)).sum())
     assert float(rows(Path("scored"))[1]["percentile"]) == pytest.approx(
