@@ -18,7 +18,7 @@ DEMO32 := data/demo32/manifest.json
 half = $(patsubst patches_%,%,$(filter patches_a patches_b,$(EXP)))
 SHARDS = $(if $(half),data/demo_$(half)/manifest.json,$(if $(filter patches_%,$(EXP)),$(DEMO))) $(if $(filter patches32_%,$(EXP)),$(DEMO32))
 
-.PHONY: help install train submit study evaluate score ood bench figures data verify-data status tensorboard experiments test torture lint lock clean
+.PHONY: help install train submit study evaluate score ood export convert bench figures data verify-data status tensorboard experiments test torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -67,6 +67,15 @@ ood: $(INSTALLED)  ## Tell other images from the model's kind: CKPT=file or run 
 	@$(if $(and $(CKPT),$(IN),$(OUT)),,echo "error: say which model and which images with CKPT=… IN=… OUT=…" >&2; exit 2;) \
 	$(PY) -m dualscore ood "$(call home,$(CKPT))" --in $(call paths,$(IN)) --out $(call paths,$(OUT)) \
 		$(if $(RESULTS),--results "$(call home,$(RESULTS))") $(if $(PSNR),--psnr $(PSNR)) $(streaming)
+
+export: $(INSTALLED)  ## A model for others, without run and data: CKPT=file or run [OUT=model] [LICENCE="CC BY 4.0"]
+	@$(if $(CKPT),,echo "error: say which model with CKPT=…" >&2; exit 2;) \
+	$(PY) -m dualscore export "$(call home,$(CKPT))" $(if $(OUT),--out "$(call home,$(OUT))") $(if $(LICENCE),--licence "$(LICENCE)")
+
+convert: $(INSTALLED)  ## A released checkpoint as a model: CKPT=file IMAGES="files or folders" [OUT=model] [RESIZE=1] [LICENCE="…"]
+	@$(if $(CKPT),,echo "error: say which released checkpoint with CKPT=…" >&2; exit 2;) \
+	$(PY) -m dualscore convert "$(call home,$(CKPT))" $(if $(IMAGES),--images $(foreach path,$(IMAGES),$(call home,$(path)))) \
+		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(filter-out 0,$(RESIZE)),--resize) $(if $(LICENCE),--licence "$(LICENCE)")
 
 bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=imagenet64_dual] [SET="data.batch_size=8"] [OUT=bench.json]
 	@set -f; $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \

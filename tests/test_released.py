@@ -162,6 +162,20 @@ def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
         load_released(tmp_path / "wide.pth.tar")
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_as_several_devices_and_compiling_leave_them(tmp_path: Path, prefix: str) -> None:
+    """And weights in double precision stay so."""
+    content = torch.load(DATA / "energy_small.pth.tar", weights_only=False, pickle_module=_Tolerant)
+    state = {prefix + name: value.double() for name, value in content["state_dict"].items()}
+    torch.save({"args": content["args"], "state_dict": state}, tmp_path / "wrapped.pth.tar")
+    found, plain = (
+        load_released(path) for path in (tmp_path / "wrapped.pth.tar", DATA / "energy_small.pth.tar")
+    )
+    reference = _reference("energy_small", torch.float64)
+    y, t = reference["noisy"], reference["noise_variance"]
+    assert torch.equal(found(y, t), plain.double()(y, t))
+
+
 class _Tolerant:
     """A pickle module that replaces missing classes, to edit the reference file with torch's own code."""
 

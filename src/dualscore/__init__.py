@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dualscore.checkpoints import load as load
     from dualscore.model import ImageModel as ImageModel
+    from dualscore.saving import save as save
 
-__all__ = ["ImageModel", "load"]
+__all__ = ["ImageModel", "load", "save"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
@@ -15,6 +16,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
         from dualscore.checkpoints import load
 
         return load
+    if name == "save":
+        from dualscore.saving import save
+
+        return save
     if name == "ImageModel":
         from dualscore.model import ImageModel
 

@@ -1,6 +1,7 @@
 """Loads models from files: our checkpoints and the paper's released ones; no code is executed."""
 
 import errno
+import hashlib
 import pickle
 import struct
 import zipfile
@@ -11,14 +12,17 @@ from typing import Any
 
 import torch
 
+from dualscore import architecture
 from dualscore.archives import refuse_bombs
-from dualscore.assemble import FORMAT, blank_statistics, build_score_model, image_shape
-from dualscore.config import ExperimentConfig
+from dualscore.assemble import FORMAT, blank_statistics, image_shape
 from dualscore.errors import CheckpointError, ConfigError, DamagedCheckpointError
 from dualscore.experiment import to_config
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
-from dualscore.released import load_released
+from dualscore.model_file import MODEL_FILE, is_model_file, read_model
+from dualscore.origin import Origin
+from dualscore.plain_text import printable
+from dualscore.released import read_network
 from dualscore.runs import Run, older
 
 # What torch and Python raise at one or another flipped byte; NotImplementedError and RecursionError are
@@ -131,7 +135,7 @@ def best_sound(run: Run, warn: Callable[[str], None]) -> Path:
     return run.best
 
 
-def _is_released(path: Path) -> bool:
+def is_released(path: Path) -> bool:
     """Whether a file has the released layout: its pickle names `args` beside `state_dict`."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -142,67 +146,93 @@ def _is_released(path: Path) -> bool:
     return b"argparse" in content and b"network_kwargs" in content and b"state_dict" in content
 
 
-def _check_sizes(config: ExperimentConfig, state: dict[str, torch.Tensor]) -> None:
-    """Refuse a configuration far larger than the weights beside it, before anything of its size is made."""
-    stored = tuple(state["prior.eigenvalues"].shape)
-    if stored != image_shape(config):
-        raise ValueError(f"weights for images of {stored}, configured are {image_shape(config)}")
-    largest = max(side for tensor in state.values() for side in (1, *tensor.shape))
-    if config.network.width > largest or max(config.network.scales, config.network.layers) > len(state):
-        raise ValueError("the network configured is larger than the weights")
-
-
 def locate(path: str | Path) -> Path:
-    """The file that a model is in: of a run's folder the best checkpoint; any other path is itself."""
+    """The file that a model is in: in a folder the model file, or a run's best checkpoint."""
     path = Path(path)
-    return Run(path).best if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    return path / MODEL_FILE if (path / MODEL_FILE).exists() else Run(path).best
 
 
 def load(path: str | Path) -> ImageModel:
     """Load a model for use.
 
     Args:
-        path: one of our checkpoints (`.ckpt`; the averaged weights where there are any), a run's folder
-            for its best one, or a checkpoint released with Guth et al. 2025 (`.pth.tar`), whose
-            normalisation is not known until `normalize` has seen images.
+        path: a folder that `save` wrote, or its `model.safetensors`; one of our checkpoints (`.ckpt`; the
+            averaged weights where there are any), or a run's folder for its best one; or a checkpoint
+            released with Guth et al. 2025 (`.pth.tar`), whose normalisation is not known until `normalize`
+            has seen images.
 
     Returns:
-        The model, in evaluation mode, on the CPU.
+        The model, in evaluation mode, on the CPU, in the precision of its weights.
 
     Raises:
         CheckpointError: if the file is missing, damaged or of another format.
     """
     path = locate(path)
+    if is_model_file(path):
+        return read_model(path)
     refuse_bombs(path)
-    if _is_released(path):
-        return ImageModel(load_released(path), provenance=f"released checkpoint {path.name}").eval()
+    if is_released(path):
+        return _released(path)
     content = read_checkpoint(path)
     try:
-        config = to_config(content["dualscore"]["config"])
-        state = content["state_dict"]
-        prefix = "average.module." if "average.n_averaged" in state else "model."
-        _check_sizes(config, state)
-        blank = blank_statistics(image_shape(config))
-        model = build_score_model(config, blank)
-        prior = StationaryGaussian(blank.mean, blank.spectrum)
-        prior.load_state_dict(
-            {k.removeprefix("prior."): v for k, v in state.items() if k.startswith("prior.")}
-        )
-        noisy_entropy = float(prior.entropy(config.noise.t_max))
-        log_normalizer = float(state["log_normalizer"])
-        step, release = int(content["global_step"]), content["dualscore"]["release"]
-        model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        return _assembled(content, path)
     except (*_DAMAGED, ConfigError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: weights and configuration do not belong to this version or to each other: {reason:.200}"
         ) from error
-    wrapped = ImageModel(
-        model.requires_grad_(False),
+
+
+def _released(path: Path) -> ImageModel:
+    found = read_network(path)
+    name = printable(path.name)
+    facts = {"converted from": f"{name}, in the format released with Guth et al. 2025, arXiv 2506.05310"}
+    facts["SHA-256 of it"] = _sha256(path)
+    if found.step is not None:
+        facts["step"] = f"{found.step:,}"
+    origin = Origin(name.partition(".")[0] or name, architecture.of_released(found.network), facts)
+    return ImageModel(found.model, provenance=f"released checkpoint {name}", origin=origin).eval()
+
+
+def _assembled(content: dict[str, Any], path: Path) -> ImageModel:
+    """The model in a checkpoint's content; what torch raises where its parts do not belong together."""
+    config = to_config(content["dualscore"]["config"])
+    state = content["state_dict"]
+    averaged = "average.n_averaged" in state
+    priors = _below("prior.", state)
+    if (stored := tuple(priors["eigenvalues"].shape)) != image_shape(config):
+        raise ValueError(f"weights for images of {stored}, configured are {image_shape(config)}")
+    network = architecture.of_config(config, _below("average.module." if averaged else "model.", state))
+    blank = blank_statistics(image_shape(config))
+    prior = StationaryGaussian(blank.mean, blank.spectrum).to(priors["eigenvalues"].dtype)
+    prior.load_state_dict(priors)
+    log_normalizer = float(state["log_normalizer"])
+    known = log_normalizer == log_normalizer  # NaN where no validation measured it
+    step, release = int(content["global_step"]), str(content["dualscore"]["release"])
+    weights = "averaged" if averaged else "trained"
+    facts = {
+        "data set": release,
+        "checkpoint": f"{printable(path.name)}, step {step:,}, {weights} weights",
+        "SHA-256 of it": _sha256(path),
+    }
+    return ImageModel(
+        network,
         image_shape=image_shape(config),
-        log_normalizer=None if log_normalizer != log_normalizer else log_normalizer,
+        log_normalizer=log_normalizer if known else None,
+        normalized_on=f"estimated by the validation of step {step:,}" if known else "",
         t_max=config.noise.t_max,
-        noisy_entropy=noisy_entropy,
+        noisy_entropy=float(prior.entropy(config.noise.t_max)),
         provenance=f"{config.name}, step {step}, {release}",
-    )
-    return wrapped.eval()
+        origin=Origin(config.name, architecture.of_experiment(config), facts),
+    ).eval()
+
+
+def _below(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

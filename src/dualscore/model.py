@@ -1,7 +1,7 @@
 """A trained model as its users hold it: energies, denoising, likelihoods."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 import torch
@@ -11,6 +11,7 @@ from dualscore.energy import Energy, EnergyModel, ScoreModel
 from dualscore.errors import NormalizationError, ScoreError
 from dualscore.likelihood import bits_per_dim, check_clean, check_floating, log_normalizer, noise_entropy
 from dualscore.noise import MEASURING, corrupt, seeded_generator
+from dualscore.origin import Origin
 
 
 class ImageModel(nn.Module):
@@ -20,9 +21,12 @@ class ImageModel(nn.Module):
         score_model: an energy or a denoiser.
         image_shape: (C, H, W) of the training images; None where any size goes.
         log_normalizer: log Z in nats; None where it is not known.
+        log_normalizer_stderr: its standard error in nats; None where it is not known.
+        normalized_on: how log Z was estimated, for people.
         t_max: the noise variance at which log Z is estimated, in pixel².
         noisy_entropy: of the training images at t_max, in nats; None for that of the noise alone.
         provenance: what the model came from, for people.
+        origin: what `dualscore.save` writes beside the weights; None where that is not known.
     """
 
     def __init__(
@@ -31,17 +35,22 @@ class ImageModel(nn.Module):
         *,
         image_shape: tuple[int, int, int] | None = None,
         log_normalizer: float | None = None,
+        log_normalizer_stderr: float | None = None,
+        normalized_on: str = "",
         t_max: float = 1e3,
         noisy_entropy: float | None = None,
         provenance: str = "",
+        origin: Origin | None = None,
     ) -> None:
         super().__init__()
         self.score_model = score_model
         self.image_shape = image_shape
-        self.log_normalizer = log_normalizer
+        self.log_normalizer, self.log_normalizer_stderr = log_normalizer, log_normalizer_stderr
+        self.normalized_on = normalized_on
         self.t_max = t_max
         self.noisy_entropy = noisy_entropy
         self.provenance = provenance
+        self.origin = origin
 
     def _like(self) -> Tensor:
         # A known density has no parameters.
@@ -153,11 +162,11 @@ class ImageModel(nn.Module):
         log_prob = self.log_prob(images, batch_size)
         return bits_per_dim(-log_prob, math.prod(images.shape[1:]))
 
-    def normalize(self, images: Tensor, seed: int = 0, batch_size: int = 256) -> float:
-        """Estimate log Z on given clean images by the paper's protocol, and keep it.
+    def normalize(self, images: Tensor | Iterable[Tensor], seed: int = 0, batch_size: int = 256) -> float:
+        """Estimate log Z on given clean images by the paper's protocol, and keep it with its standard error.
 
         Args:
-            images: x in [0, 1], shape (B, C, H, W).
+            images: x in [0, 1], shape (B, C, H, W), or batches of them where they are too many at once.
             seed: of the noise.
             batch_size: images evaluated at once.
 
@@ -168,18 +177,24 @@ class ImageModel(nn.Module):
             ValueError: if there are fewer than two images, or they are not pixels in [0, 1].
             NormalizationError: if the model is a denoiser.
         """
-        check_clean(images)
         like = self._like()
         generator = seeded_generator(like.device, MEASURING, seed)
         energies, squares = [], []
-        for clean, t in self._batches(images, self.t_max, batch_size):
-            noise = torch.randn(clean.shape, generator=generator, dtype=like.dtype, device=like.device)
-            energies.append(self.energy(corrupt(clean, noise, t), self.t_max, batch_size))
-            squares.append(noise.square().sum(dim=(1, 2, 3)))
-        dimension = math.prod(images.shape[1:])
+        dimension = 0
+        for stored in [images] if isinstance(images, Tensor) else images:
+            check_clean(stored)
+            dimension = math.prod(stored.shape[1:])
+            for clean, t in self._batches(stored, self.t_max, batch_size):
+                noise = torch.randn(clean.shape, generator=generator, dtype=like.dtype, device=like.device)
+                energies.append(self.energy(corrupt(clean, noise, t), self.t_max, batch_size))
+                squares.append(noise.square().sum(dim=(1, 2, 3)))
+        if not energies:
+            raise ValueError("there must be at least two images")
         entropy = self.noisy_entropy
         if entropy is None:
             entropy = noise_entropy(dimension, self.t_max)
         found = log_normalizer(torch.cat(energies), torch.cat(squares), dimension, entropy)
-        self.log_normalizer = found.value
-        return self.log_normalizer
+        self.log_normalizer, self.log_normalizer_stderr = found.value, found.stderr
+        count = sum(len(part) for part in energies)
+        self.normalized_on = f"estimated by the paper's protocol on {count:,} images at t = {self.t_max:g}"
+        return found.value

@@ -12,6 +12,11 @@ RGB_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr")
 ALPHA_MODES = ("RGBA", "LA", "PA")
 
 
+WITH_PREVIEWS = ("MPO", "PSD")
+"""Formats whose first picture is the photograph, and others belong to it: gain maps, previews, layers."""
+_PLANES, _BITS = 284, 258  # tags of TIFF
+
+
 class UnsuitableError(ValueError):
     """A photograph that could be decoded, but that is not wanted."""
 
@@ -31,7 +36,7 @@ def read_rgb(path: Path, check: Callable[[tuple[int, int]], None] = any_size) ->
         The photograph turned upright by its EXIF tag, as RGB; transparent pixels are laid over white.
 
     Raises:
-        UnsuitableError: what `check` raised; a kind of ValueError.
+        UnsuitableError: what `check` raised, or that it is not one picture; a kind of ValueError.
         ValueError: if the file cannot be decoded, or holds other pixels than 8-bit or 16-bit unsigned ones.
     """
     try:
@@ -40,6 +45,7 @@ def read_rgb(path: Path, check: Callable[[tuple[int, int]], None] = any_size) ->
             warnings.simplefilter("ignore")
             with Image.open(path) as file:
                 check(file.size)
+                _check_one_picture(file)
                 file.load()
                 image = ImageOps.exif_transpose(file)
     except UnsuitableError:
@@ -67,3 +73,14 @@ def read_rgb(path: Path, check: Callable[[tuple[int, int]], None] = any_size) ->
     if image.mode not in RGB_MODES:
         raise ValueError(f"has pixels of kind {image.mode}, which is not supported")
     return image.convert("RGB")
+
+
+def _check_one_picture(file: Image.Image) -> None:
+    """Refuse what Pillow would read in part, or wrongly: animations, pages, 16-bit planes."""
+    if (frames := getattr(file, "n_frames", 1)) > 1 and file.format not in WITH_PREVIEWS:
+        what = f"has {frames} pages" if file.format == "TIFF" else f"is animated, {frames} frames"
+        raise UnsuitableError(f"{what}: not one picture")
+    if file.format == "TIFF":
+        tags = getattr(file, "tag_v2", {})
+        if tags.get(_PLANES) == 2 and max(tags.get(_BITS, (8,))) > 8:  # Pillow takes them for interleaved
+            raise UnsuitableError("has planes of 16-bit colour, which are not supported; interleave them")

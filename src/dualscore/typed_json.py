@@ -1,12 +1,13 @@
 """Typed look-ups in parsed JSON that name the file and the key on failure."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dualscore.errors import DataError
+from dualscore.errors import DataError, DualscoreError
 
 
 class TypedJson:
@@ -22,7 +23,7 @@ class TypedJson:
         self.value: Any = value
         self.path, self.key = path, key
 
-    def fail(self, problem: str) -> DataError:
+    def fail(self, problem: str) -> DualscoreError:
         """What to say of a problem here."""
         return DataError(f"{self.path}: {self.key or 'the document'} {problem}; prepare the data set again")
 
@@ -31,8 +32,8 @@ class TypedJson:
         if isinstance(name, str):
             self.require(dict)
         if isinstance(name, str) and name not in self.value:
-            raise TypedJson(None, self.path, key).fail("is missing")
-        return TypedJson(self.value[name], self.path, key)
+            raise type(self)(None, self.path, key).fail("is missing")
+        return type(self)(self.value[name], self.path, key)
 
     def require(self, *kinds: type) -> None:
         """Refuse a value of another type."""
@@ -48,12 +49,23 @@ class TypedJson:
             raise self.fail(f"must be at least 1, not {number}")
         return number
 
+    def number(self, least: float = -math.inf) -> float:
+        """A finite number, no smaller than `least`."""
+        self.require(int, float)
+        try:
+            number = float(self.value)
+        except OverflowError:
+            number = math.inf
+        if not (math.isfinite(number) and number >= least):
+            raise self.fail(f"has an impossible value: {self.value!r:.40}")
+        return number
+
     def text(self, pattern: str = r"[^\x00-\x1f\x7f]+") -> str:
         """A text that a pattern fits whole; by default any on one line, without a terminal's commands."""
         self.require(str)
         text: str = self.value
         if not re.fullmatch(pattern, text):
-            raise self.fail(f"has an impossible value: {text!r}")
+            raise self.fail(f"has an impossible value: {text!r:.200}")
         return text
 
     def mapping(self) -> dict[str, Any]:

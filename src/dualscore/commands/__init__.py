@@ -2,7 +2,19 @@
 
 from collections.abc import Callable
 
-from dualscore.commands import evaluate, experiments, figures, ood, score, status, study, submit, train
+from dualscore.commands import (
+    convert,
+    evaluate,
+    experiments,
+    export,
+    figures,
+    ood,
+    score,
+    status,
+    study,
+    submit,
+    train,
+)
 from dualscore.commands.options import Commands
 
 ALL: tuple[Callable[[Commands], None], ...] = (
@@ -11,6 +23,8 @@ ALL: tuple[Callable[[Commands], None], ...] = (
     figures.add,
     score.add,
     ood.add,
+    export.add,
+    convert.add,
     study.add,
     submit.add,
     status.add,

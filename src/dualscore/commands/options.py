@@ -31,8 +31,13 @@ def add_runs(command: argparse.ArgumentParser) -> None:
 
 def add_streaming(command: argparse.ArgumentParser) -> None:
     """How a stream of image files is read and measured."""
-    command.add_argument("--resize", action="store_true", help="crop and resize images of other sizes")
+    add_decoding(command)
     command.add_argument("--normalize", action="store_true", help="estimate log Z where it is not known")
+
+
+def add_decoding(command: argparse.ArgumentParser) -> None:
+    """How image files are read, and where the network runs."""
+    command.add_argument("--resize", action="store_true", help="crop and resize images of other sizes")
     command.add_argument("--batch-size", type=positive, default=128, help="images at once (default: 128)")
     workers = min(8, max(1, (os.cpu_count() or 1) // 2))
     shown = f"processes that decode (default: {workers}, half the cores, at most 8)"

@@ -80,7 +80,7 @@ def detect(
     for ending in ("csv", "json", "png", "pdf"):  # those of another time
         (options.results / f"ood.{ending}").unlink(missing_ok=True)
     with tables.open_csv(options.results / "failures.csv", ["file", "reason"]) as failures:
-        problems = {side: Problems(failures, console) for side in ("in", "out")}
+        problems = {side: Problems(console, failures) for side in ("in", "out")}
         measured = {}
         for side, given in (("in", inside), ("out", outside)):
             model, measured[side] = _measure_side(side, model, given, size, options, problems[side])

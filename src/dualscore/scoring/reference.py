@@ -19,11 +19,13 @@ class Reference:
 
     Args:
         energies: U(x, 0) in nats, without log Z, shape (n,).
-        source: the folder of their rows.
+        source: the folder of their rows, or the model file.
+        which: what the images are, for people.
     """
 
     energies: Tensor
     source: str
+    which: str = "validation images"
 
     def percentile(self, energy: Tensor) -> Tensor:
         """Share of the set that is less probable, in percent; equals count half.

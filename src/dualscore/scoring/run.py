@@ -17,7 +17,7 @@ from dualscore.photographs import SUFFIXES
 from dualscore.precision import allow_tf32
 from dualscore.scoring import files, sheet, tables
 from dualscore.scoring.batch import Scorer
-from dualscore.scoring.reference import find_reference
+from dualscore.scoring.reference import Reference, find_reference
 from dualscore.scoring.results import Options, Results
 from dualscore.scoring.size import normalized, wanted_size
 from dualscore.scoring.stream import Problems, check_level, device_of, progress_bar, usable
@@ -70,7 +70,7 @@ def score_with(
     size = wanted_size(model, given, options.out, resize=options.resize, normalize=options.normalize)
     model = model.to(device_of(options.device))
     own_size = model.image_shape is not None and model.image_shape[1:] == (size.height, size.width)
-    reference = find_reference(checkpoint) if own_size and checkpoint.is_file() else None
+    reference = _reference(model, checkpoint) if own_size else None
     _prepare(options.out, options.maps)
     loader = files.load(files.ImageFiles(given, options.out, size, options.batch_size), options.workers)
     with ExitStack() as stack:
@@ -79,7 +79,7 @@ def score_with(
         for file in opened.values():
             stack.enter_context(file)
         writer = stack.enter_context(ThreadPoolExecutor(1))
-        problems = Problems(opened["failures"], console)
+        problems = Problems(console, opened["failures"])
         results = Results(options, opened["scores"], problems, writer)
         chunks = usable(iter(loader), problems)
         first = next(chunks, None)
@@ -98,7 +98,9 @@ def score_with(
         raise ScoreError(f"no image could be scored: {problems.first}")
     summary = _summary(model, checkpoint, results)
     summary["validation"] = (
-        None if reference is None else {"images": len(reference.energies), "rows": reference.source}
+        None
+        if reference is None
+        else {"images": len(reference.energies), "rows": reference.source, "which": reference.which}
     )
     tables.write_json(options.out / "scores.json", summary, options.out / "scores.csv")
     assert results.scale is not None
@@ -106,6 +108,13 @@ def score_with(
     sheet.draw_sheet(kept, results.extremes.seen, results.scale).save(options.out / "sheet.png")
     _tell(kept, summary, results, console)
     return summary
+
+
+def _reference(model: ImageModel, checkpoint: Path) -> Reference | None:
+    """The validation images' energies: in a model file itself, or beside a checkpoint."""
+    if model.origin is not None and model.origin.energies is not None:
+        return Reference(model.origin.energies, str(checkpoint), "images kept in the model file")
+    return find_reference(checkpoint) if checkpoint.is_file() else None
 
 
 def _prepare(out: Path, maps: bool) -> None:
@@ -153,8 +162,8 @@ def _tell(
             "make evaluate … measures the validation images"
         )
     else:
-        count = summary["validation"]["images"]
-        lines.append(f"percentile: of {count:,} validation images, how many are less probable")
+        among = f"{summary['validation']['images']:,} {summary['validation']['which']}"
+        lines.append(f"percentile: of {among}, how many are less probable")
     lines.append(
         f"written to {out}: scores.csv, scores.json, sheet.png" + (", maps/" if results.options.maps else "")
     )

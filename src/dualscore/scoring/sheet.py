@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from dualscore.scoring.tables import Row, printable
+from dualscore.plain_text import printable
+from dualscore.scoring.tables import Row
 
 THUMBNAIL, COLUMNS, MARGIN, LINE = 96, 6, 8, 13
 """Pixels of a thumbnail's side at least, cells a row, pixels between them, and of a line of text."""

@@ -44,6 +44,10 @@ def wanted_size(
         raise NormalizationError("this model is a denoiser: it has no energy and no likelihood")
     if not isinstance(energy, Energy) or not isinstance(energy.network, UNet):
         raise ScoreError("the model is of vectors, not of images: nothing to score with it")
+    if model.image_shape is None and energy.network.channels not in (1, 3):
+        raise ScoreError(
+            f"the network takes images of {energy.network.channels} channels, neither gray nor colour"
+        )
     own = None if model.image_shape is None else model.image_shape[1:]
     known = model.log_normalizer is not None
     if not known and not normalize:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dualscore.errors import ScoreError
+from dualscore.plain_text import printable
 from dualscore.scoring import tables
 from dualscore.scoring.files import Chunk
 
@@ -21,18 +22,20 @@ NOT_FINITE = "has an energy or a denoised image that is not finite"
 class Problems:
     """Reports and counts files that cannot be used, with the reasons."""
 
-    file: IO[str]
-    """Of rows (file, reason)."""
     console: Console
+    file: IO[str] | None = None
+    """Of rows (file, reason), where they are kept."""
     count: int = 0
     first: str = ""
+    """What was said of the first one."""
 
     def add(self, problems: Sequence[tuple[str, str]]) -> None:
         """Report files, each with its reason."""
-        tables.append(self.file, problems)
+        if self.file is not None:
+            tables.append(self.file, problems)
         for path, reason in problems:
             self.count += 1
-            line = f"{tables.printable(path)} {reason}"
+            line = f"{printable(path)} {reason}"
             self.first = self.first or line
             if self.count <= PROBLEMS_SHOWN:
                 self.console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -11,6 +11,8 @@ from typing import IO, Any
 from rich.table import Table
 from rich.text import Text
 
+from dualscore.plain_text import printable
+
 _TEXT = {"file", "map"}
 
 
@@ -76,12 +78,6 @@ def write_json(path: Path, summary: dict[str, Any], rows: Path) -> None:
             file.write(("," if number else "") + "\n  " + json.dumps(row, allow_nan=False))
         file.write("\n ]\n}\n")
     os.replace(aside, path)
-
-
-def printable(text: str) -> str:
-    """A file's name without what no terminal or font can show."""
-    shown = text.encode(errors="replace").decode()
-    return "".join(c if c.isprintable() else "?" for c in shown)
 
 
 def score_table(rows: Sequence[Row], seen: int) -> Table:

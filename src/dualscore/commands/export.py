@@ -1,0 +1,60 @@
+"""dualscore export."""
+
+import argparse
+from pathlib import Path
+
+from dualscore.commands.options import Commands, wide_console
+from dualscore.errors import CheckpointError
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    export = commands.add_parser("export", help="write a model that needs neither its run nor its data")
+    export.add_argument("model", type=Path, help="a run's folder for its best checkpoint, or a checkpoint")
+    add_output(export)
+    export.set_defaults(run=_run)
+
+
+def add_output(command: argparse.ArgumentParser) -> None:
+    """Where a model goes, and under which terms."""
+    command.add_argument("--out", type=Path, default=Path("model"), help="folder for it (default: model)")
+    command.add_argument("--licence", default="", metavar="TEXT", help="the weights' terms, for the card")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from dualscore.checkpoints import is_released, locate
+    from dualscore.saving import save
+
+    if is_released(locate(arguments.model)):
+        raise CheckpointError(
+            f"{arguments.model}: a released checkpoint; use convert, which can estimate log Z"
+        )
+    report(save(arguments.model, arguments.out, arguments.licence), "; make evaluate …, then export again")
+
+
+def report(path: Path, hint: str = "") -> None:
+    """Read a model back and say what is in it.
+
+    Args:
+        path: the file.
+        hint: how an evaluation would come into it.
+    """
+    from dualscore.checkpoints import load
+
+    model = load(path)
+    assert model.origin is not None
+    energies = model.origin.energies
+    missing = []
+    if model.log_normalizer is None:
+        missing.append("log Z, so no likelihoods")
+    if energies is None:
+        missing.append("images to rank others among, so no percentiles")
+    if model.origin.evaluation is None:
+        missing.append(f"an evaluation{hint}")
+    console = wide_console()
+    for line in (
+        f"{model.provenance}",
+        f"written to {path.parent}: {path.name} ({path.stat().st_size / 2**20:.1f} MB), README.md",
+        *([f"without {'; without '.join(missing)}"] if missing else []),
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
