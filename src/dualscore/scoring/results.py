@@ -1,7 +1,9 @@
 """What is kept of a scoring while images stream through: open files, two heaps, a few sums."""
 
+import os
+import signal
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from dualscore.errors import ScoreError
 from dualscore.plain_text import printable
 from dualscore.scoring import sheet, tables
 from dualscore.scoring.batch import Scores
@@ -68,7 +71,7 @@ class Results:
     scores: IO[str]
     failures: IO[str]
     left_out: LeftOut
-    writer: ThreadPoolExecutor
+    writer: Executor
     written: "Future[None] | None" = None
     extremes: sheet.Extremes = field(default_factory=lambda: sheet.Extremes(SHEET_EACH))
     scale: tuple[float, float] | None = None
@@ -83,53 +86,75 @@ class Results:
     def add(self, paths: Sequence[str], scores: Scores) -> None:
         """Append a batch's rows, write its maps, and keep the extremes."""
         finite = scores.finite()
+        maps = scores.maps.numpy()
         if self.scale is None and finite.any():
-            self.scale = sheet.common_scale(scores.maps[finite].numpy())
+            self.scale = sheet.common_scale(maps[finite.numpy()])
         if self.scale is None:
             self.fail([(path, NOT_FINITE) for path in paths])
             return
+        scale = self.scale
         images = scores.pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
-        heat = sheet.colour(scores.maps.nan_to_num().numpy(), self.scale)
-        rows = []
-        pictures = {}
-        for j, path in enumerate(paths):
-            if not finite[j]:
-                self.fail([(path, NOT_FINITE)])
-                continue
-            bits = float(scores.bits[j])
-            row = self._row(path, j, bits, scores)
-            if row.map is not None:
-                pictures[self.options.out / row.map] = heat[j]
-            self.total, self.squares = self.total + bits, self.squares + bits**2
-            self.extremes.add(bits, lambda: sheet.Thumbnail(row, images[j].copy(), heat[j].copy()))  # noqa: B023 - called at once
-            rows.append(tables.values(row))
-        self._write(pictures)
-        tables.append(self.scores, rows)
-
-    def _write(self, pictures: dict[Path, NDArray[np.uint8]]) -> None:
-        """Write a batch's maps beside the next batch's forward pass: making files is mostly waiting."""
-        self.finish()  # so that one batch waits at most, and a full disk is noticed
-        self.written = self.writer.submit(_save, pictures)
+        rows = self._rows(paths, scores, finite.tolist())
+        for j, row in rows.items():
+            self.total, self.squares = self.total + row.bits_per_dim, self.squares + row.bits_per_dim**2
+            self.extremes.add(
+                row.bits_per_dim,
+                lambda: sheet.Thumbnail(row, images[j].copy(), sheet.colour(maps[j], scale)),  # noqa: B023 - called at once
+            )
+        if self.options.maps:
+            self.finish()  # so that one batch waits at most, and a full disk is noticed
+            names = [str(row.map) for row in rows.values()]
+            self.written = self.writer.submit(_save, self.options.out, names, maps[finite.numpy()], scale)
+        tables.append(self.scores, [tables.values(row) for row in rows.values()])
 
     def finish(self) -> None:
         """Wait for what is still being written."""
         if self.written is not None:
-            self.written.result()
+            try:
+                self.written.result()
+            except BrokenExecutor as error:
+                raise ScoreError(
+                    "the process that writes maps died, most often for want of memory: try --no-maps, or "
+                    "--workers 0"
+                ) from error
 
-    def _row(self, path: str, j: int, bits: float, scores: Scores) -> tables.Row:
+    def _rows(self, paths: Sequence[str], scores: Scores, finite: Sequence[bool]) -> dict[int, tables.Row]:
+        """Rows of the images with finite figures, by their place in the batch; the others are told."""
+        empty = [None] * len(paths)
+        bits, decibels = scores.bits.tolist(), scores.decibels.tolist()
+        percentile = empty if scores.percentile is None else scores.percentile.tolist()
         effective = scores.effective_dimension
-        name = f"{self.extremes.seen:06d}-{Path(path).stem[:40]}.png"
-        return tables.Row(
-            path,
-            bits,
-            float(scores.decibels[j]),
-            None if scores.percentile is None else float(scores.percentile[j]),
-            None if effective is None else float(effective[j, 0]),
-            None if effective is None else float(effective[j, 1]),
-            f"maps/{name}" if self.options.maps else None,
-        )
+        dimension, error = (empty, empty) if effective is None else effective.T.tolist()
+        rows = {}
+        number = self.extremes.seen
+        for j, path in enumerate(paths):
+            if not finite[j]:
+                self.fail([(path, NOT_FINITE)])
+                continue
+            stem = os.path.splitext(os.path.basename(path))[0]
+            name = f"maps/{number:06d}-{stem[:40]}.png" if self.options.maps else None
+            rows[j] = tables.Row(path, bits[j], decibels[j], percentile[j], dimension[j], error[j], name)
+            number += 1
+        return rows
 
 
-def _save(pictures: dict[Path, NDArray[np.uint8]]) -> None:
-    for path, pixels in pictures.items():
-        Image.fromarray(pixels).save(path, compress_level=1)
+def map_writer(workers: int) -> Executor:
+    """Writes maps beside the forward passes: making files is mostly waiting.
+
+    Args:
+        workers: processes that may be used; a thread would hold up the network's many small steps.
+
+    Returns:
+        A process, or a thread if there may be none.
+    """
+    return ProcessPoolExecutor(1, initializer=_leave_interrupts) if workers else ThreadPoolExecutor(1)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C is the main process's; this one ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _save(folder: Path, names: Sequence[str], maps: NDArray[np.float64], scale: tuple[float, float]) -> None:
+    for name, pixels in zip(names, sheet.colour(maps, scale), strict=True):
+        Image.fromarray(pixels).save(folder / name, compress_level=1)
