@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import math
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -24,7 +23,7 @@ from dualscore.gaussian import StationaryGaussian, WhiteGaussian
 from dualscore.images import to_pixels
 from dualscore.model import ImageModel
 from dualscore.networks import LogEmbedding, UNet
-from dualscore.scoring import files, results, run, sheet, tables
+from dualscore.scoring import files, run, sheet, tables
 from dualscore.scoring.batch import Scorer
 from dualscore.scoring.reference import Reference, find_reference
 from dualscore.scoring.results import SHEET_EACH, Options
@@ -318,7 +317,7 @@ def test_loader_processes_keep_the_order(tmp_path: Path) -> None:
     assert [chunk.failed for chunk in shared][1][0][0].endswith("007.png")
 
 
-def test_processes_write_the_same_files(tmp_path: Path, loaded: Path) -> None:
+def test_loader_processes_give_the_same_files(tmp_path: Path, loaded: Path) -> None:
     folder = fill(tmp_path / "images", 23)
     (folder / "007.png").write_bytes(b"")
     outs = [tmp_path / "alone", tmp_path / "shared"]
@@ -330,25 +329,12 @@ def test_processes_write_the_same_files(tmp_path: Path, loaded: Path) -> None:
     assert all((outs[0] / name).read_bytes() == (outs[1] / name).read_bytes() for name in names)
 
 
-def die(*_: object) -> None:
-    os._exit(1)
-
-
-def test_a_writer_that_dies_is_an_error_of_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Path
-) -> None:
-    monkeypatch.setattr(results, "_save", die)
-    with pytest.raises(ScoreError, match="the process that writes maps died"):
-        score(loaded, [fill(tmp_path / "images", 3)], Options(tmp_path / "out", workers=1), QUIET)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
 def test_a_map_that_cannot_be_written_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Path, workers: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Path
 ) -> None:
     monkeypatch.setattr(run, "_prepare", lambda out, _: out.mkdir())  # makes no folder for maps
     with pytest.raises(OSError, match="No such file or directory"):
-        score(loaded, [fill(tmp_path / "images", 3)], Options(tmp_path / "out", workers=workers), QUIET)
+        score(loaded, [fill(tmp_path / "images", 3)], Options(tmp_path / "out"), QUIET)
 
 
 def test_its_own_results_are_not_scored(tmp_path: Path, loaded: Path) -> None:

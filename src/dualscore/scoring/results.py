@@ -1,9 +1,8 @@
 """What is kept of a scoring while images stream through: open files, two heaps, a few sums."""
 
 import os
-import signal
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from dualscore.errors import ScoreError
 from dualscore.plain_text import printable
 from dualscore.scoring import sheet, tables
 from dualscore.scoring.batch import Scores
@@ -71,7 +69,7 @@ class Results:
     scores: IO[str]
     failures: IO[str]
     left_out: LeftOut
-    writer: Executor
+    writer: ThreadPoolExecutor
     written: "Future[None] | None" = None
     extremes: sheet.Extremes = field(default_factory=lambda: sheet.Extremes(SHEET_EACH))
     scale: tuple[float, float] | None = None
@@ -102,6 +100,7 @@ class Results:
                 lambda: sheet.Thumbnail(row, images[j].copy(), sheet.colour(maps[j], scale)),  # noqa: B023 - called at once
             )
         if self.options.maps:
+            # Beside the next batch's forward pass: making files is mostly waiting.
             self.finish()  # so that one batch waits at most, and a full disk is noticed
             names = [str(row.map) for row in rows.values()]
             self.written = self.writer.submit(_save, self.options.out, names, maps[finite.numpy()], scale)
@@ -110,13 +109,7 @@ class Results:
     def finish(self) -> None:
         """Wait for what is still being written."""
         if self.written is not None:
-            try:
-                self.written.result()
-            except BrokenExecutor as error:
-                raise ScoreError(
-                    "the process that writes maps died, most often for want of memory: try --no-maps, or "
-                    "--workers 0"
-                ) from error
+            self.written.result()
 
     def _rows(self, paths: Sequence[str], scores: Scores, finite: Sequence[bool]) -> dict[int, tables.Row]:
         """Rows of the images with finite figures, by their place in the batch; the others are told."""
@@ -136,23 +129,6 @@ class Results:
             rows[j] = tables.Row(path, bits[j], decibels[j], percentile[j], dimension[j], error[j], name)
             number += 1
         return rows
-
-
-def map_writer(workers: int) -> Executor:
-    """Writes maps beside the forward passes: making files is mostly waiting.
-
-    Args:
-        workers: processes that may be used; a thread would hold up the network's many small steps.
-
-    Returns:
-        A process, or a thread if there may be none.
-    """
-    return ProcessPoolExecutor(1, initializer=_leave_interrupts) if workers else ThreadPoolExecutor(1)
-
-
-def _leave_interrupts() -> None:
-    """Ctrl-C is the main process's; this one ends with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _save(folder: Path, names: Sequence[str], maps: NDArray[np.float64], scale: tuple[float, float]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -19,7 +20,7 @@ from dualscore.precision import allow_tf32
 from dualscore.scoring import files, sheet, tables
 from dualscore.scoring.batch import Scorer
 from dualscore.scoring.reference import Reference, find_reference
-from dualscore.scoring.results import LeftOut, Options, Results, map_writer
+from dualscore.scoring.results import LeftOut, Options, Results
 from dualscore.scoring.size import normalized, wanted_size
 
 TABLE_EACH = 10
@@ -77,7 +78,7 @@ def score_with(
         opened = {n: tables.open_csv(options.out / f"{n}.csv", c) for n, c in columns.items()}
         for file in opened.values():
             stack.enter_context(file)
-        writer = stack.enter_context(map_writer(options.workers))
+        writer = stack.enter_context(ThreadPoolExecutor(1))
         results = Results(options, opened["scores"], opened["failures"], LeftOut(console), writer)
         chunks = files.usable(iter(loader), results.fail)
         first = next(chunks, None)
