@@ -8,6 +8,7 @@ import statistics
 import time
 from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -65,12 +66,13 @@ def scoring_figures(
         Image.fromarray(stored[number % batch_size]).save(source / f"{number:06d}.png")
 
     def scored(maps: bool) -> float:
-        options = Options(
-            folder / "scores", maps=maps, batch_size=batch_size, workers=workers, device=device.type
-        )
-        start = time.perf_counter()
-        score_with(model, folder / "none.ckpt", [source], options, Console(quiet=True))
-        return time.perf_counter() - start
+        with TemporaryDirectory(dir=folder) as out:  # a new one: deleting old maps takes as long as they did
+            options = Options(
+                Path(out), maps=maps, batch_size=batch_size, workers=workers, device=device.type
+            )
+            start = time.perf_counter()
+            score_with(model, folder / "none.ckpt", [source], options, Console(quiet=True))
+            return time.perf_counter() - start
 
     works = {"bare": lambda: bare(batches), "alone": lambda: scored(False), "maps": lambda: scored(True)}
     seconds: dict[str, list[float]] = {name: [] for name in works}

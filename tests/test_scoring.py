@@ -317,6 +317,26 @@ def test_loader_processes_keep_the_order(tmp_path: Path) -> None:
     assert [chunk.failed for chunk in shared][1][0][0].endswith("007.png")
 
 
+def test_loader_processes_give_the_same_files(tmp_path: Path, loaded: Path) -> None:
+    folder = fill(tmp_path / "images", 23)
+    (folder / "007.png").write_bytes(b"")
+    outs = [tmp_path / "alone", tmp_path / "shared"]
+    for out, workers in zip(outs, (0, 1), strict=True):
+        score(loaded, [folder], Options(out, batch_size=5, workers=workers), QUIET)
+    names = sorted(p.relative_to(outs[0]) for p in outs[0].rglob("*") if p.is_file())
+    assert sum(name.parts[0] == "maps" for name in names) == 22
+    assert names == sorted(p.relative_to(outs[1]) for p in outs[1].rglob("*") if p.is_file())
+    assert all((outs[0] / name).read_bytes() == (outs[1] / name).read_bytes() for name in names)
+
+
+def test_a_map_that_cannot_be_written_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Path
+) -> None:
+    monkeypatch.setattr(run, "_prepare", lambda out, _: out.mkdir())  # makes no folder for maps
+    with pytest.raises(OSError, match="No such file or directory"):
+        score(loaded, [fill(tmp_path / "images", 3)], Options(tmp_path / "out"), QUIET)
+
+
 def test_its_own_results_are_not_scored(tmp_path: Path, loaded: Path) -> None:
     folder = fill(tmp_path / "images", 3)
     for _ in range(2):

@@ -1,5 +1,6 @@
 """What is kept of a scoring while images stream through: open files, two heaps, a few sums."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -55,53 +56,53 @@ class Results:
     def add(self, paths: Sequence[str], scores: Scores) -> None:
         """Append a batch's rows, write its maps, and keep the extremes."""
         finite = scores.finite()
+        maps = scores.maps.numpy()
         if self.scale is None and finite.any():
-            self.scale = sheet.common_scale(scores.maps[finite].numpy())
+            self.scale = sheet.common_scale(maps[finite.numpy()])
         if self.scale is None:
             self.problems.add([(path, NOT_FINITE) for path in paths])
             return
+        scale = self.scale
         images = scores.pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
-        heat = sheet.colour(scores.maps.nan_to_num().numpy(), self.scale)
-        rows = []
-        pictures = {}
-        for j, path in enumerate(paths):
-            if not finite[j]:
-                self.problems.add([(path, NOT_FINITE)])
-                continue
-            bits = float(scores.bits[j])
-            row = self._row(path, j, bits, scores)
-            if row.map is not None:
-                pictures[self.options.out / row.map] = heat[j]
-            self.total, self.squares = self.total + bits, self.squares + bits**2
-            self.extremes.add(bits, lambda: sheet.Thumbnail(row, images[j].copy(), heat[j].copy()))  # noqa: B023 - called at once
-            rows.append(tables.values(row))
-        self._write(pictures)
-        tables.append(self.scores, rows)
-
-    def _write(self, pictures: dict[Path, NDArray[np.uint8]]) -> None:
-        """Write a batch's maps beside the next batch's forward pass: making files is mostly waiting."""
-        self.finish()  # so that one batch waits at most, and a full disk is noticed
-        self.written = self.writer.submit(_save, pictures)
+        rows = self._rows(paths, scores, finite.tolist())
+        for j, row in rows.items():
+            self.total, self.squares = self.total + row.bits_per_dim, self.squares + row.bits_per_dim**2
+            self.extremes.add(
+                row.bits_per_dim,
+                lambda: sheet.Thumbnail(row, images[j].copy(), sheet.colour(maps[j], scale)),  # noqa: B023 - called at once
+            )
+        if self.options.maps:
+            # Beside the next batch's forward pass: making files is mostly waiting.
+            self.finish()  # so that one batch waits at most, and a full disk is noticed
+            names = [str(row.map) for row in rows.values()]
+            self.written = self.writer.submit(_save, self.options.out, names, maps[finite.numpy()], scale)
+        tables.append(self.scores, [tables.values(row) for row in rows.values()])
 
     def finish(self) -> None:
         """Wait for what is still being written."""
         if self.written is not None:
             self.written.result()
 
-    def _row(self, path: str, j: int, bits: float, scores: Scores) -> tables.Row:
+    def _rows(self, paths: Sequence[str], scores: Scores, finite: Sequence[bool]) -> dict[int, tables.Row]:
+        """Rows of the images with finite figures, by their place in the batch; the others are told."""
+        empty = [None] * len(paths)
+        bits, decibels = scores.bits.tolist(), scores.decibels.tolist()
+        percentile = empty if scores.percentile is None else scores.percentile.tolist()
         effective = scores.effective_dimension
-        name = f"{self.extremes.seen:06d}-{Path(path).stem[:40]}.png"
-        return tables.Row(
-            path,
-            bits,
-            float(scores.decibels[j]),
-            None if scores.percentile is None else float(scores.percentile[j]),
-            None if effective is None else float(effective[j, 0]),
-            None if effective is None else float(effective[j, 1]),
-            f"maps/{name}" if self.options.maps else None,
-        )
+        dimension, error = (empty, empty) if effective is None else effective.T.tolist()
+        rows = {}
+        number = self.extremes.seen
+        for j, path in enumerate(paths):
+            if not finite[j]:
+                self.problems.add([(path, NOT_FINITE)])
+                continue
+            stem = os.path.splitext(os.path.basename(path))[0]
+            name = f"maps/{number:06d}-{stem[:40]}.png" if self.options.maps else None
+            rows[j] = tables.Row(path, bits[j], decibels[j], percentile[j], dimension[j], error[j], name)
+            number += 1
+        return rows
 
 
-def _save(pictures: dict[Path, NDArray[np.uint8]]) -> None:
-    for path, pixels in pictures.items():
-        Image.fromarray(pixels).save(path, compress_level=1)
+def _save(folder: Path, names: Sequence[str], maps: NDArray[np.float64], scale: tuple[float, float]) -> None:
+    for name, pixels in zip(names, sheet.colour(maps, scale), strict=True):
+        Image.fromarray(pixels).save(folder / name, compress_level=1)
