@@ -203,6 +203,7 @@ def load(path: str | Path) -> ImageModel:
         log_normalizer=None if log_normalizer != log_normalizer else log_normalizer,
         t_max=config.noise.t_max,
         noisy_entropy=noisy_entropy,
+        prior=prior,
         provenance=f"{config.name}, step {step}, {release}",
     )
     return wrapped.eval()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dualscore.energy import Energy, EnergyModel, ScoreModel
 from dualscore.errors import NormalizationError, ScoreError
+from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import bits_per_dim, check_clean, check_floating, log_normalizer, noise_entropy
 from dualscore.noise import MEASURING, corrupt, seeded_generator
 
@@ -21,6 +22,7 @@ class ImageModel(nn.Module):
         log_normalizer: log Z in nats; None where it is not known.
         t_max: the noise variance at which log Z is estimated, in pixel².
         noisy_entropy: of the training images at t_max, in nats; None for that of the noise alone.
+        prior: the training images' Gaussian, where sampling starts; None where it is not known.
         provenance: what the model came from, for people.
     """
 
@@ -32,6 +34,7 @@ class ImageModel(nn.Module):
         log_normalizer: float | None = None,
         t_max: float = 1e3,
         noisy_entropy: float | None = None,
+        prior: StationaryGaussian | None = None,
         provenance: str = "",
     ) -> None:
         super().__init__()
@@ -40,6 +43,7 @@ class ImageModel(nn.Module):
         self.log_normalizer = log_normalizer
         self.t_max = t_max
         self.noisy_entropy = noisy_entropy
+        self.prior = prior
         self.provenance = provenance
 
     def _like(self) -> Tensor:
