@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := data/demo16/manifest.json
 DEMO32 := data/demo32/manifest.json
 
-.PHONY: help install train submit study evaluate score bench figure data verify-data status tensorboard experiments test torture lint lock clean
+.PHONY: help install train submit study evaluate score sample denoise inpaint bench figure data verify-data status tensorboard experiments test torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -53,6 +53,22 @@ score: $(INSTALLED)  ## How probable images are, and where they are not: CKPT=fi
 	@$(if $(and $(CKPT),$(IMAGES)),,echo "error: say which model and which images with CKPT=… IMAGES=…" >&2; exit 2;) \
 	$(PY) -m dualscore score "$(call home,$(CKPT))" $(foreach path,$(IMAGES),$(call home,$(path))) \
 		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(PSNR),--psnr $(PSNR)) $(if $(filter-out 0,$(RESIZE)),--resize)
+
+draw_options = $(if $(COUNT),--count $(COUNT)) $(if $(METHOD),--method $(METHOD)) $(if $(STEPS),--steps $(STEPS)) \
+	$(if $(OUT),--out "$(call home,$(OUT))")
+draw_images = $(if $(and $(CKPT),$(IMAGES)),,echo "error: say which model and which images with CKPT=… IMAGES=…" >&2; exit 2;) \
+	$(PY) -m dualscore $@ "$(call home,$(CKPT))" $(foreach path,$(IMAGES),$(call home,$(path))) \
+	$(draw_options) $(if $(filter-out 0,$(RESIZE)),--resize)
+
+sample: $(INSTALLED)  ## Draw images from a model: CKPT=file or run [COUNT=16] [METHOD=metropolis|langevin|flow] [STEPS=200] [OUT=samples]
+	@$(if $(CKPT),,echo "error: say which model with CKPT=…" >&2; exit 2;) \
+	$(PY) -m dualscore sample "$(call home,$(CKPT))" $(draw_options)
+
+denoise: $(INSTALLED)  ## Add noise to images, draw what they may have been: as sample, and IMAGES="files" [PSNR=20] [RESIZE=1]
+	@$(draw_images) $(if $(PSNR),--psnr $(PSNR))
+
+inpaint: $(INSTALLED)  ## Hide pixels of images, draw them anew: as sample, and IMAGES="files" [MASK=mask.png] [RESIZE=1]
+	@$(draw_images) $(if $(MASK),--mask "$(call home,$(MASK))")
 
 bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=imagenet64_dual] [SET="data.batch_size=8"] [OUT=bench.json]
 	@set -f; $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \

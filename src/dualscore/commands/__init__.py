@@ -2,13 +2,28 @@
 
 from collections.abc import Callable
 
-from dualscore.commands import evaluate, experiments, figure, score, status, study, submit, train
+from dualscore.commands import (
+    denoise,
+    evaluate,
+    experiments,
+    figure,
+    inpaint,
+    sample,
+    score,
+    status,
+    study,
+    submit,
+    train,
+)
 from dualscore.commands.options import Commands
 
 ALL: tuple[Callable[[Commands], None], ...] = (
     train.add,
     evaluate.add,
     score.add,
+    sample.add,
+    denoise.add,
+    inpaint.add,
     figure.add,
     study.add,
     submit.add,

@@ -177,7 +177,7 @@ def _step_down(
     condition: Condition,
     dimension: int,
 ) -> tuple[Tensor, Tensor]:
-    """A step of the free pixels from t down to s, and log N(y_t; y_s, (t−s) I) − log q(y_s | y_t), float64."""
+    """A step of free pixels from t down to s, and log N(y_t; y_s, (t−s) I) − log q(y_s | y_t), float64."""
     t, s = levels
     gradient = found.image if condition.free is None else found.image * condition.free
     # The share of the forward step's variance that is left; U's Hessian is below I/t, so this is ≥ s/t.

@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
@@ -16,7 +15,7 @@ from dualscore.checkpoints import load, locate
 from dualscore.errors import ScoreError
 from dualscore.model import ImageModel
 from dualscore.photographs import SUFFIXES
-from dualscore.precision import allow_tf32
+from dualscore.precision import allow_tf32, find_device
 from dualscore.scoring import files, sheet, tables
 from dualscore.scoring.batch import Scorer
 from dualscore.scoring.reference import find_reference
@@ -68,7 +67,7 @@ def score_with(
     allow_tf32(False)
     _check_level(options.psnr, model.t_max)
     size = wanted_size(model, given, options.out, resize=options.resize, normalize=options.normalize)
-    model = model.to(_device(options.device))
+    model = model.to(find_device(options.device))
     own_size = model.image_shape is not None and model.image_shape[1:] == (size.height, size.width)
     reference = find_reference(checkpoint) if own_size and checkpoint.is_file() else None
     _prepare(options.out, options.maps)
@@ -120,15 +119,6 @@ def _usable(chunks: Iterator[files.Chunk], results: Results) -> Iterator[files.C
         raise ScoreError(
             "a loader process died, most often for want of memory: try a smaller --batch-size, or --workers 0"
         ) from error
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ScoreError(f"--device {name}: {str(error).splitlines()[0]:.200}") from error
-    return device
 
 
 def _check_level(psnr: float | None, t_max: float) -> None:
