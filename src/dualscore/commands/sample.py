@@ -1,7 +1,6 @@
 """dualscore sample."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
