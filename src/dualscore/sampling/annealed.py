@@ -179,12 +179,12 @@ def _step_down(
 ) -> tuple[Tensor, Tensor]:
     """A step of free pixels from t down to s, and log N(y_t; y_s, (t−s) I) − log q(y_s | y_t), float64."""
     t, s = levels
-    gradient = found.image if condition.free is None else found.image * condition.free
     # The share of the forward step's variance that is left; U's Hessian is below I/t, so this is ≥ s/t.
     left = images.new_full((len(images),), s / t)
-    if found.noise_variance is not None and condition.free is None:
-        curvature = 2.0 * found.noise_variance + gradient.square().sum(dim=(1, 2, 3))
-        left = (1.0 - (t - s) * curvature / dimension).nan_to_num(s / t).clamp(s / t, 1.0)
+    if found.noise_variance is not None:
+        curvature = 2.0 * found.noise_variance + found.image.square().sum(dim=(1, 2, 3))
+        left = (1.0 - (t - s) * curvature / images[0].numel()).nan_to_num(s / t).clamp(s / t, 1.0)
+    gradient = found.image if condition.free is None else found.image * condition.free
     noise = normal_like(images, generator, condition)
     change = ((t - s) * left).sqrt()[:, None, None, None] * noise - (t - s) * gradient
     forward = change.double().square().sum(dim=(1, 2, 3)) / (t - s)

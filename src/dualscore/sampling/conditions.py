@@ -52,10 +52,11 @@ class Noisy(Condition):
 class Known(Condition):
     r"""Some pixels of the clean image are known; the others are sampled.
 
-    At noise variance t the known pixels are held at x + √t z, with one z for all levels. So −log of the
-    density that the free pixels have at a level t > 0 is U(y, t) at those values, up to a constant, and not
-    that of p(y_free | x_known), which nobody knows. It is an approximation between the levels only: at the
-    last one, where t is next to nothing, it is p(x_free | x_known), and Metropolis samples that.
+    At noise variance t the known pixels are held at x + √t z, with one z for all levels. So the free pixels
+    have the energy U(y, t) at those values: that of their conditional density given one noisy version of
+    what is known, not that of p(y_free | x_known), which nobody knows. It is an approximation on the way
+    only. At the last level, where t is next to nothing, it is p(x_free | x_known); Metropolis steps sample
+    that, and the weights of `anneal` correct how the samples came there.
 
     Args:
         clean: x, shape (B, C, H, W); what is not known in it is not looked at.

@@ -1,5 +1,6 @@
 """Samples of a trained model: images from nothing, from a noisy image, from a part of one."""
 
+import math
 from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple
@@ -167,7 +168,7 @@ def inpaint(
 
     Returns:
         One sample for each image, with the known pixels as they were given. Weights compare samples of the
-        same image.
+        same image; their mean is the density of its known pixels.
 
     Raises:
         SamplingError: if the model lacks what sampling needs, nothing is missing, or samples are not finite.
@@ -182,9 +183,15 @@ def inpaint(
 
     def draw(part: slice) -> Samples:
         held = clean[part]
-        noise = torch.randn(held.shape, generator=generator, dtype=held.dtype, device=held.device)
-        start, _ = start_from(prior, schedule[0], len(held), generator)
-        found = _anneal(model, start, schedule, method, generator, Known(held, known, noise))
+        noise, white = (
+            torch.randn(held.shape, generator=generator, dtype=held.dtype, device=held.device)
+            for _ in range(2)
+        )
+        spread = schedule[0] + prior.eigenvalues.mean()  # of pixels as if they were independent
+        start = prior.mean[:, None, None] + spread.sqrt() * white
+        density = white.square() + torch.log(2.0 * math.pi * spread)
+        energy = 0.5 * (density * ~known).sum(dim=(1, 2, 3))
+        found = _anneal(model, start, schedule, method, generator, Known(held, known, noise), energy)
         return found._replace(images=torch.where(known, held, found.images))
 
     return _joined(map(draw, _parts(len(clean), batch_size)))
