@@ -2,8 +2,7 @@
 
 import argparse
 
-from dualscore.commands.options import Commands, wide_console
-from dualscore.commands.sample import add_drawing, drawing_options
+from dualscore.commands.options import Commands, add_drawing, drawing_options, wide_console
 
 
 def add(commands: Commands) -> None:
@@ -17,7 +16,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.drawing import draw_denoised
+    from dualscore.drawing.run import draw_denoised
 
     options = drawing_options(arguments)
     draw_denoised(arguments.model, arguments.images, arguments.psnr, options, wide_console())

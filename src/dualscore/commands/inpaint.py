@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dualscore.commands.options import Commands, wide_console
-from dualscore.commands.sample import add_drawing, drawing_options
+from dualscore.commands.options import Commands, add_drawing, drawing_options, wide_console
 
 
 def add(commands: Commands) -> None:
@@ -17,7 +16,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.drawing import draw_inpainted
+    from dualscore.drawing.run import draw_inpainted
 
     options = drawing_options(arguments)
     draw_inpainted(arguments.model, arguments.images, arguments.mask, options, wide_console())
