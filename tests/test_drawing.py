@@ -50,7 +50,7 @@ def test_a_trained_model_is_drawn_from(workspace: Workspace, demo_shards: Path) 
         printed = workspace.run("sample", "runs/patches_dual", *options, "--device", "cpu")
         assert f"5 samples by {method}" in printed
         found, drawn = content(out), stored(out)
-        assert [row["file"] for row in found["samples"]] == [f"{k:04d}.png" for k in range(5)]
+        assert [row["file"] for row in found["samples"]] == [f"{k:06d}.png" for k in range(5)]
         bits = [row["bits_per_dim"] for row in found["samples"]]
         assert bits == pytest.approx(model.bits_per_dim(drawn).tolist(), abs=1e-4)
         assert all((row["log_weight"] is not None) == weighted for row in found["samples"])

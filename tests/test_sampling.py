@@ -17,6 +17,7 @@ from dualscore.noise import corrupt
 from dualscore.sampling import (
     T_MIN,
     Annealed,
+    Known,
     Method,
     Noisy,
     anneal,
@@ -220,6 +221,13 @@ def test_samples_given_a_noisy_image_are_of_the_posterior(adjust: bool) -> None:
     assert float(deviation.mean(dim=0).abs().max()) < 4.5 / math.sqrt(count) * 1.3
     assert stats.kstest(squares, stats.chi2(64).cdf).pvalue > LEVEL
     assert float((images - noisy).square().mean()) > 0.5 * t  # and far from where they began
+
+
+def test_known_pixels_are_held_at_their_noisy_values() -> None:
+    x, z = torch.full((1, 1, 2, 2), 0.25), torch.full((1, 1, 2, 2), 2.0)
+    known_pixels = torch.tensor([[True, False], [False, False]])
+    held = Known(x, known_pixels, z).hold(torch.zeros_like(x), torch.tensor([0.25]))
+    assert held.flatten().tolist() == [1.25, 0.0, 0.0, 0.0]
 
 
 def test_inpainted_pixels_are_of_the_conditional() -> None:

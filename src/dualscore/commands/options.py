@@ -60,7 +60,9 @@ def add_drawing(
     of = " of each image" if images else ""
     command.add_argument("--count", type=positive, default=count, help=f"samples{of} (default: {count})")
     command.add_argument("--method", choices=methods, default=methods[0], help=f"default: {methods[0]}")
-    command.add_argument("--steps", type=positive, default=steps, help=f"noise levels (default: {steps})")
+    command.add_argument(
+        "--steps", type=positive, default=steps, help=f"noise levels, not of the flow (default: {steps})"
+    )
     command.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
     command.add_argument("--out", type=Path, default=Path("samples"), help="folder for the results")
     command.add_argument("--batch-size", type=positive, default=64, help="images at once (default: 64)")

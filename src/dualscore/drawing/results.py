@@ -29,7 +29,7 @@ Figures = dict[str, Any]
 def rows_of(paths: Sequence[Path], count: int) -> list[Figures]:
     """A row for each sample: its file, and the image that it is of."""
     return [
-        {"file": f"{k * count + j:04d}.png", "of": str(path)}
+        {"file": f"{k * count + j:06d}.png", "of": str(path)}
         for k, path in enumerate(paths)
         for j in range(count)
     ]
@@ -65,7 +65,7 @@ def write(
     """Write samples/*.png (8 bits), samples.npz (floats), samples.json and grid.png, and tell of it."""
     out = options.out
     (out / "samples").mkdir(parents=True, exist_ok=True)
-    for stale in (*(out / "samples").glob("[0-9][0-9][0-9][0-9].png"), out / "samples.json"):
+    for stale in (*(out / "samples").glob("[0-9]" * 6 + ".png"), out / "samples.json"):
         stale.unlink(missing_ok=True)
     written = torch.from_numpy(to_bytes(found.images)).movedim(-1, 1)[:, : found.images.shape[1]]
     bits = _bits(model, to_pixels(written, written.shape[1]), options.batch_size)

@@ -49,7 +49,7 @@ def draw_samples(model_path: Path, options: Options, console: Console) -> Figure
     if found.log_weight is not None:
         figures["effective_samples"] = effective_samples(found.log_weight)
         figures["log_mean_weight"] = float(found.log_weight.logsumexp(0)) - math.log(options.count)
-    rows = [{"file": f"{k:04d}.png"} for k in range(options.count)]
+    rows = [{"file": f"{k:06d}.png"} for k in range(options.count)]
     return write(model, options, found, figures, rows, tile(arrange(found.images)), console)
 
 

@@ -85,7 +85,7 @@ def sample(
     prior = _prior(model)
     _check_energy(model, method)
     generator = seeded_generator(prior.mean.device, SAMPLING, SAMPLES, seed)
-    schedule = levels(model.t_max, steps)
+    schedule = levels(model.t_max, steps) if method is not Method.flow else []
 
     def draw(part: slice) -> Samples:
         size = part.stop - part.start
