@@ -140,7 +140,7 @@ def draw_inpainted(
             samples.transpose(0, 1)[:, missing].clamp(0.0, 1.0), clean[missing].expand(options.count, -1)
         ),
     }
-    hidden = torch.where(known, clean, 0.5)
+    hidden = torch.where(known, clean, 1.0)  # white, as in a mask
     grid = tile(torch.cat([clean[:, None], hidden[:, None], samples[:, :_SHOWN]], dim=1), _INPAINTED)
     return write(model, options, found, figures, rows_of(paths, options.count), grid, console)
 
