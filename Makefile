@@ -18,7 +18,7 @@ DEMO32 := data/demo32/manifest.json
 half = $(patsubst patches_%,%,$(filter patches_a patches_b,$(EXP)))
 SHARDS = $(if $(half),data/demo_$(half)/manifest.json,$(if $(filter patches_%,$(EXP)),$(DEMO))) $(if $(filter patches32_%,$(EXP)),$(DEMO32))
 
-.PHONY: help install train submit study evaluate score ood export convert bench figures data verify-data status tensorboard experiments test torture lint lock clean
+.PHONY: help install train submit study evaluate score ood export convert sample denoise inpaint bench figures data verify-data status tensorboard experiments test torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -74,8 +74,24 @@ export: $(INSTALLED)  ## A model for others, without run and data: CKPT=file or 
 
 convert: $(INSTALLED)  ## A released checkpoint as a model: CKPT=file IMAGES="files or folders" [OUT=model] [RESIZE=1] [LICENCE="…"]
 	@$(if $(CKPT),,echo "error: say which released checkpoint with CKPT=…" >&2; exit 2;) \
-	$(PY) -m dualscore convert "$(call home,$(CKPT))" $(if $(IMAGES),--images $(foreach path,$(IMAGES),$(call home,$(path)))) \
+	$(PY) -m dualscore convert "$(call home,$(CKPT))" $(if $(IMAGES),--images $(call paths,$(IMAGES))) \
 		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(filter-out 0,$(RESIZE)),--resize) $(if $(LICENCE),--licence "$(LICENCE)")
+
+draw_options = $(if $(COUNT),--count $(COUNT)) $(if $(METHOD),--method $(METHOD)) $(if $(STEPS),--steps $(STEPS)) \
+	$(if $(OUT),--out "$(call home,$(OUT))")
+draw_images = $(if $(and $(CKPT),$(IMAGES)),,echo "error: say which model and which images with CKPT=… IMAGES=…" >&2; exit 2;) \
+	$(PY) -m dualscore $@ "$(call home,$(CKPT))" $(call paths,$(IMAGES)) \
+	$(draw_options) $(if $(filter-out 0,$(RESIZE)),--resize)
+
+sample: $(INSTALLED)  ## Draw images from a model: CKPT=file or run [COUNT=16] [METHOD=metropolis|langevin|flow] [STEPS=200] [OUT=samples]
+	@$(if $(CKPT),,echo "error: say which model with CKPT=…" >&2; exit 2;) \
+	$(PY) -m dualscore sample "$(call home,$(CKPT))" $(draw_options)
+
+denoise: $(INSTALLED)  ## Add noise to images, draw what they may have been: as sample, and IMAGES="files" [PSNR=20] [RESIZE=1]
+	@$(draw_images) $(if $(PSNR),--psnr $(PSNR))
+
+inpaint: $(INSTALLED)  ## Hide pixels of images, draw them anew: as sample, and IMAGES="files" [MASK=mask.png] [RESIZE=1]
+	@$(draw_images) $(if $(MASK),--mask "$(call home,$(MASK))")
 
 bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=imagenet64_dual] [SET="data.batch_size=8"] [OUT=bench.json]
 	@set -f; $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \

@@ -64,6 +64,7 @@ CORE = [
     "model",
     "released",
     "networks.unet",
+    "sampling",
 ]
 
 

@@ -173,6 +173,17 @@ HOSTILE: dict[str, tuple[Callable[[Document, Tensors], object], str]] = {
         lambda _, t: t.update({"model.offset.slopes": torch.zeros(63, dtype=torch.bfloat16)}),
         "holds torch.bfloat16",
     ),
+    "half a prior": (lambda _, t: t.pop("prior.mean"), "1 weights are missing, mean among them"),
+    "a prior without variances": (lambda _, t: t.pop("prior.eigenvalues"), TOGETHER),
+    "a prior of another size": (
+        lambda _, t: t.update({"prior.eigenvalues": torch.ones(1, 8, 8)}),
+        "weights for images of",
+    ),
+    "a prior not finite": (lambda _, t: t["prior.mean"].fill_(float("inf")), "figures that are not finite"),
+    "a prior without spread": (
+        lambda _, t: t["prior.eigenvalues"].zero_(),
+        "variances that are not positive",
+    ),
     "energies not numbers": (
         lambda _, t: t.update({"validation.energies": torch.tensor([0.0, float("nan")])}),
         "no list of finite numbers",
@@ -182,6 +193,13 @@ HOSTILE: dict[str, tuple[Callable[[Document, Tensors], object], str]] = {
         "no list of finite numbers",
     ),
 }
+
+
+def test_a_prior_needs_a_size(good: Path, released: Path, tmp_path: Path) -> None:
+    _, tensors = content(good)
+    priors = {name: value for name, value in tensors.items() if name.startswith("prior.")}
+    assert priors
+    refused(forge(released, tmp_path / "bad.safetensors", lambda _, t: t.update(priors)), "is of one size")
 
 
 @pytest.mark.parametrize("case", HOSTILE)

@@ -92,6 +92,10 @@ def test_a_model_file_gives_the_checkpoints_figures_to_the_bit(
         assert torch.equal(after.log_prob(images), before.log_prob(images))
     for name in ("image_shape", "t_max", "noisy_entropy", "provenance", "normalized_on"):
         assert getattr(after, name) == getattr(before, name)
+    assert before.prior is not None
+    assert after.prior is not None
+    kept = after.prior.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in before.prior.state_dict().items())
     assert not after.training
     # Written again it is the same file.
     again = dualscore.save(after, tmp_path / "again")
@@ -216,7 +220,7 @@ def test_a_converted_checkpoint_gives_the_released_outputs(workspace: Workspace)
     printed = workspace.run("convert", str(released), "--images", "images", "--out", "made", "--workers", "0")
     for said in (
         "left out: images/broken.png cannot be decoded",
-        "left out: images/moving.png is 8×8, but scored are 16×16",
+        "left out: images/moving.png is 8×8, but wanted are 16×16",
         "left out: images/other.png is 24×24, but scored are 16×16",
         "on 12 images of 3×16×16; 3 left out",
     ):

@@ -130,7 +130,7 @@ def test_a_trained_model_scores_files_and_folders(workspace: Workspace, demo_sha
     with (out / "failures.csv").open(newline="") as file:
         failures = {Path(row["file"]).name: row["reason"] for row in csv.DictReader(file)}
     assert "cannot be decoded" in failures["broken.png"]
-    assert "is 20×20, but scored are 16×16 images" in failures["other.png"]
+    assert "is 20×20, but wanted are 16×16 images" in failures["other.png"]
     assert "2 left out" in printed
     assert "8 images" in printed
 
@@ -346,7 +346,7 @@ def test_its_own_results_are_not_scored(tmp_path: Path, loaded: Path) -> None:
 
 def test_files_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(0, 40).save(tmp_path / "large.png")
-    with pytest.raises(ValueError, match="is 40×40, but scored are 8×8 images, why"):
+    with pytest.raises(ValueError, match="is 40×40, but wanted are 8×8 images, why"):
         files.decode(tmp_path / "large.png", files.Size(8, 8, hint=", why"))
     monkeypatch.setattr(files, "MOST_PIXELS", 1000)
     with pytest.raises(ValueError, match="too many pixels: 40×40"):

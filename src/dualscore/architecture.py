@@ -11,6 +11,7 @@ from dualscore.config import VECTORS, ExperimentConfig, NetworkKind
 from dualscore.energy import ScoreModel
 from dualscore.experiment import to_config, to_plain
 from dualscore.fitting import check_depth, fitted
+from dualscore.gaussian import StationaryGaussian
 from dualscore.released import PaperNetwork
 from dualscore.shards import MOST_VALUES
 from dualscore.typed_json import TypedJson
@@ -81,6 +82,30 @@ def rebuild(
     if shape != image_shape(config):
         raise ValueError(f"said to be for images of {shape}, configured are {image_shape(config)}")
     return of_config(config, weights)
+
+
+def prior(shape: tuple[int, int, int], weights: Mapping[str, Tensor]) -> StationaryGaussian:
+    """The training images' Gaussian from its stored buffers.
+
+    Args:
+        shape: (C, H, W) of the images.
+        weights: its buffers, by name.
+
+    Returns:
+        The Gaussian.
+
+    Raises:
+        ValueError: if they are not of such a Gaussian.
+    """
+    stored = tuple(weights["eigenvalues"].shape)
+    if stored != shape:
+        raise ValueError(f"weights for images of {stored}, configured are {shape}")
+    if not all(bool(value.isfinite().all()) for value in weights.values()):
+        raise ValueError("the Gaussian of the training images has figures that are not finite")
+    if not bool((weights["eigenvalues"] > 0).all()):
+        raise ValueError("the Gaussian of the training images has variances that are not positive")
+    blank = blank_statistics(shape)
+    return fitted(lambda: StationaryGaussian(blank.mean, blank.spectrum), weights)
 
 
 def of_config(config: ExperimentConfig, weights: Mapping[str, Tensor]) -> ScoreModel:

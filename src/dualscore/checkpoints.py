@@ -14,10 +14,9 @@ import torch
 
 from dualscore import architecture
 from dualscore.archives import refuse_bombs
-from dualscore.assemble import FORMAT, blank_statistics, image_shape
+from dualscore.assemble import FORMAT, image_shape
 from dualscore.errors import CheckpointError, ConfigError, DamagedCheckpointError
 from dualscore.experiment import to_config
-from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
 from dualscore.model_file import MODEL_FILE, is_model_file, read_model
 from dualscore.origin import Origin
@@ -202,12 +201,8 @@ def _assembled(content: dict[str, Any], path: Path) -> ImageModel:
     state = content["state_dict"]
     averaged = "average.n_averaged" in state
     priors = _below("prior.", state)
-    if (stored := tuple(priors["eigenvalues"].shape)) != image_shape(config):
-        raise ValueError(f"weights for images of {stored}, configured are {image_shape(config)}")
+    prior = architecture.prior(image_shape(config), priors)
     network = architecture.of_config(config, _below("average.module." if averaged else "model.", state))
-    blank = blank_statistics(image_shape(config))
-    prior = StationaryGaussian(blank.mean, blank.spectrum).to(priors["eigenvalues"].dtype)
-    prior.load_state_dict(priors)
     log_normalizer = float(state["log_normalizer"])
     known = log_normalizer == log_normalizer  # NaN where no validation measured it
     step, release = int(content["global_step"]), str(content["dualscore"]["release"])
@@ -224,6 +219,7 @@ def _assembled(content: dict[str, Any], path: Path) -> ImageModel:
         normalized_on=f"estimated by the validation of step {step:,}" if known else "",
         t_max=config.noise.t_max,
         noisy_entropy=float(prior.entropy(config.noise.t_max)),
+        prior=prior,
         provenance=f"{config.name}, step {step}, {release}",
         origin=Origin(config.name, architecture.of_experiment(config), facts),
     ).eval()

@@ -16,11 +16,11 @@ from dualscore.likelihood import Estimate, paper_bits_per_dim
 from dualscore.model import ImageModel
 from dualscore.networks import UNet
 from dualscore.photographs import SUFFIXES
-from dualscore.precision import allow_tf32
+from dualscore.precision import allow_tf32, find_device
 from dualscore.saving import save
 from dualscore.scoring import files
 from dualscore.scoring.size import wanted_size
-from dualscore.scoring.stream import Problems, device_of, progress_bar, usable
+from dualscore.scoring.stream import Problems, progress_bar, usable
 
 NOT_FINITE = "has an energy that is not finite"
 
@@ -83,7 +83,7 @@ def _normalize(model: ImageModel, given: Sequence[Path], options: Options, conso
     assert isinstance(model.score_model.network, UNet)
     assert model.origin is not None
     channels = model.score_model.network.channels
-    model.to(device_of(options.device))
+    model.to(find_device(options.device))
     problems = Problems(console)
     loader = files.load(files.ImageFiles(given, options.out, size, options.batch_size), options.workers)
     found: list[Tensor] = []

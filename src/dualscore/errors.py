@@ -57,6 +57,10 @@ class ScoreError(DualscoreError):
     """Images cannot be scored."""
 
 
+class SamplingError(DualscoreError):
+    """A model cannot be sampled from."""
+
+
 class ClusterError(DualscoreError):
     """A job cannot be submitted."""
 

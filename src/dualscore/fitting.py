@@ -1,11 +1,12 @@
 """Puts stored weights into a network, once they are known to be that network's."""
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dualscore.energy import ScoreModel
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def check_depth(depth: int, weights: Mapping[str, Tensor]) -> None:
@@ -22,7 +23,7 @@ def check_depth(depth: int, weights: Mapping[str, Tensor]) -> None:
         raise ValueError("the network configured is larger than the weights")
 
 
-def fitted(make: Callable[[], ScoreModel], weights: Mapping[str, Tensor]) -> ScoreModel:
+def fitted(make: Callable[[], Module], weights: Mapping[str, Tensor]) -> Module:
     """A network with stored weights.
 
     Names and shapes are compared before anything of the network's size is made: a small file cannot ask for

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dualscore.energy import Energy, EnergyModel, ScoreModel
 from dualscore.errors import NormalizationError, ScoreError
+from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import bits_per_dim, check_clean, check_floating, log_normalizer, noise_entropy
 from dualscore.noise import MEASURING, corrupt, seeded_generator
 from dualscore.origin import Origin
@@ -25,6 +26,7 @@ class ImageModel(nn.Module):
         normalized_on: how log Z was estimated, for people.
         t_max: the noise variance at which log Z is estimated, in pixel².
         noisy_entropy: of the training images at t_max, in nats; None for that of the noise alone.
+        prior: the training images' Gaussian, where sampling starts; None where it is not known.
         provenance: what the model came from, for people.
         origin: what `dualscore.save` writes beside the weights; None where that is not known.
     """
@@ -39,6 +41,7 @@ class ImageModel(nn.Module):
         normalized_on: str = "",
         t_max: float = 1e3,
         noisy_entropy: float | None = None,
+        prior: StationaryGaussian | None = None,
         provenance: str = "",
         origin: Origin | None = None,
     ) -> None:
@@ -49,6 +52,7 @@ class ImageModel(nn.Module):
         self.normalized_on = normalized_on
         self.t_max = t_max
         self.noisy_entropy = noisy_entropy
+        self.prior = prior
         self.provenance = provenance
         self.origin = origin
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from dualscore import architecture
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.errors import CheckpointError, DamagedCheckpointError, DualscoreError
+from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
 from dualscore.model_card import card
 from dualscore.origin import Origin
@@ -34,7 +35,7 @@ ENTRY = "dualscore"
 FORMAT, VERSION = "dualscore model", 1
 LONGEST = 2**22
 """Characters of the JSON document, at most."""
-WEIGHT, ENERGIES = "model.", "validation.energies"
+WEIGHT, PRIOR, ENERGIES = "model.", "prior.", "validation.energies"
 """What names of tensors begin with, or are."""
 
 
@@ -74,9 +75,11 @@ def write_model(model: ImageModel, folder: Path) -> Path:
         raise CheckpointError(f"{folder}: a file; name a folder for the model")
     if folder.is_dir() and not path.exists() and any(folder.iterdir()):
         raise CheckpointError(f"{folder}: holds something else than a model; name a new folder")
+    parts = [(WEIGHT, model.score_model), *([(PRIOR, model.prior)] if model.prior is not None else [])]
     tensors = {
-        f"{WEIGHT}{name}": value.detach().cpu().contiguous().clone()
-        for name, value in model.score_model.state_dict().items()
+        f"{prefix}{name}": value.detach().cpu().contiguous().clone()
+        for prefix, part in parts
+        for name, value in part.state_dict().items()
     }
     if wrong := [name for name, value in tensors.items() if not value.isfinite().all()]:
         raise CheckpointError(
@@ -157,12 +160,19 @@ def read_model(path: Path) -> ImageModel:
     content = document.mapping()
     if content.pop("digest", None) != digest(content, tensors):
         raise DamagedCheckpointError(f"{path}: damaged: its content has another digest than it says")
-    weights = {name.removeprefix(WEIGHT): v for name, v in tensors.items() if name.startswith(WEIGHT)}
-    if strangers := tensors.keys() - {WEIGHT + name for name in weights} - {ENERGIES}:
+    weights, priors = (
+        {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
+        for prefix in (WEIGHT, PRIOR)
+    )
+    known = {WEIGHT + name for name in weights} | {PRIOR + name for name in priors} | {ENERGIES}
+    if strangers := tensors.keys() - known:
         raise CheckpointError(f"{path}: has a tensor {min(strangers)!r:.80}, which belongs to no model")
     try:
         shape = _shape(document["image_shape"])
         network = architecture.rebuild(document["architecture"], weights, shape)
+        if priors and shape is None:
+            raise ValueError("the Gaussian of the training images is of one size, and the model of any")
+        prior = architecture.prior(shape, priors) if priors and shape is not None else None
     except CheckpointError:
         raise
     except (DualscoreError, *UNFIT) as error:
@@ -170,7 +180,7 @@ def read_model(path: Path) -> ImageModel:
         raise CheckpointError(
             f"{path}: weights and architecture do not belong to this version or to each other: {reason:.200}"
         ) from error
-    return _assembled(document, network, shape, tensors.get(ENERGIES)).eval()
+    return _assembled(document, network, prior, shape, tensors.get(ENERGIES)).eval()
 
 
 UNFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, OverflowError)
@@ -233,6 +243,7 @@ def _shape(entry: TypedJson) -> tuple[int, int, int] | None:
 def _assembled(
     document: _Document,
     network: ScoreModel,
+    prior: StationaryGaussian | None,
     shape: tuple[int, int, int] | None,
     energies: Tensor | None,
 ) -> ImageModel:
@@ -256,6 +267,7 @@ def _assembled(
         normalized_on=how,
         t_max=document["t_max"].number(1e-300),
         noisy_entropy=None if entropy.value is None else entropy.number(),
+        prior=prior,
         provenance=document["provenance"].text(),
         origin=Origin(
             document["name"].text(),

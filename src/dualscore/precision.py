@@ -1,6 +1,28 @@
-"""How a GPU rounds single-precision products."""
+"""Which device computes, and how a GPU rounds single-precision products."""
 
 import torch
+
+from dualscore.errors import ConfigError
+
+
+def find_device(name: str) -> torch.device:
+    """A device by its name.
+
+    Args:
+        name: cpu, cuda, cuda:1, …
+
+    Returns:
+        The device, which works.
+
+    Raises:
+        ConfigError: naming --device, if it does not.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ConfigError(f"--device {name}: {str(error).splitlines()[0]:.200}") from error
+    return device
 
 
 def allow_tf32(allowed: bool) -> None:

@@ -19,6 +19,7 @@ from dualscore.callbacks import (
     GradientHealth,
     Heartbeat,
     NoiseCurves,
+    Pictures,
     Saving,
     SkippedImages,
     SpikeGuard,
@@ -156,6 +157,7 @@ def _fit(
     heartbeat = Heartbeat(run, status, throughput, health)
     io = AtomicCheckpointIO(config.trainer.keep, _warn)
     saving = Saving(run, _monitor(config), io, signals)
+    logger = PatientLogger(run.folder, step, _warn)
     callbacks = [
         health,
         SkippedImages(config.data.max_skipped, datamodule, console),
@@ -164,13 +166,13 @@ def _fit(
         BitsPerDim(),
         Bound(),
         NoiseCurves(),
+        Pictures(logger.log_picture),
         LearningRateMonitor("step"),
         ConsoleReport(console, throughput),
         *([SpikeGuard(config.trainer.spike, run, _warn)] if config.trainer.spike else []),
         *watchers,
         saving,
     ]
-    logger = PatientLogger(run.folder, step, _warn)
     trainer = make_trainer(config, run, callbacks, console, io, logger)
     if rank() == 0:
         run.write_config(plain)

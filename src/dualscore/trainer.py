@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
 from rich.console import Console
 from torch.utils.tensorboard.summary import hparams
 
@@ -47,6 +50,12 @@ class PatientLogger(TensorBoardLogger):
         with self._patience():
             super().log_metrics(metrics, step)
             self._lost = False
+
+    @rank_zero_only
+    def log_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """Log a picture (height, width, 3), if that can be written."""
+        with self._patience():
+            self.experiment.add_image(name, picture, step, dataformats="HWC")
 
     def save(self) -> None:
         """Flush, if that can be written."""

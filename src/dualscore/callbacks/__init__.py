@@ -3,6 +3,7 @@
 from dualscore.callbacks.figures import BitsPerDim, Bound, NoiseCurves
 from dualscore.callbacks.health import GradientHealth
 from dualscore.callbacks.heartbeat import Heartbeat
+from dualscore.callbacks.pictures import Pictures
 from dualscore.callbacks.progress import ConsoleReport, ProgressBar, Throughput
 from dualscore.callbacks.saving import Saving
 from dualscore.callbacks.skipped import SkippedImages
@@ -15,6 +16,7 @@ __all__ = [
     "GradientHealth",
     "Heartbeat",
     "NoiseCurves",
+    "Pictures",
     "ProgressBar",
     "Saving",
     "SkippedImages",

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dualscore.drawing.inputs import Options
+
     Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 else:
     Commands = Any
@@ -64,3 +66,47 @@ def wide_console() -> "Console":
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def add_drawing(
+    command: argparse.ArgumentParser,
+    *,
+    count: int,
+    steps: int,
+    methods: tuple[str, ...],
+    images: bool = False,
+) -> None:
+    """The options that the commands which draw samples share."""
+    command.add_argument("model", type=Path, help="a checkpoint, or a run's folder for its best one")
+    if images:
+        command.add_argument("images", type=Path, nargs="+", help="image files")
+        command.add_argument("--resize", action="store_true", help="crop and resize images of other sizes")
+    of = " of each image" if images else ""
+    command.add_argument("--count", type=positive, default=count, help=f"samples{of} (default: {count})")
+    command.add_argument("--method", choices=methods, default=methods[0], help=f"default: {methods[0]}")
+    command.add_argument(
+        "--steps", type=positive, default=steps, help=f"noise levels, not of the flow (default: {steps})"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
+    command.add_argument("--out", type=Path, default=Path("samples"), help="folder for the results")
+    command.add_argument("--batch-size", type=positive, default=64, help="images at once (default: 64)")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+
+
+def drawing_options(arguments: argparse.Namespace) -> "Options":
+    """The options of `add_drawing`, as given."""
+    import torch
+
+    from dualscore.drawing.inputs import Options
+    from dualscore.sampling import Method
+
+    return Options(
+        out=arguments.out,
+        count=arguments.count,
+        method=Method(arguments.method),
+        steps=arguments.steps,
+        seed=arguments.seed,
+        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        batch_size=arguments.batch_size,
+        resize=getattr(arguments, "resize", False),
+    )

@@ -18,11 +18,11 @@ from dualscore.detection.report import tell, write_rows
 from dualscore.detection.scores import SCORES, all_scores
 from dualscore.errors import ScoreError
 from dualscore.model import ImageModel
-from dualscore.precision import allow_tf32
+from dualscore.precision import allow_tf32, find_device
 from dualscore.scoring import files, tables
 from dualscore.scoring.effective import DRAWS
 from dualscore.scoring.size import normalized, wanted_size
-from dualscore.scoring.stream import Problems, check_level, device_of, progress_bar, usable
+from dualscore.scoring.stream import Problems, check_level, progress_bar, usable
 
 FEWEST = 20
 """Images at least in the reference, in the rest of --in, and in --out."""
@@ -75,7 +75,7 @@ def detect(
     for level in options.levels:
         check_level(level, model.t_max)
     size = wanted_size(model, inside, options.results, resize=options.resize, normalize=options.normalize)
-    model = model.to(device_of(options.device))
+    model = model.to(find_device(options.device))
     options.results.mkdir(parents=True, exist_ok=True)
     for ending in ("csv", "json", "png", "pdf"):  # those of another time
         (options.results / f"ood.{ending}").unlink(missing_ok=True)

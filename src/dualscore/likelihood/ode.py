@@ -12,6 +12,7 @@ Source: Song et al. 2021, Score-based generative modeling through SDEs, arXiv 20
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -58,6 +59,61 @@ def laplacian(
     return plain, (curvature * probe).sum(dim=(1, 2, 3))
 
 
+class WhitenedFlow:
+    """The flow in whitened coordinates v = (Σ + t)^(−1/2) (y − μ), in the eigenbasis of Σ.
+
+    Args:
+        prior: Gaussian of the clean images.
+    """
+
+    def __init__(self, prior: StationaryGaussian) -> None:
+        self.prior = prior
+        self.spectrum, self.mean = prior.eigenvalues, prior.mean[:, None, None]
+
+    def coordinates(self, images: Tensor, t: Tensor | float) -> Tensor:
+        """V of images y at noise variance t, a scalar; shape (B, C, H, W)."""
+        return self.prior.analyze(images - self.mean) * (self.spectrum + t).rsqrt()
+
+    def image(self, v: Tensor, t: Tensor) -> Tensor:
+        """Images y of coordinates v at noise variance t, a scalar; shape (B, C, H, W)."""
+        return self.prior.synthesize(v * (self.spectrum + t).sqrt()) + self.mean
+
+    def velocity(self, v: Tensor, gradient: Tensor, t: Tensor) -> Tensor:
+        """dv/d ln t where ∇_y U is `gradient`; shape (B, C, H, W)."""
+        total = self.spectrum + t
+        return 0.5 * t * (self.prior.analyze(gradient) * total.rsqrt() - v / total)
+
+
+State = tuple[Tensor, ...]
+
+
+def integrate(
+    velocity: Callable[[Tensor, State], State], start: State, t_from: float, t_to: float, tolerance: float
+) -> State:
+    """Follow a flow in ln t with an adaptive solver (Dormand–Prince 5).
+
+    Args:
+        velocity: (t, state) → d state/d ln t; t is a scalar of the first part's type.
+        start: the state at t_from, tensors.
+        t_from: noise variance where it begins, in pixel², > 0.
+        t_to: where it ends, above or below.
+        tolerance: relative and absolute.
+
+    Returns:
+        The state at t_to.
+    """
+    like = start[0]
+    path = odeint(
+        lambda s, state: velocity(s.exp().to(like.dtype), state),
+        start,
+        torch.tensor([math.log(t_from), math.log(t_to)], dtype=torch.float64, device=like.device),
+        rtol=tolerance,
+        atol=tolerance,
+        options={"first_step": FIRST_STEP, "max_step": LARGEST_STEP},
+    )
+    return tuple(part[-1] for part in path)
+
+
 def ode_energy(
     model: ScoreModel,
     images: Tensor,
@@ -83,30 +139,19 @@ def ode_energy(
         The normalised energies and the number of evaluations.
     """
     evaluations = 0
-    spectrum, mean = prior.eigenvalues, prior.mean[:, None, None]
+    whitened = WhitenedFlow(prior)
 
-    def flow(s: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def flow(t: Tensor, state: State) -> State:
         nonlocal evaluations
         evaluations += 1
-        v, t = state[0], s.exp().to(state[0].dtype)
-        total = spectrum + t
-        y = prior.synthesize(v * total.sqrt()) + mean
+        y = whitened.image(state[0], t)
         found, trace = laplacian(model, y, t.expand(len(y)), probe)
-        score = prior.analyze(found.image) * total.rsqrt()
-        return 0.5 * t * (score - v / total), -0.5 * t * (trace - total.reciprocal().sum())
+        constant = (whitened.spectrum + t).reciprocal().sum()
+        return whitened.velocity(state[0], found.image, t), -0.5 * t * (trace - constant)
 
-    span = torch.tensor([math.log(t_min), math.log(t_max)], dtype=torch.float64, device=images.device)
     with torch.no_grad():
-        start = prior.analyze(images - mean) * (spectrum + t_min).rsqrt()
-        states = odeint(
-            flow,
-            (start, images.new_zeros(len(images))),
-            span,
-            rtol=tolerance,
-            atol=tolerance,
-            options={"first_step": FIRST_STEP, "max_step": LARGEST_STEP},
-        )
-        v, change = (path[-1].double() for path in states)
-        log_determinant = torch.log(2.0 * math.pi * (spectrum.double() + t_min)).sum()
+        start = whitened.coordinates(images, t_min), images.new_zeros(len(images))
+        v, change = (part.double() for part in integrate(flow, start, t_min, t_max, tolerance))
+        log_determinant = torch.log(2.0 * math.pi * (prior.eigenvalues.double() + t_min)).sum()
         energy = 0.5 * (v.square().sum(dim=(1, 2, 3)) + log_determinant) + change
     return OdeEnergy(energy, evaluations)

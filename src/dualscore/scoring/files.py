@@ -122,7 +122,7 @@ def decode(path: Path, size: Size) -> NDArray[np.uint8]:
 
 
 def _wrong_size(found: tuple[int, int], size: Size) -> str:
-    return f"is {found[0]}×{found[1]}, but scored are {size.width}×{size.height} images{size.hint}"
+    return f"is {found[0]}×{found[1]}, but wanted are {size.width}×{size.height} images{size.hint}"
 
 
 def first_size(given: Sequence[Path], left_out: Path) -> tuple[int, int]:

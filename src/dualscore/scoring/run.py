@@ -14,13 +14,13 @@ from dualscore.checkpoints import load, locate
 from dualscore.errors import ScoreError
 from dualscore.model import ImageModel
 from dualscore.photographs import SUFFIXES
-from dualscore.precision import allow_tf32
+from dualscore.precision import allow_tf32, find_device
 from dualscore.scoring import files, sheet, tables
 from dualscore.scoring.batch import Scorer
 from dualscore.scoring.reference import Reference, find_reference
 from dualscore.scoring.results import Options, Results
 from dualscore.scoring.size import normalized, wanted_size
-from dualscore.scoring.stream import Problems, check_level, device_of, progress_bar, usable
+from dualscore.scoring.stream import Problems, check_level, progress_bar, usable
 
 TABLE_EACH = 10
 """Rows shown of the most probable images, and as many of the least."""
@@ -68,7 +68,7 @@ def score_with(
     if options.psnr is not None:
         check_level(options.psnr, model.t_max)
     size = wanted_size(model, given, options.out, resize=options.resize, normalize=options.normalize)
-    model = model.to(device_of(options.device))
+    model = model.to(find_device(options.device))
     own_size = model.image_shape is not None and model.image_shape[1:] == (size.height, size.width)
     reference = _reference(model, checkpoint) if own_size else None
     _prepare(options.out, options.maps)

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
@@ -65,16 +64,6 @@ def usable(chunks: Iterator[Chunk], problems: Problems) -> Iterator[Chunk]:
         raise ScoreError(
             "a loader process died, most often for want of memory: try a smaller --batch-size, or --workers 0"
         ) from error
-
-
-def device_of(name: str) -> torch.device:
-    """The device that `--device` names; a ScoreError if it cannot be used."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ScoreError(f"--device {name}: {str(error).splitlines()[0]:.200}") from error
-    return device
 
 
 def check_level(psnr: float, t_max: float) -> None:

@@ -1,0 +1,18 @@
+"""dualscore sample."""
+
+import argparse
+
+from dualscore.commands.options import Commands, add_drawing, drawing_options, wide_console
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    sample = commands.add_parser("sample", help="draw images from a model")
+    add_drawing(sample, count=16, steps=200, methods=("metropolis", "langevin", "flow"))
+    sample.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from dualscore.drawing.run import draw_samples
+
+    draw_samples(arguments.model, drawing_options(arguments), wide_console())

@@ -1,0 +1,28 @@
+"""Sampling from an energy: annealed and exact, along the flow, and given parts of an image. Torch only."""
+
+from dualscore.sampling.annealed import Annealed, anneal, effective_samples, resample, start_from
+from dualscore.sampling.conditions import Condition, Known, Noisy
+from dualscore.sampling.flow import flow
+from dualscore.sampling.images import T_MIN, Method, Samples, inpaint, levels, posterior, sample
+from dualscore.sampling.metropolis import Chain, mala
+
+__all__ = [
+    "T_MIN",
+    "Annealed",
+    "Chain",
+    "Condition",
+    "Known",
+    "Method",
+    "Noisy",
+    "Samples",
+    "anneal",
+    "effective_samples",
+    "flow",
+    "inpaint",
+    "levels",
+    "mala",
+    "posterior",
+    "resample",
+    "sample",
+    "start_from",
+]

@@ -1,0 +1,192 @@
+r"""Annealed sampling: from noise down a falling schedule of noise variances, with weights that make it exact.
+
+Between two levels t > s a step back along the diffusion is drawn,
+
+    y_s ~ q(y_s | y_t) = N(y_t − (t−s) ∇_y U, (t−s)(1 − (t−s) λ) I),    λ = (2 ∂_t U + ‖∇_y U‖²)/d,
+
+and Langevin steps at s follow, which the energy accepts or rejects. λ is the mean curvature ΔU/d by
+the heat equation, so that the variance is the one the density itself has, averaged over directions: the
+second gradient of dual score matching tells it for free. The way forward is known: it adds noise. So with
+
+    w = exp(−U(y_s, s)) N(y_t; y_s, (t−s) I) / (exp(−U(y_t, t)) q(y_s | y_t))
+
+the pair (y_s, y_t) has the right weight; steps that leave p(y | t) as it is change no weights; and samples
+weighted with the product over all levels are of p(y | t_min) exactly, as many as there are, whatever the
+schedule and the steps: coarse ones only make weights uneven. What is compared are energies of different
+levels, so this is where normalisation counts: the mean of the weights is Z(t_min)/Z of the start, 1 for a
+normalised energy. Modes that share no mass at t_min get their right shares from where they still did.
+Source: Neal 2001, Annealed importance sampling, arXiv physics/9803008; Del Moral, Doucet, Jasra 2006,
+Sequential Monte Carlo samplers, equation 12, with the diffusion as backward kernel; the variance is that of
+Bao et al. 2022, Analytic-DPM, arXiv 2201.06503, of each image.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualscore.energy import Gradients, ScoreModel
+from dualscore.gaussian import StationaryGaussian
+from dualscore.sampling.conditions import NOTHING, Condition
+from dualscore.sampling.metropolis import evaluate, mala, normal_like
+
+BEST_ACCEPTANCE = 0.574
+"""Of Langevin proposals: where chains move fastest. Roberts and Rosenthal 1998."""
+_PATIENCE = 0.5
+"""How far the step size follows one level's acceptance, in nats."""
+
+
+class Annealed(NamedTuple):
+    """Samples, and how they came about."""
+
+    images: Tensor
+    """y at the last level, shape (B, C, H, W)."""
+    log_weight: Tensor | None
+    """Natural log of the weights, float64, shape (B,); None for samples that were not adjusted."""
+    acceptance: list[float]
+    """The mean acceptance at each level but the first."""
+
+
+def effective_samples(log_weight: Tensor) -> float:
+    """How many equally weighted samples weighted ones are worth, (Σw)²/Σw², of their logs, shape (B,)."""
+    return float((2.0 * log_weight.logsumexp(0) - (2.0 * log_weight).logsumexp(0)).exp())
+
+
+def resample(log_weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Choose samples by their weights (systematic resampling: each ⌊Bw⌋ or ⌈Bw⌉ times).
+
+    Args:
+        log_weight: natural logs of the weights, float64, shape (B,).
+        generator: on their device.
+
+    Returns:
+        The places of those chosen, int64, shape (B,), in rising order.
+    """
+    count = len(log_weight)
+    start = torch.rand(1, generator=generator, dtype=log_weight.dtype, device=log_weight.device)
+    place = (torch.arange(count, device=log_weight.device) + start) / count
+    return torch.searchsorted(log_weight.softmax(0).cumsum(0), place).clamp(max=count - 1)
+
+
+def start_from(
+    prior: StationaryGaussian, noise_variance: float, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw the noise that sampling starts from, of N(μ, Σ + t I).
+
+    Args:
+        prior: the clean images' Gaussian.
+        noise_variance: t in pixel², so large that the noisy images are nearly of that density.
+        count: how many.
+        generator: on the prior's device.
+
+    Returns:
+        Images (count, C, H, W), and their energies under that Gaussian, shape (count,).
+    """
+    mean, t = prior.mean, prior.mean.new_full((count,), noise_variance)
+    clean = prior.sample(count, generator)
+    noise = torch.randn(clean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+    noisy = clean + noise_variance**0.5 * noise
+    return noisy, prior(noisy, t).energy
+
+
+def anneal(
+    model: ScoreModel,
+    start: Tensor,
+    schedule: Sequence[float],
+    *,
+    generator: torch.Generator,
+    steps: int = 1,
+    step_size: float | None = None,
+    adjust: bool = True,
+    condition: Condition = NOTHING,
+    start_energy: Tensor | None = None,
+) -> Annealed:
+    """Carry samples of p(y | t) from the first level of a schedule to the last.
+
+    Args:
+        model: an energy; without adjustment a denoiser does as well.
+        start: samples at the first level, shape (B, C, H, W).
+        schedule: noise variances t > 0 in pixel², falling.
+        generator: on the images' device.
+        steps: Langevin steps at each level but the first.
+        step_size: of the first level's steps, relative to its t; by default 1.65² d^(−1/3), the best for a
+            normal density. Adjusted steps follow the acceptance of the levels before, towards 0.574.
+        adjust: accept or reject by the energy and weigh the samples; False is annealed Langevin sampling.
+        condition: what is known of the images.
+        start_energy: −log of the density that `start` was drawn from, shape (B,), so that the weights
+            correct that too; by default it was the model's own.
+
+    Returns:
+        The samples at the last level, their weights, and the acceptance.
+
+    Raises:
+        ValueError: if the schedule does not fall, or steps are to be adjusted and the model has no energy.
+    """
+    if not schedule or any(s >= t for t, s in pairwise(schedule)) or schedule[-1] <= 0:
+        raise ValueError("a schedule must fall, and end above 0")
+    free = start[0].numel() if condition.free is None else int(condition.free.expand(start.shape)[0].sum())
+    relative = 1.65**2 * max(1, free) ** (-1 / 3) if step_size is None else step_size
+    levels = [start.new_full((len(start),), t) for t in schedule]
+    images = condition.hold(start, levels[0])
+    found = evaluate(model, images, levels[0])
+    log_weight = None
+    if adjust:
+        log_weight = torch.zeros(len(start), dtype=torch.float64, device=start.device)
+        if start_energy is not None:
+            log_weight = start_energy.double() - _energy(found)
+    acceptance = []
+    for (t, s), level in zip(pairwise(schedule), levels[1:], strict=True):
+        new, ratio = _step_down(found, images, (t, s), generator, condition, free)
+        images = condition.hold(new, level)
+        there = evaluate(model, images, level)
+        if log_weight is not None:
+            log_weight = log_weight + _energy(found) - _energy(there) + ratio
+        found = there
+        if steps:
+            images, found, accepted = mala(
+                model,
+                images,
+                s,
+                steps=steps,
+                step_size=relative * s,
+                generator=generator,
+                adjust=adjust,
+                condition=condition,
+                found=found,
+            )
+            acceptance.append(float(accepted.mean()))
+            if adjust:
+                relative *= math.exp(_PATIENCE * (acceptance[-1] - BEST_ACCEPTANCE))
+    return Annealed(images, log_weight, acceptance)
+
+
+def _energy(found: Gradients) -> Tensor:
+    if found.energy is None:
+        raise ValueError("a denoiser has no energy to weigh samples by: adjust=False")
+    return found.energy.double()
+
+
+def _step_down(
+    found: Gradients,
+    images: Tensor,
+    levels: tuple[float, float],
+    generator: torch.Generator,
+    condition: Condition,
+    dimension: int,
+) -> tuple[Tensor, Tensor]:
+    """A step of free pixels from t down to s, and log N(y_t; y_s, (t−s) I) − log q(y_s | y_t), float64."""
+    t, s = levels
+    # The share of the forward step's variance that is left; U's Hessian is below I/t, so this is ≥ s/t.
+    left = images.new_full((len(images),), s / t)
+    if found.noise_variance is not None:
+        curvature = 2.0 * found.noise_variance + found.image.square().sum(dim=(1, 2, 3))
+        left = (1.0 - (t - s) * curvature / images[0].numel()).nan_to_num(s / t).clamp(s / t, 1.0)
+    gradient = found.image if condition.free is None else found.image * condition.free
+    noise = normal_like(images, generator, condition)
+    change = ((t - s) * left).sqrt()[:, None, None, None] * noise - (t - s) * gradient
+    forward = change.double().square().sum(dim=(1, 2, 3)) / (t - s)
+    back = noise.double().square().sum(dim=(1, 2, 3))
+    return images + change, 0.5 * (back - forward + dimension * left.double().log())

@@ -1,0 +1,262 @@
+"""Samples of a trained model: images from nothing, from a noisy image, from a part of one."""
+
+import math
+from collections.abc import Iterable
+from enum import Enum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualscore.energy import EnergyModel
+from dualscore.errors import SamplingError
+from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
+from dualscore.model import ImageModel
+from dualscore.noise import SAMPLING, log_uniform, seeded_generator
+from dualscore.sampling.annealed import Annealed, anneal, start_from
+from dualscore.sampling.conditions import NOTHING, Condition, Known, Noisy
+from dualscore.sampling.flow import flow
+
+T_MIN = QUANTIZATION_VARIANCE
+"""Noise variance at which sampling ends, in pixel²: that of rounding to 8 bits."""
+UNADJUSTED_STEP = 0.1
+"""Of Langevin steps that nothing corrects, relative to t."""
+SAMPLES = -3
+"""Second number of the random keys of samples; others have runs' seeds or splits there."""
+
+
+class Method(Enum):
+    """How samples are drawn: see `dualscore.sampling.annealed` and `dualscore.sampling.flow`."""
+
+    metropolis = "metropolis"
+    langevin = "langevin"
+    flow = "flow"
+
+
+class Samples(NamedTuple):
+    """Samples of a model."""
+
+    images: Tensor
+    """Shape (B, C, H, W), at noise variance T_MIN; pixels may leave [0, 1] a little."""
+    log_weight: Tensor | None
+    """Of metropolis: log weights that make the samples exact, see `annealed`, float64, shape (B,)."""
+    acceptance: list[float]
+    """Of metropolis: the share of proposals accepted at each level but the first."""
+    evaluations: int
+    """Of the network, for each image."""
+
+
+def levels(t_max: float, count: int, t_min: float = T_MIN) -> list[float]:
+    """`count` noise variances, falling from t_max to t_min by equal factors."""
+    if count < 2 or not t_min < t_max:
+        raise SamplingError(
+            f"{count} noise levels from {t_max:g} to {t_min:g} pixel²: 2 or more are needed, and falling"
+        )
+    return log_uniform(torch.linspace(1.0, 0.0, count, dtype=torch.float64), t_min, t_max).tolist()
+
+
+def sample(
+    model: ImageModel,
+    count: int,
+    *,
+    method: Method = Method.metropolis,
+    steps: int = 200,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Samples:
+    """Draw images from a model.
+
+    Args:
+        model: with the Gaussian of its training images, where sampling starts.
+        count: how many.
+        method: how.
+        steps: noise levels, with one Langevin step at each; the flow chooses its own.
+        tolerance: of the flow, in standard deviations.
+        seed: of all that is random.
+        batch_size: images at once.
+
+    Returns:
+        The samples, on the model's device.
+
+    Raises:
+        SamplingError: if the model lacks what sampling needs, or samples are not finite.
+    """
+    prior = _prior(model)
+    _check_energy(model, method)
+    generator = seeded_generator(prior.mean.device, SAMPLING, SAMPLES, seed)
+    schedule = levels(model.t_max, steps) if method is not Method.flow else []
+
+    def draw(part: slice) -> Samples:
+        size = part.stop - part.start
+        if method is Method.flow:
+            images, evaluations = flow(
+                model.score_model,
+                prior,
+                size,
+                t_min=T_MIN,
+                t_max=model.t_max,
+                tolerance=tolerance,
+                generator=generator,
+            )
+            return Samples(images, None, [], evaluations)
+        start, energy = start_from(prior, schedule[0], size, generator)
+        return _anneal(model, start, schedule, method, generator, start_energy=energy)
+
+    return _joined(map(draw, _parts(count, batch_size)))
+
+
+def posterior(
+    model: ImageModel,
+    noisy: Tensor,
+    noise_variance: float,
+    *,
+    method: Method = Method.metropolis,
+    steps: int = 100,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Samples:
+    """Draw clean images that a noisy one may come from, x ~ p(x | y); `ImageModel.denoise` is their mean.
+
+    Args:
+        model: the model.
+        noisy: y, shape (B, C, H, W); an image repeated gets independent samples.
+        noise_variance: t in pixel², above T_MIN.
+        method: how; not the flow.
+        steps: noise levels, with one Langevin step at each but the first.
+        seed: of all that is random.
+        batch_size: images at once.
+
+    Returns:
+        One sample for each image. Weights compare samples of the same y.
+
+    Raises:
+        SamplingError: if the model has no energy, t is too small, or samples are not finite.
+    """
+    _check_energy(model, method)
+    schedule = levels(noise_variance, steps)
+    noisy = noisy.to(next(model.parameters()))
+    generator = seeded_generator(noisy.device, SAMPLING, SAMPLES, seed)
+
+    def draw(part: slice) -> Samples:
+        condition = Noisy(noisy[part], noise_variance)
+        return _anneal(model, noisy[part], schedule, method, generator, condition)
+
+    return _joined(map(draw, _parts(len(noisy), batch_size)))
+
+
+def inpaint(
+    model: ImageModel,
+    clean: Tensor,
+    known: Tensor,
+    *,
+    method: Method = Method.metropolis,
+    steps: int = 200,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Samples:
+    """Draw the missing pixels of images given the others; `Known` says what is exact in it, and what not.
+
+    Args:
+        model: with the Gaussian of its training images, where sampling starts.
+        clean: x, shape (B, C, H, W); what it holds where pixels are missing is not looked at.
+        known: which pixels are known, bool, shape (H, W); not all of them.
+        method: how; not the flow.
+        steps: noise levels, with one Langevin step at each but the first.
+        seed: of all that is random.
+        batch_size: images at once.
+
+    Returns:
+        One sample for each image, with the known pixels as they were given. Weights compare samples of the
+        same image; their mean is the density of its known pixels.
+
+    Raises:
+        SamplingError: if the model lacks what sampling needs, nothing is missing, or samples are not finite.
+    """
+    prior = _prior(model)
+    _check_energy(model, method)
+    if known.shape != clean.shape[-2:] or bool(known.all()):
+        raise SamplingError(f"a mask of shape {tuple(clean.shape[-2:])} that hides some pixels is needed")
+    schedule = levels(model.t_max, steps)
+    clean, known = clean.to(prior.mean), known.to(prior.mean.device)
+    generator = seeded_generator(clean.device, SAMPLING, SAMPLES, seed)
+
+    def draw(part: slice) -> Samples:
+        held = clean[part]
+        noise, white = (
+            torch.randn(held.shape, generator=generator, dtype=held.dtype, device=held.device)
+            for _ in range(2)
+        )
+        spread = schedule[0] + prior.eigenvalues.mean()  # of pixels as if they were independent
+        start = prior.mean[:, None, None] + spread.sqrt() * white
+        density = white.square() + torch.log(2.0 * math.pi * spread)
+        energy = 0.5 * (density * ~known).sum(dim=(1, 2, 3))
+        found = _anneal(model, start, schedule, method, generator, Known(held, known, noise), energy)
+        return found._replace(images=torch.where(known, held, found.images))
+
+    return _joined(map(draw, _parts(len(clean), batch_size)))
+
+
+def _anneal(
+    model: ImageModel,
+    start: Tensor,
+    schedule: list[float],
+    method: Method,
+    generator: torch.Generator,
+    condition: Condition = NOTHING,
+    start_energy: Tensor | None = None,
+) -> Samples:
+    if method is Method.flow:
+        raise SamplingError("the flow samples without conditions only: take langevin or metropolis")
+    adjust = method is Method.metropolis
+    found: Annealed = anneal(
+        model.score_model,
+        start,
+        schedule,
+        generator=generator,
+        step_size=None if adjust else UNADJUSTED_STEP,
+        adjust=adjust,
+        condition=condition,
+        start_energy=start_energy,
+    )
+    # One for the first level; each other is evaluated where it is reached, and after its Langevin step.
+    return Samples(found.images, found.log_weight, found.acceptance, 2 * len(schedule) - 1)
+
+
+def _prior(model: ImageModel) -> StationaryGaussian:
+    if model.prior is None:
+        raise SamplingError(
+            "the model does not hold the Gaussian of its training images, where sampling starts: "
+            "only checkpoints of dualscore's own training do"
+        )
+    return model.prior
+
+
+def _check_energy(model: ImageModel, method: Method) -> None:
+    if method is Method.metropolis and not isinstance(model.score_model, EnergyModel):
+        raise SamplingError(
+            "the model is a denoiser: it has no energy to accept steps by; take another method"
+        )
+
+
+def _parts(count: int, batch_size: int) -> list[slice]:
+    return [slice(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+
+
+def _joined(parts: Iterable[Samples]) -> Samples:
+    found = list(parts)
+    images = torch.cat([part.images for part in found])
+    if wrong := int((~images.isfinite().flatten(1).all(dim=1)).sum()):
+        raise SamplingError(
+            f"{wrong} of {len(images)} samples are not finite: the model's score is wrong somewhere; more "
+            "noise levels may help"
+        )
+    weights = [part.log_weight for part in found if part.log_weight is not None]
+    sizes = torch.tensor([float(len(part.images)) for part in found])
+    accepted = torch.tensor([part.acceptance for part in found])
+    return Samples(
+        images,
+        torch.cat(weights) if weights else None,
+        ((sizes / sizes.sum()) @ accepted).tolist(),
+        max(part.evaluations for part in found),
+    )
