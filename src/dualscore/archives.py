@@ -1,10 +1,17 @@
-"""Zip archives that claim more than they hold."""
+"""What checkpoint files are: zip archives, which may claim more than they hold, and their checksums."""
 
+import hashlib
 import struct
 import zipfile
 from pathlib import Path
 
 from dualscore.errors import CheckpointError
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_bombs(path: Path) -> None:

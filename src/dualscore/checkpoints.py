@@ -1,7 +1,6 @@
 """Loads models from files: our checkpoints and the paper's released ones; no code is executed."""
 
 import errno
-import hashlib
 import pickle
 import struct
 import zipfile
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from dualscore import architecture
-from dualscore.archives import refuse_bombs
+from dualscore.archives import refuse_bombs, sha256
 from dualscore.assemble import FORMAT, image_shape
 from dualscore.errors import CheckpointError, ConfigError, DamagedCheckpointError
 from dualscore.experiment import to_config
@@ -188,7 +187,7 @@ def _released(path: Path) -> ImageModel:
     found = read_network(path)
     name = printable(path.name)
     facts = {"converted from": f"{name}, in the format released with Guth et al. 2025, arXiv 2506.05310"}
-    facts["SHA-256 of it"] = _sha256(path)
+    facts["SHA-256 of it"] = sha256(path)
     if found.step is not None:
         facts["step"] = f"{found.step:,}"
     origin = Origin(name.partition(".")[0] or name, architecture.of_released(found.network), facts)
@@ -210,7 +209,7 @@ def _assembled(content: dict[str, Any], path: Path) -> ImageModel:
     facts = {
         "data set": release,
         "checkpoint": f"{printable(path.name)}, step {step:,}, {weights} weights",
-        "SHA-256 of it": _sha256(path),
+        "SHA-256 of it": sha256(path),
     }
     return ImageModel(
         network,
@@ -227,8 +226,3 @@ def _assembled(content: dict[str, Any], path: Path) -> ImageModel:
 
 def _below(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,9 +32,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dualscore.errors import FigureError
     from dualscore.figures import Request, draw_all
     from dualscore.figures.histogram import draw_energies
-    from dualscore.terminal import quiet
 
-    quiet()
     run = arguments.run_folder
     if run.suffix == ".npy":
         if arguments.dimension is None:

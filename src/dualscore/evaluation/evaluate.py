@@ -5,11 +5,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dualscore.archives import sha256
 from dualscore.assemble import load_statistics
 from dualscore.config import ExperimentConfig
 from dualscore.evaluation.gaussians import measure_gaussians
 from dualscore.evaluation.measurement import Measurement
-from dualscore.evaluation.opening import digest, open_checkpoint
+from dualscore.evaluation.opening import open_checkpoint
 from dualscore.evaluation.report import print_report, write_report
 from dualscore.gaussian import StationaryGaussian
 from dualscore.terminal import quiet, shared_console
@@ -19,7 +20,7 @@ def is_complete(report: Path, checkpoint: Path) -> bool:
     """Whether an evaluation.json is there and tells of a finished evaluation of a checkpoint as it is now."""
     try:
         content = json.loads(report.read_text(encoding="utf-8"))
-        return bool(content["complete"]) and content["checkpoint_sha256"] == digest(checkpoint)
+        return bool(content["complete"]) and content["checkpoint_sha256"] == sha256(checkpoint)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

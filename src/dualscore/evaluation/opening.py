@@ -1,12 +1,12 @@
 """Opens a checkpoint together with the images that it is to be measured on."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from lightning.fabric import Fabric
 from rich.console import Console
 
+from dualscore.archives import sha256
 from dualscore.assemble import build, known_density
 from dualscore.checkpoints import read_checkpoint
 from dualscore.config import ExperimentConfig
@@ -75,10 +75,10 @@ def open_checkpoint(config: ExperimentConfig, checkpoint: Path, folder: Path, co
         t_range=module.t_range,
         seed=config.seed,
     )
-    digested = digest(checkpoint)
+    digest = sha256(checkpoint)
     identity = {
         "definitions": DEFINITIONS,
-        "checkpoint": digested,
+        "checkpoint": digest,
         "dataset": datamodule.identity,
         "seed": config.seed,
         "double": double,
@@ -95,13 +95,7 @@ def open_checkpoint(config: ExperimentConfig, checkpoint: Path, folder: Path, co
         config.data.workers,
         console,
     )
-    return Opened(session, digested, int(content["global_step"]), module.image_shape)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Opened(session, digest, int(content["global_step"]), module.image_shape)
 
 
 def _fabric(config: ExperimentConfig) -> Fabric:

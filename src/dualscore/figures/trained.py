@@ -24,6 +24,7 @@ from dualscore.experiment import override_config
 from dualscore.likelihood import Estimate, decibels_per_dim
 from dualscore.redaction import restore
 from dualscore.runs import Run
+from dualscore.terminal import quiet
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def open_run(folder: Path, overrides: Sequence[str], console: Console) -> Traine
     Raises:
         DualscoreError: one line for people.
     """
+    quiet()
     run = Run(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such run; make train EXP=… trains one, make status lists them")

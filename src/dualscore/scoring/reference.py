@@ -1,6 +1,5 @@
 """The validation images' energies, which an evaluation of the checkpoint kept, to rank others among."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dualscore.archives import sha256
 from dualscore.evaluation.opening import DEFINITIONS
 from dualscore.evaluation.store import RowStore
 
@@ -53,9 +53,7 @@ def find_reference(checkpoint: Path) -> Reference | None:
     Returns:
         Those of the most images; None where there are none.
     """
-    with checkpoint.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    wanted = {"checkpoint": digest, "split": "val", "definitions": DEFINITIONS}
+    wanted = {"checkpoint": sha256(checkpoint), "split": "val", "definitions": DEFINITIONS}
     found = []
     # Where `evaluate` keeps them: in the run's folder, or beside the checkpoint that it was given.
     for root in (checkpoint.parent.parent / "evaluation", checkpoint.parent / "evaluation"):
