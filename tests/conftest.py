@@ -41,6 +41,16 @@ def demo32_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo_half(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes the demo of one half of its training photographs, a or b."""
+
+    def make(half: str) -> Path:
+        return _prepare(f"demo_{half}", "--out", str(tmp_path_factory.mktemp("half") / f"demo_{half}"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def official_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Makes shards of real photographs that came in an official format: imagenet64, imagenet32 or cifar10."""
     made: dict[str, Path] = {}

@@ -222,7 +222,8 @@ def test_a_disk_that_fills_up_keeps_the_run_going_and_the_last_checkpoint(
     assert done.returncode == 1
     assert len(re.findall(r"last.ckpt: not written \(File too large\); training goes on", done.stdout)) == 30
     unlogged = done.stdout.count("tensorboard: not written (File too large); training goes on, unlogged")
-    assert 1 <= unlogged <= 5  # each new file of the log may grow to the limit again
+    # Not at each of 90 steps: a new file of the log may grow to the limit again, which a picture exceeds.
+    assert 1 <= unlogged <= 30
     assert "step     93/93" in done.stdout
     assert (
         "error: runs/patches_dual/checkpoints/last.ckpt: the last weights could not be written" in done.stderr

@@ -185,12 +185,14 @@ def test_every_experiment_trains_a_step_and_evaluates(
     workspace: Workspace,
     demo_shards: Path,
     demo32_shards: Path,
+    demo_half: Callable[[str], Path],
     official_shards: Callable[[str], Path],
     experiment: str,
 ) -> None:
     dataset = next((d for d in DATASETS if experiment.startswith(d)), None)
     path = demo_shards if dataset is None else official_shards(dataset)
     path = demo32_shards if experiment == "patches32_dual" else path
+    path = demo_half(experiment[-1]) if experiment in ("patches_a", "patches_b") else path
     vectors = experiment.startswith(("scale_", "mode_"))
     size = ["data.size=16"] if vectors else []
     # The flow of an untrained radial energy leaves every range of numbers.

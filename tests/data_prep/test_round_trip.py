@@ -97,6 +97,20 @@ def test_demo_holds_every_crop_of_its_photographs(tmp_path: Path) -> None:
     assert sorted(train) == sorted(expected)
 
 
+def test_the_demos_halves_are_its_photographs_and_share_none(tmp_path: Path) -> None:
+    for name in ("demo", "demo_a", "demo_b"):
+        build(name, tmp_path / name, size=64)
+    whole, a, b = (
+        [image.tobytes() for image in read_split(tmp_path / name, "train")]
+        for name in ("demo", "demo_a", "demo_b")
+    )
+    assert sorted(a + b) == sorted(whole)
+    names = [set(Manifest.load(tmp_path / name).source["names"]["train"]) for name in ("demo_a", "demo_b")]
+    assert not names[0] & names[1]
+    held_out = [read_split(tmp_path / name, "val") for name in ("demo", "demo_a", "demo_b")]
+    assert all(np.array_equal(held_out[0], other) for other in held_out[1:])
+
+
 def test_small_sets_still_get_several_shards(tmp_path: Path) -> None:
     write_official_imagenet(tmp_path / "src", 32, 40, 16)
     build("imagenet32", tmp_path / "out", src=tmp_path / "src")
