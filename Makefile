@@ -72,7 +72,7 @@ export: $(INSTALLED)  ## A model for others, without run and data: CKPT=file or 
 	@$(if $(CKPT),,echo "error: say which model with CKPT=…" >&2; exit 2;) \
 	$(PY) -m dualscore export "$(call home,$(CKPT))" $(if $(OUT),--out "$(call home,$(OUT))") $(if $(LICENCE),--licence "$(LICENCE)")
 
-convert: $(INSTALLED)  ## A released checkpoint as a model: CKPT=file IMAGES="files or folders" [OUT=model] [RESIZE=1] [LICENCE="…"]
+convert: $(INSTALLED)  ## A released checkpoint as a model: CKPT=file IMAGES="files or folders" [OUT=converted] [RESIZE=1] [LICENCE="…"]
 	@$(if $(CKPT),,echo "error: say which released checkpoint with CKPT=…" >&2; exit 2;) \
 	$(PY) -m dualscore convert "$(call home,$(CKPT))" $(if $(IMAGES),--images $(call paths,$(IMAGES))) \
 		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(filter-out 0,$(RESIZE)),--resize) $(if $(LICENCE),--licence "$(LICENCE)")

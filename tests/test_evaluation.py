@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,9 @@ def test_evaluations_are_counted(workspace: Workspace, monkeypatch: pytest.Monke
     per_level = 32 * 3
     for estimator, beside in [("paper", 32 + 32), ("dequantized", 0), ("bound", 0), ("ode", 0)]:
         seen = 0
-        (workspace.folder / "runs/gaussian_textures/evaluation").rename(workspace.folder / f"old_{estimator}")
+        folder = workspace.folder / "runs/gaussian_textures"
+        (folder / "evaluation").rename(workspace.folder / f"old_{estimator}")
+        (folder / "evaluation.json").unlink()  # or its estimators would be made too
         workspace.run("evaluate", "gaussian_textures", *SMALL, f"evaluate.estimators=[{estimator}]")
         figures = workspace.report("gaussian_textures")["bits_per_dim"]
         assert list(figures) == [estimator]
@@ -113,7 +116,18 @@ def test_an_interrupted_evaluation_goes_on(workspace: Workspace, monkeypatch: py
     workspace.run("train", "gaussian_textures", *SMALL, "data.workers=0", *settings)
     assert measured == list(range(24, 64))  # nothing twice
     assert workspace.report("gaussian_textures") == whole
-    # Another seed is another measurement: nothing of the old one is used.
+    # Fewer estimators take none of those away that are known, and measure nothing.
+    measured.clear()
+    again = [*SMALL, "data.workers=0", *settings]
+    workspace.run("evaluate", "gaussian_textures", *again, "evaluate.estimators=[paper]")
+    assert workspace.report("gaussian_textures") == whole
+    assert not measured
+    # Another seed is another measurement: nothing of the old one is used, which stays until all is measured.
+    stop_after = 3
+    assert main(["evaluate", "gaussian_textures", *again, "seed=1"]) == 130
+    assert workspace.report("gaussian_textures") == whole
+    stop_after = None  # type: ignore[assignment]
+    shutil.rmtree(folder / "evaluation")
     measured.clear()
     workspace.run("evaluate", "gaussian_textures", *settings, "seed=1", "evaluate.psnr=[45]")
     assert measured == list(range(64))

@@ -64,6 +64,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {redact(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        kept = {
+            "train": " from the last checkpoint",
+            "study": " where it stopped",
+            "evaluate": " where it stopped",
+            "figures": " where it stopped",
+        }.get(arguments.command)
+        print("interrupted" + (f"; the same command goes on{kept}" if kept else ""), file=sys.stderr)
         return 130
     return 0

@@ -67,7 +67,7 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
         (c.optim.schedule is Schedule.cosine and c.optim.final_lr > c.optim.lr, "optim.final_lr",
          f"must not exceed optim.lr={c.optim.lr:g}"),
         (c.optim.warmup_steps >= c.trainer.max_steps, "optim.warmup_steps",
-         f"{c.optim.warmup_steps} must be below trainer.max_steps={c.trainer.max_steps}"),
+         f"{c.optim.warmup_steps} must be below trainer.max_steps={c.trainer.max_steps}; set both"),
         (unfinished, "trainer.max_steps", f"{steps} must be a multiple of trainer.validate_every={every} "
          "(or smaller), so that the last weights are measured and kept"),
     ]  # fmt: skip

@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
     shown = "files and folders that log Z is estimated on: a few hundred images of one size"
     images.add_argument("--images", type=Path, nargs="+", default=[], help=shown)
     images.add_argument("--no-normalizer", action="store_true", help="leave log Z unknown: energies only")
-    add_output(convert)
+    add_output(convert, "converted")
     add_decoding(convert)
     convert.set_defaults(run=_run)
 

@@ -11,7 +11,7 @@ def add(commands: Commands) -> None:
     denoise.add_argument(
         "--psnr", type=float, default=20.0, metavar="DB", help="noise level (default: 20 dB)"
     )
-    add_drawing(denoise, count=4, steps=100, methods=("metropolis", "langevin"), images=True)
+    add_drawing(denoise, count=4, steps=100, methods=("metropolis", "langevin"), out="denoised", images=True)
     denoise.set_defaults(run=_run)
 
 

@@ -11,13 +11,13 @@ def add(commands: Commands) -> None:
     """Add the command."""
     export = commands.add_parser("export", help="write a model that needs neither its run nor its data")
     export.add_argument("model", type=Path, help="a run's folder for its best checkpoint, or a checkpoint")
-    add_output(export)
+    add_output(export, "model")
     export.set_defaults(run=_run)
 
 
-def add_output(command: argparse.ArgumentParser) -> None:
+def add_output(command: argparse.ArgumentParser, out: str) -> None:
     """Where a model goes, and under which terms."""
-    command.add_argument("--out", type=Path, default=Path("model"), help="folder for it (default: model)")
+    command.add_argument("--out", type=Path, default=Path(out), help=f"folder for it (default: {out})")
     command.add_argument("--licence", default="", metavar="TEXT", help="the weights' terms, for the card")
 
 

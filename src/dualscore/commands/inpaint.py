@@ -11,7 +11,7 @@ def add(commands: Commands) -> None:
     inpaint = commands.add_parser("inpaint", help="hide pixels of images; draw them given the others")
     shown = "image that is white where pixels are missing (default: the middle, half as wide and high)"
     inpaint.add_argument("--mask", type=Path, help=shown)
-    add_drawing(inpaint, count=4, steps=200, methods=("metropolis", "langevin"), images=True)
+    add_drawing(inpaint, count=4, steps=200, methods=("metropolis", "langevin"), out="inpainted", images=True)
     inpaint.set_defaults(run=_run)
 
 

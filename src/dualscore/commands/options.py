@@ -74,6 +74,7 @@ def add_drawing(
     count: int,
     steps: int,
     methods: tuple[str, ...],
+    out: str,
     images: bool = False,
 ) -> None:
     """The options that the commands which draw samples share."""
@@ -88,7 +89,8 @@ def add_drawing(
         "--steps", type=positive, default=steps, help=f"noise levels, not of the flow (default: {steps})"
     )
     command.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
-    command.add_argument("--out", type=Path, default=Path("samples"), help="folder for the results")
+    shown = f"folder for the results (default: {out})"
+    command.add_argument("--out", type=Path, default=Path(out), help=shown)
     command.add_argument("--batch-size", type=positive, default=64, help="images at once (default: 64)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
 

@@ -8,7 +8,7 @@ from dualscore.commands.options import Commands, add_drawing, drawing_options, w
 def add(commands: Commands) -> None:
     """Add the command."""
     sample = commands.add_parser("sample", help="draw images from a model")
-    add_drawing(sample, count=16, steps=200, methods=("metropolis", "langevin", "flow"))
+    add_drawing(sample, count=16, steps=200, methods=("metropolis", "langevin", "flow"), out="samples")
     sample.set_defaults(run=_run)
 
 

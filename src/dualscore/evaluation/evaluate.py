@@ -2,12 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dualscore.archives import sha256
 from dualscore.assemble import load_statistics
-from dualscore.config import ExperimentConfig
+from dualscore.config import Estimator, ExperimentConfig
 from dualscore.evaluation.gaussians import measure_gaussians
 from dualscore.evaluation.measurement import Measurement
 from dualscore.evaluation.opening import open_checkpoint
@@ -28,6 +29,9 @@ def is_complete(report: Path, checkpoint: Path) -> bool:
 def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[str, Any]:
     """Measure a checkpoint and write evaluation.json, figure by figure; interrupted, it goes on.
 
+    A finished report of the same checkpoint stays until the new one is finished, and estimates that only it
+    has are made too: of what was measured they cost nothing.
+
     Args:
         config: the experiment; its architecture must be the checkpoint's.
         checkpoint: the file to measure.
@@ -41,6 +45,9 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
     """
     quiet()
     console = shared_console()
+    finished = is_complete(output, checkpoint)
+    if finished:
+        config = _with_earlier(config, output)
     opened = open_checkpoint(config, checkpoint, output.parent / "evaluation", console)
     session, datamodule = opened.session, opened.session.datamodule
     fabric = session.fabric
@@ -63,11 +70,12 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
         "dimension": math.prod(opened.image_shape),
         "bits_per_dim": {},
     }
-    Measurement(config, session, report, output).all()
+    Measurement(config, session, report, None if finished else output).all()
     if fabric.is_global_zero:
         stationary = _stationary(config)
         count = min(config.evaluate.images, datamodule.counts["val"])
         report["gaussian"] = measure_gaussians(datamodule, stationary, config.data.channels, count)
+        report["estimators"] = [estimator.value for estimator in config.evaluate.estimators]
         report["complete"] = True
         write_report(report, output)
         print_report(report, console)
@@ -75,6 +83,14 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
     # A process that left while the first one still measures would be taken for a crash.
     fabric.barrier()
     return report
+
+
+def _with_earlier(config: ExperimentConfig, output: Path) -> ExperimentConfig:
+    """The experiment with the estimators whose figures a finished report has."""
+    report = json.loads(output.read_text(encoding="utf-8"))
+    wanted = config.evaluate.estimators
+    earlier = [e for e in Estimator if e.value in report.get("estimators", []) and e not in wanted]
+    return replace(config, evaluate=replace(config.evaluate, estimators=[*wanted, *earlier]))
 
 
 def _stationary(config: ExperimentConfig) -> StationaryGaussian:

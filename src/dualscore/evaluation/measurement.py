@@ -27,11 +27,11 @@ class Measurement:
         config: the experiment.
         session: measures stages.
         report: what is filled; `dimension` and `bits_per_dim` are there already.
-        output: evaluation.json.
+        output: evaluation.json, written after each; None to write nothing on the way.
     """
 
     def __init__(
-        self, config: ExperimentConfig, session: Session, report: dict[str, Any], output: Path
+        self, config: ExperimentConfig, session: Session, report: dict[str, Any], output: Path | None
     ) -> None:
         self.config, self.session, self.report, self.output = config, session, report, output
         self.options = config.evaluate
@@ -86,7 +86,7 @@ class Measurement:
         print_figure(name, figure, self.session.console)
 
     def _write(self) -> None:
-        if self.session.fabric.is_global_zero:
+        if self.session.fabric.is_global_zero and self.output is not None:
             write_report(self.report, self.output)
 
     def _paper(self, stages: dict[str, Stage]) -> None:
