@@ -324,6 +324,7 @@ def test_what_is_missing_is_said_in_one_line(workspace: Workspace) -> None:
     assert "--out none: 0 images" in line("many", "none")
     assert "--in few: 19 images, and 40 are needed, half of them to compare with" in line("few", "many")
     assert "no such checkpoint" in line("many", "few none/../few")
+    assert "few: holds the images" in line("many", "few --results ./few")
 
 
 def test_make_keeps_names_with_spaces_whole(tmp_path: Path) -> None:

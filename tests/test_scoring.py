@@ -342,6 +342,9 @@ def test_its_own_results_are_not_scored(tmp_path: Path, loaded: Path) -> None:
     for _ in range(2):
         assert score(loaded, [folder], Options(folder / "out"), QUIET)["images"] == 3
     assert len(list((folder / "out" / "maps").iterdir())) == 3
+    with pytest.raises(ScoreError, match="images: holds the images; name another folder for the results"):
+        score(loaded, [folder], Options(folder / "out" / ".."), QUIET)
+    assert not (folder / "maps").exists()
 
 
 def test_files_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

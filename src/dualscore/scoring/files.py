@@ -51,18 +51,22 @@ class Size:
     hint: str = ""
 
 
-def check_given(given: Sequence[Path]) -> None:
-    """Refuse names of nothing, before any work.
+def check_given(given: Sequence[Path], left_out: Path) -> None:
+    """Refuse names of nothing, and results among the images, before any work.
 
     Args:
         given: files and folders.
+        left_out: where the results go.
 
     Raises:
-        ScoreError: naming the first one that does not exist.
+        ScoreError: naming the first one that does not exist, or that the results would go to.
     """
     for path in given:
         if not path.exists():
             raise ScoreError(f"{path}: no such file or folder")
+        if path.resolve() == left_out.resolve():
+            # Maps written there would be found, and taken for images, while the folder is being read.
+            raise ScoreError(f"{path}: holds the images; name another folder for the results")
 
 
 def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:
