@@ -221,7 +221,7 @@ def test_a_converted_checkpoint_gives_the_released_outputs(workspace: Workspace)
     for said in (
         "left out: images/broken.png cannot be decoded",
         "left out: images/moving.png is 8×8, but wanted are 16×16",
-        "left out: images/other.png is 24×24, but scored are 16×16",
+        "left out: images/other.png is 24×24, but wanted are 16×16",
         "on 12 images of 3×16×16; 3 left out",
     ):
         assert said in printed
