@@ -134,6 +134,19 @@ def test_all_of_a_run_are_drawn_and_agree_with_the_model(demo_run: Workspace) ->
     assert [row[2] for row in rows if row[0].startswith("patches_dual")] == ["demo 1×16×16"]
 
 
+def test_images_stand_at_the_quantiles_that_are_said(demo_run: Workspace) -> None:
+    demo_run.run("figures", "runs/patches_dual", "--only", "4", "5")
+    folder = demo_run.folder / "runs/patches_dual"
+    (part,) = (folder / "evaluation").glob("paper-*/*.npz")
+    with np.load(part) as content:
+        energies = dict(zip(content["position"].tolist(), content["energy"].tolist(), strict=True))
+    for name in ("figure4", "figure5"):
+        for image in numbers(folder / "figures", name)["images"]:
+            less_probable = sum(e > energies[image["position"]] for e in energies.values())
+            share = less_probable / (len(energies) - 1)
+            assert share == pytest.approx(image["quantile"], abs=0.51 / (len(energies) - 1))
+
+
 def test_nothing_is_computed_twice(demo_run: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     costly = ["figures", "runs/patches_dual", "--only", "3", "4", "5"]
     names = [f"figure{number}" for number in costly[3:]]
