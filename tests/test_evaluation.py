@@ -217,6 +217,26 @@ def test_rows_are_kept_by_what_decides_them_and_each_image_counts_once(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == [store(checkpoint="b").folder.name]
 
 
+@pytest.mark.parametrize("left", [0, 30, 200, 400])
+def test_a_part_that_was_cut_is_measured_again_and_no_other_is_lost(tmp_path: Path, left: int) -> None:
+    def store() -> RowStore:
+        return RowStore(tmp_path, "stage", {"checkpoint": "a"}, 0)
+
+    def add(position: int) -> None:
+        kept = store()
+        kept.prepare()
+        kept.add({"position": torch.tensor([position]), "energy": torch.tensor([float(position)])})
+        kept.flush()
+
+    for position in range(3):
+        add(position)
+    first, *_ = sorted(store().folder.glob("*.npz"))
+    first.write_bytes(first.read_bytes()[:left])
+    assert store().read()["position"].tolist() == [1, 2]
+    add(0)
+    assert store().read()["energy"].tolist() == [0.0, 1.0, 2.0]
+
+
 def test_a_smaller_choice_of_images_lies_in_a_larger_one(workspace: Workspace, demo_shards: Path) -> None:
     """On shards: whatever the numbers, every image of a small stage is one of the large stages' images."""
     settings = [*SMALL, f"data.path={demo_shards}", "evaluate.images=50", "evaluate.subset_images=23"]

@@ -134,6 +134,19 @@ def test_all_of_a_run_are_drawn_and_agree_with_the_model(demo_run: Workspace) ->
     assert [row[2] for row in rows if row[0].startswith("patches_dual")] == ["demo 1×16×16"]
 
 
+def test_images_stand_at_the_quantiles_that_are_said(demo_run: Workspace) -> None:
+    demo_run.run("figures", "runs/patches_dual", "--only", "4", "5")
+    folder = demo_run.folder / "runs/patches_dual"
+    (part,) = (folder / "evaluation").glob("paper-*/*.npz")
+    with np.load(part) as content:
+        energies = dict(zip(content["position"].tolist(), content["energy"].tolist(), strict=True))
+    for name in ("figure4", "figure5"):
+        for image in numbers(folder / "figures", name)["images"]:
+            less_probable = sum(e > energies[image["position"]] for e in energies.values())
+            share = less_probable / (len(energies) - 1)
+            assert share == pytest.approx(image["quantile"], abs=0.51 / (len(energies) - 1))
+
+
 def test_nothing_is_computed_twice(demo_run: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     costly = ["figures", "runs/patches_dual", "--only", "3", "4", "5"]
     names = [f"figure{number}" for number in costly[3:]]
@@ -217,9 +230,26 @@ def test_a_denoiser_has_tables_and_stands_beside_the_energy(demo_run: Workspace,
     assert columns["patches_denoiser, score network"] == pytest.approx(
         {f"{level['psnr_in']:g}": level["psnr_out"] for level in levels}
     )
+    # A score network that was measured on other images does not stand beside it.
+    fewer = ["evaluate.subset_images=7", "--out", "fewer"]
+    demo_run.run("figures", "runs/patches_dual", *fewer, "--only", "table1")
+    assert "patches_denoiser, score network" not in numbers(demo_run.folder / "fewer", "table1")["columns"]
     printed = demo_run.run("figures", "runs/patches_denoiser")
     assert "figure 3 needs an energy" in printed
     assert (demo_run.folder / "runs/patches_denoiser/figures/table1.png").exists()
+
+
+def test_a_run_whose_best_checkpoint_is_damaged_is_drawn_all_the_same(demo_run: Workspace) -> None:
+    folder = demo_run.folder / "runs/patches_dual"
+    (folder / "checkpoints/best.ckpt").write_bytes(b"cut")
+    printed = demo_run.run("figures", "runs/patches_dual", "--only", "table2")
+    assert "measuring the next best" in printed
+    assert numbers(folder / "figures", "table2")["bits_per_dim"].keys() == {"paper"}
+    report = json.loads((folder / "evaluation.json").read_text())
+    del report["verdict"]
+    (folder / "evaluation.json").write_text(json.dumps(report))
+    complaint = demo_run.fail("figures", "runs/patches_dual", "--only", "table2")
+    assert "evaluation.json: is not what this version writes (KeyError('verdict'))" in complaint
 
 
 def test_released_energies_are_drawn_as_published(workspace: Workspace) -> None:
@@ -242,12 +272,22 @@ def test_released_energies_are_drawn_as_published(workspace: Workspace) -> None:
         (["objects.npy", "--dimension", "4"], "objects.npy: Object arrays cannot be loaded"),
         (["whole.npy", "--dimension", "4"], "holds no array of floating-point numbers"),
         (["square.npy", "--dimension", "4"], "a distribution needs 2 energies or more, got shape (2, 2)"),
+        (["zip.npy", "--dimension", "4"], "zip.npy: File is not a zip file"),
+        (["huge.npy", "--dimension", "4"], "huge.npy: Unable to allocate"),
+        (["large.npy", "--dimension", "4"], "energies are too large to have a variance"),
+        (["square.npy", "--dimension", "4", "--only", "4"], "of energies alone there is figure 3"),
+        (["square.npy", "a=b", "--dimension", "4"], "of energies alone there is figure 3"),
         (["square.npy"], "say of how many dimensions with --dimension"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(workspace: Workspace, arguments: list[str], complaint: str) -> None:
     (workspace.folder / "text.npy").write_text("energies")
     np.save(workspace.folder / "objects.npy", np.array([{}, {}]), allow_pickle=True)
+    (workspace.folder / "zip.npy").write_bytes(b"PK\x03\x04" + bytes(50))
+    with (workspace.folder / "huge.npy").open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (10**14,)}
+        np.lib.format.write_array_header_1_0(file, header)
+    np.save(workspace.folder / "large.npy", np.array([1e308, -1e308]))
     np.save(workspace.folder / "whole.npy", np.arange(4))
     np.save(workspace.folder / "square.npy", np.eye(2))
     assert complaint in workspace.fail("figures", *arguments)

@@ -137,6 +137,7 @@ HOSTILE: dict[str, tuple[Callable[[Document, Tensors], object], str]] = {
     "t_max zero": (_set(t_max=0), "t_max has an impossible value"),
     "a terminal's commands": (_set(provenance="\x1b[2Jcleared"), "provenance has an impossible value"),
     "a fact of two lines": (lambda d, _: d["facts"].update(x="a\nb"), "facts.x has an impossible value"),
+    "a name of two lines": (lambda d, _: d["facts"].update({"a\nb": "x"}), "facts has an impossible value"),
     "two sides": (_set(image_shape=[16, 16]), "image_shape must be"),
     "another shape": (_set(image_shape=[1, 32, 32]), "said to be for images"),
     "absurd images": (_other_size, "more than images here may have"),
@@ -172,6 +173,10 @@ HOSTILE: dict[str, tuple[Callable[[Document, Tensors], object], str]] = {
     "half precision": (
         lambda _, t: t.update({"model.offset.slopes": torch.zeros(63, dtype=torch.bfloat16)}),
         "holds torch.bfloat16",
+    ),
+    "a weight not finite": (
+        lambda _, t: t["model.offset.slopes"].fill_(float("nan")),
+        "slopes' holds weights that are not finite",
     ),
     "half a prior": (lambda _, t: t.pop("prior.mean"), "1 weights are missing, mean among them"),
     "a prior without variances": (lambda _, t: t.pop("prior.eigenvalues"), TOGETHER),
@@ -275,11 +280,22 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         ("text", {"dualscore": "hello"}, "damaged or not a model"),
         ("list", {"dualscore": "[]"}, "the document must be of type dict"),
         ("number", {"dualscore": "1" * 5000}, "damaged or not a model"),
+        ("infinite", {"dualscore": '{"evaluation": {"more": 1e999}}'}, "1e999 is not a number"),
         ("surrogate", {"dualscore": '{"format": "\\ud800"}'}, "format is"),
     ):
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(save(tensors, header))
         refused(path, complaint)
+
+
+def test_files_of_others_are_left_alone(good: Path, tmp_path: Path) -> None:
+    """Other people's models have the same names."""
+    theirs = tmp_path / "model.safetensors"
+    theirs.write_bytes(save({"weight": torch.zeros(3)}, {"format": "pt"}))
+    before = theirs.read_bytes()
+    with pytest.raises(CheckpointError, match="holds something else than a model"):
+        dualscore.save(dualscore.load(good), tmp_path)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
 def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path: Path) -> None:

@@ -162,6 +162,8 @@ def test_a_run_is_exported_with_all_that_its_evaluation_found(
 
 def test_what_is_not_known_is_said(workspace: Workspace, demo_shards: Path) -> None:
     checkpoint(Path("x.ckpt"), "patches_dual", f"data.path={demo_shards}")
+    # Beside it lies what another checkpoint's evaluation found.
+    Path("evaluation.json").write_text(json.dumps({"complete": True, "checkpoint_sha256": "0" * 64}))
     printed = workspace.run("export", "x.ckpt", "--out", "made")
     assert "without log Z, so no likelihoods; without images to rank others among" in printed
     assert "without an evaluation" in printed
@@ -209,6 +211,15 @@ def _sha256(path: Path) -> str:
 
 
 # --- released checkpoints
+
+
+def test_a_converted_model_is_of_its_images_height_and_width(workspace: Workspace) -> None:
+    Path("wide").mkdir()
+    for k in range(3):
+        picture(k, 16).crop((0, 0, 16, 8)).save(f"wide/{k}.png")
+    released = str(DATA / "energy_small.pth.tar")
+    workspace.run("convert", released, "--images", "wide", "--out", "made", "--workers", "0")
+    assert dualscore.load("made").image_shape == (3, 8, 16)
 
 
 def test_a_converted_checkpoint_gives_the_released_outputs(workspace: Workspace) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from scipy import spatial, stats
@@ -23,10 +24,12 @@ from dualscore.densities import natural_spectrum
 from dualscore.detection import run
 from dualscore.detection.auroc import area, curve
 from dualscore.detection.measure import reference_half
+from dualscore.detection.picture import draw
 from dualscore.detection.run import FEWEST, Options, detect
-from dualscore.detection.scores import ProfileDistance, Typicality, shrunk_correlation
+from dualscore.detection.scores import SCORES, ProfileDistance, Typicality, shrunk_correlation
 from dualscore.energy import Energy
 from dualscore.errors import NormalizationError, ScoreError
+from dualscore.figures import page
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
 from test_scoring import picture, unet
@@ -252,6 +255,20 @@ def rows(results: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_the_drawn_curves_have_the_areas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(page, "write", lambda figure, *_: figures.append(figure) or [])
+    inside = {name: normal(50, seed=k) for k, name in enumerate(SCORES)}
+    outside = {name: normal(40, seed=9) + k for k, name in enumerate(SCORES)}
+    areas = {name: area(inside[name], outside[name], resamples=2) for name in SCORES}
+    draw(inside, outside, areas, {}, tmp_path)
+    _, *lines = figures[0].axes[0].lines
+    drawn = [np.trapezoid(line.get_ydata(), line.get_xdata()) for line in lines]
+    assert drawn == pytest.approx([found.auroc for found in areas.values()], abs=1e-6)
+    assert drawn == sorted(drawn)
+    assert drawn[-1] > 0.8
+
+
 # Whole commands.
 
 
@@ -293,6 +310,10 @@ def test_a_trained_model_tells_kinds_apart(workspace: Workspace, demo_shards: Pa
         assert content["scores"][name]["auroc"] == pytest.approx(
             roc_auc_score([0] * 25 + [1] * 26, values), abs=1e-6
         )
+    # Held against the reference alone, which takes no part in the areas.
+    reference = torch.tensor([float(row["bits_per_dim"]) for row in sides["reference"]], dtype=torch.float64)
+    strangeness = Typicality(reference)(torch.tensor(bits, dtype=torch.float64)).tolist()
+    assert [float(row["typicality"]) for row in found] == pytest.approx(strangeness, rel=1e-2, abs=1e-3)
     with Image.open(results / "ood.png") as drawn:
         assert drawn.width > 1500
     assert (results / "ood.pdf").read_bytes().startswith(b"%PDF")
@@ -324,6 +345,7 @@ def test_what_is_missing_is_said_in_one_line(workspace: Workspace) -> None:
     assert "--out none: 0 images" in line("many", "none")
     assert "--in few: 19 images, and 40 are needed, half of them to compare with" in line("few", "many")
     assert "no such checkpoint" in line("many", "few none/../few")
+    assert "few: holds the images" in line("many", "few --results ./few")
 
 
 def test_make_keeps_names_with_spaces_whole(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Scoring images: whole runs, ranks, heat maps, files of every kind, streams of constant memory."""
 
 import csv
+import errno
 import hashlib
 import json
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -342,6 +344,27 @@ def test_its_own_results_are_not_scored(tmp_path: Path, loaded: Path) -> None:
     for _ in range(2):
         assert score(loaded, [folder], Options(folder / "out"), QUIET)["images"] == 3
     assert len(list((folder / "out" / "maps").iterdir())) == 3
+    with pytest.raises(ScoreError, match="images: holds the images; name another folder for the results"):
+        score(loaded, [folder], Options(folder / "out" / ".."), QUIET)
+    assert not (folder / "maps").exists()
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    tmp_path: Path, loaded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fill(tmp_path / "images", 3)
+    closed = fill(folder / "closed", 2)
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read anything
+    summary = score(loaded, [folder], Options(tmp_path / "out"), QUIET)
+    assert (summary["images"], summary["failed"]) == (3, 1)
+    assert f"{closed}," in (tmp_path / "out" / "failures.csv").read_text()
 
 
 def test_files_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

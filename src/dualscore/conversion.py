@@ -77,7 +77,7 @@ def convert(path: Path, images: Sequence[Path], normalizer: bool, options: Optio
 def _normalize(model: ImageModel, given: Sequence[Path], options: Options, console: Console) -> None:
     """Estimate log Z on images; their energies, and what the protocol says of them, are kept as well."""
     allow_tf32(False)
-    files.check_given(given)
+    files.check_given(given, options.out)
     size = wanted_size(model, given, options.out, resize=options.resize, normalize=True)
     assert isinstance(model.score_model, Energy)
     assert isinstance(model.score_model.network, UNet)

@@ -7,6 +7,7 @@ maximum likelihood: on the released energies it gives the published location and
 does not (its scale is 3.25 instead of 3.17).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,8 @@ def distribution(energies: Tensor, dimension: int) -> Distribution:
         raise ValueError(f"a distribution needs 2 energies or more, got shape {tuple(energies.shape)}")
     if wrong := int((~energies.isfinite()).sum()):
         raise ValueError(f"{wrong} of {len(energies)} energies are not finite")
+    if not math.isfinite(float(energies.square().sum())):
+        raise ValueError("energies are too large to have a variance")
     if bool((energies == energies[0]).all()):
         raise ValueError(f"all {len(energies)} energies are the same: no distribution can be fitted")
     decibels = decibels_per_dim(-energies, dimension)

@@ -73,7 +73,7 @@ def write_model(model: ImageModel, folder: Path) -> Path:
     path = folder / MODEL_FILE
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder}: a file; name a folder for the model")
-    if folder.is_dir() and not path.exists() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()) and not _is_ours(path):
         raise CheckpointError(f"{folder}: holds something else than a model; name a new folder")
     parts = [(WEIGHT, model.score_model), *([(PRIOR, model.prior)] if model.prior is not None else [])]
     tensors = {
@@ -95,6 +95,15 @@ def write_model(model: ImageModel, folder: Path) -> Path:
     write_aside(path, content)
     write_aside(folder / CARD_FILE, shown.encode())
     return path
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a model that `write_model` wrote: others give theirs the same name."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return ENTRY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def describe(model: ImageModel, origin: Origin) -> dict[str, Any]:
@@ -204,12 +213,14 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
     for name, value in tensors.items():
         if value.dtype not in (torch.float32, torch.float64):
             raise CheckpointError(f"{path}: {name!r:.80} holds {value.dtype}, neither single nor double")
+        if name.startswith(WEIGHT) and not value.isfinite().all():
+            raise CheckpointError(f"{path}: {name!r:.80} holds weights that are not finite")
     return text, tensors
 
 
 def _parse(text: str, path: Path) -> _Document:
     try:
-        document = _Document(json.loads(text, parse_constant=_refuse_constant), path)
+        document = _Document(json.loads(text, parse_constant=_refuse_constant, parse_float=_finite), path)
     except (ValueError, RecursionError) as error:
         _damaged(path, error)
     if document["format"].value != FORMAT:
@@ -220,6 +231,11 @@ def _parse(text: str, path: Path) -> _Document:
             f"{VERSION}: install a newer one"
         )
     return document
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse_constant(digits)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -256,7 +272,8 @@ def _assembled(
         stderr = None if log_z["stderr"].value is None else log_z["stderr"].number(0.0)
     if energies is not None and (energies.ndim != 1 or not len(energies) or not energies.isfinite().all()):
         raise document.fail(f"stands beside {ENERGIES} that are no list of finite numbers")
-    facts = {str(k): document["facts"][k].text() for k in document["facts"].mapping()}
+    names = [_Document(k, document.path, "facts").text() for k in document["facts"].mapping()]
+    facts = {name: document["facts"][name].text() for name in names}
     evaluation = document["evaluation"]
     entropy = document["noisy_entropy"]
     return ImageModel(

@@ -37,6 +37,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if run.suffix == ".npy":
         if arguments.dimension is None:
             raise FigureError(f"{run}: say of how many dimensions with --dimension (4096 for 1×64×64)")
+        if arguments.overrides or arguments.other or set(arguments.only) - {"3"}:
+            raise FigureError(f"{run}: of energies alone there is figure 3, and neither settings nor --other")
         for file in draw_energies(run, arguments.dimension, arguments.out or Path("figures")):
             print(f"written to {file}")
         return

@@ -144,7 +144,7 @@ def _figures(scores: dict[str, dict[str, Tensor]], name: str, found: Area) -> di
 
 def _check_sides(inside: Sequence[Path], outside: Sequence[Path], results: Path) -> None:
     """Refuse, before anything is loaded, names of nothing, folders on both sides, and too few files."""
-    files.check_given([*inside, *outside])
+    files.check_given([*inside, *outside], results)
     for path in inside:
         for other in outside:
             one, two = path.resolve(), other.resolve()

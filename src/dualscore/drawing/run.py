@@ -72,9 +72,10 @@ def draw_denoised(
         DualscoreError: one line for people.
     """
     model = open_model(model_path, options)
-    t, lowest = variance_at_psnr(decibels), psnr(model.t_max)
+    lowest = psnr(model.t_max)
     if not lowest <= decibels <= 55.0:
         raise SamplingError(f"--psnr {decibels:g}: must be between {lowest:g} (t_max in training) and 55 dB")
+    t = variance_at_psnr(decibels)
     clean, began = read_images(model, paths, options), time.perf_counter()
     noise = fixed_noise(range(len(clean)), clean.shape[1:], options.seed)
     noisy = corrupt(clean, noise, torch.full((len(clean),), t))

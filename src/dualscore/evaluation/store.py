@@ -9,6 +9,8 @@ import io
 import json
 import shutil
 import time
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,15 @@ class RowStore:
     def prepare(self) -> None:
         """Make the folder; to be called by one process, before the others read.
 
-        Rows of other checkpoints are deleted, and those that hold a figure that is not finite: a fault of the
-        machine must not be remembered.
+        Rows of other checkpoints are deleted, parts that cannot be read, and rows that hold a figure that is
+        not finite: a fault of the machine must not be remembered.
         """
         for other in self.root.glob(f"{self.name}-*/identity.json"):
             if _read_json(other).get("checkpoint") != self.identity.get("checkpoint"):
                 shutil.rmtree(other.parent, ignore_errors=True)
+        for path in self.folder.glob("*.npz"):
+            if _read_part(path) is None:
+                path.unlink()
         rows = self.read() if self.folder.is_dir() else {}
         if not all(bool(values.isfinite().all()) for values in rows.values()):
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -59,11 +64,12 @@ class RowStore:
         write_aside(self.folder / "identity.json", content.encode())
 
     def read(self) -> Rows:
-        """All rows of all processes in the order of positions, each image once; empty if there are none."""
-        parts = []
-        for path in sorted(self.folder.glob("*.npz")):
-            with np.load(path, allow_pickle=False) as content:
-                parts.append({name: torch.from_numpy(content[name]) for name in content.files})
+        """All rows of all processes in the order of positions, each image once; empty if there are none.
+
+        Parts that cannot be read are as if they were not there.
+        """
+        found = [_read_part(path) for path in sorted(self.folder.glob("*.npz"))]
+        parts = [part for part in found if part is not None]
         if not parts:
             return {}
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -83,10 +89,25 @@ class RowStore:
             merged = {name: np.concatenate([rows[name].numpy() for rows in self._pending]) for name in names}
             buffer = io.BytesIO()
             np.savez(buffer, **merged)  # type: ignore[arg-type]
-            number = len(list(self.folder.glob(f"{self.rank:04d}-*.npz")))
+            # Not how many there are: one may be lost, and a later one must not be written over.
+            number = max(
+                (int(p.stem[5:]) + 1 for p in self.folder.glob(f"{self.rank:04d}-{'[0-9]' * 6}.npz")),
+                default=0,
+            )
             write_aside(self.folder / f"{self.rank:04d}-{number:06d}.npz", buffer.getvalue())
             self._pending = []
         self._since = time.monotonic()
+
+
+def _read_part(path: Path) -> Rows | None:
+    """The rows of a part; None where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            part = {name: torch.from_numpy(content[name]) for name in content.files}
+    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
+        return None
+    lengths = {values.shape[:1] for values in part.values()}
+    return part if "position" in part and len(lengths) == 1 else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def draw_denoising(trained: Trained, out: Path) -> list[Path]:
         },
         name: {level.noise_variance: level.psnr_out for level in measured},
     }
-    if trained.is_energy and (reference := _score_network(trained)) is not None:
+    if trained.is_energy and (reference := _score_network(trained, measured[0].images)) is not None:
         columns[reference[0]] = reference[1]
     if trained.session.datamodule.dataset == published.IMAGENET64 and trained.opened.image_shape[0] == 3:
         for label, values in (
@@ -113,7 +113,7 @@ def _nearest(column: dict[float, float], variance: float) -> str:
     return f"{found[0]:.2f}" if found else ""
 
 
-def _score_network(trained: Trained) -> tuple[str, dict[float, float]] | None:
+def _score_network(trained: Trained, images: int) -> tuple[str, dict[float, float]] | None:
     """The newest denoiser's figures among the runs beside this one, measured on the same images."""
     mine = trained.opened
     candidates = sorted(trained.run.folder.parent.glob("*/evaluation.json"), key=lambda p: p.stat().st_mtime)
@@ -123,6 +123,7 @@ def _score_network(trained: Trained) -> tuple[str, dict[float, float]] | None:
             same = (
                 report["dataset"]["release"] == mine.session.datamodule.release
                 and report["image_shape"] == list(mine.image_shape)
+                and report["noise_levels"][0]["images"] == images
                 and "paper" not in report["bits_per_dim"]
                 and report["noise_levels"][0]["time_loss"] is None
             )

@@ -150,7 +150,7 @@ def _energies(network: Trained, owner: Trained, split: str) -> Rows:
         return network.session.run(stage)
     config = replace(network.config, data=owner.config.data, evaluate=owner.config.evaluate)
     folder = network.run.folder / "evaluation"
-    return open_checkpoint(config, network.run.best, folder, network.console).session.run(stage)
+    return open_checkpoint(config, network.checkpoint, folder, network.console).session.run(stage)
 
 
 def _scatter(axis: Any, found: dict[str, Any], points: dict[str, tuple[Tensor, Tensor]]) -> None:  # noqa: ANN401

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def draw_energies(path: Path, dimension: int, out: Path) -> list[Path]:
         if not isinstance(energies, np.ndarray) or not np.issubdtype(energies.dtype, np.floating):
             raise ValueError("holds no array of floating-point numbers")
         found = distribution(torch.from_numpy(energies.astype(np.float64)), dimension)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, MemoryError, BadZipFile) as error:
         raise FigureError(f"{path}: {' '.join(str(error).split()):.200}") from error
     numbers = {"energies": str(path), "dimension": dimension, **describe(found)}
     with page.style():

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dualscore.errors import FigureError
 from dualscore.evaluation import evaluate, is_complete
 from dualscore.evaluation.figures import estimate_of
 from dualscore.evaluation.report import NAMES
@@ -28,15 +29,30 @@ def draw_likelihoods(trained: Trained, out: Path) -> list[Path]:
 
     Returns:
         The files written.
+
+    Raises:
+        FigureError: if the run's evaluation.json is of another version.
     """
     path = trained.run.folder / "evaluation.json"
-    checkpoint = trained.run.best
-    if is_complete(path, checkpoint):
+    if is_complete(path, trained.checkpoint):
         report = json.loads(path.read_text(encoding="utf-8"))
     else:
-        report = evaluate(trained.config, checkpoint, path)
-    data = _data(report)
+        report = evaluate(trained.config, trained.checkpoint, path)
     name = trained.config.name
+    try:
+        rows, note, numbers = _content(report, name)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FigureError(
+            f"{path}: is not what this version writes ({error!r:.80}); delete it to evaluate anew"
+        ) from error
+    with page.style():
+        figure = page.table(HEADER, rows, "Likelihoods of validation images", note)
+        return page.write(figure, numbers, out, "table2", [HEADER, *rows])
+
+
+def _content(report: dict[str, Any], name: str) -> tuple[list[list[str]], str, dict[str, Any]]:
+    """The table's rows, the note below it, and the numbers, of an evaluation's report."""
+    data = _data(report)
     rows = [
         [
             f"{name}, {NAMES[estimator]}",
@@ -78,9 +94,7 @@ def draw_likelihoods(trained: Trained, out: Path) -> list[Path]:
         "verdict": report["verdict"],
         "published": [entry._asdict() for entry in published.LIKELIHOODS],
     }
-    with page.style():
-        figure = page.table(HEADER, rows, "Likelihoods of validation images", note)
-        return page.write(figure, numbers, out, "table2", [HEADER, *rows])
+    return rows, note, numbers
 
 
 def _data(report: dict[str, Any]) -> str:

@@ -34,12 +34,14 @@ class Trained:
     Args:
         run: its folder.
         config: what it was trained with, on one device.
-        opened: its best checkpoint.
+        checkpoint: its best one that can be read.
+        opened: that checkpoint.
         console: for progress and notes.
     """
 
     run: Run
     config: ExperimentConfig
+    checkpoint: Path
     opened: Opened
     console: Console
 
@@ -140,4 +142,4 @@ def open_run(folder: Path, overrides: Sequence[str], console: Console) -> Traine
     config = override_config(stored, [*alone, *overrides], str(run.config_file))
     checkpoint = best_sound(run, console.print)
     opened = open_checkpoint(config, checkpoint, folder / "evaluation", console)
-    return Trained(run, config, opened, console)
+    return Trained(run, config, checkpoint, opened, console)

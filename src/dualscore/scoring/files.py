@@ -51,18 +51,22 @@ class Size:
     hint: str = ""
 
 
-def check_given(given: Sequence[Path]) -> None:
-    """Refuse names of nothing, before any work.
+def check_given(given: Sequence[Path], left_out: Path) -> None:
+    """Refuse names of nothing, and results among the images, before any work.
 
     Args:
         given: files and folders.
+        left_out: where the results go.
 
     Raises:
-        ScoreError: naming the first one that does not exist.
+        ScoreError: naming the first one that does not exist, or that the results would go to.
     """
     for path in given:
         if not path.exists():
             raise ScoreError(f"{path}: no such file or folder")
+        if path.resolve() == left_out.resolve():
+            # Maps written there would be found, and taken for images, while the folder is being read.
+            raise ScoreError(f"{path}: holds the images; name another folder for the results")
 
 
 def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:
@@ -73,20 +77,23 @@ def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:
         left_out: a folder that is never entered: where the results go.
 
     Yields:
-        Paths; only the names of one folder are held at a time.
+        Paths; only the names of one folder are held at a time. A folder that cannot be read is one of them,
+        so that it is told like a file that cannot.
     """
     hidden = left_out.resolve()
     for path in given:
         if not path.is_dir():
             yield path
             continue
-        for folder, folders, names in os.walk(path):
+        unreadable: list[Path] = []
+        for folder, folders, names in os.walk(path, onerror=lambda e: unreadable.append(Path(e.filename))):  # noqa: B023 - called within the loop
             folders[:] = sorted(
                 n for n in folders if not n.startswith(".") and Path(folder, n).resolve() != hidden
             )
             for name in sorted(names):
                 if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                     yield Path(folder, name)
+        yield from unreadable
 
 
 def decode(path: Path, size: Size) -> NDArray[np.uint8]:
@@ -112,7 +119,7 @@ def decode(path: Path, size: Size) -> NDArray[np.uint8]:
             raise UnsuitableError(_wrong_size(stored, size))
 
     if not path.is_file():
-        raise ValueError("is not a file")  # reading a pipe would wait for ever
+        raise ValueError("is not a file that can be read")  # reading a pipe would wait for ever
     image = read_rgb(path, check)
     if image.size != (size.width, size.height):
         if not size.resize:

@@ -42,7 +42,7 @@ def score(model_path: Path, given: Sequence[Path], options: Options, console: Co
         DualscoreError: one line for people; files that cannot be used are counted instead, unless all are.
     """
     checkpoint = locate(model_path)
-    files.check_given(given)
+    files.check_given(given, options.out)
     return score_with(load(checkpoint), checkpoint, given, options, console)
 
 
