@@ -75,7 +75,7 @@ def draw_dimension(trained: Trained, out: Path) -> list[Path]:
     with page.style():
         figure, axes = page.panels(2, legend=True)
         _plot(axes, numbers, images if trained.opened.image_shape[1] > 1 else None)
-        return page.write(figure, numbers, out, "figure5")
+        return page.write(figure, numbers, out, "figure5", credit=trained.credit)
 
 
 def _profiles(trained: Trained, images: Tensor, positions: list[int], levels: list[float]) -> Rows:

@@ -90,7 +90,7 @@ def draw_generalization(
                 "make figures RUN=… OTHER=… or a sweep over data.half (sweeps/generalization.yaml)",
                 soft_wrap=True,
             )
-        return page.write(figure, numbers, out, "figure2")
+        return page.write(figure, numbers, out, "figure2", credit=trained.credit)
 
 
 def _pairs(trained: Trained, overrides: Sequence[str]) -> list[Pair]:

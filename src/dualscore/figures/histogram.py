@@ -59,7 +59,7 @@ def draw_histogram(trained: Trained, out: Path) -> list[Path]:
         plot_histogram(axes, found, numbers)
         if strip is not None:
             page.draw_strip(figure, strip[0], [f"{value:.2f}" for value in strip[1].tolist()])
-        return page.write(figure, numbers, out, "figure3")
+        return page.write(figure, numbers, out, "figure3", credit=trained.credit)
 
 
 def draw_energies(path: Path, dimension: int, out: Path) -> list[Path]:

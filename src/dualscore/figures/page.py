@@ -18,6 +18,8 @@ from torch import Tensor
 from dualscore.shards import write_aside
 
 TRUTH, DUAL, SINGLE, DATA, CONSTANT = "#222222", "#1f77b4", "#d95f02", "#c8c8c8", "#7b3294"
+MARK = "#e7298a"
+"""Seen on every colour of a map."""
 SERIES = ("#440154", "#31688e", "#35b779", "#e8a200")
 """Colours of curves that are in an order."""
 
@@ -142,6 +144,7 @@ def write(
     out: Path,
     name: str,
     rows: Sequence[Sequence[str]] | None = None,
+    credit: str = "",
 ) -> list[Path]:
     """Write a figure as PDF and PNG, and its numbers as JSON, and those of a table as CSV too.
 
@@ -151,10 +154,13 @@ def write(
         out: folder.
         name: of the files, without ending.
         rows: of the CSV file, the header first.
+        credit: what it is of, in small letters below.
 
     Returns:
         The files.
     """
+    if credit:
+        figure.text(0.0, -0.02, credit, va="top", fontsize=6, color="gray")
     out.mkdir(parents=True, exist_ok=True)
     files = [out / f"{name}.{ending}" for ending in ("pdf", "png", "json")]
     figure.savefig(files[0])

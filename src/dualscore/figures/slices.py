@@ -13,6 +13,7 @@ from dualscore.evaluation.stages import Images, Stage, Subject
 from dualscore.evaluation.store import Rows, joined
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
+from dualscore.likelihood.units import STEP
 
 QUANTILES = (0.1, 0.5, 0.9)
 """Of log p: which images are varied."""
@@ -79,7 +80,7 @@ def draw_slices(trained: Trained, out: Path) -> list[Path]:
             ylabel="log p, dB/dim",
             title=f"sparsity (Spearman {rank.statistic:+.2f})",
         )
-        return page.write(figure, numbers, out, "figure4")
+        return page.write(figure, numbers, out, "figure4", credit=trained.credit)
 
 
 def participation_ratio(coefficients: np.ndarray[Any, np.dtype[np.float64]]) -> Any:  # noqa: ANN401 - an array
@@ -128,7 +129,11 @@ def sparsity(count: int) -> Stage:
 
 
 def _varied(trained: Trained, images: Tensor, positions: list[int]) -> Tensor:
-    """U(a·(x − x̄) + b, 0) of each image, contrast and brightness, shape (n, contrasts, brightnesses)."""
+    """U(a·(x − x̄) + b, 0) of each image, contrast and brightness, shape (n, contrasts, brightnesses).
+
+    8-bit images are rounded to their levels, as files would be: a model that knows the levels finds what
+    lies between them less probable, or more.
+    """
     contrasts, brightnesses = CONTRASTS.to(images), BRIGHTNESSES.to(images)
 
     def measure(numbers: list[int]) -> Rows:
@@ -136,12 +141,15 @@ def _varied(trained: Trained, images: Tensor, positions: list[int]) -> Tensor:
         for number in numbers:
             image, contrast = images[number // len(contrasts)], contrasts[number % len(contrasts)]
             varied = contrast * (image - image.mean()) + brightnesses[:, None, None, None]
+            if trained.config.data.quantized:
+                varied = (varied / STEP).round() * STEP
             with torch.no_grad():
                 rows.append(trained.session.subject.energy(varied, torch.zeros_like(brightnesses)))
         return {"energy": torch.stack(rows)}
 
     settings = {
         "positions": positions,
+        "rounded": trained.config.data.quantized,
         "contrasts": CONTRASTS.tolist(),
         "brightnesses": BRIGHTNESSES.tolist(),
     }
@@ -170,8 +178,8 @@ def _plot_maps(axes: list[Any], images: Tensor, maps: Tensor) -> None:
         spread = torch.stack([(image - mean).min(), (image - mean).max()]).double().cpu()
         # Inside this line no pixel leaves [0, 1].
         for line in (-CONTRASTS * spread[0], 1.0 - CONTRASTS * spread[1]):
-            axis.plot(CONTRASTS.numpy(), line.numpy(), color="white", lw=0.6, ls=":")
-        axis.plot(1.0, mean, marker="o", mfc="none", mec="white", ms=5)
+            axis.plot(CONTRASTS.numpy(), line.numpy(), color=page.MARK, lw=0.8, ls=":")
+        axis.plot(1.0, mean, marker="o", mfc="none", mec=page.MARK, mew=1.2, ms=5)
         axis.set(
             xlim=(0.0, 2.0), ylim=(0.0, 1.0), xlabel="contrast a", title=f"{quantile:.0%} quantile of log p"
         )

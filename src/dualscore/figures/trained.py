@@ -46,6 +46,12 @@ class Trained:
     console: Console
 
     @property
+    def credit(self) -> str:
+        """Which network and images a figure is of, for people."""
+        step, release = self.opened.step, self.session.datamodule.release
+        return f"{self.run.folder.name} ({self.config.name}, step {step:,}) · {release}"
+
+    @property
     def session(self) -> Session:
         """Measures images, and keeps what it measured."""
         return self.opened.session
