@@ -231,6 +231,8 @@ def test_pairs_of_halves_are_found_and_compared(workspace: Workspace, demo_shard
     assert numbers(workspace.folder / "named", "figure2")["pairs"] == found["pairs"]
     assert "is the same network" in workspace.fail(*named, "runs/half_A")
     assert "no such run" in workspace.fail(*named, "runs/half_C")
+    workspace.run("train", "patches_dual", *common, "data.half=A", "seed=1", "--name", "again")
+    assert "was trained on the same images" in workspace.fail(*named, "runs/again")
 
 
 def test_a_denoiser_has_tables_and_stands_beside_the_energy(demo_run: Workspace, demo_shards: Path) -> None:

@@ -45,6 +45,7 @@ def card(document: dict[str, Any], model: ImageModel, folder: str) -> str:
         f"# {document['name']}",
         _what(document, model),
         _use(model, folder),
+        _images(model),
         "## Evaluation",
         *measured,
         "## Licence",
@@ -91,6 +92,25 @@ def _use(model: ImageModel, folder: str) -> str:
         lines.append("model.energy(noisy, 0.01)  # U(y, t) at noise variance t = 0.01, in pixel²")
     lines.append("model.denoise(noisy, 0.01)  # the posterior mean")
     return "\n".join(["```python", *lines, "```"])
+
+
+def _images(model: ImageModel) -> str:
+    """How images must come, and what figures mean beyond those of training."""
+    shape = model.image_shape
+    size = "" if shape is None else f" of exactly {shape[2]}×{shape[1]} pixels"
+    gray = "; gray is the ITU-R 601 luma of 8-bit colour, rounded" if shape and shape[0] == 1 else ""
+    lines = [
+        "## Images, and limits",
+        f"8-bit images{size}, as k/255{gray}. `dualscore score` reads, crops and averages files in that way.",
+    ]
+    if isinstance(model.score_model, EnergyModel):
+        lines.append(
+            "The method is that of Guth, Kadkhodaie, Simoncelli 2025, arXiv 2506.05310. Log p says how simple "
+            "an image is to a model of its training images, not how good, how typical or how real; simple "
+            "images are the most probable ones. Of images unlike those of training, and at noise levels outside "
+            "of training, nothing is known but what the tables below say."
+        )
+    return "\n\n".join(lines)
 
 
 def _not_evaluated(model: ImageModel) -> list[str]:

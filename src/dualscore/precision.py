@@ -19,8 +19,8 @@ def find_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        torch.zeros(1, device=device).item()  # which a device without numbers has not
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
         raise ConfigError(f"--device {name}: {str(error).splitlines()[0]:.200}") from error
     return device
 

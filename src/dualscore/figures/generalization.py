@@ -67,6 +67,8 @@ def draw_generalization(
             )
         if second.opened.digest == trained.opened.digest:
             raise FigureError(f"{other}: is the same network as {trained.run.folder}")
+        if second.session.datamodule.identity == trained.session.datamodule.identity:
+            raise FigureError(f"{other}: was trained on the same images as {trained.run.folder}")
         pairs = [Pair(trained, second)]
     else:
         pairs = sorted(_pairs(trained, overrides), key=lambda pair: pair.images)
@@ -162,9 +164,11 @@ def _scatter(axis: Any, found: dict[str, Any], points: dict[str, tuple[Tensor, T
         )  # fmt: skip
     low, _ = axis.get_xlim()
     axis.axline((low, low), slope=1.0, color="gray", lw=0.6, zorder=0)
-    axis.set(xlabel="log p_A, dB/dim", ylabel="log p_B, dB/dim", title=f"N = {found['training_images']:,}")
+    axis.set(
+        xlabel="log $p_A$, dB/dim", ylabel="log $p_B$, dB/dim", title=f"N = {found['training_images']:,}"
+    )
     axis.legend(
-        title="mean |log p_A − log p_B|", markerscale=3, loc="lower right", fontsize=7, title_fontsize=7
+        title="mean |log $p_A$ − log $p_B$|", markerscale=3, loc="lower right", fontsize=7, title_fontsize=7
     )
 
 
@@ -181,5 +185,5 @@ def _against_size(axis: Any, pairs: list[dict[str, Any]]) -> None:  # noqa: ANN4
             [pair["sets"][name]["mean_absolute_difference"] for pair in pairs],
             color=COLOURS[name], marker="o", ms=4, label=f"ours, {SETS[name]}",
         )  # fmt: skip
-    axis.set(xlabel="training images N of each network", ylabel="mean |log p_A − log p_B|, dB/dim")
+    axis.set(xlabel="training images N of each network", ylabel="mean |log $p_A$ − log $p_B$|, dB/dim")
     axis.figure.legend(*axis.get_legend_handles_labels(), fontsize=7, loc="outside right upper")

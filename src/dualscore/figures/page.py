@@ -129,7 +129,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str, note
     for (row, column), cell in drawn.get_celld().items():
         cell.set(linewidth=0.8 if row == 0 else 0.2)
         cell.get_text().set_fontweight("bold" if row == 0 else "normal")
-        if column == 0:
+        if column == 0 or not any(line[column][:1].isdigit() or line[column][:1] == "-" for line in rows):
             cell.get_text().set_horizontalalignment("left")
         cell.PAD = 0.03
     axis.set_title(textwrap.fill(title, sum(widths)), loc="left")
