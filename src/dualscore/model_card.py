@@ -105,10 +105,10 @@ def _images(model: ImageModel) -> str:
     ]
     if isinstance(model.score_model, EnergyModel):
         lines.append(
-            "The method is that of Guth, Kadkhodaie, Simoncelli 2025, arXiv 2506.05310. Log p says how simple "
-            "an image is to a model of its training images, not how good, how typical or how real; simple "
-            "images are the most probable ones. Of images unlike those of training, and at noise levels outside "
-            "of training, nothing is known but what the tables below say."
+            "The method is that of Guth, Kadkhodaie, Simoncelli 2025, arXiv 2506.05310. Log p says how "
+            "simple an image is to a model of its training images, not how good, how typical or how real; "
+            "simple images are the most probable ones. Of images unlike those of training, and at noise "
+            "levels outside of training, nothing is known but what the tables below say."
         )
     return "\n\n".join(lines)
 
