@@ -14,6 +14,7 @@ from rich.console import Console
 import dualscore
 from dualscore.config import Half
 from dualscore.energy import Energy
+from dualscore.errors import FigureError
 from dualscore.evaluation.stages import Images, Subject
 from dualscore.figures.denoising import gaussian_denoising
 from dualscore.figures.slices import haar_details, participation_ratio
@@ -325,6 +326,17 @@ def test_haar_details_are_all_but_the_mean(shape: tuple[int, int, int]) -> None:
     centred = images.double() - images.double().mean(dim=(2, 3), keepdim=True)
     assert np.square(details).sum(axis=1) == pytest.approx(centred.square().sum(dim=(1, 2, 3)).numpy())
     assert haar_details(torch.full((1, 1, 8, 8), 0.3)) == pytest.approx(0.0)
+
+
+def test_haar_details_of_any_even_sides_are_orthonormal() -> None:
+    images = torch.rand(2, 1, 24, 20, generator=torch.Generator().manual_seed(0))
+    details = haar_details(images)  # two halvings: blocks of 4×4, of which the means are left out
+    means = images.double().unfold(2, 4, 4).unfold(3, 4, 4).mean(dim=(-1, -2))
+    rest = images.double().square().sum(dim=(1, 2, 3)) - 16 * means.square().sum(dim=(1, 2, 3))
+    assert details.shape == (2, 24 * 20 - 6 * 5)
+    assert np.square(details).sum(axis=1) == pytest.approx(rest.numpy())
+    with pytest.raises(FigureError, match="odd sides"):
+        haar_details(torch.zeros(1, 1, 9, 8))
 
 
 def test_the_gaussians_denoising_is_wieners() -> None:

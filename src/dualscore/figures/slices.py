@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from dualscore.errors import FigureError
 from dualscore.evaluation.stages import Images, Stage, Subject
 from dualscore.evaluation.store import Rows, joined
 from dualscore.figures import page
@@ -101,14 +102,22 @@ def participation_ratio(coefficients: np.ndarray[Any, np.dtype[np.float64]]) -> 
 def haar_details(images: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Orthonormal Haar wavelet coefficients of all scales but the coarsest averages.
 
+    As many scales as both sides can be halved: padding odd sides would not be orthonormal.
+
     Args:
         images: shape (B, C, H, W).
 
     Returns:
         Shape (B, n), double precision.
+
+    Raises:
+        FigureError: if a side is odd.
     """
     pixels = images.double().cpu().numpy()
-    _, *details = pywt.wavedec2(pixels, "haar", axes=(-2, -1))
+    halvings = min((side & -side).bit_length() - 1 for side in pixels.shape[-2:])
+    _, *details = pywt.wavedec2(pixels, "haar", level=halvings, axes=(-2, -1))
+    if not details:
+        raise FigureError(f"images of {pixels.shape[-1]}×{pixels.shape[-2]} have no Haar scales: odd sides")
     return np.concatenate([part.reshape(len(pixels), -1) for scale in details for part in scale], axis=1)
 
 
