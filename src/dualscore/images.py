@@ -40,6 +40,11 @@ def to_pixels(image: Tensor, channels: int, dtype: torch.dtype = torch.float32) 
     return image.to(dtype) / 255.0
 
 
+def to_stored(pixels: Tensor) -> Tensor:
+    """Pixels on the 8-bit lattice as they are stored: the inverse of `to_pixels`, uint8 of the same shape."""
+    return (pixels * 255.0).round().to(torch.uint8)
+
+
 def dequantize(pixels: Tensor, uniform: Tensor) -> Tensor:
     """Spread 8-bit pixels over their quantisation step: x + (u − ½)/255.
 

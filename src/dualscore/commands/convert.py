@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from dualscore.commands.export import add_output, report
-from dualscore.commands.options import Commands, add_decoding, wide_console
+from dualscore.commands.options import Commands, add_decoding, default_device, wide_console
 
 
 def add(commands: Commands) -> None:
@@ -21,8 +21,6 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    import torch
-
     from dualscore.conversion import Options, convert
 
     options = Options(
@@ -30,7 +28,7 @@ def _run(arguments: argparse.Namespace) -> None:
         resize=arguments.resize,
         batch_size=arguments.batch_size,
         workers=max(0, arguments.workers),
-        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=arguments.device or default_device(),
         licence=arguments.licence,
     )
     wanted = not arguments.no_normalizer

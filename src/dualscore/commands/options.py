@@ -97,8 +97,6 @@ def add_drawing(
 
 def drawing_options(arguments: argparse.Namespace) -> "Options":
     """The options of `add_drawing`, as given."""
-    import torch
-
     from dualscore.drawing.inputs import Options
     from dualscore.sampling import Method
 
@@ -108,7 +106,7 @@ def drawing_options(arguments: argparse.Namespace) -> "Options":
         method=Method(arguments.method),
         steps=arguments.steps,
         seed=arguments.seed,
-        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=arguments.device or default_device(),
         batch_size=arguments.batch_size,
         resize=getattr(arguments, "resize", False),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dualscore.images import to_pixels
+from dualscore.images import to_pixels, to_stored
 from dualscore.model import ImageModel
 from dualscore.noise import variance_at_psnr
 from dualscore.scoring.effective import effective_dimension
@@ -66,8 +66,7 @@ def measure(
         batch_bits = model.bits_per_dim(clean, len(clean)).double().cpu()
         batch_profile = effective_dimension(model, clean, variances)[:, :, 0]
         sound = batch_bits.isfinite() & batch_profile.log().isfinite().all(dim=1)
-        pixels = (clean * 255.0).round().to(torch.uint8)
-        for image, path, kept in zip(pixels, chunk.paths, sound.tolist(), strict=True):
+        for image, path, kept in zip(to_stored(clean), chunk.paths, sound.tolist(), strict=True):
             if kept:
                 found.paths.append(path)
                 found.keys.append(hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest())

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dualscore.checkpoints import load, locate
+from dualscore.checkpoints import load
 from dualscore.errors import SamplingError
 from dualscore.images import to_pixels
 from dualscore.model import ImageModel
@@ -40,7 +40,7 @@ class Options:
 def open_model(path: Path, options: Options) -> ImageModel:
     """A model of images of one size from a file, on its device; SamplingError for any other model."""
     allow_tf32(False)
-    model = load(locate(path))
+    model = load(path)
     if model.image_shape is None or min(model.image_shape[1:]) == 1:
         raise SamplingError(f"{path}: not a model of images of one size, which this command draws")
     return model.to(find_device(options.device))

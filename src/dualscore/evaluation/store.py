@@ -51,7 +51,7 @@ class RowStore:
         not finite: a fault of the machine must not be remembered.
         """
         for other in self.root.glob(f"{self.name}-*/identity.json"):
-            if _read_json(other).get("checkpoint") != self.identity.get("checkpoint"):
+            if read_json(other).get("checkpoint") != self.identity.get("checkpoint"):
                 shutil.rmtree(other.parent, ignore_errors=True)
         for path in self.folder.glob("*.npz"):
             if _read_part(path) is None:
@@ -110,7 +110,8 @@ def _read_part(path: Path) -> Rows | None:
     return part if "position" in part and len(lengths) == 1 else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A file's object; an empty one where the file cannot be read or holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -39,14 +39,12 @@ def draw_dimension(trained: Trained, out: Path) -> list[Path]:
         FigureError: if the model is a denoiser.
     """
     trained.need_energy("figure 5")
-    session, rows, d = trained.session, trained.validation, trained.dimension
+    session, d = trained.session, trained.dimension
     t_min, t_max = session.subject.t_range
     levels = torch.logspace(math.log10(t_min), math.log10(t_max), LEVELS, dtype=torch.float64).tolist()
     count = min(AVERAGED, plan.subset(trained.config.evaluate, session.datamodule.counts))
     average = session.run(noise_levels(levels, count, heat=False))
-    order = rows["energy"].argsort(descending=True)
-    chosen = order[(torch.tensor(QUANTILES) * (len(order) - 1)).round().long()]
-    positions = rows["position"][chosen].tolist()
+    positions = trained.at_quantiles(QUANTILES)
     images = session.images("val", positions)
     own = _profiles(trained, images, positions, levels)
     spectrum = session.subject.prior.eigenvalues.double().cpu()
@@ -74,7 +72,7 @@ def draw_dimension(trained: Trained, out: Path) -> list[Path]:
     }
     with page.style():
         figure, axes = page.panels(2, legend=True)
-        _plot(axes, numbers, images if trained.opened.image_shape[1] > 1 else None)
+        _plot(axes, numbers, images if trained.has_images else None)
         return page.write(figure, numbers, out, "figure5", credit=trained.credit)
 
 

@@ -44,7 +44,7 @@ def draw_histogram(trained: Trained, out: Path) -> list[Path]:
     numbers = describe(found)
     numbers["log_normalizer"] = asdict(trained.log_z)
     strip: tuple[Tensor, Tensor] | None = None
-    if trained.opened.image_shape[1] > 1:
+    if trained.has_images:
         constants = trained.decibels(_constants(trained)["energy"])
         best = int(constants.argmax())
         numbers["best_constant"] = {"level": best, "decibels": float(constants[best])}

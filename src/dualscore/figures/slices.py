@@ -40,9 +40,7 @@ def draw_slices(trained: Trained, out: Path) -> list[Path]:
     trained.need_energy("figure 4")
     trained.need_images("figure 4")
     rows = trained.validation
-    order = rows["energy"].argsort(descending=True)
-    chosen = order[(torch.tensor(QUANTILES) * (len(order) - 1)).round().long()]
-    positions = rows["position"][chosen].tolist()
+    positions = trained.at_quantiles(QUANTILES)
     images = trained.session.images("val", positions)
     maps = trained.decibels(_varied(trained, images, positions))
     haar = trained.session.run(sparsity(len(rows["position"])))

@@ -66,6 +66,11 @@ class Trained:
         """Whether the model has an energy; a denoiser has none."""
         return isinstance(self.session.subject.model, EnergyModel)
 
+    @property
+    def has_images(self) -> bool:
+        """Whether what the model learned can be shown; vectors cannot."""
+        return self.opened.image_shape[1] > 1
+
     def need_energy(self, figure: str) -> None:
         """Refuse a denoiser.
 
@@ -87,7 +92,7 @@ class Trained:
         Raises:
             FigureError: if the model is of vectors.
         """
-        if self.opened.image_shape[1] == 1:
+        if not self.has_images:
             raise FigureError(f"{figure} is of images, and {self.run.folder} learned vectors")
 
     @cached_property
@@ -115,6 +120,13 @@ class Trained:
     def validation(self) -> Rows:
         """`position` and `energy` U(x, 0) in nats, without log Z, of the validation images."""
         return self.session.run(self.stages["paper"])
+
+    def at_quantiles(self, quantiles: Sequence[float]) -> list[int]:
+        """Positions of the validation images at quantiles of log p, 0 for the least probable one."""
+        rows = self.validation
+        order = rows["energy"].argsort(descending=True)
+        chosen = order[(torch.tensor(quantiles) * (len(order) - 1)).round().long()]
+        return rows["position"][chosen].tolist()
 
     def decibels(self, energy: Tensor) -> Tensor:
         """Log p in dB/dim from energies without log Z, in nats, any shape."""

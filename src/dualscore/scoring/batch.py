@@ -3,10 +3,9 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from dualscore.images import to_pixels
+from dualscore.images import to_pixels, to_stored
 from dualscore.likelihood import bits_per_dim, decibels_per_dim
 from dualscore.model import ImageModel
 from dualscore.noise import variance_at_psnr
@@ -80,5 +79,5 @@ class Scorer:
             effective,
             # A pixel's own share of d is C, so the even share of log Z is that of one pixel too.
             bits_per_dim(maps + self.log_normalizer / pixels, self.shape[0]),
-            (clean * 255.0).round().to(torch.uint8),
+            to_stored(clean),
         )

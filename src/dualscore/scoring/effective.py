@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dualscore.images import to_stored
 from dualscore.model import ImageModel
 from dualscore.noise import corrupt, fixed_noise
 
@@ -27,7 +28,7 @@ def effective_dimension(model: ImageModel, clean: Tensor, noise_variances: Seque
     Returns:
         The mean over `DRAWS` noises and its standard error, float64, shape (B, K, 2), on the CPU.
     """
-    keys = [zlib.crc32((image * 255.0).round().to(torch.uint8).numpy().tobytes()) for image in clean]
+    keys = [zlib.crc32(image.numpy().tobytes()) for image in to_stored(clean)]
     found = torch.empty(DRAWS, len(clean), len(noise_variances), dtype=torch.float64)
     for draw in range(DRAWS):
         noise = fixed_noise(keys, clean.shape[1:], 0, draw)

@@ -1,16 +1,14 @@
 """The validation images' energies, which an evaluation of the checkpoint kept, to rank others among."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dualscore.archives import sha256
 from dualscore.evaluation.opening import DEFINITIONS
-from dualscore.evaluation.store import RowStore
+from dualscore.evaluation.store import RowStore, read_json
 
 
 @dataclass(frozen=True)
@@ -58,17 +56,9 @@ def find_reference(checkpoint: Path) -> Reference | None:
     # Where `evaluate` keeps them: in the run's folder, or beside the checkpoint that it was given.
     for root in (checkpoint.parent.parent / "evaluation", checkpoint.parent / "evaluation"):
         for description in sorted(root.glob("paper-*/identity.json")):
-            identity = _read(description)
+            identity = read_json(description)
             if all(identity.get(key) == value for key, value in wanted.items()):
                 energies = RowStore(root, "paper", identity, rank=0).read().get("energy")
                 if energies is not None and len(energies):
                     found.append(Reference(energies, str(description.parent)))
     return max(found, key=lambda reference: len(reference.energies), default=None)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

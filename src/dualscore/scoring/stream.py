@@ -1,6 +1,5 @@
 """What every measurement of a stream of files does: refuse early, report what failed, show progress."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dualscore.errors import ScoreError
+from dualscore.noise import psnr
 from dualscore.plain_text import printable
 from dualscore.scoring import tables
 from dualscore.scoring.files import Chunk
@@ -66,12 +66,12 @@ def usable(chunks: Iterator[Chunk], problems: Problems) -> Iterator[Chunk]:
         ) from error
 
 
-def check_level(psnr: float, t_max: float) -> None:
+def check_level(decibels: float, t_max: float) -> None:
     """Refuse a noise level `--psnr` in dB that a model trained up to t_max cannot denoise at."""
     # Beyond it an image and its noisy version are the same in single precision.
-    lowest = -10.0 * math.log10(t_max)
-    if not lowest <= psnr <= 120.0:
-        raise ScoreError(f"--psnr {psnr:g}: must be between {lowest:g} (t_max in training) and 120 dB")
+    lowest = psnr(t_max)
+    if not lowest <= decibels <= 120.0:
+        raise ScoreError(f"--psnr {decibels:g}: must be between {lowest:g} (t_max in training) and 120 dB")
 
 
 def progress_bar(console: Console) -> Progress:
