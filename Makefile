@@ -16,9 +16,18 @@ DEMO := data/demo16/manifest.json
 DEMO32 := data/demo32/manifest.json
 # What the demo's experiments learn from is made where it is missing.
 half = $(patsubst patches_%,%,$(filter patches_a patches_b,$(EXP)))
-SHARDS = $(if $(half),data/demo_$(half)/manifest.json,$(if $(filter patches_%,$(EXP)),$(DEMO))) $(if $(filter patches32_%,$(EXP)),$(DEMO32))
+SHARDS = $(if $(dry),,$(made))
+made = $(if $(half),data/demo_$(half)/manifest.json,$(if $(filter patches_%,$(EXP)),$(DEMO))) $(if $(filter patches32_%,$(EXP)),$(DEMO32))
 
-.PHONY: help install train submit study evaluate score ood export convert sample denoise inpaint bench figures data verify-data status tensorboard experiments test torture lint lock clean
+# What every command takes: QUIET=1, LOG=file, DRY=1. DUALSCORE_VIA has messages name make's variables.
+dry := $(filter-out 0,$(DRY))
+general = $(if $(filter-out 0,$(QUIET)),--quiet) $(if $(LOG),--log-file "$(call home,$(LOG))") $(if $(dry),--dry-run)
+dualscore = DUALSCORE_VIA=make $(PY) -m dualscore $(general)
+prepare = DUALSCORE_VIA=make $(PY) -m data_prep $(general)
+# Of targets that are no commands of dualscore's, DRY=1 shows what would be run.
+show = $(if $(dry),echo "would run:")
+
+.PHONY: help install train submit study evaluate score ood export convert sample denoise inpaint bench figures data verify-data status tensorboard screenshots experiments examples newcomer test test-wheel test-oldest test-newest torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -27,7 +36,7 @@ help:  ## Print the targets
 
 install: $(INSTALLED)  ## Create the environment in .venv (done by the others when needed)
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock pyproject.toml setup.py
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: Python 3.11 or newer is needed; name it with PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "creating the environment in $(VENV) (a minute or two, once)"
@@ -37,55 +46,54 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 data/demo%/manifest.json: | $(INSTALLED)
-	@$(PY) -m data_prep build demo --out data/demo$* --size $*
+	@$(prepare) build demo --out data/demo$* --size $*
 
 data/demo_%/manifest.json: | $(INSTALLED)
-	@$(PY) -m data_prep build demo_$* --out data/demo_$*
+	@$(prepare) build demo_$* --out data/demo_$*
 
 train: $(INSTALLED) $(SHARDS)  ## Train EXP, or go on where it stopped; FRESH=1 anew beside, NAME=… another run
-	@set -f; $(PY) -m dualscore train $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh)
+	@set -f; $(dualscore) train $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh)
 
 submit: $(INSTALLED) $(if $(SWEEP),,$(SHARDS))  ## Give EXP (or SWEEP=name) to Slurm: NODES=1 GPUS=8 TIME=24:00:00 PARTITION=…; DRY=1 prints the script
-	@set -f; $(PY) -m dualscore submit $(if $(SWEEP),$(SWEEP) --sweep,$(EXP)) $(SET) $(if $(NAME),--name $(NAME)) \
+	@set -f; $(dualscore) submit $(if $(SWEEP),$(SWEEP) --sweep,$(EXP)) $(SET) $(if $(NAME),--name $(NAME)) \
 		$(if $(NODES),--nodes $(NODES)) $(if $(GPUS),--gpus $(GPUS)) $(if $(TASKS),--tasks $(TASKS)) $(if $(CPUS),--cpus $(CPUS)) \
-		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(SBATCH),--sbatch="$(SBATCH)") \
-		$(if $(filter-out 0,$(DRY)),--dry)
+		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(SBATCH),--sbatch="$(SBATCH)")
 
-study: $(INSTALLED) $(DEMO) $(DEMO32)  ## Compare variants of an experiment, or go on: STUDY=name of a file in studies/
+study: $(INSTALLED) $(if $(dry),,$(DEMO) $(DEMO32))  ## Compare variants of an experiment, or go on: STUDY=name of a file in studies/
 	@$(if $(STUDY),,echo "error: say which study with STUDY=…; there are: $(basename $(notdir $(wildcard studies/*.yaml)))" >&2; exit 2;) \
-	$(PY) -m dualscore study $(STUDY)
+	$(dualscore) study $(STUDY)
 
 evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
-	@set -f; $(PY) -m dualscore evaluate $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))")
+	@set -f; $(dualscore) evaluate $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))")
 
 score: $(INSTALLED)  ## How probable images are, and where they are not: CKPT=file or run IMAGES="files or folders" [OUT=scores] [PSNR=20] [RESIZE=1] [NORMALIZE=1]
 	@$(if $(and $(CKPT),$(IMAGES)),,echo "error: say which model and which images with CKPT=… IMAGES=…" >&2; exit 2;) \
-	$(PY) -m dualscore score "$(call home,$(CKPT))" $(call paths,$(IMAGES)) \
+	$(dualscore) score "$(call home,$(CKPT))" $(call paths,$(IMAGES)) \
 		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(PSNR),--psnr $(PSNR)) $(streaming)
 
 ood: $(INSTALLED)  ## Tell other images from the model's kind: CKPT=file or run IN="files or folders" OUT="files or folders" [RESULTS=ood] [PSNR="40 20"] [RESIZE=1] [NORMALIZE=1]
 	@$(if $(and $(CKPT),$(IN),$(OUT)),,echo "error: say which model and which images with CKPT=… IN=… OUT=…" >&2; exit 2;) \
-	$(PY) -m dualscore ood "$(call home,$(CKPT))" --in $(call paths,$(IN)) --out $(call paths,$(OUT)) \
+	$(dualscore) ood "$(call home,$(CKPT))" --in $(call paths,$(IN)) --out $(call paths,$(OUT)) \
 		$(if $(RESULTS),--results "$(call home,$(RESULTS))") $(if $(PSNR),--psnr $(PSNR)) $(streaming)
 
 export: $(INSTALLED)  ## A model for others, without run and data: CKPT=file or run [OUT=model] [LICENCE="CC BY 4.0"]
 	@$(if $(CKPT),,echo "error: say which model with CKPT=…" >&2; exit 2;) \
-	$(PY) -m dualscore export "$(call home,$(CKPT))" $(if $(OUT),--out "$(call home,$(OUT))") $(if $(LICENCE),--licence "$(LICENCE)")
+	$(dualscore) export "$(call home,$(CKPT))" $(if $(OUT),--out "$(call home,$(OUT))") $(if $(LICENCE),--licence "$(LICENCE)")
 
 convert: $(INSTALLED)  ## A released checkpoint as a model: CKPT=file IMAGES="files or folders" [OUT=converted] [RESIZE=1] [LICENCE="…"]
 	@$(if $(CKPT),,echo "error: say which released checkpoint with CKPT=…" >&2; exit 2;) \
-	$(PY) -m dualscore convert "$(call home,$(CKPT))" $(if $(IMAGES),--images $(call paths,$(IMAGES))) \
+	$(dualscore) convert "$(call home,$(CKPT))" $(if $(IMAGES),--images $(call paths,$(IMAGES))) \
 		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(filter-out 0,$(RESIZE)),--resize) $(if $(LICENCE),--licence "$(LICENCE)")
 
 draw_options = $(if $(COUNT),--count $(COUNT)) $(if $(METHOD),--method $(METHOD)) $(if $(STEPS),--steps $(STEPS)) \
 	$(if $(OUT),--out "$(call home,$(OUT))")
 draw_images = $(if $(and $(CKPT),$(IMAGES)),,echo "error: say which model and which images with CKPT=… IMAGES=…" >&2; exit 2;) \
-	$(PY) -m dualscore $@ "$(call home,$(CKPT))" $(call paths,$(IMAGES)) \
+	$(dualscore) $@ "$(call home,$(CKPT))" $(call paths,$(IMAGES)) \
 	$(draw_options) $(if $(filter-out 0,$(RESIZE)),--resize)
 
 sample: $(INSTALLED)  ## Draw images from a model: CKPT=file or run [COUNT=16] [METHOD=metropolis|langevin|flow] [STEPS=200] [OUT=samples]
 	@$(if $(CKPT),,echo "error: say which model with CKPT=…" >&2; exit 2;) \
-	$(PY) -m dualscore sample "$(call home,$(CKPT))" $(draw_options)
+	$(dualscore) sample "$(call home,$(CKPT))" $(draw_options)
 
 denoise: $(INSTALLED)  ## Add noise to images, draw what they may have been: as sample, and IMAGES="files" [PSNR=20] [RESIZE=1]
 	@$(draw_images) $(if $(PSNR),--psnr $(PSNR))
@@ -94,48 +102,68 @@ inpaint: $(INSTALLED)  ## Hide pixels of images, draw them anew: as sample, and 
 	@$(draw_images) $(if $(MASK),--mask "$(call home,$(MASK))")
 
 bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=imagenet64_dual] [SET="data.batch_size=8"] [OUT=bench.json]
-	@set -f; $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \
+	@set -f; $(show) $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \
 		$(if $(OUT),--out "$(call home,$(OUT))") $(SET)
 
 figures: $(INSTALLED)  ## The paper's figures and tables of a run: [RUN=runs/EXP] [FIG="3 table1"] [OTHER=another run, for figure 2] [OUT=…]; RUN=energies.npy DIMENSION=4096
-	@set -f; $(PY) -m dualscore figures "$(or $(call home,$(RUN)),runs/$(EXP))" $(SET) $(if $(FIG),--only $(FIG)) \
+	@set -f; $(dualscore) figures "$(or $(call home,$(RUN)),runs/$(EXP))" $(SET) $(if $(FIG),--only $(FIG)) \
 		$(if $(OTHER),--other "$(call home,$(OTHER))") $(if $(DIMENSION),--dimension $(DIMENSION)) $(if $(OUT),--out "$(call home,$(OUT))")
 
 data: $(INSTALLED)  ## Prepare shards: DATASET=imagenet64 SRC=folder OUT=data/imagenet64 [SIZE=…]
 	@$(if $(DATASET),,echo "error: say which data set with DATASET=…; see docs/data.md" >&2; exit 2;) \
-	$(PY) -m data_prep build $(DATASET) $(if $(SRC),--src "$(call home,$(SRC))") --out "$(or $(call home,$(OUT)),data/$(DATASET)$(SIZE))" \
+	$(prepare) build $(DATASET) $(if $(SRC),--src "$(call home,$(SRC))") --out "$(or $(call home,$(OUT)),data/$(DATASET)$(SIZE))" \
 		$(if $(SIZE),--size $(SIZE))
 
+examples: $(INSTALLED)  ## Pictures to try a model on, held-out photographs and crops, into examples/: [SIZE=16]
+	@$(show) $(PY) -m data_prep.examples $(if $(SIZE),--size $(SIZE))
+
 verify-data: $(INSTALLED)  ## Check shards against their manifest: OUT=data/imagenet64
-	@$(if $(OUT),,echo "error: say which data set with OUT=…" >&2; exit 2;) $(PY) -m data_prep verify "$(call home,$(OUT))"
+	@$(if $(OUT),,echo "error: say which data set with OUT=…" >&2; exit 2;) $(prepare) verify "$(call home,$(OUT))"
 
 status: $(INSTALLED)  ## List runs: step, bits/dim, speed, time left, state
-	@$(PY) -m dualscore status
+	@$(dualscore) status
 
-tensorboard: $(INSTALLED)  ## Dashboards of all runs at http://localhost:6006
-	@$(VENV)/bin/tensorboard --logdir runs --port $(or $(PORT),6006)
+tensorboard: $(INSTALLED)  ## Dashboards of all runs: opens on http://localhost:6006/#custom_scalars [PORT=6006]
+	@echo "open http://localhost:$(or $(PORT),6006)/#custom_scalars&_smoothingWeight=0"
+	@echo "  or #images  #histograms  #text  #hparams; docs/dashboards.md says what to look for; Ctrl-C ends it"
+	@$(if $(dry),,mkdir -p runs;) $(show) $(VENV)/bin/tensorboard --logdir runs --port $(or $(PORT),6006)
+
+screenshots: $(INSTALLED)  ## The pictures of docs/dashboards.md, for maintainers: RUNS=folder of the three runs it names
+	@$(if $(RUNS),,echo "error: say which runs with RUNS=…; see benchmarks/screenshots.py" >&2; exit 2;) $(show) $(PY) benchmarks/screenshots.py "$(call home,$(RUNS))"
 
 experiments: $(INSTALLED)  ## List the experiments
-	@$(PY) -m dualscore experiments
+	@$(dualscore) experiments
 
 test: $(INSTALLED)  ## Run every test
-	@$(PY) -m pytest -q
+	@$(show) $(PY) -m pytest -q
+
+newcomer:  ## Walk through the README in a fresh clone with an environment of its own: a quarter of an hour
+	@$(show) $(PYTHON) tests/newcomer.py
+
+test-wheel: $(INSTALLED)  ## Install the wheel with all its dependencies, from the network, in a clean environment, and use it: [TORCH=its version]
+	@$(PY) tests/installed.py $(if $(TORCH),--torch $(TORCH))
+
+test-oldest:  ## Tests with every direct dependency at its lower bound, in .venv-oldest: [WITH="torch==…"]
+	@$(PYTHON) .ci/versions oldest $(WITH)
+
+test-newest:  ## Tests with the newest version of every dependency, in .venv-newest: [WITH="torch==2.13.0"]
+	@$(PYTHON) .ci/versions newest $(WITH)
 
 torture: $(INSTALLED)  ## Kill a run at random moments and look whether anything is lost: [KILLS=100] [SEED=0]
-	@PYTHONPATH=$(CURDIR):$(CURDIR)/src $(PY) tests/torture.py $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+	@$(show) env PYTHONPATH=$(CURDIR):$(CURDIR)/src $(PY) tests/torture.py $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
 
 lint: $(INSTALLED)  ## Style, docstrings and types
-	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/mypy
-	@$(VENV)/bin/pydoclint --quiet src data_prep
+	@$(show) $(VENV)/bin/ruff check .
+	@$(show) $(VENV)/bin/ruff format --check .
+	@$(show) $(VENV)/bin/mypy
+	@$(show) $(VENV)/bin/pydoclint --quiet src data_prep
 
 lock:  ## Write requirements.lock from pyproject.toml (for maintainers)
 	@rm -rf .lock && $(PYTHON) -m venv .lock && .lock/bin/pip install --quiet torch==2.13.0
-	@.lock/bin/pip install --quiet --disable-pip-version-check ".[data,dev]" setuptools
+	@.lock/bin/pip install --quiet --disable-pip-version-check ".[data,dev]" setuptools setuptools-scm
 	@{ echo "# Made by make lock: what the tests run with. torch from PyPI brings CUDA on Linux."; \
 	   .lock/bin/pip freeze --all --exclude dualscore --exclude pip | sed -E 's/\+cpu$$//'; } > requirements.lock
 	@rm -rf .lock build
 
 clean:  ## Remove the environment and caches; data and runs stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build
+	$(show) rm -rf $(VENV) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache build

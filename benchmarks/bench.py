@@ -32,12 +32,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
-from dualscore.compiling import compiled_loss, obstacle
-from dualscore.config import ExperimentConfig, ModelKind
-from dualscore.experiment import load_experiment
 from dualscore.noise import log_uniform
 from dualscore.objective import dual_score_matching
-from dualscore.optimizers import make_optimizer
+from dualscore.settings.config import ExperimentConfig, ModelKind
+from dualscore.settings.experiment import load_experiment
+from dualscore.training.compiling import compiled_loss, obstacle
+from dualscore.training.optimizers import make_optimizer
 
 Job = Callable[[], object]
 DEFAULT = ["data.batch_size=8"]

@@ -19,8 +19,8 @@ from dualscore.assemble import build
 from dualscore.evaluation.plan import normalizer_count
 from dualscore.evaluation.run import Session
 from dualscore.evaluation.stages import Subject, clean_energies, noisy_energies
-from dualscore.experiment import load_experiment
 from dualscore.images import to_pixels
+from dualscore.settings.experiment import load_experiment
 
 IMAGES = 2048
 

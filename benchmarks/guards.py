@@ -9,11 +9,11 @@ from typing import Any
 
 import lightning
 
-from dualscore.callbacks import GradientHealth, Heartbeat, Saving
-from dualscore.callbacks.progress import Throughput
-from dualscore.experiment import load_experiment
-from dualscore.runs import Run
+from dualscore.runs.folder import Run
+from dualscore.settings.experiment import load_experiment
 from dualscore.train import train
+from dualscore.training.callbacks import GradientHealth, Heartbeat, Saving
+from dualscore.training.callbacks.progress import Throughput
 
 HOOKS = (
     "on_before_optimizer_step",

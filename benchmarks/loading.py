@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from timing import peak_bytes
 
-from dualscore.config import ExperimentConfig
 from dualscore.data.batch import Batch
 from dualscore.data.plan import EpochPlan
 from dualscore.data.reader import TrainingBatches
-from dualscore.shards import Shard, entry_name, shard_name
+from dualscore.data.shards import Shard, entry_name, shard_name
+from dualscore.settings.config import ExperimentConfig
 
 SHARDS, BYTES, IMAGES, BATCH, STREAMS = 8, 2**25, 4096, 128, 8
 STEPS = 8

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from data_prep.sources.crops import cut
+from data_prep.examples import crops, save
 from data_prep.sources.demo import VAL, locate
 from dualscore.detection.auroc import area
 from dualscore.detection.run import Options, detect
@@ -39,22 +38,7 @@ MOST = 500
 def photographs() -> Iterator[NDArray[np.uint8]]:
     """Crops of the demo's two validation photographs, as the demo cuts them."""
     for package, file in VAL.values():
-        yield from crops(locate(package, file))
-
-
-def crops(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """Crops side by side at scales 1, ½ and ¼, each of shape (SIDE, SIDE, 3)."""
-    with Image.open(path) as file:
-        for grid in cut(file.convert("RGB"), SIDE, SIDE, 3):
-            yield from grid.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
-
-
-def save(folder: Path, images: list[NDArray[np.uint8]], most: int) -> Path:
-    """Write images as PNG; of more than `most` that many, evenly spaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)):
-        Image.fromarray(images[number]).save(folder / f"{number:05d}.png")
-    return folder
+        yield from crops(locate(package, file), SIDE)
 
 
 def folders(out: Path, most: int) -> list[Path]:
@@ -63,7 +47,7 @@ def folders(out: Path, most: int) -> list[Path]:
     made = [save(out / "photographs", list(photographs()), 4 * most)]
     for name in OTHERS:
         path = locate("skimage", f"data/{name}")
-        made.append(save(out / path.stem, list(crops(path)), most))
+        made.append(save(out / path.stem, list(crops(path, SIDE)), most))
     noise = draw.integers(0, 256, (most, SIDE, SIDE), dtype=np.uint8)
     flat = [np.full((SIDE, SIDE), value, np.uint8) for value in range(256)]
     return [*made, save(out / "noise", list(noise), most), save(out / "constant", flat, most)]

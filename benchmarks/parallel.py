@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
-from dualscore.config import ExperimentConfig
 from dualscore.objective import dual_score_matching
-from dualscore.optimizers import make_optimizer
+from dualscore.settings.config import ExperimentConfig
+from dualscore.training.optimizers import make_optimizer
 
 
 class _Loss(nn.Module):

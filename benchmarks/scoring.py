@@ -16,11 +16,11 @@ from PIL import Image
 from rich.console import Console
 
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
-from dualscore.config import ExperimentConfig
 from dualscore.images import to_pixels
 from dualscore.model import ImageModel
 from dualscore.scoring.results import Options
 from dualscore.scoring.run import score_with
+from dualscore.settings.config import ExperimentConfig
 
 SECONDS, MOST_BATCHES = 4.0, 64
 """The bare pass takes this long, if that many batches are enough for it."""

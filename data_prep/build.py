@@ -17,17 +17,10 @@ from data_prep import pool, progress
 from data_prep.plan import Plan, Request, ShardJob, Source, Unit, lay_out
 from data_prep.shard_writer import BUILD_FOLDER, Finished, read_finished, sidecar_path, write_shard
 from data_prep.statistics import Sums
+from dualscore.data.shards import FORMAT, MANIFEST_FILE, SPECTRUM_FILE, SPLITS, Manifest, Split, Statistics
 from dualscore.errors import DataError
-from dualscore.shards import (
-    FORMAT,
-    MANIFEST_FILE,
-    SPECTRUM_FILE,
-    SPLITS,
-    Manifest,
-    Split,
-    Statistics,
-    write_aside,
-)
+from dualscore.files.aside import write_aside
+from dualscore.terminal import shared_console
 
 PREPARATION = 1  # raise it when the same request would give other bytes
 WARNINGS_SHOWN = 20
@@ -60,14 +53,11 @@ def build(request: Request, source: Source, out: Path) -> Manifest:
     fingerprint = _fingerprint(request, files)
     _refuse_other_content(out, fingerprint)
     if (manifest := _complete(out)) is not None:
-        print(f"already complete: {out}")
+        _say(f"already complete: {out}")
         return manifest
     plan = source.plan(request)
     _check_splits(plan, request)
-    for warning in plan.warnings[:WARNINGS_SHOWN]:
-        print(f"warning: {warning}")
-    if len(plan.warnings) > WARNINGS_SHOWN:
-        print(f"warning: … and {len(plan.warnings) - WARNINGS_SHOWN} more like these")
+    _warn(plan)
     (out / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
     with _only_build(out):
         for leftover in [*out.glob(".*.tmp"), *(out / BUILD_FOLDER).glob(".*.tmp")]:
@@ -78,6 +68,53 @@ def build(request: Request, source: Source, out: Path) -> Manifest:
         _make_shards(layout, plan, out, request.workers)
         manifest = _finish(layout, plan, request, out)
     return manifest
+
+
+def preview(request: Request, source: Source, out: Path) -> list[tuple[str, str]]:
+    """What building would do, as far as that writes nothing.
+
+    Args:
+        request: what to prepare.
+        source: reads that kind of data set.
+        out: folder that would be written.
+
+    Returns:
+        Rows of a name and what it is.
+
+    Raises:
+        DataError: if the source is unusable or ``out`` holds something else.
+    """
+    files = source.find(request.src)
+    _refuse_other_content(out, _fingerprint(request, files))
+    plan = source.plan(request)
+    _check_splits(plan, request)
+    _warn(plan)
+    layout = lay_out(plan, request.images_per_shard)
+    shards = [shard for _, jobs in layout for shard in jobs]
+    counts = {split: sum(unit.images for unit in plan.units if unit.split == split) for split in SPLITS}
+    size = sum(counts.values()) * int(np.prod(plan.image_shape)) / 2**20
+    there = sum((out / shard.file).exists() for shard in shards)
+    found = f"{len(files)} files" if files else "shipped with the installed packages"
+    return [
+        ("source", f"{request.src or request.dataset}, {found}: {plan.release}"),
+        *(
+            (split, f"{count:,} images of {'×'.join(map(str, plan.image_shape))}")
+            for split, count in counts.items()
+        ),
+        ("work", f"{len(shards)} shards, {size:,.0f} MB of pixels, by {request.workers} processes"),
+        *([("there", f"{there} shards already, which stay")] if there else []),
+    ]
+
+
+def _say(text: str) -> None:
+    shared_console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _warn(plan: Plan) -> None:
+    for warning in plan.warnings[:WARNINGS_SHOWN]:
+        _say(f"warning: {warning}")
+    if len(plan.warnings) > WARNINGS_SHOWN:
+        _say(f"warning: … and {len(plan.warnings) - WARNINGS_SHOWN} more like these")
 
 
 def _plan_path(out: Path) -> Path:
@@ -138,7 +175,7 @@ def _complete(out: Path) -> Manifest | None:
     try:
         return Manifest.load(out)
     except DataError as error:
-        print(f"warning: {error}; doing so now")
+        _say(f"warning: {error}; doing so now")
         return None
 
 

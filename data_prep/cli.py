@@ -1,34 +1,45 @@
-"""Command line: ``python -m data_prep build …`` and ``python -m data_prep verify …``."""
+"""Command line: ``dualscore data build …`` and ``dualscore data verify …``, or ``python -m data_prep …``."""
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from dualscore.commands.parser import Parser, add_general
 from dualscore.errors import DataError, DualscoreError
+from dualscore.terminal import final, shared_console, speaking
+from dualscore.terminal.dry import Plan
+
+if TYPE_CHECKING:
+    from data_prep.plan import Request, Source
 
 DEFAULTS = {"size": 16, "val_fraction": 0.1, "seed": 0}
 OPTIONS = {"src": "--src", "size": "--size", "val_fraction": "--val-fraction", "seed": "--seed"}
-DATASETS = """\
-data sets:
-  demo            photographs shipped with scikit-image and scikit-learn; no --src
-  demo_a, demo_b  disjoint halves of the demo's training photographs, with the same validation
-  folder          any folder of photographs, cut into crops
-  imagenet64      official down-sampled ImageNet: train_data_batch_1 … 10 and val_data
-  imagenet32      the same at 32×32
-  imagenet64_png  the older PNG release, train_64x64 and valid_64x64; never compare the two
-  cifar10         cifar-10-python.tar.gz, or its folder cifar-10-batches-py
-
-An interrupted build goes on when the same command is given again.
-"""
+REPEATED = "An interrupted build goes on when the same command is given again."
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status, 0 or 1 (130 after Ctrl-C)."""
-    options = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m data_prep") -> int:
+    """Run the command line, called `prog`; returns the exit status, 0 or 1 (130 after Ctrl-C)."""
+    options = _parser(prog).parse_args(arguments)
+    typed = shlex.join([prog, *(sys.argv[1:] if arguments is None else arguments)])
     try:
-        return _build(options) if options.command == "build" else _verify(options)
+        with speaking(getattr(options, "quiet", False), getattr(options, "log_file", None), typed):
+            return _run(options)
+    except DualscoreError as error:  # the log file itself
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    plan, run = (_plan_build, _build) if options.command == "build" else (_plan_verify, _verify)
+    try:
+        if getattr(options, "dry_run", False):
+            plan(options).show(shared_console())
+            return 0
+        return run(options)
     except DualscoreError as error:
         message = str(error)
     except OSError as error:
@@ -40,8 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _build(options: argparse.Namespace) -> int:
-    from data_prep.build import build
+def _say(text: str) -> None:
+    final(shared_console(), text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _request(options: argparse.Namespace) -> "tuple[Request, Source]":
+    """What is asked for, every option given or its default; DataError for one that does not fit."""
     from data_prep.plan import Request
     from data_prep.sources import SOURCES
 
@@ -61,9 +76,15 @@ def _build(options: argparse.Namespace) -> int:
     request = Request(
         options.dataset, **given, images_per_shard=options.images_per_shard, workers=options.workers
     )
-    manifest = build(request, source, options.out)
+    return request, source
+
+
+def _build(options: argparse.Namespace) -> int:
+    from data_prep.build import build
+
+    manifest = build(*_request(options), options.out)
     counts = ", ".join(f"{split.images} {name}" for name, split in manifest.splits.items())
-    print(f"{options.out}: {counts} images of shape {manifest.image_shape}; {manifest.release}")
+    _say(f"{options.out}: {counts} images of shape {manifest.image_shape}; {manifest.release}")
     return 0
 
 
@@ -74,8 +95,35 @@ def _verify(options: argparse.Namespace) -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if not problems:
-        print(f"{options.out}: every shard, count and statistic is right")
+        _say(f"{options.out}: every shard, count and statistic is right")
     return 1 if problems else 0
+
+
+def _plan_build(options: argparse.Namespace) -> Plan:
+    from data_prep.build import preview
+
+    plan = Plan(f"prepare {options.dataset}")
+    request, source = _request(options)
+    for name, text in preview(request, source, options.out):
+        plan.add(name, text)
+    return plan.writes(options.out, "shards (.tar)", "manifest.json", "spectrum.npy")
+
+
+def _plan_verify(options: argparse.Namespace) -> Plan:
+    from dualscore.data.shards import Manifest
+
+    plan = Plan("verify")
+
+    def look() -> str:
+        splits = Manifest.load(options.out).splits.values()
+        shards = [shard for split in splits for shard in split.shards]
+        size = sum(shard.bytes for shard in shards) / 2**20
+        return (
+            f"{options.out}: {sum(s.images for s in splits):,} images in {len(shards)} shards, {size:,.0f} MB"
+        )
+
+    plan.check("reads", look)
+    return plan.add("work", f"every checksum, entry and statistic, by {options.workers} processes")
 
 
 def _at_least(bound: int) -> Callable[[str], int]:
@@ -97,10 +145,13 @@ def _seed(text: str) -> int:
     return number
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m data_prep", description="Prepare images for training.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    processes = argparse.ArgumentParser(add_help=False)
+def _parser(prog: str) -> argparse.ArgumentParser:
+    from data_prep.sources import SOURCES
+
+    listed = "\n".join(f"  {name:15} {source.about}" for name, source in SOURCES.items())
+    parser = Parser(prog=prog, description="Prepare images for training.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    processes = Parser(add_help=False)
     processes.add_argument(
         "--workers",
         type=_at_least(1),
@@ -113,11 +164,10 @@ def _parser() -> argparse.ArgumentParser:
         parents=[processes],
         help="make a data set",
         description="Make a data set of shards, with a manifest and statistics, in a folder of its own.",
-        epilog=DATASETS,
+        epilog=f"data sets:\n{listed}\n\n{REPEATED}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    names = ("demo", "demo_a", "demo_b", "folder", "imagenet64", "imagenet32", "imagenet64_png", "cifar10")
-    build.add_argument("dataset", choices=names, metavar="DATASET", help="which data set; see below")
+    build.add_argument("dataset", choices=tuple(SOURCES), metavar="DATASET", help="which data set; see below")
     build.add_argument("--src", type=Path, help="folder (or archive) it is made from; not for demo")
     build.add_argument("--out", type=Path, required=True, help="folder to write; new, empty, or begun before")
     build.add_argument(
@@ -148,4 +198,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Read a whole data set again and compare every checksum, entry, count and statistic.",
     )
     verify.add_argument("out", type=Path, metavar="OUT", help="folder of the data set")
+    for each in (parser, build, verify):
+        add_general(each)
     return parser

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dualscore.shards import SPLITS, shard_name
+from dualscore.data.shards import SPLITS, shard_name
 
 SHARD_BYTES = 16 * 2**20
 SMALLEST_SHARD_COUNT = 8
@@ -39,6 +39,17 @@ class Images(Protocol):
     def take(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Images start … stop−1 of the unit, uint8, shape (stop − start, C, H, W)."""
         ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """Images that are an array already, uint8, shape (n, C, H, W)."""
+
+    images: NDArray[np.uint8]
+
+    def take(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Images start … stop−1, uint8, shape (stop − start, C, H, W)."""
+        return self.images[start:stop]
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,11 @@ class Source(ABC):
     """A kind of input. ``uses`` names the options it takes: of src, size, val_fraction, seed."""
 
     uses: ClassVar[frozenset[str]]
+
+    @property
+    @abstractmethod
+    def about(self) -> str:
+        """What it is made from, in a line of the help."""
 
     @abstractmethod
     def find(self, src: Path | None) -> list[Path]:

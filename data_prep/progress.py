@@ -16,6 +16,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from dualscore.terminal import shared_console
+
 POLL_SECONDS = 0.3
 
 
@@ -39,7 +41,8 @@ def bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         _Rate(unit),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    hushed = shared_console().hushed
+    with Progress(*columns, console=Console(stderr=True), disable=hushed) as progress:
         task = progress.add_task(label, total=total)
         yield lambda done: progress.update(task, completed=done)
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from data_prep.plan import Images, ShardJob
 from data_prep.statistics import Sums
-from dualscore.shards import Shard, entry_name, write_aside
+from dualscore.data.shards import Shard, entry_name
+from dualscore.files.aside import write_aside
 
 BUILD_FOLDER = ".build"
 CHUNK = 512

@@ -12,8 +12,8 @@ import numpy as np
 from data_prep import pool, progress
 from data_prep.sources.archive import forget_members
 from data_prep.statistics import CHUNK, Sums
+from dualscore.data.shards import MANIFEST_FILE, Manifest, Shard, entry_name, load_spectrum
 from dualscore.errors import DataError
-from dualscore.shards import MANIFEST_FILE, Manifest, Shard, entry_name, load_spectrum
 
 PROBLEMS_SHOWN = 20
 TOLERANCE = 1e-9  # sums in another order differ by rounding only

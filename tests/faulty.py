@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from dualscore.cli import main
-from dualscore.module import DualScoreModule
 from dualscore.terminal import rank
+from dualscore.training.module import DualScoreModule
 
 
 def nan(draws: Any) -> None:

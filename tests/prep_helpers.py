@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 import data_prep.build
 from data_prep.plan import Request
 from data_prep.sources import SOURCES
-from dualscore.shards import Manifest
+from dualscore.data.shards import Manifest
 
 
 def build(

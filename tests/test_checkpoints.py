@@ -16,11 +16,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dualscore.checkpoint_io import AtomicCheckpointIO
-from dualscore.checkpoints import read_checkpoint
 from dualscore.errors import CheckpointError, ConfigError, StoppedError
-from dualscore.experiment import load_experiment, to_plain
-from dualscore.runs import Run
+from dualscore.runs.checkpoint_io import AtomicCheckpointIO
+from dualscore.runs.checkpoints import read_checkpoint
+from dualscore.runs.folder import Run
+from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.train import train
 from test_training import difference
 from workspace import ROOT, TINY, Workspace
@@ -103,7 +103,7 @@ def tell_self(number: int) -> Any:
 
 def losses(run: Run) -> list[tuple[int, float]]:
     """The training loss as TensorBoard shows it."""
-    events = EventAccumulator(str(run.folder / "tensorboard"), {"scalars": 0})
+    events = EventAccumulator(str(run.folder), {"scalars": 0})
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars("train/loss")]
 
@@ -167,7 +167,7 @@ def test_two_processes_stop_together_though_one_was_told(workspace: Workspace, d
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}"}
     process = go("stopped")
     second = _child(process.pid)
-    events = run_of(workspace, "stopped").folder / "tensorboard"
+    events = run_of(workspace, "stopped").folder
     while not any(path.stat().st_size > 10_000 for path in events.glob("events*")):
         assert process.poll() is None
         time.sleep(0.05)
@@ -225,7 +225,8 @@ def test_two_runs_in_one_folder_are_refused(workspace: Workspace, demo_shards: P
     settings = ["patches_dual", *SHORT, f"data.path={demo_shards}"]
     # POSIX locks are between processes.
     holder = subprocess.Popen(
-        [sys.executable, "-c", "from dualscore.runs import Run; from pathlib import Path; import time\n"
+        [sys.executable, "-c", "from dualscore.runs.folder import Run\n"
+         "from pathlib import Path\nimport time\n"
          "with Run(Path('runs/patches_dual')).alone(): print(flush=True); time.sleep(100)"],
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},

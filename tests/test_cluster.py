@@ -11,7 +11,7 @@ import pytest
 from dualscore.cluster.script import Entry, Job, Resources, render, seconds
 from dualscore.cluster.sweep import load_sweep
 from dualscore.errors import ClusterError, ConfigError
-from dualscore.experiment import load_experiment
+from dualscore.settings.experiment import load_experiment
 from workspace import ROOT, TINY, Workspace
 
 NASTY = ["a=b c", "path=it's $(touch oops) `touch oops`", 'q="\\', "x=*;&|>#%j", "umlaut=äß", "y=!!${HOME}"]
@@ -73,7 +73,7 @@ def test_settings_reach_training_as_they_are(tmp_path: Path, sweep: bool) -> Non
     status, words, _ = run_script(folder, script, index=2 if sweep else -1)
     assert status == 0
     start = words.index("train")
-    assert words[start - 3 : start] == ["/opt/an env/bin/python", "-m", "dualscore.cluster.task"]
+    assert words[start - 3 : start] == ["/opt/an env/bin/python", "-m", "dualscore.task"]
     assert words[start:] == [
         "train", "patches_dual", f"seed={2 if sweep else 0}", *NASTY,
         "trainer.devices=8", "trainer.nodes=2", "trainer.accelerator=gpu",
@@ -140,7 +140,7 @@ def test_what_is_no_time_limit_is_refused(time: str) -> None:
 
 
 def _task(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    imports = "import os, signal, sys, dualscore.cli, dualscore.cluster.task as task"
+    imports = "import os, signal, sys, dualscore.cli, dualscore.task as task"
     code = f"{imports}; {code}; sys.exit(task.main())"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "DUALSCORE_STOP_FILE": str(folder / "stop")}
     return subprocess.run([sys.executable, "-c", code], env=environment, text=True, check=False)
@@ -169,7 +169,7 @@ def test_dry_prints_the_script_and_leaves_nothing(
     monkeypatch.setenv("PATH", "/nowhere")
     settings = [*TINY, f"data.path={demo_shards}", "optim.warmup_steps=0", "trainer.max_steps=2"]
     job = ["submit", "patches_dual", *settings, "--gpus=0", "--tasks=4", "--sbatch=--account='a b'"]
-    printed = workspace.run(*job, "--dry")
+    printed = workspace.run(*job, "--dry-run")
     assert "#SBATCH --ntasks-per-node=4" in printed
     assert "#SBATCH '--account=a b'" in printed
     assert f"python={sys.executable}" in printed
@@ -179,21 +179,23 @@ def test_dry_prints_the_script_and_leaves_nothing(
 
 
 def test_what_could_only_fail_in_the_queue_is_refused_before(workspace: Workspace, demo_shards: Path) -> None:
-    good = ["submit", "patches_dual", f"data.path={demo_shards}", "--dry", "--gpus", "0"]
+    good = ["submit", "patches_dual", f"data.path={demo_shards}", "--dry-run", "--gpus", "0"]
     for wrong, complaint in {
         ("optim.lrr=3",): "did you mean lr?",
         ("--tasks=3",): "data.streams: 8 must be a multiple of the 3 devices",
         ("--nodes=16",): "data.streams: 8 must be a multiple of the 16 devices",
         ("--nodes=0",): "--nodes: must be ≥ 1, not 0",
         ("trainer.devices=2",): "--nodes, --gpus and --tasks settle that",
-        ("data.path=nowhere",): "nowhere/manifest.json is missing",
         ("data.images=20000", "data.half=A"): "twice, without sharing any",
+        ("network.kind=resnet",): "network.kind: must be one of unet, radial, not 'resnet'",
+        ("evaluate.estimators=[papier]",): "evaluate.estimators: must be some of paper, dequantized,",
         ("--time=1:00",): "--time: 1:00 is too short",
         ("--time=soon",): "'soon' is no time limit",
         ("--sbatch='",): "cannot be read",
     }.items():
         assert complaint in workspace.fail(*good, *wrong)
-    assert "there are: none" in workspace.fail("submit", "nothing", "--sweep", "--dry")
+    assert "nowhere/manifest.json is missing" in workspace.fail("submit", "patches_dual", "data.path=nowhere")
+    assert "there are: none" in workspace.fail("submit", "nothing", "--sweep", "--dry-run")
     workspace.run(
         "train",
         "patches_dual",
@@ -217,11 +219,9 @@ def test_the_papers_sweep_is_pairs_on_disjoint_images(workspace: Workspace) -> N
     assert {(c.data.channels, c.optim.lr, c.data.batch_size) for c in configs} == {(1, 2e-4, 128)}
     assert sweep.combinations[3].name == "images100_halfB"
     (workspace.folder / "sweeps").symlink_to(ROOT / "sweeps")
-    assert "data/imagenet64/manifest.json is missing" in workspace.fail(
-        "submit", "generalization", "--sweep", "--dry"
-    )
+    assert "data/imagenet64/manifest.json is missing" in workspace.fail("submit", "generalization", "--sweep")
     assert "the sweep generalization varies it" in workspace.fail(
-        "submit", "generalization", "--sweep", "data.images=7", "--dry"
+        "submit", "generalization", "--sweep", "data.images=7", "--dry-run"
     )
 
 
@@ -275,8 +275,9 @@ def test_make_submit_passes_everything_on(tmp_path: Path) -> None:
         "EXP=imagenet64_dual", "SET=evaluate.psnr=[45,0] data.path=a*", "NODES=2", "GPUS=0", "TIME=24:00:00",
         "PARTITION=long", "TASKS=2", "CPUS=8", "NAME=mine", "SBATCH=--account=me --qos=x", "DRY=1",
     ) == [
-        "submit", "imagenet64_dual", "evaluate.psnr=[45,0]", "data.path=a*", "--name", "mine", "--nodes", "2",
-        "--gpus", "0", "--tasks", "2", "--cpus", "8", "--time", "24:00:00", "--partition", "long",
-        "--sbatch=--account=me --qos=x", "--dry",
+        "--dry-run", "submit", "imagenet64_dual", "evaluate.psnr=[45,0]", "data.path=a*", "--name", "mine",
+        "--nodes", "2", "--gpus", "0", "--tasks", "2", "--cpus", "8", "--time", "24:00:00",
+        "--partition", "long",
+        "--sbatch=--account=me --qos=x",
     ]  # fmt: skip
     assert words("SWEEP=generalization", "DRY=0") == ["submit", "generalization", "--sweep"]

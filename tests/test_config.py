@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dualscore.config import Anchor, Embedding, ModelKind, ResidualInput, Schedule
 from dualscore.errors import ConfigError
-from dualscore.experiment import available, load_experiment, to_config, to_plain
-from dualscore.runs import differences, fresh_run, newest_run
+from dualscore.runs.folder import differences, fresh_run, newest_run
+from dualscore.settings.config import Anchor, Embedding, ModelKind, ResidualInput, Schedule
+from dualscore.settings.experiment import available, load_experiment, to_config, to_plain
 from workspace import ROOT
 
 EXPERIMENTS = ROOT / "experiments"

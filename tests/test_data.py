@@ -16,8 +16,8 @@ from dualscore.data.module import ShardDataModule
 from dualscore.data.plan import EpochPlan, chosen, cut, share, whole
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.shard_file import ShardFile
+from dualscore.data.shards import Manifest, Shard
 from dualscore.errors import DataError
-from dualscore.shards import Manifest, Shard
 
 shard_lists = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 

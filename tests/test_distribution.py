@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
-from dualscore.distribution import distribution
 from dualscore.gaussian import StationaryGaussian
+from dualscore.likelihood.distribution import distribution
 from test_gaussian import random_spectrum
 from workspace import ROOT
 
@@ -24,7 +24,7 @@ def released_energies(path: Path = RELEASED) -> torch.Tensor:
 
 
 def test_the_released_energies_have_the_published_distribution() -> None:
-    """METHOD section 5, figure 3."""
+    """Guth et al. 2025, figure 3."""
     found = distribution(released_energies(), 4096)
     assert len(found.decibels) == 50_000
     assert found.median == pytest.approx(10.67, abs=0.01)

@@ -1,4 +1,4 @@
-"""Every Python block of the README and of docs/api.md runs as it stands, and gives what it claims."""
+"""Every Python block of the README and of pages in docs/ runs as it stands, and gives what it claims."""
 
 import argparse
 import re
@@ -12,11 +12,21 @@ from dualscore.commands import ALL
 from workspace import ROOT
 
 
-@pytest.mark.parametrize(("page", "blocks", "claims"), [("README.md", 1, 0), ("docs/api.md", 8, 7)])
+@pytest.mark.parametrize(
+    ("page", "blocks", "claims"), [("README.md", 1, 0), ("docs/api.md", 8, 7), ("docs/data.md", 1, 1)]
+)
 def test_what_is_documented_runs_as_written(
-    page: str, blocks: int, claims: int, trained_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str,
+    blocks: int,
+    claims: int,
+    trained_demo: Path,
+    demo_shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copytree(trained_demo / "runs", tmp_path / "runs")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/demo16").symlink_to(demo_shards)
     monkeypatch.chdir(tmp_path)
     ran = run_blocks(ROOT / page)
     assert ran[0] >= blocks
@@ -35,8 +45,16 @@ def test_links_lead_to_files() -> None:
     """Of every page and notebook, and of the README."""
     pages = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb"))
     for page in pages:
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        text = page.read_text()
+        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text) + re.findall(r'src(?:set)?="([^":]+)"', text)
+        for link in links:
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, page.name
 
 
 def test_a_wrong_claim_is_found(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dualscore
-from dualscore.callbacks import pictures
-from dualscore.grids import GAP, LINE, SIDE, arrange, tile
 from dualscore.images import to_pixels
 from dualscore.noise import fixed_noise
+from dualscore.pictures.grids import GAP, LINE, SIDE, arrange, tile
+from dualscore.training.callbacks import pictures
 from workspace import TINY, Workspace
 
 SETTINGS = [*TINY, "trainer.validate_every=2", "optim.warmup_steps=0", "data.workers=0"]
@@ -68,7 +68,9 @@ def test_a_trained_model_is_drawn_from(workspace: Workspace, demo_shards: Path) 
     fine = fill(workspace.folder / "images", {"a.png": 16, "b.png": 16})
     large = fill(workspace.folder / "large", {"c.png": 20})
     few = ["--count", "2", "--steps", "8", "--out", "drawn"]
-    assert "PSNR noisy" in workspace.run("denoise", "runs/patches_dual", *fine, "--psnr", "15", *few)
+    assert "PSNR of the noisy images" in workspace.run(
+        "denoise", "runs/patches_dual", *fine, "--psnr", "15", *few
+    )
     found = content(out)
     clean = to_pixels(
         torch.stack([torch.from_numpy(np.asarray(Image.open(f)).copy()).permute(2, 0, 1) for f in fine]), 1
@@ -104,7 +106,7 @@ def test_a_trained_model_is_drawn_from(workspace: Workspace, demo_shards: Path) 
 
 
 def pictures_of(run: Path) -> dict[str, dict[int, Image.Image]]:
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0}).Reload()
+    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
     return {
         tag: {e.step: Image.open(io.BytesIO(e.encoded_image_string)) for e in events.Images(tag)}
         for tag in events.Tags()["images"]
@@ -118,12 +120,16 @@ def test_validations_leave_pictures_and_training_alone(
     monkeypatch.setattr(pictures, "STEPS", 4)
     workspace.run("train", "patches_dual", *settings, "trainer.max_steps=5", "--runs", "whole")
     found = pictures_of(workspace.folder / "whole" / "patches_dual")
-    assert sorted(found["denoised"]) == [1, 2, 3, 4, 5]
-    assert sorted(found["samples"]) == [4, 5]  # every fourth, and the last
-    across, down = 9 * (SIDE + GAP) + GAP, pictures.IMAGES * (SIDE + GAP) + GAP + LINE
-    assert found["denoised"][1].size == (across, down)
-    first, last = (np.asarray(found["denoised"][step], np.float64) for step in (1, 5))
-    column = slice(GAP, GAP + SIDE)
+    names = {f"denoised/+{decibels:02.0f}dB" for decibels in pictures.PSNR}
+    assert found.keys() == names | {"energy_map", "samples"}
+    for name in (*names, "energy_map"):
+        assert sorted(found[name]) == [0, 1, 2, 3, 4]  # counted from 0, as curves are
+    assert sorted(found["samples"]) == [3, 4]  # every fourth, and the last
+    side = pictures.WIDTH // 3 // 16 * 16
+    across, down = 3 * (side + GAP) + GAP, pictures.IMAGES * (side + GAP) + GAP + LINE
+    assert found["denoised/+20dB"][0].size == (across, down)
+    first, last = (np.asarray(found["denoised/+20dB"][step], np.float64) for step in (0, 4))
+    column = slice(GAP, GAP + side)
     assert np.array_equal(first[:, column], last[:, column])  # the same images
     assert not np.array_equal(first, last)  # another model
 
@@ -159,7 +165,7 @@ def test_a_grid_shows_every_image_in_its_place() -> None:
 def test_a_picture_that_cannot_be_written_does_not_stop_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dualscore.trainer import PatientLogger
+    from dualscore.training.trainer import PatientLogger
 
     warnings: list[str] = []
     logger = PatientLogger(tmp_path, 0, warnings.append)

@@ -180,7 +180,10 @@ def test_figures_that_are_not_finite_are_named(workspace: Workspace, monkeypatch
         ("evaluate.ode_images=1", "must be ≥ 2"),
         ("evaluate.estimators=[]", "must name one estimator or more"),
         ("evaluate.estimators=[paper,paper]", "each once"),
-        ("evaluate.estimators=[papier]", "evaluate.estimators"),
+        (
+            "evaluate.estimators=[papier]",
+            "evaluate.estimators: must be some of paper, dequantized, bound, ode, checks",
+        ),
         ("evaluate.strata=0", "evaluate.strata: must be > 0"),
     ],
 )

@@ -17,8 +17,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from dualscore.errors import StoppedError
-from dualscore.experiment import load_experiment
-from dualscore.runs import Run
+from dualscore.runs.folder import Run
+from dualscore.settings.experiment import load_experiment
 from dualscore.train import train
 from test_study import declare
 from test_training import difference
@@ -221,7 +221,7 @@ def test_a_disk_that_fills_up_keeps_the_run_going_and_the_last_checkpoint(
     )
     assert done.returncode == 1
     assert len(re.findall(r"last.ckpt: not written \(File too large\); training goes on", done.stdout)) == 30
-    unlogged = done.stdout.count("tensorboard: not written (File too large); training goes on, unlogged")
+    unlogged = done.stdout.count("the log is not written (File too large); training goes on, unlogged")
     # Not at each of 90 steps: a new file of the log may grow to the limit again, which a picture exceeds.
     assert 1 <= unlogged <= 30
     assert "step     93/93" in done.stdout

@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 
 import dualscore
-from dualscore.config import Half
 from dualscore.energy import Energy
 from dualscore.errors import FigureError
 from dualscore.evaluation.stages import Images, Subject
@@ -21,6 +20,7 @@ from dualscore.figures.slices import haar_details, participation_ratio
 from dualscore.figures.trained import open_run
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import decibels_per_dim
+from dualscore.settings.config import Half
 from test_distribution import released_energies
 from test_gaussian import random_spectrum
 from workspace import TINY, Workspace
@@ -279,9 +279,9 @@ def test_released_energies_are_drawn_as_published(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["runs/no"], "no such run; make train"),
+        (["runs/no"], "no such run; there are no runs yet; dualscore train"),
         (["runs/no", "--only", "7"], "there is no figure '7'; there are: table1, table2, 1, 2"),
-        (["no.npy", "--dimension", "4"], "no.npy: [Errno 2] No such file"),
+        (["no.npy", "--dimension", "4"], "no.npy: no such file"),
         (["text.npy", "--dimension", "4"], "text.npy: "),
         (["objects.npy", "--dimension", "4"], "objects.npy: Object arrays cannot be loaded"),
         (["whole.npy", "--dimension", "4"], "holds no array of floating-point numbers"),

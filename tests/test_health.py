@@ -14,10 +14,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dualscore import watchdog
-from dualscore.callbacks import GradientHealth
-from dualscore.module import DualScoreModule
-from dualscore.status import State, Status
+from dualscore.runs import watchdog
+from dualscore.runs.status import State, Status
+from dualscore.training.callbacks import GradientHealth
+from dualscore.training.module import DualScoreModule
 from test_training import difference
 from workspace import ROOT, TINY, Workspace
 
@@ -74,7 +74,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_told(
     assert (
         difference(state["optimizer_states"], state["optimizer_states"]) == 0
     )  # which looks that all is finite
-    events = EventAccumulator(str(workspace.folder / "runs/patches_dual/tensorboard"), {"scalars": 0})
+    events = EventAccumulator(str(workspace.folder / "runs/patches_dual"), {"scalars": 0})
     events.Reload()
     assert [e.value for e in events.Scalars("train/skipped_steps")] == [1, 2]
     status = Status.read(workspace.folder / "runs/patches_dual")
@@ -216,7 +216,7 @@ def test_a_loss_spike_is_taken_back(
         printed,
     )
     assert bool(said) == guarded
-    events = EventAccumulator(str(workspace.folder / "runs/patches_dual/tensorboard"), {"scalars": 0})
+    events = EventAccumulator(str(workspace.folder / "runs/patches_dual"), {"scalars": 0})
     events.Reload()
     losses = [event.value for event in events.Scalars("train/loss")]
     assert losses[4] > 20 * losses[3]

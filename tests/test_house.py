@@ -1,13 +1,16 @@
 """The house's own rules: versions in step, the core free of Lightning, nothing dangerous in the code."""
 
 import ast
+import graphlib
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -52,25 +55,91 @@ def test_every_dependency_is_justified() -> None:
         assert "#" in line
 
 
-CORE = [
-    "noise",
-    "energy",
-    "gaussian",
-    "objective",
-    "likelihood",
-    "likelihood.consistency",
-    "densities",
-    "images",
+PACKAGE = ROOT / "src" / "dualscore"
+CORE_ROOMS = ("networks", "likelihood", "sampling")
+CORE_FILES = (
+    "noise", "energy", "gaussian", "objective", "densities", "images", "errors",
     "model",
-    "released",
-    "networks.unet",
-    "sampling",
-]
+)  # fmt: skip
+CORE = sorted(
+    [PACKAGE / f"{name}.py" for name in CORE_FILES]
+    + [path for room in CORE_ROOMS for path in (PACKAGE / room).glob("*.py")]
+)
+"""The mathematics: a closed list, so that a new file in its rooms is held to the rules too."""
+BESIDE_TORCH = {
+    "likelihood/ode.py": {"torchdiffeq"},  # an adaptive solver
+    "likelihood/distribution.py": {"numpy", "scipy"},  # a fit by maximum likelihood
+}
+
+
+def module_name(path: Path) -> str:
+    """`dualscore.likelihood` of likelihood/__init__.py."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it; `from package import module` counts as the module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            folder = PACKAGE.parent.joinpath(*str(node.module).split("."))
+            modules = {a.name for a in node.names if (folder / f"{a.name}.py").exists()}
+            found |= {f"{node.module}.{name}" for name in modules} or {str(node.module)}
+    return found
+
+
+@pytest.mark.parametrize("path", CORE, ids=module_name)
+def test_the_core_imports_torch_and_itself_only(path: Path) -> None:
+    own = {module_name(core) for core in CORE}
+    others = {name for name in imported(path) if name not in own}
+    tops = {name.partition(".")[0] for name in others} - set(sys.stdlib_module_names) - {"torch"}
+    assert tops == BESIDE_TORCH.get(str(path.relative_to(PACKAGE)), set()), others
+
+
+def public(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+    """A file's public functions, classes and methods, by their dotted names."""
+
+    def below(node: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str, Any]]:
+        for child in node.body:
+            if isinstance(child, ast.FunctionDef | ast.ClassDef) and not child.name.startswith("_"):
+                yield prefix + child.name, child
+                if isinstance(child, ast.ClassDef):
+                    yield from below(child, f"{prefix}{child.name}.")
+
+    yield from below(ast.parse(path.read_text()), "")
+
+
+HOOKS = PACKAGE / "training" / "callbacks"
+"""Methods there are Lightning's hooks, or one base class's, described once."""
+SHAPE = re.compile(r"shape|scalar|\((count|[A-Zn\d][\w']*)(, ?[A-Z\d][\w']*)*,?\)")
+"""Words of a docstring that tell a tensor's shape: (B, C, H, W), (B,), a scalar, any shape."""
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
+def test_everything_public_has_a_docstring(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), "the module has none"
+    missing = [name for name, node in public(path) if not ast.get_docstring(node)]
+    assert [name for name in missing if HOOKS not in path.parents or "." not in name] == []
+
+
+@pytest.mark.parametrize("path", CORE, ids=module_name)
+def test_what_takes_or_gives_tensors_in_the_core_tells_their_shapes(path: Path) -> None:
+    for name, node in public(path):
+        if isinstance(node, ast.FunctionDef):
+            arguments = [a.annotation for a in (*node.args.args, *node.args.kwonlyargs)]
+            types = [ast.unparse(a) for a in (*arguments, node.returns) if a is not None]
+            if any("Tensor" in t for t in types):
+                assert SHAPE.search(ast.get_docstring(node) or ""), f"{name} does not say of which shape"
 
 
 def test_the_core_needs_torch_only() -> None:
-    """Imported alone, the core must not bring Lightning, webdataset or the configuration."""
-    code = f"import sys; import {', '.join(f'dualscore.{m}' for m in CORE)}; print(*sys.modules)"
+    """Imported alone, the core and the released networks bring no Lightning, webdataset or configuration."""
+    names = [*(module_name(path) for path in CORE), "dualscore.model_files.released"]
+    code = f"import sys; import {', '.join(names)}; print(*sys.modules)"
     loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT / "src").split())
     tops = {name.partition(".")[0] for name in loaded}
     assert "torch" in tops
@@ -78,7 +147,7 @@ def test_the_core_needs_torch_only() -> None:
 
 
 def test_help_and_data_preparation_do_not_wait_for_torch() -> None:
-    for code in ("import dualscore.cli", "import dualscore.shards", "import data_prep.cli"):
+    for code in ("import dualscore.cli", "import dualscore.data.shards", "import data_prep.cli"):
         check = f"import sys; sys.path[:0] = ['src', '.']; {code}; print('torch' in sys.modules)"
         assert subprocess.check_output([sys.executable, "-c", check], text=True, cwd=ROOT).strip() == "False"
 
@@ -115,6 +184,31 @@ def test_only_the_assembler_builds_from_configurations() -> None:
             assert "importlib.import_module" not in text, path
 
 
+def test_rooms_import_one_another_in_one_direction() -> None:
+    """A room, a file or folder of the package's first level, can be read without those above it."""
+    package = ROOT / "src" / "dualscore"
+    rooms: dict[str, set[str]] = {}
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            named += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in (name for name in named if f"{name}.".startswith("dualscore.")):
+                rooms.setdefault(room, set()).add(f"{name}.__init__".split(".")[1])
+    order = graphlib.TopologicalSorter({room: found - {room} for room, found in rooms.items()})
+    assert {"noise", "training", "commands"} <= set(order.static_order())  # CycleError names a circle
+
+
+def test_the_readme_names_every_room() -> None:
+    _, _, listed = (ROOT / "README.md").read_text().partition("    src/dualscore/\n")
+    named = set(re.findall(r"[a-z_]+(?:/|\.py)", listed.partition("    data_prep/")[0]))
+    package = ROOT / "src" / "dualscore"
+    rooms = {
+        f"{p.name}/" if p.is_dir() else p.name for p in package.iterdir() if p.name[:2] not in ("__", ".")
+    }
+    assert named == {room for room in rooms if room.endswith(("/", ".py"))}
+
+
 def test_git_ignores_no_source() -> None:
     """A clone must hold everything: an ignored folder name once swallowed a part of the package."""
     if not (ROOT / ".git").exists():
@@ -133,7 +227,8 @@ def test_make_prints_its_targets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "absent"), [("dualscore.experiment", "torch"), ("dualscore.checkpoints", "lightning")]
+    ("module", "absent"),
+    [("dualscore.settings.experiment", "torch"), ("dualscore.model_files.loading", "lightning")],
 )
 def test_nothing_waits_for_a_library_that_it_does_not_need(module: str, absent: str) -> None:
     code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"

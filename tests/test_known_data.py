@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from dualscore.assemble import build_datamodule, load_statistics
-from dualscore.config import ExperimentConfig
 from dualscore.data.base import ResumableLoader
 from dualscore.data.known import KnownDataModule, TrainingDraws
-from dualscore.experiment import load_experiment
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.images import dequantize, to_pixels
+from dualscore.settings.config import ExperimentConfig
+from dualscore.settings.experiment import load_experiment
 from workspace import ROOT
 
 

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualscore.baselines import FullGaussian, gaussian_bits_per_dim
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.images import to_gray, to_pixels
 from dualscore.likelihood import (
@@ -21,7 +20,15 @@ from dualscore.likelihood import (
     noise_entropy,
     paper_bits_per_dim,
 )
-from dualscore.metrics import BoundDraw, BoundFigures, EnergyFigures, ImageFigures, LevelFigures, Moments
+from dualscore.likelihood.baselines import FullGaussian, gaussian_bits_per_dim
+from dualscore.training.metrics import (
+    BoundDraw,
+    BoundFigures,
+    EnergyFigures,
+    ImageFigures,
+    LevelFigures,
+    Moments,
+)
 from test_gaussian import random_spectrum
 
 CPU = torch.device("cpu")

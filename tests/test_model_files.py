@@ -15,7 +15,7 @@ from safetensors.torch import save, save_file
 
 import dualscore
 from dualscore.errors import CheckpointError, DamagedCheckpointError
-from dualscore.model_file import digest
+from dualscore.model_files.exported import digest
 from test_models import checkpoint
 from test_released import DATA
 
@@ -154,6 +154,10 @@ HOSTILE: dict[str, tuple[Callable[[Document, Tensors], object], str]] = {
     "no width": (_network(width=-1), TOGETHER),
     "a key that no network has": (_network(pickle="x"), "Key 'pickle' not in"),
     "the environment": (_network(width="${oc.env:HOME}"), "must be a plain value"),
+    "a network not known here": (
+        _network(kind="resnet"),
+        "network.kind: must be one of unet, radial, not 'resnet'",
+    ),
     "another kind of network": (_radial, "needs a density of vectors"),
     "another norm": (_network(norm="scale_preserving"), TOGETHER),
     "a missing weight": (lambda _, t: t.pop("model.network.output.weight"), "1 weights are missing"),

@@ -14,13 +14,13 @@ from rich.console import Console
 from safetensors import safe_open
 
 import dualscore
-from dualscore import conversion
 from dualscore.assemble import build
 from dualscore.energy import Denoiser
 from dualscore.errors import CheckpointError, DualscoreError, NormalizationError, ScoreError
-from dualscore.experiment import load_experiment
 from dualscore.likelihood import noise_entropy
 from dualscore.model import ImageModel
+from dualscore.publishing import conversion
+from dualscore.settings.experiment import load_experiment
 from test_photographs import several
 from test_released import DATA, _reference, _relative_error
 from test_scoring import fill, of_any_size, picture, rows, unet
@@ -231,8 +231,7 @@ def test_a_converted_checkpoint_gives_the_released_outputs(workspace: Workspace)
     printed = workspace.run("convert", str(released), "--images", "images", "--out", "made", "--workers", "0")
     for said in (
         "left out: images/broken.png cannot be decoded",
-        "left out: images/moving.png is 8×8, but wanted are 16×16",
-        "left out: images/other.png is 24×24, but wanted are 16×16",
+        "left out: 2 images; the first, images/moving.png is 8×8, but wanted are 16×16",
         "on 12 images of 3×16×16; 3 left out",
     ):
         assert said in printed

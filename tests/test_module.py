@@ -1,6 +1,8 @@
 """The training recipe, piece by piece: each would pass a whole run if it were wrong."""
 
+import inspect
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,17 @@ import torch
 
 import dualscore
 from dualscore.assemble import build, find_data, load_statistics
-from dualscore.config import OptimConfig, Schedule
 from dualscore.data.batch import Batch
 from dualscore.energy import Energy, Fading
-from dualscore.experiment import load_experiment
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.images import to_pixels
 from dualscore.likelihood.bound import decode, prior_divergence
-from dualscore.module import DualScoreModule
 from dualscore.noise import corrupt, fixed_noise
 from dualscore.objective import dual_score_matching
-from dualscore.optimizers import schedule
+from dualscore.settings.config import ObjectiveConfig, OptimConfig, Schedule
+from dualscore.settings.experiment import load_experiment
+from dualscore.training.module import DualScoreModule
+from dualscore.training.optimizers import schedule
 from workspace import ROOT, TINY, Workspace
 
 SETTINGS = [
@@ -255,3 +257,13 @@ def test_load_takes_the_averaged_weights_and_normaliser(workspace: Workspace, de
     assert not torch.equal(raw, averaged)
     assert torch.equal(model.score_model.get_parameter(name), averaged)
     assert model.log_normalizer == float(checkpoint["state_dict"]["log_normalizer"])
+
+
+def test_an_experiments_objective_holds_the_losss_own_arguments() -> None:
+    """So that a new one needs no line between the settings and the formula."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(dual_score_matching).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    assert asdict(ObjectiveConfig()) == defaults

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from dualscore.photographs import UnsuitableError, read_rgb
+from dualscore.pictures.photographs import UnsuitableError, read_rgb
 from dualscore.scoring import run
 from dualscore.scoring.results import Options
 from test_scoring import of_any_size, picture
@@ -101,7 +101,6 @@ def test_scoring_leaves_them_out_by_name(tmp_path: Path, monkeypatch: pytest.Mon
         )
     assert (summary["images"], summary["failed"]) == (1, 3)
     printed = (tmp_path / "printed.txt").read_text()
-    assert f"left out: {folder / 'moving.png'} is animated, 3 frames" in printed
+    assert f"left out: 2 images; the first, {folder / 'moving.png'} is animated, 3 frames" in printed
     assert f"left out: {folder / 'pages.tif'} has 3 pages" in printed
-    assert f"left out: {tmp_path / 'moving.gif'} is animated, 3 frames" in printed
     assert "3 left out, see" in printed

@@ -1,4 +1,4 @@
-"""The released checkpoint format: the network of METHOD to the last digit, and nothing executed."""
+"""The released checkpoint format: the paper's network to the last digit, and nothing executed."""
 
 import argparse
 import io
@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import dualscore
-from dualscore.compiling import obstacle
 from dualscore.energy import Denoiser, Energy
 from dualscore.errors import CheckpointError, NormalizationError
+from dualscore.model_files.released import load_released, read_released
 from dualscore.networks import convolution, normalization
-from dualscore.released import load_released, read_released
+from dualscore.training.compiling import obstacle
 
 DATA = Path(__file__).parent / "data"
 

@@ -21,10 +21,10 @@ import torch
 from dualscore.data import transfer
 from dualscore.data.module import ShardDataModule
 from dualscore.data.reader import EvenlySpacedBatches
+from dualscore.data.shards import Manifest, Shard
 from dualscore.data.source import RemoteFolder, find
 from dualscore.errors import ConfigError, DataError, SourceError
 from dualscore.redaction import redact, restore
-from dualscore.shards import Manifest, Shard
 from workspace import TINY, Workspace
 
 SETTINGS = [*TINY, "optim.warmup_steps=0", "trainer.validate_every=2", "data.streams=2", "data.workers=1"]

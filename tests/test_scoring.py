@@ -274,7 +274,9 @@ def test_a_spectrum_of_one_size_says_so(
 ) -> None:
     monkeypatch.setattr(run, "load", lambda _: of_one_size())
     large = fill(tmp_path / "large", 2, 12)
-    with pytest.raises(ScoreError, match="the only size that the model's Gaussian has a spectrum of"):
+    with pytest.raises(
+        ScoreError, match="the size that the model was trained on, and the only one that it knows"
+    ):
         score(loaded, [large], Options(tmp_path / "out", normalize=True), QUIET)
     assert score(loaded, [large], Options(tmp_path / "out", resize=True), QUIET)["images"] == 2
 

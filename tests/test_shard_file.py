@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from dualscore.data.reader import EvenlySpacedBatches
 from dualscore.data.shard_file import BLOCK, ShardFile, positions, row_bytes
+from dualscore.data.shards import Shard
 from dualscore.errors import DataError
-from dualscore.shards import Shard
 
 SHAPE = (1, 5, 5)
 SIZE = 25

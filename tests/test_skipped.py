@@ -16,8 +16,8 @@ from dualscore.data.batch import Batch
 from dualscore.data.plan import EpochPlan, chosen
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.shard_file import ShardFile, row_bytes
+from dualscore.data.shards import Manifest
 from dualscore.errors import DataError
-from dualscore.shards import Manifest
 from workspace import ROOT, TINY, Workspace
 
 ROW = row_bytes(3 * 16 * 16)
@@ -147,7 +147,7 @@ def test_a_tar_of_another_kind_is_not_taken_for_a_damaged_one_of_ours(tmp_path: 
             entry = tarfile.TarInfo(name)
             entry.size = 25
             tar.addfile(entry, io.BytesIO(bytes([len(name)]) * 25))
-    from dualscore.shards import Shard
+    from dualscore.data.shards import Shard
 
     shard = Shard(path.name, 6, path.stat().st_size, "0" * 64)
     plan = EpochPlan((shard,), 6, 1, 1, 0, 0)
@@ -182,7 +182,7 @@ def scattered(shards: Path, to: Path) -> Path:
 
 
 def skipped(run: Path) -> list[tuple[int, float]]:
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     return [(event.step, event.value) for event in events.Scalars("data/skipped_images")]
 
 

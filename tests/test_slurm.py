@@ -79,7 +79,7 @@ def test_a_stopped_job_of_two_tasks_is_requeued_and_ends_with_the_weights_of_one
         assert torch.equal(tensor, second[name]), name
     steps = {}
     for run in ("whole", "stopped"):
-        path = workspace.folder / "runs" / run / "tensorboard"
+        path = workspace.folder / "runs" / run
         events = EventAccumulator(str(path), {"scalars": 0}).Reload()
         steps[run] = [event.step for event in events.Scalars("train/loss")]
         assert workspace.report(run)["complete"]
@@ -152,7 +152,7 @@ def test_at_its_time_limit_a_job_is_requeued_and_once_cancelled_it_does_not_come
     assert "stopped by SIGTERM; saved" in log(folder)
     assert f"job {job} was ended from outside" in log(folder)
     # The folder is free again.
-    assert "srun" in workspace.run("submit", "patches_dual", *settings, *CPU, "--dry")
+    assert "srun" in workspace.run("submit", "patches_dual", *settings, *CPU, "--dry-run")
 
 
 def test_a_pre_empted_job_saves_gives_way_and_goes_on(

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from benchmarks.plain import plain, plain_loss
 from dualscore.assemble import blank_statistics, build, build_score_model, image_shape
-from dualscore.compiling import compiled_loss, obstacle
+from dualscore.devices import allow_tf32
 from dualscore.energy import ScoreModel
-from dualscore.experiment import load_experiment
 from dualscore.images import to_pixels
-from dualscore.memory import images_that_fit, parts_that_fit
 from dualscore.networks import convolution, normalization
 from dualscore.noise import corrupt, log_uniform
 from dualscore.objective import dual_score_matching
-from dualscore.precision import allow_tf32
+from dualscore.settings.experiment import load_experiment
+from dualscore.training.compiling import compiled_loss, obstacle
+from dualscore.training.memory import images_that_fit, parts_that_fit
 from workspace import ROOT, TINY, Workspace
 
 SMALL = ["network.width=4", "data.size=16", "network.scales=2", "data.batch_size=8"]
@@ -175,7 +175,7 @@ def test_a_batch_that_does_not_fit_is_told_what_would(
     def full(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("dualscore.module.dual_score_matching", full)
+    monkeypatch.setattr("dualscore.training.module.dual_score_matching", full)
     line = workspace.fail("train", "patches_dual", *DUAL, f"data.path={demo_shards}", "trainer.max_steps=3")
     assert "step 0: 16 images at once do not fit" in line
     assert "trainer.accumulate=2 makes the same step in parts of 8" in line

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dualscore.experiment import available, load_experiment, to_plain
+from dualscore.settings.experiment import available, load_experiment, to_plain
 from dualscore.study.plan import PAPER, SIZE_KEYS, Study, Variant, load_study, paper_settings
 from dualscore.study.plot import plot_differences
 from dualscore.study.result import Result

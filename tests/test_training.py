@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dualscore
-from dualscore.experiment import available
+from dualscore.settings.experiment import available
 from workspace import EVERYTHING, ROOT, TINY, Workspace
 
 DUAL = [*TINY, "optim.warmup_steps=2", "optim.ema_steps=3"]
@@ -85,7 +85,7 @@ def test_a_run_trains_validates_logs_and_evaluates(workspace: Workspace, demo_sh
         assert level["effective_dimension"] == pytest.approx(256 * level["space_loss"])
 
     folder = workspace.folder / "runs" / "patches_dual"
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     tags = set(events.Tags()["scalars"])
     assert {
         "val/bits_per_dim",
@@ -136,9 +136,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(workspace: Workspace, stop: int)
     runs = workspace.folder / "runs"
     steps = []
     for run in ("a", "b"):
-        events = EventAccumulator(
-            str(runs / run / "patches_dual/tensorboard"), size_guidance={"scalars": 0}
-        ).Reload()
+        events = EventAccumulator(str(runs / run / "patches_dual"), size_guidance={"scalars": 0}).Reload()
         steps.append([(e.step, e.value) for e in events.Scalars("val/bits_per_dim")])
     assert steps[0] == steps[1]
 
@@ -359,7 +357,7 @@ def test_best_is_the_lowest_validation_figure(
     """With a learning rate that ruins the energy, the first validation stays the best."""
     settings = [*DUAL, f"data.path={demo_shards}", "trainer.max_steps=12", "trainer.validate_every=4"]
     workspace.run("train", "patches_dual", *settings, "optim.lr=0.03", f"trainer.best={best_by}")
-    folder = workspace.folder / "runs/patches_dual/tensorboard"
+    folder = workspace.folder / "runs/patches_dual"
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     figures = [event.value for event in events.Scalars(tag)]
     best = workspace.checkpoint("patches_dual", "best")["global_step"]

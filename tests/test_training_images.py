@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualscore.assemble import build_datamodule, find_data, training_images
-from dualscore.config import ExperimentConfig
 from dualscore.data.plan import EpochPlan
+from dualscore.data.shards import Shard
 from dualscore.errors import ConfigError, DataError
-from dualscore.experiment import load_experiment
-from dualscore.shards import Shard
+from dualscore.settings.config import ExperimentConfig
+from dualscore.settings.experiment import load_experiment
 from workspace import ROOT, TINY, Workspace
 
 

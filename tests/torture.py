@@ -29,10 +29,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from data_prep.cli import main as prepare
-from dualscore.checkpoints import read_checkpoint
 from dualscore.errors import CheckpointError
-from dualscore.experiment import load_experiment
-from dualscore.runs import Run
+from dualscore.runs.checkpoints import read_checkpoint
+from dualscore.runs.folder import Run
+from dualscore.settings.experiment import load_experiment
 from dualscore.train import train
 from fakes import write_official_imagenet
 from workspace import ROOT, TINY

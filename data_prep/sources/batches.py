@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep import safe_pickle
-from data_prep.plan import Images, Unit
+from data_prep.plan import Images, Table, Unit
 from data_prep.sources.archive import FileRef, explained, is_archive, members, refuse_bomb
 from dualscore.errors import DataError
 
@@ -36,15 +36,7 @@ class BatchUnit(Unit):
         _check_kind(self.ref, table.dtype)
         if len(table) != self.images:
             raise DataError(f"{self.ref} changed while it was read: run again")
-        yield _Table(table.reshape(-1, *self.image_shape))
-
-
-@dataclass
-class _Table:
-    images: NDArray[np.uint8]
-
-    def take(self, start: int, stop: int) -> NDArray[np.uint8]:
-        return self.images[start:stop]
+        yield Table(table.reshape(-1, *self.image_shape))
 
 
 def batch_unit(split: str, ref: FileRef, image_shape: tuple[int, int, int]) -> BatchUnit:

@@ -15,6 +15,7 @@ SHAPE = (3, 32, 32)
 class Cifar10(Source):
     """Five batches to train on; the test batch to validate on."""
 
+    about = "cifar-10-python.tar.gz, or its folder cifar-10-batches-py"
     uses = frozenset({"src"})
 
     def find(self, src: Path | None) -> list[Path]:

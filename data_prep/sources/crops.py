@@ -12,7 +12,7 @@ from data_prep.plan import Images, Unit
 from data_prep.pool import stop_if_told
 from data_prep.sources.photographs import Photograph
 from dualscore.errors import DataError
-from dualscore.photographs import read_rgb
+from dualscore.pictures.photographs import read_rgb
 
 REDUCTIONS = (1, 2, 4)
 

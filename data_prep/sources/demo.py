@@ -37,6 +37,13 @@ class Demo(Source):
     def __init__(self, train: Sequence[str] = tuple(TRAIN)) -> None:
         self.train = {name: TRAIN[name] for name in train}
 
+    @property
+    def about(self) -> str:
+        """All of the photographs, or which ones."""
+        if len(self.train) == len(TRAIN):
+            return "photographs shipped with scikit-image and scikit-learn; no --src"
+        return f"the same, trained on {' and '.join(self.train)} only"
+
     def find(self, src: Path | None) -> list[Path]:  # noqa: ARG002 - it needs none
         """The files, found without importing the packages."""
         return [locate(package, file) for package, file in (self.train | VAL).values()]
@@ -62,7 +69,7 @@ def locate(package: str, file: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
-            f"the demo needs {PACKAGES[package]}, which is not installed: pip install {PACKAGES[package]}"
+            f'the demo needs {PACKAGES[package]}, which is not installed: pip install "dualscore[data]"'
         )
     path = Path(spec.submodule_search_locations[0], file)
     if not path.is_file():

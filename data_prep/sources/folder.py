@@ -12,7 +12,7 @@ from data_prep.plan import Plan, Request, Source
 from data_prep.sources.crops import CropUnit, count_crops
 from data_prep.sources.photographs import Photograph, inspect
 from dualscore.errors import DataError
-from dualscore.photographs import SUFFIXES
+from dualscore.pictures.photographs import SUFFIXES
 
 GROUP_CROPS = 2**16
 GROUP_BYTES = 200 * 10**6
@@ -22,6 +22,7 @@ NAMES_KEPT = 2000
 class Folder(Source):
     """Photographs below a folder; ``val_fraction`` of them, chosen by the seed, are kept for validation."""
 
+    about = "any folder of photographs, cut into crops"
     uses = frozenset({"src", "size", "val_fraction", "seed"})
 
     def find(self, src: Path | None) -> list[Path]:

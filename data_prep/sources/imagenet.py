@@ -20,6 +20,13 @@ class Imagenet(Source):
     val_pattern = r"val_data(\.npz)?"
 
     @property
+    def about(self) -> str:
+        """The release, its side and its files."""
+        return (
+            f"official down-sampled ImageNet, {self.side}×{self.side}: train_data_batch_1 … 10 and val_data"
+        )
+
+    @property
     def archives(self) -> str:
         """Names of the archives looked into, any case."""
         return rf"imagenet{self.side}_(train|val).*\.(zip|tar|tar\.gz|tgz)"

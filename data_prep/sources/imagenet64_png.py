@@ -109,6 +109,7 @@ class _Pngs:
 class Imagenet64Png(Source):
     """Archives are read in their own order, folders by sorted name."""
 
+    about = "the older PNG release, train_64x64 and valid_64x64; never compare the two"
     uses = frozenset({"src"})
 
     def find(self, src: Path | None) -> list[Path]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dualscore.photographs import read_rgb
+from dualscore.pictures.photographs import read_rgb
 
 
 @dataclass(frozen=True)

@@ -1,52 +1,40 @@
 """The one place that turns configurations into objects."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dualscore.config import (
-    VECTORS,
-    Anchor,
-    Embedding,
-    ExperimentConfig,
-    Half,
-    KnownDensity,
-    ModelKind,
-    NetworkKind,
-    Norm,
-    ResidualInput,
-)
+from dualscore.data.shards import Manifest, load_spectrum
 from dualscore.data.source import RemoteFolder, Source, find, local_folder
 from dualscore.data.transfer import is_remote
 from dualscore.densities import DENSITIES, GaussianMixture
 from dualscore.energy import Denoiser, Energy, Fading, LevelPhase, ScoreModel, SlopeOffset
 from dualscore.errors import DataError
-from dualscore.experiment import to_plain
 from dualscore.gaussian import QUANTIZATION_VARIANCE, Gaussian, StationaryGaussian, WhiteGaussian
 from dualscore.images import LUMA
-from dualscore.networks import (
-    LinearEmbedding,
-    LogEmbedding,
-    PixelNorm,
-    RadialEnergy,
-    ScalePreservingNorm,
-    UNet,
-)
+from dualscore.network_table import NETWORKS, check_network
+from dualscore.networks import RadialEnergy
 from dualscore.noise import variance_at_psnr
-from dualscore.shards import Manifest, load_spectrum
+from dualscore.runs.checkpoints import FORMAT
+from dualscore.settings.config import (
+    RADIAL,
+    VECTORS,
+    Anchor,
+    ExperimentConfig,
+    Half,
+    KnownDensity,
+    ModelKind,
+    ResidualInput,
+)
+from dualscore.settings.experiment import to_plain
+from dualscore.shipped import prepare
 
 if TYPE_CHECKING:
     from dualscore.data.base import ImageDataModule
-    from dualscore.module import DualScoreModule
+    from dualscore.training.module import DualScoreModule
 
 VALIDATION_STRATA = 16
-NORMS: dict[Norm, type[ScalePreservingNorm] | type[PixelNorm]] = {
-    Norm.scale_preserving: ScalePreservingNorm,
-    Norm.pixel: PixelNorm,
-}
-EMBEDDINGS = {Embedding.linear: LinearEmbedding, Embedding.log: LogEmbedding}
-FORMAT = 2
-"""Of what a checkpoint's weights mean; weights of another are refused, not misread."""
 
 
 class ImageStatistics:
@@ -80,10 +68,12 @@ def find_data(config: ExperimentConfig) -> tuple[Source, Manifest]:
     """
     data = config.data
     demo = data.dataset.startswith("demo")
-    archives = "" if demo else " SRC=…"
-    size = f" SIZE={data.size}" if demo or data.dataset == "folder" else ""
-    out = "…" if is_remote(data.path) else data.path
-    recipe = f"make data DATASET={data.dataset}{archives}{size} OUT={out}"
+    recipe = prepare(
+        data.dataset,
+        source=not demo,
+        size=data.size if demo or data.dataset == "folder" else None,
+        out="…" if is_remote(data.path) else data.path,
+    )
     source, manifest = find(data.path, data.cache, data.cache_gb, recipe)
     if manifest.dataset != data.dataset:
         raise DataError(
@@ -162,8 +152,20 @@ def blank_statistics(image_shape: tuple[int, int, int]) -> ImageStatistics:
 
 
 def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> ScoreModel:
-    """Build the energy or the denoiser of an experiment, with fresh weights from torch's random state."""
-    if config.network.kind is NetworkKind.radial:
+    """Build the energy or the denoiser of an experiment, with fresh weights from torch's random state.
+
+    Args:
+        config: the experiment.
+        statistics: of the images as the model sees them.
+
+    Returns:
+        What the objective trains.
+
+    Raises:
+        ConfigError: if the network is none that is known here.
+    """
+    check_network(config)
+    if config.network.kind == RADIAL:
         density = known_density(config)
         assert density is not None
         return RadialEnergy(
@@ -185,17 +187,8 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
     }
     whiteners = views[options.residual_input]
     seen = channels * (max(1, len(whiteners)) + (2 if options.phase else 0))
-    network = UNet(
-        seen,
-        EMBEDDINGS[config.network.embedding](config.network.contrast),
-        width=config.network.width,
-        scales=config.network.scales,
-        layers=config.network.layers,
-        output_gain=config.network.output_gain,
-        hidden_gain=config.network.hidden_gain,
-        norm=NORMS[config.network.norm],
-        residual=config.network.residual,
-        outputs=seen + (channels if options.potential else 0),
+    network = NETWORKS[config.network.kind](
+        config.network, seen, seen + (channels if options.potential else 0)
     )
     if config.model is ModelKind.denoiser:
         return Denoiser(network)
@@ -221,7 +214,7 @@ def build_module(
 ) -> "DualScoreModule":
     """Build the LightningModule; the weights depend on the experiment's seed alone."""
     from dualscore.data.module import ShardDataModule
-    from dualscore.module import DualScoreModule
+    from dualscore.training.module import DualScoreModule
 
     data = (datamodule.source, datamodule.manifest) if isinstance(datamodule, ShardDataModule) else None
     statistics = load_statistics(config, data)
@@ -236,7 +229,7 @@ def build_module(
         t_range=(config.noise.t_min, config.noise.t_max),
         stratified=config.noise.stratified,
         levels=[variance_at_psnr(decibels) for decibels in config.evaluate.psnr],
-        time_weight=config.objective.time_weight,
+        objective=asdict(config.objective),
         flip=config.data.flip,
         quantized=config.data.quantized,
         dequantize=config.data.dequantize,

@@ -2,19 +2,44 @@
 
 import argparse
 import os
+import platform
+import shlex
 import sys
+from typing import Any, cast
 
-from dualscore import commands
+import dualscore.commands as commands
 from dualscore.errors import DualscoreError, StoppedError
 from dualscore.redaction import redact
+from dualscore.terminal import rank, speaking
+from dualscore.terminal.console import Terminal
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dualscore", description="Normalized energy models of images.")
-    added = parser.add_subparsers(dest="command", required=True)
+class _Version(argparse.Action):
+    """Prints versions, on demand: asking every package takes a while."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        from dualscore.version import installed_version
+
+        beside = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning"))
+        print(f"dualscore {installed_version()} ({beside}, Python {platform.python_version()})")
+        parser.exit()
+
+
+def _parser() -> tuple[commands.Parser, dict[str, commands.Parser]]:
+    parser = commands.Parser(prog="dualscore", description="Normalized energy models of images.")
+    parser.add_argument("--version", action=_Version, help="of dualscore and what it computes with")
+    added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in commands.ALL:
-        add(added)
-    return parser
+        add(cast(Any, added))
+    for each in (parser, *added.choices.values()):
+        if each.add_help:  # one without hands everything over to a parser of its own
+            commands.add_general(each)
+    return parser, dict(added.choices)
 
 
 def _one_line(error: DualscoreError) -> str:
@@ -39,18 +64,35 @@ def main(argv: list[str] | None = None) -> int:
     # step tens of times slower (measured: 0.1 instead of 2.6 steps/s beside one busy process); spinning this
     # long and then sleeping costs a fifth where nothing else does. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    parser = _parser()
+    parser, known = _parser()
+    commands.complete(parser)
     arguments, rest = parser.parse_known_args(argv)
+    if hasattr(arguments, "handed_over"):  # options before the first word are left over
+        arguments.handed_over = commands.general_words(arguments) + rest + arguments.handed_over
+        return int(arguments.run(arguments))
     settable = hasattr(arguments, "overrides")
     if strangers := [word for word in rest if word.startswith("-") or "=" not in word or not settable]:
-        parser.error(f"unrecognized arguments: {' '.join(strangers)}")
+        known[arguments.command].unknown(strangers)
     if rest:  # settings after an option, which argparse leaves over
         arguments.overrides += rest
+    hushed, log_file = getattr(arguments, "quiet", False), getattr(arguments, "log_file", None)
+    typed = redact(shlex.join(["dualscore", *(sys.argv[1:] if argv is None else argv)]))
     try:
-        arguments.run(arguments)
-    except StoppedError as stop:
-        from dualscore.terminal import rank
+        with speaking(hushed, log_file, typed) as console:
+            return _run(arguments, console)
+    except DualscoreError as error:  # the log file itself
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return error.status
 
+
+def _run(arguments: argparse.Namespace, console: Terminal) -> int:
+    dry = getattr(arguments, "dry_run", False)
+    try:
+        if dry and hasattr(arguments, "plan"):
+            arguments.plan(arguments).show(console)
+        else:
+            arguments.run(arguments)  # without a plan it only reads
+    except StoppedError as stop:
         # Launchers take the failure of any other process for one of the whole group, and kill the first.
         if rank() > 0:
             return 0

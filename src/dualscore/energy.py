@@ -30,11 +30,28 @@ class ScoreModel(nn.Module):
     """Anything with a score: what the objective trains and the estimators use."""
 
     def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:
-        """∇_y U and, where the model has an energy and `time` asks for it, ∂_t U."""
+        """∇_y U and, where the model has an energy and `time` asks for it, ∂_t U.
+
+        Args:
+            noisy: y, shape (B, C, H, W).
+            noise_variance: t ≥ 0 in pixel², shape (B,).
+            time: False leaves ∂_t U out.
+
+        Returns:
+            ∇_y U in 1/pixel, shape (B, C, H, W), and, if asked for, ∂_t U in 1/pixel², shape (B,).
+        """
         raise NotImplementedError
 
     def denoise(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
-        """The posterior mean x̂ = y − t ∇_y U (Miyasawa, Tweedie), shape (B, C, H, W)."""
+        """The posterior mean x̂ = y − t ∇_y U (Miyasawa 1961; Tweedie).
+
+        Args:
+            noisy: y, shape (B, C, H, W).
+            noise_variance: t ≥ 0 in pixel², shape (B,).
+
+        Returns:
+            Denoised images in pixels, shape (B, C, H, W).
+        """
         image_gradient = self.gradients(noisy, noise_variance, time=False).image
         return noisy - noise_variance[:, None, None, None] * image_gradient
 
@@ -74,7 +91,7 @@ class SlopeOffset(nn.Module):
     r"""c(t) = −∫_t^∞ g(s) ds with c(t_max) = 0: the part of the energy that ∇_y U cannot see.
 
     c is piecewise linear in ln t; the parameters are its slopes dc/d ln t between equally spaced knots,
-    so that each receives the time term's gradient directly (METHOD: learned as values, c does not move).
+    so that each receives the time term's gradient directly (learned as values, c does not move).
     Below t_min and above t_max it is constant.
 
     Args:

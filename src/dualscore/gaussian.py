@@ -101,7 +101,7 @@ class StationaryGaussian(nn.Module):
         return torch.einsum("hwck,bchw->bkhw", self.axes, coefficients)
 
     def synthesize(self, coefficients: Tensor) -> Tensor:
-        """Images from coefficients in the eigenbasis; inverse of `analyze`."""
+        """Images from coefficients in the eigenbasis, both (B, C, H, W); inverse of `analyze`."""
         if self.mean.numel() > 1:
             coefficients = torch.einsum("hwck,bkhw->bchw", self.axes, coefficients)
         return self.dct_rows.mT @ coefficients @ self.dct_columns
@@ -113,6 +113,12 @@ class StationaryGaussian(nn.Module):
         standardized = coefficients * total.rsqrt()
         energy = 0.5 * (standardized.square() + torch.log(2 * math.pi * total)).sum(dim=(1, 2, 3))
         return Standardized(energy, self.synthesize(standardized))
+
+    def denoise(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """The best linear denoiser (Wiener's filter), x̂ = μ + Σ(Σ + t)⁻¹(y − μ), (B, C, H, W), at t (B,)."""
+        shrinkage = self.eigenvalues / (self.eigenvalues + noise_variance[:, None, None, None])
+        mean = self.mean[:, None, None]
+        return self.synthesize(self.analyze(noisy - mean) * shrinkage) + mean
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw clean images x ~ N(μ, Σ), shape (count, C, H, W)."""

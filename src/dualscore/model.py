@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,28 @@ from dualscore.errors import NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import bits_per_dim, check_clean, check_floating, log_normalizer, noise_entropy
 from dualscore.noise import MEASURING, corrupt, seeded_generator
-from dualscore.origin import Origin
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a model was made of, and what is known of it.
+
+    Args:
+        name: of the experiment, or of the file it was converted from.
+        architecture: plain values that the network is rebuilt from; see `dualscore.model_files.architecture`.
+        facts: where the weights come from, for people: a name and a text each.
+        evaluation: evaluation.json without the paths in it; None where it was not evaluated.
+        energies: U(x, 0) of the validation images in nats, without log Z, to rank others among, rising,
+            float64, shape (n,); None where they are not known.
+        licence: under which terms the weights may be used; empty where nobody said.
+    """
+
+    name: str
+    architecture: dict[str, Any]
+    facts: dict[str, str] = field(default_factory=dict)
+    evaluation: dict[str, Any] | None = None
+    energies: Tensor | None = None
+    licence: str = ""
 
 
 class ImageModel(nn.Module):

@@ -97,7 +97,17 @@ def fixed_noise(indices: Sequence[int], shape: Sequence[int], seed: int, draw: i
 
 
 def fixed_uniform(indices: Sequence[int], shape: Sequence[int], seed: int, draw: int = 0) -> Tensor:
-    """Uniform numbers in [0, 1) that belong to given images; arguments and result as in `fixed_noise`."""
+    """Uniform numbers in [0, 1) that belong to given images, float32, on the CPU.
+
+    Args:
+        indices: the images' positions in their data set, length B.
+        shape: shape of what one image gets.
+        seed: the run's seed.
+        draw: which of an image's independent draws.
+
+    Returns:
+        Numbers of shape (B, *shape).
+    """
     generators = [_of_image(index, seed, draw, 1) for index in indices]
     return torch.stack([torch.rand(*shape, generator=g, dtype=torch.float32) for g in generators])
 
@@ -119,7 +129,17 @@ def random_signs(shape: Sequence[int], generator: torch.Generator) -> Tensor:
 
 
 def fixed_signs(indices: Sequence[int], shape: Sequence[int], seed: int, draw: int = 0) -> Tensor:
-    """Independent signs that belong to given images; arguments and result as in `fixed_noise`."""
+    """Independent signs ±1 that belong to given images, float32, on the CPU.
+
+    Args:
+        indices: the images' positions in their data set, length B.
+        shape: shape of one image (C, H, W).
+        seed: the run's seed.
+        draw: which of an image's independent draws.
+
+    Returns:
+        Signs v with E v vᵀ = I, shape (B, C, H, W).
+    """
     return torch.stack([random_signs(shape, _of_image(index, seed, draw, 2)) for index in indices])
 
 

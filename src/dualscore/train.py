@@ -4,45 +4,56 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.markup import escape
 
 from dualscore.assemble import build
-from dualscore.callbacks import (
+from dualscore.dashboard.closing import write_closing
+from dualscore.dashboard.logger import PatientLogger
+from dualscore.dashboard.opening import find_compared, write_opening
+from dualscore.data.base import ImageDataModule
+from dualscore.devices import allow_tf32
+from dualscore.errors import StoppedError, TrainingError
+from dualscore.evaluation import evaluate, is_complete
+from dualscore.evaluation.estimators import check_estimators
+from dualscore.redaction import redact
+from dualscore.runs.checkpoint_io import AtomicCheckpointIO
+from dualscore.runs.checkpoints import best_sound, newest_sound
+from dualscore.runs.folder import Run
+from dualscore.runs.signals import StopSignals
+from dualscore.runs.status import State, Status
+from dualscore.runs.watchdog import Watchdog, within
+from dualscore.settings.config import Best, ExperimentConfig
+from dualscore.settings.experiment import to_plain
+from dualscore.telling import introduce, tell_results
+from dualscore.terminal import final, quiet, rank, shared_console
+from dualscore.terminal.hints import command, option
+from dualscore.training.callbacks import (
     BitsPerDim,
     Bound,
     ConsoleReport,
+    Energies,
     GradientHealth,
     Heartbeat,
+    Journal,
+    LearningRate,
     NoiseCurves,
     Pictures,
+    References,
     Saving,
     SkippedImages,
     SpikeGuard,
     Throughput,
+    TrainingBar,
 )
-from dualscore.checkpoint_io import AtomicCheckpointIO
-from dualscore.checkpoints import best_sound, newest_sound
-from dualscore.compiling import obstacle
-from dualscore.config import Best, ExperimentConfig
-from dualscore.data.base import ImageDataModule
-from dualscore.errors import StoppedError, TrainingError
-from dualscore.evaluation import evaluate, is_complete
-from dualscore.experiment import to_plain
-from dualscore.failures import told_to_people
-from dualscore.module import DualScoreModule
-from dualscore.precision import allow_tf32
-from dualscore.redaction import redact
-from dualscore.runs import Run
-from dualscore.signals import StopSignals
-from dualscore.status import State, Status
-from dualscore.terminal import quiet, rank, shared_console
-from dualscore.trainer import PatientLogger, accelerator, log_settings, make_trainer
-from dualscore.watchdog import Watchdog, within
+from dualscore.training.compiling import obstacle
+from dualscore.training.failures import told_to_people
+from dualscore.training.module import DualScoreModule
+from dualscore.training.trainer import accelerator, make_trainer
 
 
 def _monitor(config: ExperimentConfig) -> str:
@@ -82,10 +93,12 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
         DualscoreError: one line for people; nothing is left half-written.
     """
     quiet()
+    check_estimators(config)
     parts = build(config)  # which fails before anything is written
     plain = to_plain(config)
     run.check_same(plain)
     status = Status.read(run.folder) or Status()
+    measured = status.step if status.state is State.complete else 0  # where the log's last evaluation ends
     with StopSignals() as signals, run.alone() if rank() == 0 else nullcontext():
         try:
             if not _fit(config, parts, run, signals, status, watchers):
@@ -93,7 +106,12 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
             status.state = State.evaluating
             _say(status, run)
             signals.stop_at_once()
-            evaluate(config, best_sound(run, _warn), run.folder / "evaluation.json")
+            best = best_sound(run, _warn)
+            report = evaluate(config, best, run.folder / "evaluation.json")
+            if rank() == 0:
+                steps = (measured, config.trainer.max_steps - 1)
+                write_closing(PatientLogger(run.folder, 0, _warn), report, steps)
+            tell_results(report, run.folder / "evaluation.json", best)
         except BaseException as error:
             stopped = isinstance(error, StoppedError | KeyboardInterrupt)
             status.state = State.stopped if stopped else State.failed
@@ -140,52 +158,65 @@ def _fit(
     module, datamodule = parts
     _prepare_device(config, module, console)
 
+    before = replace(status)
     newest = newest_sound(run, _warn, put_aside=rank() == 0)
     step = status.step = int(newest[1]["global_step"]) if newest else 0
     status.max_steps = config.trainer.max_steps
     if step >= config.trainer.max_steps:
         if not is_complete(run.folder / "evaluation.json", run.best):
             return True
-        console.print(
-            f"{run.folder} is complete ({step:,} steps). Train longer with SET=trainer.max_steps=… (a cosine "
-            "schedule is then stretched to the new length), anew beside it with FRESH=1, or measure it with "
-            "make evaluate.",
+        more, fresh = option("trainer.max_steps=…", "SET=trainer.max_steps=…"), option("--fresh", "FRESH=1")
+        final(
+            console,
+            f"{run.folder} is complete ({step:,} steps). Train longer with {more} (a cosine schedule is then "
+            f"stretched to the new length), anew beside it with {fresh}, or measure it with "
+            f"{command('evaluate', config.name, variables={'EXP': config.name})}.",
             soft_wrap=True,
         )
         return False
-    throughput, health = Throughput(config.data.batch_size), GradientHealth(config.trainer.max_skipped, _warn)
-    heartbeat = Heartbeat(run, status, throughput, health)
-    io = AtomicCheckpointIO(config.trainer.keep, _warn)
-    saving = Saving(run, _monitor(config), io, signals)
     logger = PatientLogger(run.folder, step, _warn)
+    journal = Journal(logger.log_text, logger.save, _ending(before) if step else None)
+    throughput = Throughput(config.data.batch_size)
+    health = GradientHealth(config.trainer.max_skipped, journal.telling("skipped_steps", _warn))
+    heartbeat = Heartbeat(run, status, throughput, health)
+    io = AtomicCheckpointIO(config.trainer.keep, journal.telling("failed_writes", _warn))
+    saving = Saving(run, _monitor(config), io, signals)
+    compared = find_compared(run.folder, config, plain)
+    references = References(compared.published, compared.psnr)
+    unreadable = journal.telling("unreadable_images", _warn)
+    guard = SpikeGuard(config.trainer.spike, run, journal.telling("rollbacks", _warn))
     callbacks = [
         health,
-        SkippedImages(config.data.max_skipped, datamodule, console),
+        SkippedImages(config.data.max_skipped, datamodule, unreadable),
         throughput,
         heartbeat,
         BitsPerDim(),
         Bound(),
-        NoiseCurves(),
+        references,
+        NoiseCurves(references),
+        Energies(logger.log_histogram),
         Pictures(logger.log_picture),
-        LearningRateMonitor("step"),
+        LearningRate(),
+        journal,
         ConsoleReport(console, throughput),
-        *([SpikeGuard(config.trainer.spike, run, _warn)] if config.trainer.spike else []),
+        *([TrainingBar(console, throughput)] if console.live else []),
+        *([guard] if config.trainer.spike else []),
         *watchers,
         saving,
     ]
-    trainer = make_trainer(config, run, callbacks, console, io, logger)
+    trainer = make_trainer(config, run, callbacks, io, logger)
     if rank() == 0:
         run.write_config(plain)
-    _introduce(config, run, module, datamodule, trainer, step, console)
-    if newest and (before := newest[1]["dualscore"].get("devices", 1)) != trainer.world_size:
+    introduce(config, run, module, datamodule, trainer, step)
+    if newest and (devices := newest[1]["dualscore"].get("devices", 1)) != trainer.world_size:
         console.print(
-            f"{trainer.world_size} devices where there were {before}: the same images, noise and order; sums "
-            "are taken in another order, so weights agree to rounding",
+            f"{trainer.world_size} devices where there were {devices}: the same images, noise and order; "
+            "sums are taken in another order, so weights agree to rounding",
             highlight=False,
             soft_wrap=True,
         )
-    if step == 0 and trainer.is_global_zero:
-        log_settings(logger, plain, _monitor(config))
+    parameters = sum(p.numel() for p in module.model.parameters())
+    write_opening(logger, config, plain, compared, parameters, run.folder.name)
     with (
         _watchdog(config, run, status, (trainer.global_rank, trainer.world_size)) as heartbeat.watchdog,
         told_to_people(trainer, module, config, heartbeat.watchdog),
@@ -199,26 +230,9 @@ def _fit(
     return True
 
 
-def _introduce(
-    config: ExperimentConfig,
-    run: Run,
-    module: DualScoreModule,
-    datamodule: ImageDataModule,
-    trainer: lightning.Trainer,
-    step: int,
-    console: Console,
-) -> None:
-    """One line that says what begins."""
-    parameters = sum(p.numel() for p in module.model.parameters())
-    start = f"goes on from step {step:,}" if step else "starts"
-    console.print(
-        f"[bold]{config.name}[/] {start} in {run.folder} · {parameters:,} parameters · "
-        f"{datamodule.counts['train']:,} training images "
-        f"{'×'.join(map(str, module.image_shape))} · "
-        f"{trainer.world_size} × {trainer.strategy.root_device.type}",
-        highlight=False,
-        soft_wrap=True,
-    )
+def _ending(before: Status) -> str:
+    """How a run ended before it goes on, as far as it could say."""
+    return f"{before.state.value}{f': {before.reason}' if before.reason else ''}"
 
 
 def leave() -> None:

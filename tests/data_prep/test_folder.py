@@ -10,9 +10,9 @@ from PIL import Image
 from data_prep.plan import Request
 from data_prep.sources.crops import CropUnit, count_crops
 from data_prep.sources.folder import Folder
+from dualscore.data.shards import Manifest
 from dualscore.errors import DataError
-from dualscore.photographs import read_rgb
-from dualscore.shards import Manifest
+from dualscore.pictures.photographs import read_rgb
 from fakes import photograph, photograph_paths
 from prep_helpers import build, read_split
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dualscore import errors
+from dualscore.data.shards import Manifest, load_spectrum
 from dualscore.errors import DataError
-from dualscore.shards import Manifest, load_spectrum
 from fakes import write_official_imagenet
 from prep_helpers import build, contents
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualscore.shards import Manifest
+from dualscore.data.shards import Manifest
 from fakes import photograph, write_cifar10, write_imagenet64_png, write_official_imagenet
 from prep_helpers import build, contents, read_split
 

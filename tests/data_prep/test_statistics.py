@@ -6,7 +6,7 @@ import numpy as np
 from scipy.fft import dct
 
 from data_prep.statistics import Sums
-from dualscore.shards import Manifest, load_spectrum
+from dualscore.data.shards import Manifest, load_spectrum
 from fakes import real_images, write_official_imagenet
 from prep_helpers import build, read_split
 

@@ -29,7 +29,7 @@ export DUALSCORE_STOP_FILE="$DUALSCORE_RUN/.stopped"
 rm -f "$DUALSCORE_STOP_FILE"
 export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK" PYTHONUNBUFFERED=1
 srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
-    "$python" -m dualscore.cluster.task train "$experiment" "${settings[@]}" \
+    "$python" -m dualscore.task train "$experiment" "${settings[@]}" \
     trainer.devices="$SLURM_NTASKS_PER_NODE" trainer.nodes="$SLURM_JOB_NUM_NODES" \
     trainer.accelerator="$accelerator"
 status=$?

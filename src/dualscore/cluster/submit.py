@@ -1,5 +1,6 @@
 """Gives runs to Slurm, after everything that can be checked beforehand was."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,10 +8,11 @@ from pathlib import Path
 
 from dualscore.cluster.script import JOB_FILE, Entry, Job, Resources, render
 from dualscore.cluster.sweep import load_sweep
-from dualscore.errors import ClusterError, ConfigError
-from dualscore.experiment import load_experiment, to_plain
-from dualscore.runs import Run, newest_run
-from dualscore.shards import write_aside
+from dualscore.errors import ClusterError, ConfigError, DataError
+from dualscore.files.aside import write_aside
+from dualscore.runs.folder import Run, newest_run
+from dualscore.settings.experiment import load_experiment, to_plain
+from dualscore.terminal.hints import option
 
 
 def experiment_job(
@@ -62,25 +64,40 @@ def sweep_job(sweep: str, settings: list[str], name: str | None, runs: Path, res
     )
 
 
-def check(job: Job) -> None:
+def check(job: Job, data_needed: bool = True) -> str:
     """Refuse a job that could only fail after it has waited in the queue.
 
     Args:
         job: the job.
+        data_needed: whether data that are not there refuse it, too: a script can be looked at without.
+
+    Returns:
+        What is wrong with the data, where they are not needed; nothing if all is well.
 
     Raises:
         DualscoreError: one line: a setting, the data, the folder or a job that is still in the queue.
     """
     from dualscore.assemble import find_data, known_density
+    from dualscore.data.transfer import is_remote
+    from dualscore.evaluation.estimators import check_estimators
+    from dualscore.network_table import check_network
 
+    missing = ""
     settled = {setting.partition("=")[0]: setting for setting in job.resources.settings}
     for entry in job.entries:
         for setting in entry.settings:
             if settled.get(setting.partition("=")[0], setting) != setting:
                 raise ConfigError(f"override {setting!r}: --nodes, --gpus and --tasks settle that in a job")
         config = load_experiment(job.experiment, [*entry.settings, *job.resources.settings])
-        if known_density(config) is None:
-            find_data(config)
+        check_network(config)
+        check_estimators(config)
+        try:
+            if known_density(config) is None and (data_needed or not is_remote(config.data.path)):
+                find_data(config)
+        except DataError as error:
+            if data_needed or (Path(config.data.path) / "manifest.json").exists():
+                raise
+            missing = missing or str(error)
         run = Run(entry.folder)
         run.check_same(to_plain(config))
         if (queued := _queued(run)) is not None:
@@ -88,6 +105,7 @@ def check(job: Job) -> None:
                 f"{run.folder}: job {queued} is in the queue for it; wait for it, end it with "
                 f"scancel {queued}, or choose another folder with NAME=…"
             )
+    return missing
 
 
 def _queued(run: Run) -> str | None:
@@ -101,6 +119,12 @@ def _queued(run: Run) -> str | None:
     )
     # Of a job that it has forgotten, squeue says that the id is invalid.
     return job if found.stdout.strip() else None
+
+
+def _reason(said: str) -> str:
+    """What sbatch says, in one line: each of its lines once, without its own name before them."""
+    lines = [re.sub(r"^(sbatch: )?(error: )?", "", line.strip()) for line in said.splitlines()]
+    return "; ".join(dict.fromkeys(line.rstrip(".") for line in lines if line)) or "it does not say why"
 
 
 def submit(job: Job) -> str:
@@ -117,7 +141,10 @@ def submit(job: Job) -> str:
     """
     script = render(job)
     if shutil.which("sbatch") is None:
-        raise ClusterError("sbatch: no such command: submit on a login node of a Slurm cluster (or DRY=1)")
+        raise ClusterError(
+            "sbatch: no such command: submit on a login node of a Slurm cluster "
+            f"(or {option('--dry-run', 'DRY=1')} to see the script)"
+        )
     for folder in (job.folder, *(entry.folder for entry in job.entries)):
         folder.mkdir(parents=True, exist_ok=True)
     write_aside(job.script, script.encode())
@@ -125,8 +152,7 @@ def submit(job: Job) -> str:
         ["sbatch", "--parsable", str(job.script)], capture_output=True, text=True, check=False
     )
     if result.returncode:
-        reason = " ".join(result.stderr.split()).removeprefix("sbatch: error: ")
-        raise ClusterError(f"{job.script}: sbatch refuses it: {reason}")
+        raise ClusterError(f"sbatch refuses {job.script}: {_reason(result.stderr)}")
     number = result.stdout.strip().partition(";")[0]  # a cluster's name may follow
     for index, entry in enumerate(job.entries):
         identity = f"{number}_{index}" if job.sweep else number

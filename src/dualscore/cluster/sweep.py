@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dualscore.errors import ConfigError
-from dualscore.experiment import find_declared, read_yaml
+from dualscore.settings.experiment import find, read_yaml
 
-SWEEPS = Path("sweeps")
 LARGEST = 1000
 """Runs of a sweep: what clusters let a job array have (Slurm's MaxArraySize is 1001 unless set)."""
 _KEYS = {"experiment", "settings", "grid"}
@@ -33,12 +32,12 @@ class Sweep:
     combinations: list[Combination]
 
 
-def load_sweep(name: str, folder: Path = SWEEPS) -> Sweep:
+def load_sweep(name: str, folder: Path | None = None) -> Sweep:
     """Read a sweep. Whether an experiment takes its settings shows when it is loaded with them.
 
     Args:
-        name: the sweep's name, a file `{name}.yaml` in `folder`.
-        folder: where sweeps are declared.
+        name: the sweep's name, a file `{name}.yaml`.
+        folder: where it is; None for the working folder's `sweeps`, then the shipped ones.
 
     Returns:
         The sweep; the last setting of the grid varies fastest.
@@ -46,7 +45,7 @@ def load_sweep(name: str, folder: Path = SWEEPS) -> Sweep:
     Raises:
         ConfigError: one line that names the file and the key.
     """
-    path = find_declared("sweep", name, folder)
+    path = find("sweeps", name, folder)
     content = read_yaml(path)
     if unknown := set(content) - _KEYS:
         raise ConfigError(f"{path}: {min(unknown)}: unknown key; known: {', '.join(sorted(_KEYS))}")

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 from dualscore.commands import (
+    completion,
     convert,
+    data,
     denoise,
     evaluate,
     experiments,
@@ -18,9 +20,12 @@ from dualscore.commands import (
     submit,
     train,
 )
+from dualscore.commands.completing import complete
 from dualscore.commands.options import Commands
+from dualscore.commands.parser import Parser, add_general, general_words
 
 ALL: tuple[Callable[[Commands], None], ...] = (
+    data.add,
     train.add,
     evaluate.add,
     figures.add,
@@ -35,5 +40,8 @@ ALL: tuple[Callable[[Commands], None], ...] = (
     submit.add,
     status.add,
     experiments.add,
+    completion.add,
 )
 """Each adds its command to a parser, in the order that the help lists them."""
+
+__all__ = ["ALL", "Parser", "add_general", "complete", "general_words"]

@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
-from dualscore.commands.options import Commands, wide_console
+from dualscore.commands.options import Commands
 from dualscore.errors import CheckpointError
+from dualscore.terminal import final, shared_console
+from dualscore.terminal.dry import Plan
 
 
 def add(commands: Commands) -> None:
@@ -12,7 +14,7 @@ def add(commands: Commands) -> None:
     export = commands.add_parser("export", help="write a model that needs neither its run nor its data")
     export.add_argument("model", type=Path, help="a run's folder for its best checkpoint, or a checkpoint")
     add_output(export, "model")
-    export.set_defaults(run=_run)
+    export.set_defaults(run=_run, plan=_plan)
 
 
 def add_output(command: argparse.ArgumentParser, out: str) -> None:
@@ -22,14 +24,34 @@ def add_output(command: argparse.ArgumentParser, out: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.checkpoints import is_released, locate
-    from dualscore.saving import save
+    from dualscore.publishing.saving import save
 
-    if is_released(locate(arguments.model)):
-        raise CheckpointError(
-            f"{arguments.model}: a released checkpoint; use convert, which can estimate log Z"
-        )
+    _own(arguments.model)
     report(save(arguments.model, arguments.out, arguments.licence), "; make evaluate …, then export again")
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    from dualscore.commands import planning
+    from dualscore.model_files.exported import check_folder
+    from dualscore.model_files.loading import locate
+    from dualscore.publishing.saving import describe
+
+    plan = Plan("export")
+    plan.check("file", lambda: _own(arguments.model))
+    model = planning.open_model(plan, arguments.model)
+    if model is not None:
+        plan.check("evaluation", lambda: describe(model, locate(arguments.model)))
+    plan.check("folder", lambda: check_folder(arguments.out))
+    return plan.writes(arguments.out, "model.safetensors", "README.md")
+
+
+def _own(path: Path) -> str:
+    """Refuse a released checkpoint; returns what is exported."""
+    from dualscore.model_files.loading import is_released, locate
+
+    if is_released(locate(path)):
+        raise CheckpointError(f"{path}: a released checkpoint; use convert, which can estimate log Z")
+    return str(locate(path))
 
 
 def report(path: Path, hint: str = "") -> None:
@@ -39,7 +61,7 @@ def report(path: Path, hint: str = "") -> None:
         path: the file.
         hint: how an evaluation would come into it.
     """
-    from dualscore.checkpoints import load
+    from dualscore.model_files.loading import load
 
     model = load(path)
     assert model.origin is not None
@@ -51,10 +73,10 @@ def report(path: Path, hint: str = "") -> None:
         missing.append("images to rank others among, so no percentiles")
     if model.origin.evaluation is None:
         missing.append(f"an evaluation{hint}")
-    console = wide_console()
+    console = shared_console()
     for line in (
         f"{model.provenance}",
         f"written to {path.parent}: {path.name} ({path.stat().st_size / 2**20:.1f} MB), README.md",
         *([f"without {'; without '.join(missing)}"] if missing else []),
     ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        final(console, line, markup=False, highlight=False, soft_wrap=True)

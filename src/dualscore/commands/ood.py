@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
-from dualscore.commands.options import Commands, add_streaming, default_device, wide_console
+from dualscore.commands.options import Commands, add_streaming, default_device
+from dualscore.terminal import shared_console
+from dualscore.terminal.dry import Plan
 
 
 def add(commands: Commands) -> None:
@@ -39,7 +41,7 @@ def add(commands: Commands) -> None:
         help="noise levels of the effective dimensions (default: 50 40 30 20 10 0)",
     )
     add_streaming(ood)
-    ood.set_defaults(run=_run)
+    ood.set_defaults(run=_run, plan=_plan)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -54,4 +56,27 @@ def _run(arguments: argparse.Namespace) -> None:
         workers=max(0, arguments.workers),
         device=arguments.device or default_device(),
     )
-    detect(arguments.model, arguments.inside, arguments.outside, options, wide_console())
+    detect(arguments.model, arguments.inside, arguments.outside, options, shared_console())
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    from dualscore.commands import planning
+    from dualscore.detection.run import LEVELS, check_sides
+    from dualscore.scoring.effective import DRAWS
+    from dualscore.scoring.stream import check_level
+
+    plan, out = Plan("ood"), arguments.results
+    levels = tuple(dict.fromkeys(arguments.psnr)) if arguments.psnr else LEVELS
+    model = planning.open_model(plan, arguments.model)
+    count = planning.count_images(plan, "in", arguments.inside, out)
+    count += planning.count_images(plan, "out", arguments.outside, out)
+    if not plan.problems:
+        plan.check("sides", lambda: check_sides(arguments.inside, arguments.outside, out))
+    if model is not None and not plan.problems:
+        planning.image_size(plan, model, arguments.inside, arguments, out)
+        for level in levels:
+            plan.check(f"{level:g} dB", check_level, level, model.t_max)
+    planning.device(plan, arguments.device)
+    each = 1 + len(levels) * DRAWS
+    plan.add("work", f"{each} network evaluations for each of {count:,} images")
+    return plan.writes(out, "ood.csv", "ood.json", "ood.png", "ood.pdf")

@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
-from dualscore.commands.options import Commands, add_streaming, default_device, wide_console
+from dualscore.commands.options import Commands, add_streaming, default_device
+from dualscore.terminal import shared_console
+from dualscore.terminal.dry import Plan
 
 
 def add(commands: Commands) -> None:
@@ -15,7 +17,7 @@ def add(commands: Commands) -> None:
     score.add_argument("--psnr", type=float, metavar="DB", help="effective dimension at this noise level")
     score.add_argument("--no-maps", dest="maps", action="store_false", help="no heat map of each image")
     add_streaming(score)
-    score.set_defaults(run=_run)
+    score.set_defaults(run=_run, plan=_plan)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -32,4 +34,24 @@ def _run(arguments: argparse.Namespace) -> None:
         workers=max(0, arguments.workers),
         device=arguments.device or default_device(),
     )
-    score(arguments.model, arguments.images, options, wide_console())
+    score(arguments.model, arguments.images, options, shared_console())
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    from dualscore.commands import planning
+    from dualscore.scoring.stream import check_level
+
+    plan = Plan("score")
+    model = planning.open_model(plan, arguments.model)
+    count = planning.count_images(plan, "images", arguments.images, arguments.out)
+    if model is not None and count:
+        planning.image_size(plan, model, arguments.images, arguments, arguments.out)
+        if arguments.psnr is not None:
+            plan.check("d_eff", lambda: check_level(arguments.psnr, model.t_max))
+    planning.device(plan, arguments.device)
+    batches = -(-count // arguments.batch_size)
+    plan.add(
+        "work", f"one energy and its gradient for each image, {batches:,} batches of {arguments.batch_size}"
+    )
+    maps = ["maps/"] if arguments.maps else []
+    return plan.writes(arguments.out, "scores.csv", "scores.json", "sheet.png", *maps)

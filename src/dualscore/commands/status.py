@@ -2,7 +2,9 @@
 
 import argparse
 
-from dualscore.commands.options import Commands, add_runs, wide_console
+from dualscore.commands.options import Commands, add_runs
+from dualscore.terminal import final, shared_console
+from dualscore.terminal.hints import command
 
 
 def add(commands: Commands) -> None:
@@ -13,7 +15,9 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.status import table
+    from dualscore.runs.status import table
 
-    shown = table(arguments.runs)
-    wide_console().print(shown or f"no runs in {arguments.runs}; make train starts one", soft_wrap=not shown)
+    console = shared_console()
+    shown = table(arguments.runs, console)
+    train = command("train", "EXPERIMENT", variables={"EXP": "…"})
+    final(console, shown or f"no runs in {arguments.runs}; {train} starts one", soft_wrap=not shown)

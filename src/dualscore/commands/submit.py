@@ -2,9 +2,18 @@
 
 import argparse
 import shlex
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dualscore.commands.options import Commands, add_experiment
 from dualscore.errors import ConfigError
+from dualscore.terminal import final, shared_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dualscore.cluster.script import Job
 
 
 def add(commands: Commands) -> None:
@@ -18,14 +27,13 @@ def add(commands: Commands) -> None:
     submit.add_argument("--time", help="time limit, 24:00:00; at its end a job is requeued and goes on")
     submit.add_argument("--partition", help="the cluster's partition")
     submit.add_argument("--sbatch", default="", metavar="OPTIONS", help="more options, for sbatch")
-    submit.add_argument("--dry", action="store_true", help="print the script; submit nothing")
     add_experiment(submit)
-    submit.set_defaults(run=_run)
+    submit.set_defaults(run=_run, plan=_plan)
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.cluster.script import Resources, render
-    from dualscore.cluster.submit import check, experiment_job, submit, sweep_job
+def _job(arguments: argparse.Namespace) -> "Job":
+    from dualscore.cluster.script import Resources
+    from dualscore.cluster.submit import experiment_job, sweep_job
 
     try:
         extra = tuple(shlex.split(arguments.sbatch))
@@ -41,9 +49,37 @@ def _run(arguments: argparse.Namespace) -> None:
         extra=extra,
     )
     make = sweep_job if arguments.sweep else experiment_job
-    job = make(arguments.experiment, arguments.overrides, arguments.name, arguments.runs, resources)
+    return make(arguments.experiment, arguments.overrides, arguments.name, arguments.runs, resources)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from dualscore.cluster.submit import check, submit
+
+    job = _job(arguments)
     check(job)
-    if arguments.dry:
-        print(render(job), end="")
-    else:
-        print(f"job {submit(job)} is submitted; script and log are in {job.folder}")
+    told = f"job {submit(job)} is submitted; script and log are in {job.folder}"
+    final(shared_console(), told, markup=False, highlight=False, soft_wrap=True)
+
+
+def _plan(arguments: argparse.Namespace) -> "Script":
+    from dualscore.cluster.script import render
+    from dualscore.cluster.submit import check
+
+    job = _job(arguments)
+    missing = check(job, data_needed=False)
+    return Script(render(job), missing)
+
+
+@dataclass(frozen=True)
+class Script:
+    """The plan of a submission: the script itself, which can go on into a file or a pipe."""
+
+    text: str
+    missing: str
+    """What is not there yet of the data."""
+
+    def show(self, console: "Console") -> None:
+        """Print the script; what is missing goes to standard error, so that the script stays one."""
+        final(console, self.text, end="", markup=False, highlight=False, soft_wrap=True)
+        if self.missing:
+            print(f"note: a real submission would be refused: {self.missing}", file=sys.stderr)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dualscore.commands.options import Commands, add_experiment
 from dualscore.errors import ConfigError
+from dualscore.terminal.dry import Plan
 
 _CHOSEN_RUN = "DUALSCORE_RUN"
 
@@ -15,12 +16,12 @@ def add(commands: Commands) -> None:
     train = commands.add_parser("train", help="train an experiment, or go on where it stopped")
     train.add_argument("--fresh", action="store_true", help="start a new run beside the old ones")
     add_experiment(train)
-    train.set_defaults(run=_run)
+    train.set_defaults(run=_run, plan=_plan)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.experiment import load_experiment
-    from dualscore.runs import Run, fresh_run, newest_run
+    from dualscore.runs.folder import Run, fresh_run, newest_run
+    from dualscore.settings.experiment import load_experiment
     from dualscore.train import leave, train
 
     config = load_experiment(arguments.experiment, arguments.overrides)
@@ -38,3 +39,26 @@ def _run(arguments: argparse.Namespace) -> None:
         finally:
             del os.environ[_CHOSEN_RUN]
     leave()
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    from dualscore.commands import planning
+    from dualscore.runs.folder import fresh_run, newest_run
+    from dualscore.runs.status import Status
+    from dualscore.settings.experiment import load_experiment, to_plain
+    from dualscore.telling import expected, shape_model
+
+    config = load_experiment(arguments.experiment, arguments.overrides)
+    run = (fresh_run if arguments.fresh else newest_run)(arguments.name or config.name, arguments.runs)
+    options, plan = config.trainer, Plan(f"train {config.name} in {run.folder}")
+    status = Status.read(run.folder)
+    step = status.step if status is not None and run.kept() else 0
+    plan.add("start", f"goes on from step {step:,}" if step else "a new run, from step 0")
+    plan.check("settings", lambda: run.check_same(to_plain(config)))
+    planning.data(plan, config)
+    plan.check("model", lambda: shape_model(config))
+    plan.check("devices", lambda: planning.devices(config))
+    left = max(0, options.max_steps - step)
+    plan.add("work", f"{left:,} steps of {config.data.batch_size} images, {options.precision}")
+    plan.add("time", expected(run.folder, left * config.data.batch_size, config))
+    return plan.writes(run.folder, "checkpoints/", "evaluation.json", "config.yaml", "tensorboard/")

@@ -7,8 +7,8 @@ import lightning
 from torch.utils.data import DataLoader
 
 from dualscore.data.batch import Batch
+from dualscore.data.shards import Shard
 from dualscore.data.source import Source
-from dualscore.shards import Shard
 
 
 class ImageDataModule(lightning.LightningDataModule, ABC):

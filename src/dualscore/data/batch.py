@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dualscore.data.plan import Piece
 from dualscore.data.shard_file import BLOCK, ShardFile, positions, row_bytes
-from dualscore.shards import Shard
+from dualscore.data.shards import Shard
 
 
 class Batch(NamedTuple):

@@ -10,9 +10,9 @@ import webdataset
 from dualscore.data.batch import Memory
 from dualscore.data.plan import Piece
 from dualscore.data.shard_file import ShardFile
+from dualscore.data.shards import Shard
 from dualscore.data.source import Source
 from dualscore.errors import DataError, SourceError
-from dualscore.shards import Shard
 
 
 class Lane:

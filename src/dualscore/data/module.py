@@ -9,10 +9,10 @@ from torch.utils.data import DataLoader
 from dualscore.data.base import ImageDataModule
 from dualscore.data.plan import EpochPlan
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
+from dualscore.data.shards import Manifest
 from dualscore.data.source import Source
 from dualscore.data.workers import outlive_stop_signals
 from dualscore.errors import DataError
-from dualscore.shards import Manifest
 
 
 class ShardDataModule(ImageDataModule):

@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dualscore.shards import Shard
+from dualscore.data.shards import Shard
 
 SHORTEST_EPOCH = 2**16
 """Images of an epoch over a part of the training images, at least; a batch or more in any case."""

@@ -9,9 +9,9 @@ from dualscore.data.batch import Batch, Memory
 from dualscore.data.lane import Lane
 from dualscore.data.plan import EpochPlan, chosen, cut, share, whole
 from dualscore.data.shard_file import ShardFile
+from dualscore.data.shards import Shard
 from dualscore.data.source import Source
 from dualscore.data.substitutes import RandomSubstitutes
-from dualscore.shards import Shard
 
 
 def _worker() -> tuple[int, int]:

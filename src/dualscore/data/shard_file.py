@@ -8,9 +8,9 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from dualscore.data.shards import IMAGE_SUFFIX, Shard, entry_name
 from dualscore.data.source import Source, open_shard
 from dualscore.errors import DataError
-from dualscore.shards import IMAGE_SUFFIX, Shard, entry_name
 
 BLOCK = 512
 """Of a tar: headers are one long, contents are filled up to a multiple."""

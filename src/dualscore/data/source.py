@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from dualscore.data.cache import ShardCache
+from dualscore.data.shards import MANIFEST_FILE, Manifest, Shard
 from dualscore.data.transfer import Address, is_remote
 from dualscore.errors import SourceError
-from dualscore.shards import MANIFEST_FILE, Manifest, Shard, write_aside
+from dualscore.files.aside import write_aside
 
 MOST_MANIFEST_BYTES = 2**26
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from dualscore.data.plan import EpochPlan
 from dualscore.data.shard_file import BLOCK, ShardFile, positions
+from dualscore.data.shards import Shard
 from dualscore.data.source import Source
 from dualscore.errors import DataError, SourceError
-from dualscore.shards import Shard
 
 ATTEMPTS = 64
 """Images tried in one's place: if half of a data set is lost, all of them fail once in 10¹⁹ times."""

@@ -44,8 +44,9 @@ def draw(
     with page.style():
         figure, axes = page.panels(1 + len(SCORES))
         axes[0].plot([0, 1], [0, 1], color=page.DATA, linestyle="--")
-        for name in SCORES:
-            axes[0].plot(*curve(inside[name], outside[name]), color=COLOURS[name])
+        for name, label in SCORES.items():
+            axes[0].plot(*curve(inside[name], outside[name]), color=COLOURS[name], label=label)
+        axes[0].legend(loc="best", fontsize="small", handlelength=1.0)
         axes[0].set(xlabel="false alarms", ylabel="detected", title="ROC", aspect="equal")
         for axis, (name, label) in zip(axes[1:], SCORES.items(), strict=True):
             _histogram(axis, inside[name], outside[name], log=name == "profile")

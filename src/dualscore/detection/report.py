@@ -11,6 +11,7 @@ from torch import Tensor
 from dualscore.detection.measure import Measured
 from dualscore.detection.scores import SCORES
 from dualscore.scoring import tables
+from dualscore.terminal import final
 
 
 def write_rows(
@@ -46,7 +47,7 @@ def tell(summary: Mapping[str, Any], results: Path, console: Console) -> None:
         found = summary["scores"][name]
         cells = (f"{found[key]:.3f}" for key in ("median_in", "median_out", "auroc"))
         table.add_row(label, *cells, f"{found['low']:.3f} to {found['high']:.3f}")
-    console.print(table)
+    final(console, table)
     images, failed = summary["images"], sum(summary["failed"].values())
     lines = [
         f"{images['in']:,} images of --in against {images['out']:,} of --out; "
@@ -61,4 +62,4 @@ def tell(summary: Mapping[str, Any], results: Path, console: Console) -> None:
         )
     lines.append(f"written to {results}: ood.csv, ood.json, ood.png, ood.pdf")
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        final(console, line, markup=False, highlight=False, soft_wrap=True)

@@ -10,15 +10,15 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
-from dualscore.checkpoints import load, locate
 from dualscore.detection.auroc import CONFIDENCE, RESAMPLES, Area, area
 from dualscore.detection.measure import Measured, measure, reference_half
 from dualscore.detection.picture import draw
 from dualscore.detection.report import tell, write_rows
 from dualscore.detection.scores import SCORES, all_scores
+from dualscore.devices import allow_tf32, find_device
 from dualscore.errors import ScoreError
 from dualscore.model import ImageModel
-from dualscore.precision import allow_tf32, find_device
+from dualscore.model_files.loading import load, locate
 from dualscore.scoring import files, tables
 from dualscore.scoring.effective import DRAWS
 from dualscore.scoring.size import normalized, wanted_size
@@ -69,7 +69,7 @@ def detect(
             are left.
     """
     checkpoint = locate(model_path)
-    _check_sides(inside, outside, options.results)
+    check_sides(inside, outside, options.results)
     model = load(checkpoint)
     allow_tf32(False)
     for level in options.levels:
@@ -84,6 +84,8 @@ def detect(
         measured = {}
         for side, given in (("in", inside), ("out", outside)):
             model, measured[side] = _measure_side(side, model, given, size, options, problems[side])
+    for problem in problems.values():
+        problem.tell()
     both = _check_counts(measured, problems)
     chosen = reference_half(measured["in"].keys)
     parts = {"reference": measured["in"][chosen], "in": measured["in"][~chosen], "out": measured["out"]}
@@ -142,7 +144,7 @@ def _figures(scores: dict[str, dict[str, Tensor]], name: str, found: Area) -> di
     return asdict(found) | medians
 
 
-def _check_sides(inside: Sequence[Path], outside: Sequence[Path], results: Path) -> None:
+def check_sides(inside: Sequence[Path], outside: Sequence[Path], results: Path) -> str:
     """Refuse, before anything is loaded, names of nothing, folders on both sides, and too few files."""
     files.check_given([*inside, *outside], results)
     for path in inside:
@@ -154,6 +156,7 @@ def _check_sides(inside: Sequence[Path], outside: Sequence[Path], results: Path)
         count = len(list(islice(files.find(given, results), wanted)))
         if count < wanted:
             raise ScoreError(f"--{side} {given[0]}: {_too_few(count, wanted, side)}")
+    return "nothing is on both, and there are enough"
 
 
 def _too_few(count: int, wanted: int, side: str) -> str:

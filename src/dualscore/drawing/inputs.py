@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dualscore.checkpoints import load
+from dualscore.devices import allow_tf32, find_device
 from dualscore.errors import SamplingError
 from dualscore.images import to_pixels
 from dualscore.model import ImageModel
-from dualscore.photographs import read_rgb
-from dualscore.precision import allow_tf32, find_device
+from dualscore.model_files.loading import load
+from dualscore.noise import psnr, variance_at_psnr
+from dualscore.pictures.photographs import read_rgb
 from dualscore.sampling import Method
 from dualscore.scoring.files import Size, decode
+from dualscore.terminal.hints import option
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,38 @@ def open_model(path: Path, options: Options) -> ImageModel:
     """A model of images of one size from a file, on its device; SamplingError for any other model."""
     allow_tf32(False)
     model = load(path)
+    check_images(model, path)
+    return model.to(find_device(options.device))
+
+
+def check_images(model: ImageModel, path: Path) -> str:
+    """Refuse a model of anything but images of one size; returns their shape, for people."""
     if model.image_shape is None or min(model.image_shape[1:]) == 1:
         raise SamplingError(f"{path}: not a model of images of one size, which this command draws")
-    return model.to(find_device(options.device))
+    return "×".join(map(str, model.image_shape))
+
+
+def noise_variance(model: ImageModel, decibels: float) -> float:
+    """The noise variance at an input PSNR, in pixel²; SamplingError where a model cannot sample at it."""
+    lowest = psnr(model.t_max)
+    if not lowest <= decibels <= 55.0:
+        raise SamplingError(
+            f"{option('--psnr ', 'PSNR=')}{decibels:g}: must be between {lowest:g} (the strongest noise in "
+            "training) and 55 dB"
+        )
+    return variance_at_psnr(decibels)
 
 
 def read_images(model: ImageModel, paths: Sequence[Path], options: Options) -> Tensor:
     """Images as the model sees them, pixels in [0, 1], shape (B, C, H, W)."""
     assert model.image_shape is not None
     channels, height, width = model.image_shape
-    size = Size(height, width, options.resize, ", the model's size; --resize crops and resizes")
+    size = Size(
+        height,
+        width,
+        options.resize,
+        f", the model's size; {option('--resize', 'RESIZE=1')} crops and resizes",
+    )
     images = []
     for path in paths:
         try:

@@ -14,14 +14,15 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from dualscore.checkpoints import locate
 from dualscore.drawing.inputs import Options
-from dualscore.grids import to_bytes
+from dualscore.files.aside import write_aside
 from dualscore.images import to_pixels
 from dualscore.likelihood import bits_per_dim
 from dualscore.model import ImageModel
+from dualscore.model_files.loading import locate
+from dualscore.pictures.grids import to_bytes
 from dualscore.sampling import Method, Samples
-from dualscore.shards import write_aside
+from dualscore.terminal import final
 
 Figures = dict[str, Any]
 
@@ -81,23 +82,21 @@ def write(
         figures["mean_bits_per_dim"] = float(bits.mean())
     content = figures | {"samples": rows}
     write_aside(out / "samples.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-    shown = [f"{len(rows)} samples by {options.method.value}, {figures['seconds']:.1f} s"]
-    shown += [
-        f"{name.replace('_', ' ')} {figures[key]:{form}}" for key, name, form in _TOLD if key in figures
-    ]
-    console.print(", ".join(shown), markup=False, highlight=False, soft_wrap=True)
+    shown = [f"{len(rows):,} samples by {options.method.value}, {figures['seconds']:.1f} s"]
+    shown += [f"{name} {figures[key]:{form}}{unit}" for key, name, form, unit in _TOLD if key in figures]
+    final(console, ", ".join(shown), markup=False, highlight=False, soft_wrap=True)
     told = f"written to {out}: grid.png, samples.json, samples.npz, samples/"
-    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    final(console, told, markup=False, highlight=False, soft_wrap=True)
     return content
 
 
 _TOLD = (
-    ("acceptance", "acceptance", ".2f"),
-    ("effective_samples", "effective samples by weight", ".1f"),
-    ("mean_bits_per_dim", "mean bits/dim", ".3f"),
-    ("noisy_psnr", "PSNR noisy", ".2f"),
-    ("denoised_psnr", "denoised", ".2f"),
-    ("sample_psnr", "samples", ".2f"),
+    ("acceptance", "steps accepted", ".0%", ""),
+    ("effective_samples", "worth", ".1f", " independent ones by their weights"),
+    ("mean_bits_per_dim", "mean", ".3f", " bits/dim"),
+    ("noisy_psnr", "PSNR of the noisy images", ".2f", " dB"),
+    ("denoised_psnr", "PSNR of the denoised", ".2f", " dB"),
+    ("sample_psnr", "PSNR of the samples", ".2f", " dB"),
 )
 
 

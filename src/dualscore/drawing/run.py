@@ -9,11 +9,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from dualscore.drawing.inputs import Options, known_pixels, open_model, read_images
+from dualscore.drawing.inputs import Options, known_pixels, noise_variance, open_model, read_images
 from dualscore.drawing.results import Figures, figures_of, rows_of, write
-from dualscore.errors import SamplingError
-from dualscore.grids import arrange, tile
-from dualscore.noise import corrupt, fixed_noise, psnr, variance_at_psnr
+from dualscore.noise import corrupt, fixed_noise, psnr
+from dualscore.pictures.grids import arrange, tile
 from dualscore.sampling import effective_samples, inpaint, posterior, sample
 
 _DENOISED = ("clean", "noisy", "mean", "samples")
@@ -72,10 +71,7 @@ def draw_denoised(
         DualscoreError: one line for people.
     """
     model = open_model(model_path, options)
-    lowest = psnr(model.t_max)
-    if not lowest <= decibels <= 55.0:
-        raise SamplingError(f"--psnr {decibels:g}: must be between {lowest:g} (t_max in training) and 55 dB")
-    t = variance_at_psnr(decibels)
+    t = noise_variance(model, decibels)
     clean, began = read_images(model, paths, options), time.perf_counter()
     noise = fixed_noise(range(len(clean)), clean.shape[1:], options.seed)
     noisy = corrupt(clean, noise, torch.full((len(clean),), t))

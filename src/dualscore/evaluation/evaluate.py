@@ -6,14 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dualscore.archives import sha256
 from dualscore.assemble import load_statistics
-from dualscore.config import Estimator, ExperimentConfig
+from dualscore.evaluation.estimators import ESTIMATORS, check_estimators, label
 from dualscore.evaluation.gaussians import measure_gaussians
 from dualscore.evaluation.measurement import Measurement
 from dualscore.evaluation.opening import open_checkpoint
 from dualscore.evaluation.report import print_report, write_report
+from dualscore.files.archives import sha256
 from dualscore.gaussian import StationaryGaussian
+from dualscore.settings.config import CHECKS, ExperimentConfig
 from dualscore.terminal import quiet, shared_console
 
 
@@ -44,6 +45,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
         DualscoreError: one line for people; what was measured before stays.
     """
     quiet()
+    check_estimators(config)
     console = shared_console()
     finished = is_complete(output, checkpoint)
     if finished:
@@ -70,15 +72,16 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
         "dimension": math.prod(opened.image_shape),
         "bits_per_dim": {},
     }
-    Measurement(config, session, report, None if finished else output).all()
+    wanted = {name: ESTIMATORS[name] for name in ESTIMATORS if name in config.evaluate.estimators}
+    Measurement(config, session, wanted, report, None if finished else output).all()
     if fabric.is_global_zero:
         stationary = _stationary(config)
         count = min(config.evaluate.images, datamodule.counts["val"])
         report["gaussian"] = measure_gaussians(datamodule, stationary, config.data.channels, count)
-        report["estimators"] = [estimator.value for estimator in config.evaluate.estimators]
+        report["estimators"] = list(config.evaluate.estimators)
         report["complete"] = True
         write_report(report, output)
-        print_report(report, console)
+        print_report(report, label, console)
         console.print(f"written to {output}", highlight=False, soft_wrap=True)
     # A process that left while the first one still measures would be taken for a crash.
     fabric.barrier()
@@ -89,7 +92,7 @@ def _with_earlier(config: ExperimentConfig, output: Path) -> ExperimentConfig:
     """The experiment with the estimators whose figures a finished report has."""
     report = json.loads(output.read_text(encoding="utf-8"))
     wanted = config.evaluate.estimators
-    earlier = [e for e in Estimator if e.value in report.get("estimators", []) and e not in wanted]
+    earlier = [e for e in (*ESTIMATORS, CHECKS) if e in report.get("estimators", []) and e not in wanted]
     return replace(config, evaluate=replace(config.evaluate, estimators=[*wanted, *earlier]))
 
 

@@ -17,7 +17,7 @@ from dualscore.likelihood import (
     paper_bits_per_dim,
 )
 from dualscore.likelihood.consistency import Gap
-from dualscore.metrics import LevelSummary, level_summary
+from dualscore.training.metrics import LevelSummary, level_summary
 
 Figure = dict[str, Any]
 """A figure of evaluation.json: value, stderr, images, evaluations, and what belongs to it."""
@@ -39,7 +39,7 @@ def normalizer(rows: Rows, dimension: int, entropy: float) -> Estimate:
 
 
 def paper_figure(clean: Rows, noisy: Rows, log_z: Estimate, dimension: int) -> Figure:
-    """The paper's protocol."""
+    """The paper's protocol, of images that stand beside the validation images."""
     images = len(clean["energy"])
     return {
         **plain(paper_bits_per_dim(clean["energy"], log_z, dimension)),
@@ -49,36 +49,14 @@ def paper_figure(clean: Rows, noisy: Rows, log_z: Estimate, dimension: int) -> F
     }
 
 
-def dequantized_figure(per_image: Tensor, rows: Rows, noisy: Rows, shared: Estimate) -> Figure:
-    """Uniform dequantisation: each image's bits/dim, the mean of its draws, and log Z's, which all share."""
+def bound_parts(measured: Measured, dimension: int) -> Figure:
+    """Where the certified bound was taken, and its three parts."""
+    parts = measured.terms._asdict().items()
     return {
-        **plain(mean(per_image) + shared),
-        "images": len(per_image),
-        "evaluations": rows["energy"].numel() + noisy["energy"].numel(),
-        "draws": rows["energy"].shape[1],
-    }
-
-
-def bound_figure(measured: Measured, dimension: int) -> Figure:
-    """The certified bound and its three parts."""
-    terms = measured.terms
-    return {
-        **plain(bits(mean(terms.total), dimension)),
-        "images": len(measured.position),
-        "evaluations": measured.evaluations,
         "t0": measured.t0,
         "t1": measured.t1,
         "strata": measured.strata,
-        "parts": {name: plain(bits(mean(part), dimension)) for name, part in terms._asdict().items()},
-    }
-
-
-def ode_figure(per_image: Tensor, rows: Rows) -> Figure:
-    """The probability-flow ODE, from each image's bits/dim."""
-    return {
-        **plain(mean(per_image)),
-        "images": len(per_image),
-        "evaluations": int(rows["evaluations"].sum()),
+        "parts": {name: plain(bits(mean(part), dimension)) for name, part in parts},
     }
 
 

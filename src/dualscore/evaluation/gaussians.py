@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from dualscore.baselines import FullGaussian, gaussian_bits_per_dim
 from dualscore.data.base import ImageDataModule
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import to_pixels
+from dualscore.likelihood.baselines import FullGaussian, gaussian_bits_per_dim
 
 FULL_COVARIANCE_LIMIT = 4096
 """Largest d for which the full-covariance Gaussian is fitted (d² doubles, 134 MB)."""

@@ -1,23 +1,24 @@
 """The estimators and checks in turn; after each, evaluation.json holds it."""
 
-from collections.abc import Callable
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from dualscore.config import Estimator, ExperimentConfig, KnownDensity
 from dualscore.data.base import ImageDataModule
 from dualscore.energy import EnergyModel
 from dualscore.evaluation import figures, plan
-from dualscore.evaluation.bound import Grid, measure_bound
+from dualscore.evaluation.bound import Grid
+from dualscore.evaluation.estimate import Estimator
 from dualscore.evaluation.report import print_figure, write_report
 from dualscore.evaluation.run import Session
-from dualscore.evaluation.stages import Stage, strata
+from dualscore.evaluation.stages import strata
 from dualscore.evaluation.store import Rows, joined
 from dualscore.likelihood import Estimate, bits, bits_per_dim, dequantized_bits_per_dim
 from dualscore.likelihood import consistency as identities
+from dualscore.settings.config import CHECKS, ExperimentConfig, KnownDensity
 
 
 class Measurement:
@@ -26,13 +27,20 @@ class Measurement:
     Args:
         config: the experiment.
         session: measures stages.
+        estimators: by name, those that are wanted, in the order of the report.
         report: what is filled; `dimension` and `bits_per_dim` are there already.
         output: evaluation.json, written after each; None to write nothing on the way.
     """
 
     def __init__(
-        self, config: ExperimentConfig, session: Session, report: dict[str, Any], output: Path | None
+        self,
+        config: ExperimentConfig,
+        session: Session,
+        estimators: dict[str, Estimator],
+        report: dict[str, Any],
+        output: Path | None,
     ) -> None:
+        self.estimators = estimators
         self.config, self.session, self.report, self.output = config, session, report, output
         self.options = config.evaluate
         self.datamodule: ImageDataModule = session.datamodule
@@ -42,6 +50,14 @@ class Measurement:
         self.large = plan.reported_variances(session.subject, self.dimension)
         self.entropy = float(session.subject.prior.entropy(self.t_max))
         self.is_energy = isinstance(session.subject.model, EnergyModel)
+        self.stages = plan.shared_stages(
+            self.options,
+            self.datamodule.counts,
+            is_energy=self.is_energy,
+            energies=any(estimator.energy for estimator in self.estimators.values()),
+            known=session.subject.density is not None,
+            large=self.large,
+        )
         self.rows: dict[str, Rows] = {}
         self.per_image = figures.PerImage()
         self.log_z: Estimate | None = None
@@ -49,111 +65,88 @@ class Measurement:
 
     def all(self) -> None:
         """Measure everything that was asked for."""
-        wanted = set(self.options.estimators)
-        stages = plan.simple_stages(
-            self.options,
-            self.datamodule.counts,
-            is_energy=self.is_energy,
-            quantized=self.config.data.quantized,
-            known=self.session.subject.density is not None,
-            large=self.large,
-        )
-        steps: list[tuple[str, Callable[[dict[str, Stage]], None]]] = [
-            ("paper", self._paper),
-            ("dequantized", self._dequantized),
-            ("noise_levels", self._levels),
-        ]
         for name in ("truth", "normalizer"):
-            if name in stages:
-                self.rows[name] = self.session.run(stages[name])
+            if name in self.stages:
+                self.rows[name] = self.session.run(self.stages[name])
         if "normalizer" in self.rows:
             self.log_z = figures.normalizer(self.rows["normalizer"], self.dimension, self.entropy)
             self.shared = bits(self.log_z, self.dimension)
             self.report["log_normalizer"] = self.log_z.value
-        for name, step in steps:
-            if name in stages:
-                step(stages)
-        if wanted & {Estimator.bound, Estimator.checks}:
-            self._strata(Estimator.bound in wanted)
-        if "ode" in stages:
-            self._ode(stages)
+        for name, estimator in self.estimators.items():
+            if estimator.energy and self.is_energy:
+                self._estimate(name, estimator)
+        self._levels()
+        for name, estimator in self.estimators.items():
+            if not estimator.energy:
+                self._estimate(name, estimator)
         self._truth()
         self._checks()
 
-    def _tell(self, name: str, figure: figures.Figure) -> None:
-        self.report["bits_per_dim"][name] = figure
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images in each split."""
+        return self.datamodule.counts
+
+    def density_bits(self, energy: Tensor) -> Tensor:
+        """Bits/dim of normalised energies of images with a density: dequantised where they are 8-bit.
+
+        Args:
+            energy: −log p in nats, shape (n,).
+
+        Returns:
+            Bits/dim, shape (n,).
+        """
+        convert = dequantized_bits_per_dim if self.config.data.quantized else bits_per_dim
+        return convert(energy, self.dimension)
+
+    @cached_property
+    def strata(self) -> Rows | None:
+        """The denoiser's error in every stratum of ln t, of images as trained on; None without checks."""
+        if not self._checked():
+            return None
+        number, count = self.grid.number, plan.subset(self.options, self.counts)
+        everywhere, as_trained = (0, number), self.config.data.dequantize
+        return self.session.run(strata("val", count, number, everywhere, "strata", as_trained=as_trained))
+
+    def _estimate(self, name: str, estimator: Estimator) -> None:
+        """Make an estimate, compare it image by image with the others, report it."""
+        found = estimator.measure(self)
+        shared = self.shared if estimator.energy else None
+        normalizing = self.rows["normalizer"]["energy"].numel() if estimator.energy else 0
+        self.per_image.add(name, found.position, found.bits, shared)
+        figure = self.report["bits_per_dim"][name] = found.figure(shared, normalizing)
         self._write()
-        print_figure(name, figure, self.session.console)
+        print_figure(estimator.label, figure, self.session.console)
+        if name == "paper":
+            self._training()
+
+    def _training(self) -> None:
+        """The paper's protocol on training images, beside."""
+        clean = self.session.run(self.stages["train_paper"])
+        noisy = self.session.run(self.stages["train_normalizer"])
+        log_z = figures.normalizer(noisy, self.dimension, self.entropy)
+        self.report["train"] = figures.paper_figure(clean, noisy, log_z, self.dimension)
+        self._write()
 
     def _write(self) -> None:
         if self.session.fabric.is_global_zero and self.output is not None:
             write_report(self.report, self.output)
 
-    def _paper(self, stages: dict[str, Stage]) -> None:
-        for split, prefix in (("val", ""), ("train", "train_")):
-            clean = self.session.run(stages[f"{prefix}paper"])
-            noisy = self.rows.get(f"{prefix}normalizer") or self.session.run(stages[f"{prefix}normalizer"])
-            log_z = figures.normalizer(noisy, self.dimension, self.entropy)
-            figure = figures.paper_figure(clean, noisy, log_z, self.dimension)
-            if split == "train":
-                self.report["train"] = figure
-                self._write()
-            else:
-                self.rows["paper"] = clean
-                per_image = bits_per_dim(clean["energy"], self.dimension)
-                self.per_image.add("paper", clean["position"], per_image, self.shared)
-                self._tell("paper", figure)
-
-    def _dequantized(self, stages: dict[str, Stage]) -> None:
-        rows = self.rows["dequantized"] = self.session.run(stages["dequantized"])
-        assert self.shared is not None
-        per_image = dequantized_bits_per_dim(rows["energy"].mean(dim=1), self.dimension)
-        self.per_image.add("dequantized", rows["position"], per_image, self.shared)
-        figure = figures.dequantized_figure(per_image, rows, self.rows["normalizer"], self.shared)
-        self._tell("dequantized", figure)
-
-    def _levels(self, stages: dict[str, Stage]) -> None:
-        rows = self.rows["noise_levels"] = self.session.run(stages["noise_levels"])
+    def _levels(self) -> None:
+        rows = self.rows["noise_levels"] = self.session.run(self.stages["noise_levels"])
         variances = plan.levels(self.options)
         levels = figures.level_figures(rows, variances, self.dimension)
         self.report["noise_levels"] = [asdict(level) for level in levels]
         self._write()
 
     def _checked(self) -> bool:
-        return self.is_energy and Estimator.checks in self.options.estimators
-
-    def _strata(self, bound: bool) -> None:
-        grid = self.grid
-        count = plan.subset(self.options, self.datamodule.counts)
-        as_trained = self.config.data.dequantize
-        shared = None
-        if self._checked():
-            everywhere = (0, grid.number)
-            rows = self.rows["strata"] = self.session.run(
-                strata("val", count, grid.number, everywhere, "strata", as_trained=as_trained)
-            )
-            shared = None if as_trained else rows
-        if bound:
-            measured = measure_bound(self.session.run, grid, count, self.dimension, shared)
-            self.per_image.add("bound", measured.position, bits(measured.terms.total, self.dimension))
-            self._tell("bound", figures.bound_figure(measured, self.dimension))
-
-    def _density_bits(self, energy: Tensor) -> Tensor:
-        """Bits/dim of normalised energies of images with a density: dequantised where they are 8-bit."""
-        convert = dequantized_bits_per_dim if self.config.data.quantized else bits_per_dim
-        return convert(energy, self.dimension)
-
-    def _ode(self, stages: dict[str, Stage]) -> None:
-        rows = self.session.run(stages["ode"])
-        per_image = self._density_bits(rows["energy"])
-        self.per_image.add("ode", rows["position"], per_image)
-        self._tell("ode", figures.ode_figure(per_image, rows))
+        return self.is_energy and CHECKS in self.options.estimators
 
     def _truth(self) -> None:
         if "truth" not in self.rows:
             return
         rows, truth = self.rows["truth"], figures.PerImage.TRUTH
-        per_image = self._density_bits(rows["energy"])
+        per_image = self.density_bits(rows["energy"])
         self.per_image.add(truth, rows["position"], per_image)
         self.report["truth"] = figures.truth_figures(
             per_image, self.rows["noise_levels"], self.log_z, self.dimension
@@ -181,7 +174,8 @@ class Measurement:
         self.report["verdict"] = identities.verdict(gaps)
 
     def _identities(self) -> list[identities.Gap]:
-        levels, inside = self.rows["noise_levels"], self.rows["strata"]
+        levels, inside = self.rows["noise_levels"], self.strata
+        assert inside is not None
         variances = plan.levels(self.options)
         found = []
         # Below t_min and above t_max the model was not trained.

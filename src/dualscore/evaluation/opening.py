@@ -6,16 +6,16 @@ from pathlib import Path
 from lightning.fabric import Fabric
 from rich.console import Console
 
-from dualscore.archives import sha256
 from dualscore.assemble import build, known_density
-from dualscore.checkpoints import read_checkpoint
-from dualscore.config import ExperimentConfig
+from dualscore.devices import allow_tf32
 from dualscore.errors import CheckpointError, TrainingError
 from dualscore.evaluation.run import Session
 from dualscore.evaluation.stages import Subject
-from dualscore.experiment import to_plain
-from dualscore.precision import allow_tf32
-from dualscore.runs import check_architecture
+from dualscore.files.archives import sha256
+from dualscore.runs.checkpoints import read_checkpoint
+from dualscore.runs.folder import check_architecture
+from dualscore.settings.config import ExperimentConfig
+from dualscore.settings.experiment import to_plain
 
 DEFINITIONS = 2
 """Of the figures; rows that were measured by others are measured anew."""

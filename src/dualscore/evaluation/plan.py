@@ -2,20 +2,18 @@
 
 import math
 
-from dualscore.config import Estimator, EvaluateConfig
 from dualscore.evaluation.stages import (
     Stage,
     Subject,
     clean_energies,
-    dequantized_energies,
     noise_levels,
     noisy_energies,
-    ode_energies,
     true_energies,
 )
 from dualscore.likelihood import bits
 from dualscore.likelihood.consistency import TOLERANCE, entropy_doubt
 from dualscore.noise import GOLDEN_RATIO, variance_at_psnr
+from dualscore.settings.config import CHECKS, EvaluateConfig, ExperimentConfig
 
 FEWEST_FOR_NORMALIZER = 64
 NORMALIZER_SHARE = 16
@@ -75,44 +73,67 @@ def subset(options: EvaluateConfig, counts: dict[str, int]) -> int:
     return min(options.subset_images, options.images, counts["val"])
 
 
-def simple_stages(
+def shared_stages(
     options: EvaluateConfig,
     counts: dict[str, int],
     *,
     is_energy: bool,
-    quantized: bool,
+    energies: bool,
     known: bool,
     large: list[float],
 ) -> dict[str, Stage]:
-    """Every stage but the bound's, which depend on what a pilot finds.
+    """The stages that several figures are made of; further ones are an estimator's own.
 
     Args:
         options: estimators, images, levels.
         counts: images in each split.
-        is_energy: False for a denoiser, of which only bound and ODE can be had.
-        quantized: whether images are 8-bit.
+        is_energy: False for a denoiser, which has no energies.
+        energies: whether an estimate is of normalised energies.
         known: whether the images' density is known.
         large: noise variances that log Z is looked at, rising; the last one is what it is taken at.
 
     Returns:
         Stages by name, the cheap ones first.
     """
-    wanted = set(options.estimators)
     val, train = min(options.images, counts["val"]), min(options.train_images, counts["train"])
     stages = []
     if known:
         stages.append(true_energies(val))
-    check = is_energy and Estimator.checks in wanted
-    if is_energy and wanted & {Estimator.paper, Estimator.dequantized, Estimator.checks}:
+    check = is_energy and CHECKS in options.estimators
+    if is_energy and (energies or check):
         variances = large if check else large[-1:]
         stages.append(noisy_energies(variances, normalizer_count(val), "normalizer"))
-    if is_energy and Estimator.paper in wanted:
+    if is_energy and "paper" in options.estimators:
         stages.append(clean_energies("val", val, "paper"))
         stages.append(noisy_energies(large[-1:], normalizer_count(train), "train_normalizer", "train"))
         stages.append(clean_energies("train", train, "train_paper"))
-    if is_energy and quantized and Estimator.dequantized in wanted:
-        stages.append(dequantized_energies(val, options.draws))
     stages.append(noise_levels(levels(options), subset(options, counts), heat=check))
-    if Estimator.ode in wanted:
-        stages.append(ode_energies(min(options.ode_images, val), options.ode_tolerance))
     return {stage.name: stage for stage in stages}
+
+
+def costs(config: ExperimentConfig, counts: dict[str, int]) -> list[tuple[str, str]]:
+    """What an evaluation costs, for people: pairs of an estimator and its network evaluations.
+
+    Args:
+        config: the experiment.
+        counts: images in each split; {} where they are not known, or without end.
+
+    Returns:
+        A row an estimator, in the order in which they are measured.
+    """
+    options = config.evaluate
+    known = {split: counts.get(split, 10**9) for split in ("train", "val")}
+    val, train = min(options.images, known["val"]), min(options.train_images, known["train"])
+    some, levels_ = subset(options, known), len(options.psnr)
+    doubled = ", each with second derivatives" if CHECKS in options.estimators else ""
+    rows = {
+        "paper": f"{val:,} validation and {train:,} training images, once each",
+        "dequantized": f"{val:,} images, {options.draws} times each",
+        "bound": f"{some:,} images, about {options.strata} times each",
+        "ode": f"{min(options.ode_images, val):,} images, some hundred times each",
+        CHECKS: f"{some:,} images, {options.strata} times each",
+    }
+    return [
+        *((name, rows.get(name, "as its code says")) for name in options.estimators),
+        ("noise levels", f"{some:,} images, {levels_} times each{doubled}"),
+    ]

@@ -1,6 +1,7 @@
 """evaluation.json, and the same on the terminal."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dualscore.evaluation.figures import estimate_of
-from dualscore.shards import write_aside
-
-NAMES = {
-    "paper": "paper's protocol",
-    "dequantized": "dequantized",
-    "bound": "certified bound",
-    "ode": "ODE",
-}
+from dualscore.files.aside import write_aside
+from dualscore.terminal import final
+from dualscore.terminal.boxes import fitting
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
@@ -23,35 +19,52 @@ def write_report(report: dict[str, Any], path: Path) -> None:
     write_aside(path, (json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def print_figure(name: str, figure: dict[str, Any], console: Console) -> None:
+def print_figure(label: str, figure: dict[str, Any], console: Console) -> None:
     """Print an estimate as soon as it is there."""
     console.print(
-        f"{NAMES[name]:18} {estimate_of(figure)} bits/dim · {figure['images']:,} images, "
+        f"{label:18} {estimate_of(figure)} bits/dim · {figure['images']:,} images, "
         f"{figure['evaluations']:,} network evaluations",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def print_report(report: dict[str, Any], console: Console) -> None:
-    """Print an evaluation as tables and one line of verdict."""
+def print_report(report: dict[str, Any], label: Callable[[str], str], console: Console) -> None:
+    """Print an evaluation as tables and one line of verdict; `label` tells what an estimate is called."""
     data = report["dataset"]
     shape = "×".join(map(str, report["image_shape"]))
-    console.print(
+    final(
+        console,
         f"\n[bold]{report['experiment']}[/], step {report['step']:,}, {report['weights']} weights · "
         f"validation images {shape} · {data['release']}",
         soft_wrap=True,
     )
-    console.print(_likelihoods(report))
-    console.print(_levels(report))
+    final(console, _likelihoods(report, label))
+    final(console, _levels(report, console))
     if weights := report.get("truth", {}).get("component_weights"):
         pairs = zip(weights["model"], weights["truth"], strict=True)
         shown = ", ".join(f"{model:.3f} ({truth:.3f})" for model, truth in pairs)
-        console.print(f"weights of the components (truth): {shown}", highlight=False, soft_wrap=True)
-    console.print(f"[bold]verdict[/]: {report['verdict']}", highlight=False, soft_wrap=True)
+        final(console, f"weights of the components (truth): {shown}", highlight=False, soft_wrap=True)
+    for line in legend(report):
+        console.print(line, style="dim", highlight=False, soft_wrap=True)
+    final(console, f"[bold]verdict[/]: {report['verdict']}", highlight=False, soft_wrap=True)
 
 
-def _likelihoods(report: dict[str, Any]) -> Table:
+def legend(report: dict[str, Any]) -> list[str]:
+    """What the columns of the second table are, for who reads them for the first time."""
+    lines = [
+        "dB in, out: PSNR of noisy images, and of the same denoised; space, time: the two losses;",
+        f"d_eff: how many of the {report['dimension']:,} dimensions an image can vary in below that noise",
+    ]
+    if report["checks"]:
+        lines.append(
+            "rise to next, heat eq.: gaps in bits/dim between two ways to the same energy, 0 if it is right; "
+            "✗: not 0 within its error"
+        )
+    return lines
+
+
+def _likelihoods(report: dict[str, Any], label: Callable[[str], str]) -> Table:
     truth = report.get("truth")
     columns = [
         "bits/dim",
@@ -64,7 +77,7 @@ def _likelihoods(report: dict[str, Any]) -> Table:
     for name, figure in report["bits_per_dim"].items():
         gap = [str(estimate_of(figure["above_truth"]))] if truth else []
         each = figure["evaluations"] / figure["images"]
-        table.add_row(NAMES[name], str(estimate_of(figure)), *gap, f"{figure['images']:,}", f"{each:.4g}")
+        table.add_row(label(name), str(estimate_of(figure)), *gap, f"{figure['images']:,}", f"{each:.4g}")
     if truth:
         table.add_row("truth", str(estimate_of(truth)), "", f"{truth['images']:,}", "")
     train = report.get("train")
@@ -81,15 +94,16 @@ def _likelihoods(report: dict[str, Any]) -> Table:
     return table
 
 
-def _levels(report: dict[str, Any]) -> Table:
+def _levels(report: dict[str, Any], console: Console) -> Table:
     rise = {gap["where"]: gap for gap in report["checks"] if gap["check"] == "energy rise"}
     heat = {gap["where"]: gap for gap in report["checks"] if gap["check"] == "heat equation"}
     truth = report.get("truth", {}).get("energy_error_db_per_dim")
-    table = Table(
+    columns = [
         "dB in", "dB out", "space", "time", "d_eff",
         *(["rise to next", "heat eq."] if rise or heat else []),
         *(["error, dB/dim"] if truth else []),
-    )  # fmt: skip
+    ]  # fmt: skip
+    rows = []
     for j, level in enumerate(report["noise_levels"]):
         decibels = f"{round(level['psnr_in'], 1):g} dB"
         cells = [
@@ -106,12 +120,12 @@ def _levels(report: dict[str, Any]) -> Table:
             cells += [_signed(above), _signed(heat.get(decibels))]
         if truth:
             cells.append(f"{truth[j]:.3f}")
-        table.add_row(*cells)
-    return table
+        rows.append(cells)
+    return fitting(console, columns, rows, spare=["time", "space"])
 
 
 def _signed(gap: dict[str, Any] | None) -> str:
     if gap is None:
         return "—"
-    mark = "" if gap["consistent"] else " [red]✗[/]"
+    mark = " " if gap["consistent"] else "[red]✗[/]"
     return f"{gap['value']:+.3f} ± {gap['stderr']:.3f}{mark}"

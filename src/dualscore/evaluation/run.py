@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dualscore.config import EvaluateConfig
 from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
 from dualscore.errors import DataError, NormalizationError
@@ -19,6 +18,7 @@ from dualscore.evaluation.plan import nested_choice
 from dualscore.evaluation.stages import Images, Stage, Subject
 from dualscore.evaluation.store import Rows, RowStore
 from dualscore.images import to_pixels
+from dualscore.settings.config import EvaluateConfig
 
 KEPT_BYTES = 2**26
 """Stored images of a split that a session keeps in memory, at most."""

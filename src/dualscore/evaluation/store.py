@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dualscore.shards import write_aside
+from dualscore.files.aside import write_aside
 
 Rows = dict[str, Tensor]
 """Named figures of n images in float64, each of shape (n,) or (n, m); `position` (int64) says of which."""

@@ -1,5 +1,6 @@
 """The paper's figures and tables, from runs: PDF, PNG and the numbers."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from dualscore.figures.likelihoods import draw_likelihoods
 from dualscore.figures.scale_mixture import draw_scale_mixture
 from dualscore.figures.slices import draw_slices
 from dualscore.figures.trained import Trained, open_run
+from dualscore.terminal import final
+from dualscore.terminal.hints import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,7 @@ def draw_all(request: Request, wanted: Sequence[str], console: Console) -> list[
     Raises:
         DualscoreError: if a figure that is asked for by its number cannot be drawn, or none can.
     """
-    if unknown := [name for name in wanted if name not in FIGURES]:
-        raise FigureError(f"there is no figure {unknown[0]!r}; there are: {', '.join(FIGURES)}")
+    wanted_names = check_names(wanted)
     opened: list[Trained] = []
 
     def trained() -> Trained:
@@ -67,7 +69,7 @@ def draw_all(request: Request, wanted: Sequence[str], console: Console) -> list[
         return opened[0]
 
     files: list[Path] = []
-    for name in wanted or FIGURES:
+    for name in wanted_names:
         try:
             found = _draw(name, request, trained)
         except FigureError as error:
@@ -76,11 +78,20 @@ def draw_all(request: Request, wanted: Sequence[str], console: Console) -> list[
             console.print(f"left out: {error}", markup=False, highlight=False, soft_wrap=True)
             continue
         for file in found:
-            console.print(f"written to {file}", markup=False, highlight=False, soft_wrap=True)
+            final(console, f"written to {file}", markup=False, highlight=False, soft_wrap=True)
         files += found
     if not files:
         raise FigureError(f"{request.run}: no figure could be drawn")
     return files
+
+
+def check_names(wanted: Sequence[str]) -> Sequence[str]:
+    """Refuse names of no figure; returns the figures to draw, all of them where none is named."""
+    for name in wanted:
+        if name not in FIGURES:
+            guess = did_you_mean(re.sub(r"fig(ure)?|\s", "", name.lower()), FIGURES)
+            raise FigureError(f"there is no figure {name!r}; {guess}there are: {', '.join(FIGURES)}")
+    return wanted or FIGURES
 
 
 def _draw(name: str, request: Request, trained: Callable[[], Trained]) -> list[Path]:
@@ -91,4 +102,4 @@ def _draw(name: str, request: Request, trained: Callable[[], Trained]) -> list[P
     return OF_A_RUN[name](trained(), request.out)
 
 
-__all__ = ["FIGURES", "Request", "draw_all"]
+__all__ = ["FIGURES", "Request", "check_names", "draw_all"]

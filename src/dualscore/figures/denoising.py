@@ -11,8 +11,9 @@ from dualscore.evaluation import plan
 from dualscore.evaluation.figures import level_figures
 from dualscore.evaluation.stages import Images, Stage, Subject
 from dualscore.evaluation.store import Rows
-from dualscore.figures import page, published
+from dualscore.figures import page
 from dualscore.figures.trained import Trained
+from dualscore.likelihood import published
 from dualscore.noise import corrupt, psnr
 
 LINEAR_DRAW = 5
@@ -98,10 +99,7 @@ def gaussian_denoising(variances: list[float], count: int) -> Stage:
         clean, prior = images.as_trained(subject), subject.prior
         for variance in variances:
             t = images.constant(variance)
-            # x̂ − μ = Σ(Σ + t)⁻¹(y − μ), diagonal in the Gaussian's eigenbasis.
-            centred = corrupt(clean, noise, t) - prior.mean[:, None, None]
-            shrunk = prior.analyze(centred) * (prior.eigenvalues / (prior.eigenvalues + variance))
-            denoised = prior.synthesize(shrunk) + prior.mean[:, None, None]
+            denoised = prior.denoise(corrupt(clean, noise, t), t)
             errors.append((denoised - clean).double().square().mean(dim=(1, 2, 3)))
         return {"squared_error": torch.stack(errors, dim=1)}
 

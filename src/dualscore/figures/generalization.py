@@ -10,14 +10,14 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from dualscore.config import Half
 from dualscore.errors import ConfigError, FigureError
 from dualscore.evaluation.opening import open_checkpoint
 from dualscore.evaluation.store import Rows, joined
-from dualscore.figures import page, published
+from dualscore.figures import page
 from dualscore.figures.trained import Trained, open_run
-from dualscore.likelihood import mean
-from dualscore.runs import Run, differences, flatten
+from dualscore.likelihood import mean, published
+from dualscore.runs.folder import Run, differences, flatten
+from dualscore.settings.config import Half
 
 SETS = {"A": "A's images", "B": "B's images", "held out": "held-out images"}
 COLOURS = {"A": page.DUAL, "B": page.SINGLE, "held out": page.TRUTH}

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from scipy import stats
 from torch import Tensor
 
-from dualscore.distribution import Distribution, distribution
 from dualscore.errors import FigureError
 from dualscore.evaluation.store import Rows
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
+from dualscore.likelihood.distribution import Distribution, distribution
 from dualscore.likelihood.units import LEVELS
 from dualscore.noise import MEASURING, seeded_generator
 

@@ -6,17 +6,12 @@ from typing import Any
 
 from dualscore.errors import FigureError
 from dualscore.evaluation import evaluate, is_complete
+from dualscore.evaluation.estimators import kind, label
 from dualscore.evaluation.figures import estimate_of
-from dualscore.evaluation.report import NAMES
-from dualscore.figures import page, published
+from dualscore.figures import page
 from dualscore.figures.trained import Trained
+from dualscore.likelihood import published
 
-KINDS = {
-    "paper": "estimate, one evaluation",
-    "dequantized": "bound, if normalized",
-    "bound": "certified bound",
-    "ode": "ODE",
-}
 HEADER = ["model", "bits/dim", "data", "kind", "images"]
 
 
@@ -55,10 +50,10 @@ def _content(report: dict[str, Any], name: str) -> tuple[list[list[str]], str, d
     data = _data(report)
     rows = [
         [
-            f"{name}, {NAMES[estimator]}",
+            f"{name}, {label(estimator)}",
             str(estimate_of(figure)),
             data,
-            KINDS[estimator],
+            kind(estimator),
             f"{figure['images']:,}",
         ]
         for estimator, figure in report["bits_per_dim"].items()

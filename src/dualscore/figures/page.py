@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from torch import Tensor
 
-from dualscore.shards import write_aside
+from dualscore.files.aside import write_aside
 
 TRUTH, DUAL, SINGLE, DATA, CONSTANT = "#222222", "#1f77b4", "#d95f02", "#c8c8c8", "#7b3294"
 MARK = "#e7298a"

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualscore.checkpoints import load
 from dualscore.densities import GaussianMixture, scale_mixture
 from dualscore.energy import EnergyModel
 from dualscore.errors import FigureError
 from dualscore.figures import page
 from dualscore.likelihood import decibels_per_dim
 from dualscore.model import ImageModel
+from dualscore.model_files.loading import load
 from dualscore.noise import MEASURING, corrupt, seeded_generator
-from dualscore.runs import newest_run
+from dualscore.runs.folder import newest_run
 
 RUNS = {"dual": "scale_mixture_dual", "single": "scale_mixture_single"}
 COLOURS = {"dual": page.DUAL, "single": page.SINGLE}

@@ -10,8 +10,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from dualscore.checkpoints import best_sound
-from dualscore.config import Estimator, ExperimentConfig
 from dualscore.energy import EnergyModel
 from dualscore.errors import CheckpointError, FigureError
 from dualscore.evaluation import plan
@@ -20,11 +18,14 @@ from dualscore.evaluation.opening import Opened, open_checkpoint
 from dualscore.evaluation.run import Session
 from dualscore.evaluation.stages import Stage
 from dualscore.evaluation.store import Rows
-from dualscore.experiment import override_config
 from dualscore.likelihood import Estimate, decibels_per_dim
 from dualscore.redaction import restore
-from dualscore.runs import Run
+from dualscore.runs.checkpoints import best_sound
+from dualscore.runs.folder import Run
+from dualscore.settings.config import ExperimentConfig
+from dualscore.settings.experiment import override_config
 from dualscore.terminal import quiet
+from dualscore.terminal.hints import missing_run
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,13 @@ class Trained:
     def stages(self) -> dict[str, Stage]:
         """The evaluation's stages by name: what it measured is not measured again."""
         options = self.config.evaluate
-        if Estimator.paper not in options.estimators:
-            options = replace(options, estimators=[*options.estimators, Estimator.paper])
-        return plan.simple_stages(
+        if "paper" not in options.estimators:
+            options = replace(options, estimators=[*options.estimators, "paper"])
+        return plan.shared_stages(
             options,
             self.session.datamodule.counts,
             is_energy=self.is_energy,
-            quantized=self.config.data.quantized,
+            energies=True,
             known=self.session.subject.density is not None,
             large=plan.reported_variances(self.session.subject, self.dimension),
         )
@@ -148,16 +149,21 @@ def open_run(folder: Path, overrides: Sequence[str], console: Console) -> Traine
         DualscoreError: one line for people.
     """
     quiet()
+    run, config = read_run(folder, overrides)
+    checkpoint = best_sound(run, console.print)
+    opened = open_checkpoint(config, checkpoint, folder / "evaluation", console)
+    return Trained(run, config, checkpoint, opened, console)
+
+
+def read_run(folder: Path, overrides: Sequence[str]) -> tuple[Run, ExperimentConfig]:
+    """A run and what it was trained with, on one device here; arguments and errors as `open_run`."""
     run = Run(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such run; make train EXP=… trains one, make status lists them")
+        raise CheckpointError(f"{folder}: no such run; {missing_run(folder)}")
     stored = run.read_config()
     given = {key: value for key, _, value in (o.partition("=") for o in overrides)}
     if "data.path" not in given and isinstance(data := stored.get("data"), dict):
         data["path"] = restore(str(data.get("path")), "")
     here = "gpu" if torch.cuda.is_available() else "cpu"
     alone = ["trainer.devices=1", "trainer.nodes=1", f"trainer.accelerator={here}"]
-    config = override_config(stored, [*alone, *overrides], str(run.config_file))
-    checkpoint = best_sound(run, console.print)
-    opened = open_checkpoint(config, checkpoint, folder / "evaluation", console)
-    return Trained(run, config, checkpoint, opened, console)
+    return run, override_config(stored, [*alone, *overrides], str(run.config_file))

@@ -5,7 +5,7 @@ For any denoiser x̂(y, t), any decoder P(x | y) and any prior, with y_t = x + �
     −log P(x) ≤ E[−log P(x | y_{t0})] + ½ ∫_{t0}^{t1} E‖x − x̂(y_t, t)‖² dt/t² + KL(q(y_{t1} | x) ‖ prior),
 
 in nats. No energy has to be normalised, or to exist.
-Source: Kingma et al. 2021, Variational diffusion models, arXiv 2107.00630, section 4; METHOD section 3.
+Source: Kingma et al. 2021, Variational diffusion models, arXiv 2107.00630, section 4.
 """
 
 import math
@@ -80,7 +80,7 @@ def decode(
 ) -> Tensor:
     """The bound's decoder: centred at the denoised image, as wide as the denoiser itself expects to err.
 
-    For the true score, E‖x − x̂‖² = t (d − t E‖∇U‖²) (Miyasawa 1961; METHOD section 2): v = t (1 − t‖∇U‖²/d),
+    For the true score, E‖x − x̂‖² = t (d − t E‖∇U‖²) (Miyasawa 1961): v = t (1 − t‖∇U‖²/d),
     a function of y alone; at least t √(2/d), as one draw of t‖∇U‖²/d scatters by so much. Whatever the model,
     P(x | y) sums to one, so the bound stays a bound.
 

@@ -1,7 +1,7 @@
 r"""Is an energy one and the same density at every noise level? Identities that any −log p must satisfy.
 
 - I-MMSE: E U(y_b, b) − E U(y_a, a) = ½ ∫_a^b (d − d_eff(t)) d ln t, with d_eff = E‖x − x̂‖²/t from the
-  model's own denoiser (Guo, Shamai, Verdú 2005; METHOD section 3). ∇_yU alone fixes the right side, ∂_tU
+  model's own denoiser (Guo, Shamai, Verdú 2005). ∇_yU alone fixes the right side, ∂_tU
   the left one.
 - The heat equation: 2 ∂_t U = ΔU − ‖∇_y U‖² at every y and t.
 - Log Z is one number: at every large t the noisy images' entropy is known, between the noise's and that of

@@ -1,8 +1,8 @@
 r"""Units of likelihoods, and figures with their standard errors.
 
 An 8-bit image k/255 has the discrete probability P(x) of its cell, one step wide in every pixel, and a
-density p on [0, 1]^d. METHOD's convention for a density is bits/dim = 8 + U/(d ln 2), which turns it into one
-on 256 levels; a cell of width 1/255 costs log₂ 255 instead of 8, a difference of 0.0056.
+density p on [0, 1]^d. The paper's convention for a density is bits/dim = 8 + U/(d ln 2), which turns it into
+one on 256 levels; a cell of width 1/255 costs log₂ 255 instead of 8, a difference of 0.0056.
 """
 
 import math
@@ -73,11 +73,11 @@ def bits_per_dim(energy: Tensor, dimension: int) -> Tensor:
     """Turn −log p of a density on [0, 1]^d into bits a dimension on 256 levels, as the paper does.
 
     Args:
-        energy: normalised energies U, in nats.
+        energy: normalised energies U in nats, any shape.
         dimension: d = C·H·W.
 
     Returns:
-        8 + U / (d ln 2), in bits.
+        8 + U / (d ln 2), in bits, of the same shape.
     """
     return 8.0 + bits(energy, dimension)
 
@@ -88,7 +88,7 @@ def dequantized_bits_per_dim(energy: Tensor, dimension: int) -> Tensor:
     The step is 1/255 there, so the constant is log₂ 255; on (k + u)/256 it would be 8, with the same sum.
 
     Args:
-        energy: normalised energies U of the dequantised images, in nats.
+        energy: normalised energies U of the dequantised images in nats, any shape.
         dimension: d.
 
     Returns:
@@ -108,7 +108,7 @@ def noise_entropy(dimension: int, noise_variance: float) -> float:
 
 
 def check_floating(images: Tensor) -> None:
-    """Refuse stored 8-bit images."""
+    """Refuse stored 8-bit images, with a ValueError; the shape does not matter."""
     if not images.is_floating_point():
         raise ValueError(f"images must be pixels in [0, 1] of a floating-point type, got {images.dtype}")
 

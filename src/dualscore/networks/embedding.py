@@ -68,7 +68,8 @@ class LinearEmbedding(NoiseEmbedding):
         steps = torch.linspace(0.0, math.log(100.0), self.frequencies, dtype=torch.float32)
         self.register_buffer("table", torch.exp(-steps), persistent=False)
 
-    def angles(self, noise_variance: Tensor) -> Tensor:  # noqa: D102 - inherited
+    def angles(self, noise_variance: Tensor) -> Tensor:
+        """t·f_k in radians, shape (B, 32), for noise variances t in pixel², shape (B,)."""
         return noise_variance[:, None] * self.table.to(noise_variance.dtype)
 
 
@@ -82,7 +83,8 @@ class LogEmbedding(NoiseEmbedding):
     floor = QUANTIZATION_VARIANCE
     period = 96.0  # in nats of ln t; twice the widest range of noise levels, so no two levels coincide
 
-    def angles(self, noise_variance: Tensor) -> Tensor:  # noqa: D102 - inherited
+    def angles(self, noise_variance: Tensor) -> Tensor:
+        """k·(π/48)·ln(1 + t/floor) in radians, shape (B, 32), for variances t in pixel², shape (B,)."""
         phase = (2 * math.pi / self.period) * torch.log1p(noise_variance / self.floor)
         k = torch.arange(1, self.frequencies + 1, dtype=noise_variance.dtype, device=noise_variance.device)
         return phase[:, None] * k

@@ -15,7 +15,7 @@ class RadialEnergy(EnergyModel):
     Right for a mixture of round Gaussians with a_k = 1/2(σ_k²+t) and d·b_k = (d/2) ln 2π(σ_k²+t) − ln w_k.
     A perceptron on ln(t + t_min) gives ln a_k and b_k. It starts with variances from a quarter of the images'
     to all of it: in high dimension a component that wins nowhere would never get a gradient.
-    Source: Guth et al. 2025, figure 1 (METHOD section 5), where c_k = 0.
+    Source: Guth et al. 2025, arXiv 2506.05310, figure 1, where c_k = 0.
 
     Args:
         centers: c_k, the same at every pixel of a channel, shape (K, C).

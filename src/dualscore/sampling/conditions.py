@@ -69,7 +69,7 @@ class Known(Condition):
         self.free = (~self.known).to(clean.dtype)
 
     def hold(self, images: Tensor, noise_variance: Tensor) -> Tensor:
-        """The images with the known pixels at their noisy values."""
+        """Images (B, C, H, W) with the known pixels at their noisy values, at variances t (B,)."""
         return torch.where(self.known, corrupt(self.clean, self.noise, noise_variance), images)
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dualscore.errors import ScoreError
-from dualscore.photographs import SUFFIXES, UnsuitableError, read_rgb
+from dualscore.pictures.photographs import SUFFIXES, UnsuitableError, read_rgb
+from dualscore.terminal.hints import did_you_mean
 
 MOST_PIXELS = 2**26
 """Of an image that is to be resized: one of more is taken for a decompression bomb."""
@@ -63,10 +64,19 @@ def check_given(given: Sequence[Path], left_out: Path) -> None:
     """
     for path in given:
         if not path.exists():
-            raise ScoreError(f"{path}: no such file or folder")
+            raise ScoreError(f"{path}: no such file or folder{_beside(path)}")
         if path.resolve() == left_out.resolve():
             # Maps written there would be found, and taken for images, while the folder is being read.
             raise ScoreError(f"{path}: holds the images; name another folder for the results")
+
+
+def _beside(path: Path) -> str:
+    """What a name that is not there may have meant."""
+    folder = path.parent
+    if not folder.is_dir():
+        return "" if folder == Path() else f"; there is no folder {folder} either"
+    guess = did_you_mean(path.name, os.listdir(folder)).strip()
+    return f"; {guess}" if guess else ""
 
 
 def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:

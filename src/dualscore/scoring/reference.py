@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dualscore.archives import sha256
 from dualscore.evaluation.opening import DEFINITIONS
 from dualscore.evaluation.store import RowStore, read_json
+from dualscore.files.archives import sha256
 
 
 @dataclass(frozen=True)

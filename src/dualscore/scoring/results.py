@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dualscore.pictures import heat
 from dualscore.scoring import sheet, tables
 from dualscore.scoring.batch import Scores
 from dualscore.scoring.stream import NOT_FINITE, Problems
@@ -58,7 +59,7 @@ class Results:
         finite = scores.finite()
         maps = scores.maps.numpy()
         if self.scale is None and finite.any():
-            self.scale = sheet.common_scale(maps[finite.numpy()])
+            self.scale = heat.common_scale(maps[finite.numpy()])
         if self.scale is None:
             self.problems.add([(path, NOT_FINITE) for path in paths])
             return
@@ -69,7 +70,7 @@ class Results:
             self.total, self.squares = self.total + row.bits_per_dim, self.squares + row.bits_per_dim**2
             self.extremes.add(
                 row.bits_per_dim,
-                lambda: sheet.Thumbnail(row, images[j].copy(), sheet.colour(maps[j], scale)),  # noqa: B023 - called at once
+                lambda: sheet.Thumbnail(row, images[j].copy(), heat.colour(maps[j], scale)),  # noqa: B023 - called at once
             )
         if self.options.maps:
             # Beside the next batch's forward pass: making files is mostly waiting.
@@ -104,5 +105,5 @@ class Results:
 
 
 def _save(folder: Path, names: Sequence[str], maps: NDArray[np.float64], scale: tuple[float, float]) -> None:
-    for name, pixels in zip(names, sheet.colour(maps, scale), strict=True):
+    for name, pixels in zip(names, heat.colour(maps, scale), strict=True):
         Image.fromarray(pixels).save(folder / name, compress_level=1)

@@ -10,17 +10,19 @@ from typing import Any
 
 from rich.console import Console
 
-from dualscore.checkpoints import load, locate
+from dualscore.devices import allow_tf32, find_device
 from dualscore.errors import ScoreError
 from dualscore.model import ImageModel
-from dualscore.photographs import SUFFIXES
-from dualscore.precision import allow_tf32, find_device
+from dualscore.model_files.loading import load, locate
+from dualscore.pictures.photographs import SUFFIXES
 from dualscore.scoring import files, sheet, tables
 from dualscore.scoring.batch import Scorer
 from dualscore.scoring.reference import Reference, find_reference
 from dualscore.scoring.results import Options, Results
 from dualscore.scoring.size import normalized, wanted_size
 from dualscore.scoring.stream import Problems, check_level, progress_bar, usable
+from dualscore.terminal import final
+from dualscore.terminal.hints import command
 
 TABLE_EACH = 10
 """Rows shown of the most probable images, and as many of the least."""
@@ -94,6 +96,7 @@ def score_with(
                 results.add(chunk.paths, scorer(chunk.images))
                 progress.advance(task, len(chunk.paths))
             results.finish()
+    problems.tell()
     if not results.extremes.seen:
         raise ScoreError(f"no image could be scored: {problems.first}")
     summary = _summary(model, checkpoint, results)
@@ -149,7 +152,7 @@ def _tell(
     images, out = summary["images"], results.options.out
     if images > 2 * TABLE_EACH:
         kept = [*kept[:TABLE_EACH], *kept[-TABLE_EACH:]]
-    console.print(tables.score_table([thumbnail.row for thumbnail in kept], images))
+    final(console, tables.score_table([thumbnail.row for thumbnail in kept], images))
     stderr = "" if summary["stderr"] is None else f" ± {summary['stderr']:.3f}"
     counted = "one image" if images == 1 else f"{images:,} images"
     left_out = (
@@ -159,7 +162,7 @@ def _tell(
     if summary["validation"] is None:
         lines.append(
             "no percentiles: no evaluation of this checkpoint on images of this size was found; "
-            "make evaluate … measures the validation images"
+            f"{command('evaluate', 'EXPERIMENT', variables={'EXP': '…'})} measures the validation images"
         )
     else:
         among = f"{summary['validation']['images']:,} {summary['validation']['which']}"
@@ -168,4 +171,4 @@ def _tell(
         f"written to {out}: scores.csv, scores.json, sheet.png" + (", maps/" if results.options.maps else "")
     )
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        final(console, line, markup=False, highlight=False, soft_wrap=True)

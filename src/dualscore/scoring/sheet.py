@@ -5,17 +5,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from dualscore.plain_text import printable
+from dualscore.files.plain_text import printable
+from dualscore.pictures.heat import COLOURS
 from dualscore.scoring.tables import Row
 
-THUMBNAIL, COLUMNS, MARGIN, LINE = 96, 6, 8, 13
+THUMBNAIL, COLUMNS, MARGIN, LINE = 96, 6, 10, 17
 """Pixels of a thumbnail's side at least, cells a row, pixels between them, and of a line of text."""
-_COLOURS = (mpl.colormaps["inferno"](np.arange(256))[:, :3] * 255.0).round().astype(np.uint8)
+TEXT, LETTER = 13, 7
+"""Pixels of the letters' height, and of their mean width."""
+BAR = 160
+"""Pixels of the colour bar."""
 T = TypeVar("T")
 
 
@@ -67,26 +70,6 @@ class Extremes:
         return [item for _, _, item in sorted(kept.values(), key=lambda entry: entry[:2])]
 
 
-def colour(heat: NDArray[np.float64], scale: tuple[float, float]) -> NDArray[np.uint8]:
-    """Colour a map, from black through red to pale yellow.
-
-    Args:
-        heat: any unit, shape (…, H, W).
-        scale: the values of the darkest and the brightest colour.
-
-    Returns:
-        RGB, shape (…, H, W, 3).
-    """
-    level = (heat - scale[0]) / (scale[1] - scale[0])
-    return _COLOURS[np.clip(np.round(255.0 * level), 0, 255).astype(np.uint8)]
-
-
-def common_scale(maps: NDArray[np.float64]) -> tuple[float, float]:
-    """A scale that most of some maps' pixels lie within: one strange image must not darken the others."""
-    low, high = (float(v) for v in np.quantile(maps, (0.01, 0.95)))
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
-
-
 def draw_sheet(shown: Sequence[Thumbnail], seen: int, scale: tuple[float, float]) -> Image.Image:
     """Draw images and their heat maps side by side, the most probable first.
 
@@ -104,26 +87,40 @@ def draw_sheet(shown: Sequence[Thumbnail], seen: int, scale: tuple[float, float]
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     size = (
-        max(columns * (cell[0] + MARGIN) + MARGIN, 480),
-        rows * (cell[1] + MARGIN) + 2 * MARGIN + 2 * LINE,
+        max(columns * (cell[0] + MARGIN) + MARGIN, 560),
+        rows * (cell[1] + MARGIN) + 2 * MARGIN + 3 * LINE,
     )
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
+    pen.font = ImageFont.load_default(TEXT)
     which = f"the {len(shown)} images" if seen == len(shown) else f"the extremes of {seen:,} images"
     pen.text((MARGIN, MARGIN), f"{which}, the most probable first: bits/dim, file", fill="black")
-    heading = f"right: bits of each pixel, from {scale[0]:.2f} (dark) to {scale[1]:.2f} (bright)"
-    pen.text((MARGIN, MARGIN + LINE), heading, fill="black")
+    pen.text(
+        (MARGIN, MARGIN + LINE), "right of each: where its bits are, per pixel and channel", fill="black"
+    )
+    _draw_bar(sheet, pen, scale)
     for number, thumbnail in enumerate(shown):
         x = MARGIN + number % columns * (cell[0] + MARGIN)
-        y = 2 * MARGIN + 2 * LINE + number // columns * (cell[1] + MARGIN)
+        y = 2 * MARGIN + 3 * LINE + number // columns * (cell[1] + MARGIN)
         for column, pixels in enumerate((thumbnail.image, thumbnail.heat)):
             picture = Image.fromarray(pixels).resize(
                 (width * factor, height * factor), Image.Resampling.NEAREST
             )
             sheet.paste(picture, (x + column * (width * factor + 2), y))
         name = printable(thumbnail.row.file).rpartition("/")[2]
-        most = max(8, cell[0] // 7)
+        most = max(8, cell[0] // LETTER)
         name = name if len(name) <= most else f"…{name[1 - most :]}"
         pen.text((x, y + height * factor), f"{thumbnail.row.bits_per_dim:.3f}", fill="black")
         pen.text((x, y + height * factor + LINE), name, fill="black")
     return sheet
+
+
+def _draw_bar(sheet: Image.Image, pen: ImageDraw.ImageDraw, scale: tuple[float, float]) -> None:
+    """A colour bar of the heat maps, its ends named."""
+    y = MARGIN + 2 * LINE
+    low = f"{scale[0]:.2f}"
+    x = MARGIN + int(pen.textlength(low)) + 6
+    bar = np.broadcast_to(COLOURS[np.linspace(0, 255, BAR).round().astype(int)], (LINE - 6, BAR, 3))
+    pen.text((MARGIN, y), low, fill="black")
+    sheet.paste(Image.fromarray(bar), (x, y + 3))
+    pen.text((x + BAR + 6, y), f"{scale[1]:.2f} bits", fill="black")

@@ -12,6 +12,7 @@ from dualscore.images import to_pixels
 from dualscore.model import ImageModel
 from dualscore.networks import UNet
 from dualscore.scoring.files import Size, first_size
+from dualscore.terminal.hints import option
 
 NORMALIZER_NOISES = 256
 """Noisy images that log Z is estimated on; at t_max it hardly matters what is under the noise."""
@@ -39,42 +40,47 @@ def wanted_size(
         NormalizationError: if log Z is needed and may not be estimated, or the model is a denoiser.
         ScoreError: if the model cannot score images of any size, or not of the first one's.
     """
+    resizing, estimating = option("--resize", "RESIZE=1"), option("--normalize", "NORMALIZE=1")
     energy = model.score_model
     if not isinstance(energy, EnergyModel):
         raise NormalizationError("this model is a denoiser: it has no energy and no likelihood")
-    if not isinstance(energy, Energy) or not isinstance(energy.network, UNet):
+    if not isinstance(energy, Energy):
         raise ScoreError("the model is of vectors, not of images: nothing to score with it")
-    if model.image_shape is None and energy.network.channels not in (1, 3):
-        raise ScoreError(
-            f"the network takes images of {energy.network.channels} channels, neither gray nor colour"
-        )
+    unet = energy.network if isinstance(energy.network, UNet) else None
+    if model.image_shape is None and unet is not None and unet.channels not in (1, 3):
+        raise ScoreError(f"the network takes images of {unet.channels} channels, neither gray nor colour")
     own = None if model.image_shape is None else model.image_shape[1:]
     known = model.log_normalizer is not None
     if not known and not normalize:
         raise NormalizationError(
             "the model's normalisation is not known yet, so its energies are no probabilities: train until "
-            "the first validation, or estimate it on the images to be scored with --normalize"
+            f"the first validation, or estimate it on the images to be scored with {estimating}"
         )
     if own is not None and any(isinstance(part, StationaryGaussian) for part in energy.modules()):
         return Size(
             *own,
             resize,
-            ", the only size that the model's Gaussian has a spectrum of; --resize crops and resizes",
+            f", the size that the model was trained on, and the only one that it knows; {resizing} crops and "
+            "resizes others",
         )
     if own is not None and (resize or not normalize):
         return Size(
             *own,
             resize,
-            ", the size that log Z is known for; --normalize estimates it for another, --resize adapts them",
+            ", the size that the model was trained on, and its probabilities add up to one for; "
+            f"{estimating} makes them do so for another, {resizing} crops and resizes",
         )
     height, width = first_size(given, left_out)
-    divisor = energy.network.size_divisor
+    divisor = unet.size_divisor if unet is not None else 1
     if height % divisor or width % divisor:
         raise ScoreError(
             f"{given[0]}: the first image is {width}×{height}; the network takes sides divisible by {divisor}"
         )
     return Size(
-        height, width, resize, ", as the first one; score other sizes apart, or crop and resize with --resize"
+        height,
+        width,
+        resize,
+        f", as the first one; score other sizes apart, or crop and resize with {resizing}",
     )
 
 
@@ -91,8 +97,11 @@ def normalized(model: ImageModel, images: Tensor, size: Size) -> ImageModel:
     """
     energy = model.score_model
     assert isinstance(energy, Energy)
-    assert isinstance(energy.network, UNet)
-    channels = energy.network.channels if model.image_shape is None else model.image_shape[0]
+    if model.image_shape is not None:
+        channels = model.image_shape[0]
+    else:  # a released network, the only ones that are of any size
+        assert isinstance(energy.network, UNet)
+        channels = energy.network.channels
     shape = (channels, size.height, size.width)
     same = model.image_shape == shape
     if same and model.log_normalizer is not None:

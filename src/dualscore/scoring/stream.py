@@ -1,25 +1,29 @@
 """What every measurement of a stream of files does: refuse early, report what failed, show progress."""
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dualscore.errors import ScoreError
+from dualscore.files.plain_text import printable
 from dualscore.noise import psnr
-from dualscore.plain_text import printable
 from dualscore.scoring import tables
 from dualscore.scoring.files import Chunk
+from dualscore.terminal import is_live
+from dualscore.terminal.hints import option
 
 PROBLEMS_SHOWN = 10
+_NUMBERS = re.compile(r"\d+")
 NOT_FINITE = "has an energy or a denoised image that is not finite"
 
 
 @dataclass
 class Problems:
-    """Reports and counts files that cannot be used, with the reasons."""
+    """Counts files that cannot be used, kind by kind, and tells of them at the end."""
 
     console: Console
     file: IO[str] | None = None
@@ -27,6 +31,8 @@ class Problems:
     count: int = 0
     first: str = ""
     """What was said of the first one."""
+    kinds: dict[str, list[str | int]] = field(default_factory=dict)
+    """How often each kind of reason came, and what was said the first time."""
 
     def add(self, problems: Sequence[tuple[str, str]]) -> None:
         """Report files, each with its reason."""
@@ -36,8 +42,18 @@ class Problems:
             self.count += 1
             line = f"{printable(path)} {reason}"
             self.first = self.first or line
-            if self.count <= PROBLEMS_SHOWN:
-                self.console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+            kind = self.kinds.setdefault(_NUMBERS.sub("#", reason), [0, line])
+            kind[0] = int(kind[0]) + 1
+
+    def tell(self) -> None:
+        """Say of each kind how many there were, and which was the first."""
+        for number, (count, line) in enumerate(sorted(self.kinds.values(), key=lambda kind: -int(kind[0]))):
+            if number == PROBLEMS_SHOWN:
+                left = f"left out: images for {len(self.kinds) - number} more reasons"
+                self.console.print(left, markup=False, highlight=False, soft_wrap=True)
+                return
+            many = "" if count == 1 else f"{count:,} images; the first, "
+            self.console.print(f"left out: {many}{line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def usable(chunks: Iterator[Chunk], problems: Problems) -> Iterator[Chunk]:
@@ -66,12 +82,16 @@ def usable(chunks: Iterator[Chunk], problems: Problems) -> Iterator[Chunk]:
         ) from error
 
 
-def check_level(decibels: float, t_max: float) -> None:
-    """Refuse a noise level `--psnr` in dB that a model trained up to t_max cannot denoise at."""
+def check_level(decibels: float, t_max: float) -> str:
+    """Refuse a noise level `--psnr` in dB that a model trained up to t_max cannot denoise at; else say it."""
     # Beyond it an image and its noisy version are the same in single precision.
     lowest = psnr(t_max)
     if not lowest <= decibels <= 120.0:
-        raise ScoreError(f"--psnr {decibels:g}: must be between {lowest:g} (t_max in training) and 120 dB")
+        raise ScoreError(
+            f"{option('--psnr ', 'PSNR=')}{decibels:g}: must be between {lowest:g} (the strongest noise in "
+            "training) and 120 dB"
+        )
+    return f"the effective dimension at {decibels:g} dB"
 
 
 def progress_bar(console: Console) -> Progress:
@@ -81,5 +101,5 @@ def progress_bar(console: Console) -> Progress:
         TimeElapsedColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not is_live(console),
     )

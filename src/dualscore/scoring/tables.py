@@ -11,7 +11,7 @@ from typing import IO, Any
 from rich.table import Table
 from rich.text import Text
 
-from dualscore.plain_text import printable
+from dualscore.files.plain_text import printable
 
 _TEXT = {"file", "map"}
 

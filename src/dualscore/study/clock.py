@@ -11,10 +11,10 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from dualscore.assemble import build
-from dualscore.config import ExperimentConfig
 from dualscore.errors import ConfigError
+from dualscore.settings.config import ExperimentConfig
 from dualscore.terminal import quiet
-from dualscore.trainer import accelerator
+from dualscore.training.trainer import accelerator
 
 # As many steps as hold SOAP's rare ones, every tenth, in their share.
 ROUNDS, WARM_UP, STEPS = 3, 3, 20

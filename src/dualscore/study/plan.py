@@ -7,9 +7,11 @@ from typing import Any
 
 import yaml
 
-from dualscore.config import (
+from dualscore.errors import ConfigError
+from dualscore.files.plain_yaml import refuse_aliases
+from dualscore.runs.folder import differences, flatten
+from dualscore.settings.config import (
     EnergyConfig,
-    Estimator,
     ExperimentConfig,
     ModelKind,
     NetworkConfig,
@@ -17,10 +19,7 @@ from dualscore.config import (
     ObjectiveConfig,
     OptimConfig,
 )
-from dualscore.errors import ConfigError
-from dualscore.experiment import EXPERIMENTS, find_declared, load_experiment, to_plain
-from dualscore.plain_yaml import refuse_aliases
-from dualscore.runs import differences, flatten
+from dualscore.settings.experiment import find, load_experiment, to_plain
 
 STUDIES = Path("studies")
 PAPER = "paper"
@@ -97,13 +96,13 @@ def _written(value: Any) -> str:  # noqa: ANN401 - any plain value
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def load_study(name: str, folder: Path = STUDIES, experiments: Path = EXPERIMENTS) -> Study:
+def load_study(name: str, folder: Path | None = None, experiments: Path | None = None) -> Study:
     """Read and check a study.
 
     Args:
-        name: the study's name, a file `{name}.yaml` in `folder`.
-        folder: where studies are declared.
-        experiments: where experiments are.
+        name: the study's name, a file `{name}.yaml`.
+        folder: where it is; None for the working folder's `studies`, then the shipped ones.
+        experiments: where its experiments are, likewise.
 
     Returns:
         The study; the paper's recipe is added as its last variant.
@@ -111,7 +110,7 @@ def load_study(name: str, folder: Path = STUDIES, experiments: Path = EXPERIMENT
     Raises:
         ConfigError: one line that names the file and the key.
     """
-    path = find_declared("study", name, folder)
+    path = find("studies", name, folder)
     try:
         text = path.read_text(encoding="utf-8")
         refuse_aliases(text)
@@ -208,7 +207,7 @@ class _Reader:
         return found
 
 
-def _check(study: Study, path: Path, experiments: Path) -> None:
+def _check(study: Study, path: Path, experiments: Path | None) -> None:
     """Load every variant, so that a mistake shows before the first run and not after hours."""
     if len({v.slug for v in study.variants}) < len(study.variants):
         raise ConfigError(f"{path}: variants: two names differ only in signs that a folder cannot have")
@@ -222,9 +221,8 @@ def _check(study: Study, path: Path, experiments: Path) -> None:
             config = load_experiment(variant.experiment, variant.overrides, experiments)
         except ConfigError as error:
             raise ConfigError(f"{path}: variants.{variant.name}: {error}") from error
-        if config.model is ModelKind.denoiser or not {Estimator.paper, Estimator.bound} <= set(
-            config.evaluate.estimators
-        ):
+        figures = {"paper", "bound"} <= set(config.evaluate.estimators)
+        if config.model is ModelKind.denoiser or not config.data.quantized or not figures:
             raise ConfigError(
                 f"{path}: variants.{variant.name}: a study compares the bound and the paper's figure: "
                 "it needs an energy, 8-bit images and both among evaluate.estimators"

@@ -1,7 +1,7 @@
 """A study's plots."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -9,6 +9,11 @@ from matplotlib.ticker import ScalarFormatter
 
 from dualscore.study.plan import PAPER, Study
 from dualscore.study.result import Result, paired
+
+ESTIMATES = {"bound": "certified bound", "dequantized": "dequantized"}
+LINEAR = 0.1
+"""Bits/dim up to which differences are drawn on a linear scale."""
+Differences = Mapping[str, Mapping[str, tuple[float, float]]]
 
 
 def plot_curves(study: Study, results: Sequence[Result]) -> Figure:
@@ -47,24 +52,51 @@ def plot_differences(study: Study, results: Sequence[Result]) -> Figure:
     """Each variant's final figures less those of the first one: means and standard errors over seeds."""
     first = study.variants[0].name
     differences = {
-        v.name: {e: found for e in ("bound", "dequantized") if (found := paired(results, first, v.name, e))}
+        v.name: {
+            e: (
+                statistics.fmean(found),
+                statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else 0.0,
+            )
+            for e in ESTIMATES
+            if (found := paired(results, first, v.name, e))
+        }
         for v in study.variants[1:]
     }
-    shown = {name: d for name, d in differences.items() if d}
-    order = sorted(shown, key=lambda name: statistics.fmean(shown[name].get("bound", [0.0])))
-    figure, axes = plt.subplots(figsize=(6.0, 1.2 + 0.22 * len(order)), layout="constrained")
+    return draw_differences({name: d for name, d in differences.items() if d}, first, study.purpose)
+
+
+def draw_differences(shown: Differences, first: str, title: str) -> Figure:
+    """Draw differences, the largest of the bound on top.
+
+    Args:
+        shown: of each variant and estimate the mean and its standard error, in bits/dim.
+        first: the variant that they are differences from.
+        title: of the figure.
+
+    Returns:
+        The figure.
+    """
+    order = sorted(shown, key=lambda name: shown[name].get("bound", (0.0, 0.0))[0])
+    figure, axes = plt.subplots(figsize=(6.4, 1.2 + 0.22 * len(order)), layout="constrained")
     for estimate, color, marker in (("bound", "tab:blue", "o"), ("dequantized", "tab:orange", "s")):
         places = [place for place, name in enumerate(order) if estimate in shown[name]]
-        values = [shown[order[place]][estimate] for place in places]
-        errors = [statistics.stdev(v) / len(v) ** 0.5 if len(v) > 1 else 0.0 for v in values]
-        axes.errorbar([statistics.fmean(v) for v in values], places, xerr=errors, color=color, fmt=marker,
-                      ms=4, lw=1.2, label="certified bound" if estimate == "bound" else estimate)  # fmt: skip
+        found = [shown[order[place]][estimate] for place in places]
+        axes.errorbar([mean for mean, _ in found], places, xerr=[error for _, error in found], color=color,
+                      fmt=marker, ms=4, lw=1.2, label=ESTIMATES[estimate])  # fmt: skip
     axes.axvline(0.0, color="black", lw=0.8)
-    axes.set_xscale("symlog", linthresh=0.1, linscale=2.0)
-    ticks = [-0.1, -0.05, 0.0, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xscale("symlog", linthresh=LINEAR, linscale=2.0)
+    means = [mean for found in shown.values() for mean, _ in found.values()]
+    low, high = min([-LINEAR / 2, *means]), max([LINEAR, *means])
+    axes.set_xlim(low - 0.05 if low > -LINEAR else 1.5 * low, 1.6 * high)
+    # Where the scale is logarithmic, so that nobody takes distances there for those beside zero.
+    axes.axvspan(LINEAR, 1.6 * high, color="0.94", lw=0, zorder=0)
+    every = (-1.0, -0.1, -0.05, 0.0, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0)
+    ticks = [tick for tick in every if axes.get_xlim()[0] < tick < 1.6 * high]
+    axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+    axes.tick_params(axis="x", which="minor", length=0)
     axes.set_yticks(range(len(order)), order)
-    axes.set_xlabel(f"bits/dim above {first}, mean and standard error over seeds")
-    axes.legend(loc="lower right")
-    axes.set_title(study.purpose, fontsize=9)
+    axes.set_xlabel(f"bits/dim above {first}, mean and standard error over seeds\n(logarithmic in the gray)")
+    axes.legend(loc="lower right", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=9)
     return figure

@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dualscore.figures.page import style
-from dualscore.runs import Run
-from dualscore.shards import write_aside
+from dualscore.files.aside import write_aside
+from dualscore.runs.folder import Run
 from dualscore.study.plan import PAPER, Study
 from dualscore.study.plot import plot_curves, plot_differences
 from dualscore.study.result import Result, paired
@@ -24,10 +24,9 @@ GAP = "bound − dequantized"
 
 def _curve(run: Run, tag: str) -> dict[int, float]:
     """A logged figure by training step; a step that was logged twice counts as it was logged last."""
-    folder = run.folder / "tensorboard"
-    if not folder.exists():
+    if not run.folder.exists():
         return {}
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events = EventAccumulator(str(run.folder), size_guidance={"scalars": 0})
     events.Reload()
     if tag not in events.Tags()["scalars"]:
         return {}

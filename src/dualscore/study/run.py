@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dualscore.checkpoints import read_checkpoint
 from dualscore.errors import (
     ConfigError,
     DivergenceError,
@@ -19,13 +18,15 @@ from dualscore.errors import (
     TrainingError,
 )
 from dualscore.evaluation import is_complete
-from dualscore.experiment import EXPERIMENTS, load_experiment, to_plain
-from dualscore.runs import Run, differences
-from dualscore.shards import write_aside
-from dualscore.signals import ASKED
+from dualscore.files.aside import write_aside
+from dualscore.runs.checkpoints import read_checkpoint
+from dualscore.runs.folder import Run, differences
+from dualscore.runs.signals import ASKED
+from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.study.clock import seconds_per_step
 from dualscore.study.plan import STUDIES, Study, Variant
 from dualscore.study.results import read_result, write_results
+from dualscore.terminal import final
 
 
 def run_study(study: Study, console: Console, folder: Path = STUDIES) -> None:
@@ -34,7 +35,7 @@ def run_study(study: Study, console: Console, folder: Path = STUDIES) -> None:
     Args:
         study: what to run.
         console: where progress is told.
-        folder: where the study's own folder is, or will be.
+        folder: where the study's own folder of results is, or will be.
 
     Raises:
         TrainingError: if a run ended for another reason than its own divergence.
@@ -58,8 +59,8 @@ def run_study(study: Study, console: Console, folder: Path = STUDIES) -> None:
             _train(variant, run, failure, _settings(study, seed, steps))
             _report(study, clock, out)
     files = _report(study, clock, out)
-    console.print(files[0].read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
-    console.print("written to " + ", ".join(map(str, files)), highlight=False, soft_wrap=True)
+    final(console, files[0].read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
+    final(console, "written to " + ", ".join(map(str, files)), highlight=False, soft_wrap=True)
 
 
 def _settings(study: Study, seed: int, steps: int) -> list[str]:
@@ -80,7 +81,7 @@ def _check_same(run: Run, variant: Variant, settings: list[str]) -> None:
         ConfigError: naming the first setting and the folder.
     """
     try:
-        config = load_experiment(variant.experiment, [*variant.overrides, *settings], EXPERIMENTS)
+        config = load_experiment(variant.experiment, [*variant.overrides, *settings])
     except ConfigError as error:
         raise ConfigError(f"{variant.name}: {error}") from error
     if not run.config_file.exists():
@@ -145,9 +146,7 @@ def _clock(study: Study, out: Path, console: Console) -> dict[str, float]:
                 f"one measurement; remove {out} and start again"
             )
         console.print(f"timing {len(study.variants)} variants, in turns", highlight=False)
-        known = seconds_per_step(
-            {v.name: load_experiment(v.experiment, v.overrides, EXPERIMENTS) for v in study.variants}
-        )
+        known = seconds_per_step({v.name: load_experiment(v.experiment, v.overrides) for v in study.variants})
         write_aside(file, (json.dumps(known, indent=1) + "\n").encode())
     return known
 

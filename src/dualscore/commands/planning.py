@@ -1,0 +1,174 @@
+"""What the dry runs of several commands look at: models, images, devices, earlier runs."""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dualscore.terminal.dry import Plan
+from dualscore.terminal.hints import from_make
+
+if TYPE_CHECKING:
+    from dualscore.model import ImageModel
+    from dualscore.scoring.files import Size
+    from dualscore.settings.config import ExperimentConfig
+
+MOST_COUNTED = 1_000_000
+"""Files counted at most: folders may be of any length."""
+
+
+def open_model(plan: Plan, path: Path) -> "ImageModel | None":
+    """Open a model, and say what it is; None if it cannot be."""
+    from dualscore.model_files.loading import load, locate
+
+    found: list[ImageModel] = []
+
+    def look() -> str:
+        model = load(path)
+        found.append(model)
+        shape = "" if model.image_shape is None else f", images {'×'.join(map(str, model.image_shape))}"
+        parameters = sum(p.numel() for p in model.parameters())
+        return f"{locate(path)}: {model.provenance}; {parameters:,} parameters{shape}"
+
+    plan.check("model", look)
+    return found[0] if found else None
+
+
+def count_images(plan: Plan, name: str, given: Sequence[Path], out: Path) -> int:
+    """Count image files, without reading them."""
+    from itertools import islice
+
+    from dualscore.errors import ScoreError
+    from dualscore.pictures.photographs import SUFFIXES
+    from dualscore.scoring.files import check_given, find
+
+    counts: list[int] = []
+
+    def look() -> str:
+        check_given(given, out)
+        counts.append(sum(1 for _ in islice(find(given, out), MOST_COUNTED)))
+        if not counts[0]:
+            raise ScoreError(f"{given[0]}: holds no image ({', '.join(SUFFIXES)})")
+        more = " or more" if counts[0] == MOST_COUNTED else ""
+        return f"{counts[0]:,}{more} image files in {', '.join(map(str, given))}"
+
+    plan.check(name, look)
+    return counts[0] if counts else 0
+
+
+def image_size(
+    plan: Plan, model: "ImageModel", given: Sequence[Path], arguments: argparse.Namespace, out: Path
+) -> None:
+    """Say which size images must have, and whether the first one has it."""
+    from dualscore.errors import ScoreError
+    from dualscore.scoring.files import decode, find
+    from dualscore.scoring.size import wanted_size
+
+    def look() -> str:
+        size: Size = wanted_size(model, given, out, resize=arguments.resize, normalize=arguments.normalize)
+        first = next(find(given, out))
+        try:
+            decode(first, size)
+        except (ValueError, OSError) as error:
+            raise ScoreError(f"{first}: the first image {error}") from error
+        how = "others are cropped and resized" if arguments.resize else "others are left out"
+        return f"{size.width}×{size.height}; {how}"
+
+    plan.check("size", look)
+
+
+def device(plan: Plan, wanted: str | None) -> None:
+    """Say where the network would run."""
+    from dualscore.commands.options import default_device
+    from dualscore.devices import find_device
+
+    plan.check("device", lambda: str(find_device(wanted or default_device())))
+
+
+def drawing(
+    title: str, arguments: argparse.Namespace, look: "tuple[str, Callable[[ImageModel], str]] | None" = None
+) -> Plan:
+    """The plan of a command that draws samples.
+
+    Args:
+        title: what it does.
+        arguments: of `add_drawing`.
+        look: a row's name, and what looks at the rest of the input.
+
+    Returns:
+        The plan, with everything looked at.
+    """
+    from dualscore.commands.options import drawing_options
+    from dualscore.drawing.inputs import check_images, read_images
+
+    plan, options = Plan(title), drawing_options(arguments)
+    images = getattr(arguments, "images", None)
+    model = open_model(plan, arguments.model)
+    if model is not None:
+        plan.check("draws", lambda: f"images of {check_images(model, arguments.model)}")
+        if images is not None and not plan.problems:
+            plan.check("images", lambda: f"{len(read_images(model, images, options))}, of the right size")
+        if look is not None and not plan.problems:
+            plan.check(look[0], lambda: look[1](model))
+    device(plan, arguments.device)
+    samples = arguments.count * (1 if images is None else len(images))
+    each = (
+        "as many network evaluations as its solver takes"
+        if arguments.method == "flow"
+        else f"{2 * arguments.steps - 1:,} network evaluations for each"
+    )
+    batches = math.ceil(samples / arguments.batch_size)
+    plan.add("work", f"{samples:,} samples by {arguments.method}, in batches: {batches}; {each}")
+    return plan.writes(arguments.out, "grid.png", "samples.json", "samples.npz", "samples/")
+
+
+def data(plan: Plan, config: "ExperimentConfig") -> dict[str, int]:
+    """Look at an experiment's data as far as that writes nothing; returns the images of each split."""
+    from dualscore.assemble import find_data, known_density
+    from dualscore.data.transfer import is_remote
+    from dualscore.redaction import redact
+
+    if known_density(config) is not None:
+        plan.add("data", f"draws its own, {config.data.density.value}")
+        return {}
+    if is_remote(config.data.path):
+        plan.add("data", f"{redact(config.data.path)}, elsewhere: not looked at, which would fill the cache")
+        return {}
+    if from_make() and config.data.dataset.startswith("demo") and not Path(config.data.path).exists():
+        plan.add("data", f"{config.data.path}: not there yet; make prepares it, in seconds")
+        return {}
+    counts: dict[str, int] = {}
+
+    def look() -> str:
+        _, manifest = find_data(config)
+        counts.update({name: split.images for name, split in manifest.splits.items()})
+        shape = "×".join(map(str, manifest.image_shape))
+        return (
+            f"{config.data.path}: {counts['train']:,} training, {counts['val']:,} validation images, {shape}"
+        )
+
+    plan.check("data", look)
+    return counts
+
+
+def told(folder: Path, overrides: Sequence[str]) -> str:
+    """Read a run's settings; what it is, for a row."""
+    from dualscore.figures.trained import read_run
+
+    run, config = read_run(folder, overrides)
+    return f"{run.folder}: {config.name}, {config.trainer.max_steps:,} steps"
+
+
+def devices(config: "ExperimentConfig") -> str:
+    """Say what training would run on here; refuse GPUs that are not there."""
+    import torch
+
+    from dualscore.errors import TrainingError
+    from dualscore.training.trainer import accelerator
+
+    wanted, kind = config.trainer.devices, accelerator(config)
+    if kind == "cuda" and torch.cuda.device_count() < wanted:
+        raise TrainingError(f"trainer.devices={wanted}: there are {torch.cuda.device_count()} GPUs here")
+    nodes = f", on {config.trainer.nodes} nodes" if config.trainer.nodes > 1 else ""
+    return f"{wanted} × {kind}{nodes}"

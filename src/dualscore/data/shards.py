@@ -1,0 +1,247 @@
+r"""The on-disk format of a prepared data set, shared by its writer and its reader.
+
+A folder holds ``manifest.json``, ``spectrum.npy`` and shards ``train-000000.tar``, …, ``val-000000.tar``, ….
+A shard is a plain tar; an entry is one image: ``{index:09d}.u8``, its raw uint8 pixels, channel-major,
+where ``index`` counts the images of the split from 0 in shard order.
+
+``spectrum.npy`` describes the training images at second order. With ŷ the orthonormal 2-D DCT-II of
+image/255 − pixel_mean, it is E[ŷ ŷᵀ] over channels at each spatial frequency, without dequantisation noise.
+"""
+
+import hashlib
+import io
+import json
+import math
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualscore.errors import DataError
+from dualscore.files.aside import write_aside
+from dualscore.files.typed_json import TypedJson
+from dualscore.shipped import prepare
+
+FORMAT = "dualscore-shards-1"
+MANIFEST_FILE = "manifest.json"
+SPECTRUM_FILE = "spectrum.npy"
+IMAGE_SUFFIX = ".u8"
+SPLITS = ("train", "val")
+MOST_CHANNELS = 16
+MOST_VALUES = 2**24
+"""Values of an image that are borne; what a manifest claims is allocated."""
+_FEWEST_BYTES = 1024
+"""Bytes that any image takes in a tar: a header and a block."""
+
+
+def shard_name(split: str, number: int) -> str:
+    """File name of a split's shard; ``number`` counts from 0."""
+    return f"{split}-{number:06d}.tar"
+
+
+def entry_name(index: int) -> str:
+    """Name, inside a shard, of the image at position ``index`` of its split."""
+    return f"{index:09d}{IMAGE_SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file: its name, number of images, size in bytes and SHA-256 (hexadecimal)."""
+
+    file: str
+    images: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """The shards of a split in order, and their total number of images."""
+
+    images: int
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Second-order statistics of the training images, in units of pixels in [0, 1].
+
+    ``pixel_variance`` is taken around the channel's mean, over all its pixels in all training images.
+    """
+
+    images: int
+    pixel_mean: list[float]
+    pixel_variance: list[float]
+    spectrum_file: str
+    spectrum_sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` says: a prepared data set's shape, splits, statistics and origin.
+
+    ``image_shape`` is (C, H, W); ``source`` is free-form JSON saying what the images were made from.
+    """
+
+    format: str
+    dataset: str
+    release: str
+    image_shape: tuple[int, int, int]
+    splits: dict[str, Split]
+    statistics: Statistics
+    source: dict[str, Any]
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``folder/manifest.json``, whole or not at all."""
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        write_aside(Path(folder) / MANIFEST_FILE, text.encode())
+
+    @classmethod
+    def load(cls, folder: str | Path, hint: str | None = None) -> "Manifest":
+        """Read ``folder/manifest.json``; check it, the presence and size of each shard, and the spectrum.
+
+        Args:
+            folder: where the data set was prepared.
+            hint: command that makes the data set, shown when there is none.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            DataError: naming the file and the key at fault.
+        """
+        manifest = cls.read(folder, hint)
+        for split in manifest.splits.values():
+            for shard in split.shards:
+                _check_size(Path(folder) / shard.file, shard.bytes)
+        load_spectrum(folder, manifest)
+        return manifest
+
+    @classmethod
+    def read(cls, folder: str | Path, hint: str | None = None) -> "Manifest":
+        """Read and check ``folder/manifest.json`` as ``load`` does, without looking at the other files."""
+        path = Path(folder) / MANIFEST_FILE
+        try:
+            raw = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            hint = hint or prepare("…", source=True, size=None, out=folder)
+            raise DataError(
+                f"{path} is missing: no data set was prepared there; make it with: {hint}"
+            ) from None
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        return cls.parse(raw, path)
+
+    @classmethod
+    def parse(cls, raw: bytes, where: str | Path) -> "Manifest":
+        """Check a manifest's content.
+
+        Args:
+            raw: the file's bytes.
+            where: how to name the file in errors.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            DataError: naming the file and the key at fault.
+        """
+        try:
+            document = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is not valid JSON ({error}): prepare the data set again") from None
+        return _parse(document, where)
+
+
+def load_spectrum(folder: str | Path, manifest: Manifest) -> NDArray[np.float64]:
+    """Second-moment matrices of the training images' DCT coefficients, one for each spatial frequency.
+
+    Args:
+        folder: where the data set was prepared.
+        manifest: the one that lies there.
+
+    Returns:
+        E[ŷ ŷᵀ], shape (C, C, H, W), float64, in pixel² with pixels in [0, 1]; see the module's text.
+
+    Raises:
+        DataError: if the file is missing or is not the one the manifest describes.
+    """
+    path = Path(folder) / manifest.statistics.spectrum_file
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; prepare the data set again") from None
+    if hashlib.sha256(raw).hexdigest() != manifest.statistics.spectrum_sha256:
+        raise DataError(f"{path} has another checksum than {MANIFEST_FILE} says: prepare the data set again")
+    try:
+        spectrum: NDArray[np.float64] = np.load(io.BytesIO(raw), allow_pickle=False)
+    except (ValueError, EOFError, MemoryError, OverflowError) as error:
+        raise DataError(f"{path} is not a NumPy array ({error}): prepare the data set again") from None
+    channels, height, width = manifest.image_shape
+    expected = (channels, channels, height, width)
+    if spectrum.shape != expected or spectrum.dtype != np.float64:
+        found = f"{spectrum.dtype} {spectrum.shape}"
+        raise DataError(f"{path} holds {found} instead of float64 {expected}: prepare the data set again")
+    return spectrum
+
+
+def _check_size(path: Path, size: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; prepare the data set again") from None
+    if found != size:
+        raise DataError(f"{path} has {found} bytes instead of {size}: prepare the data set again")
+
+
+def _parse(document: object, path: str | Path) -> Manifest:
+    """Turn parsed JSON into a manifest; every failure is a DataError naming file and key."""
+    root = TypedJson(document, path)
+    if root["format"].value != FORMAT:
+        raise root["format"].fail(f"is {root['format'].value!r}, but this version reads {FORMAT!r}")
+    sides = [item.count() for item in root["image_shape"].items()]
+    if len(sides) != 3:
+        raise root["image_shape"].fail(f"must be [channels, height, width], not {sides}")
+    if sides[0] > MOST_CHANNELS or math.prod(sides) > MOST_VALUES:
+        raise root["image_shape"].fail(f"is {sides}, more than images here may have")
+    splits = {name: _parse_split(root["splits"][name], name) for name in SPLITS}
+    statistics = root["statistics"]
+    if statistics["images"].count() != splits["train"].images:
+        raise statistics["images"].fail(f"differs from splits.train.images, {splits['train'].images}")
+    return Manifest(
+        format=FORMAT,
+        dataset=root["dataset"].text(),
+        release=root["release"].text(),
+        image_shape=(sides[0], sides[1], sides[2]),
+        splits=splits,
+        statistics=Statistics(
+            images=statistics["images"].count(),
+            pixel_mean=statistics["pixel_mean"].numbers(sides[0]),
+            pixel_variance=statistics["pixel_variance"].numbers(sides[0]),
+            spectrum_file=statistics["spectrum_file"].text(r"\w[\w.-]*\.npy"),
+            spectrum_sha256=statistics["spectrum_sha256"].text(r"[0-9a-f]{64}"),
+        ),
+        source=root["source"].mapping(),
+    )
+
+
+def _parse_split(split: TypedJson, name: str) -> Split:
+    shards = []
+    for number, shard in enumerate(split["shards"].items()):
+        shards.append(
+            Shard(
+                file=shard["file"].text(re.escape(shard_name(name, number))),
+                images=shard["images"].count(),
+                bytes=shard["bytes"].count(),
+                sha256=shard["sha256"].text(r"[0-9a-f]{64}"),
+            )
+        )
+        if shards[-1].images * _FEWEST_BYTES > shards[-1].bytes:
+            raise shard["images"].fail(f"is {shards[-1].images}, more than {shards[-1].bytes} bytes hold")
+    total = sum(shard.images for shard in shards)
+    if split["images"].count() != total:
+        raise split["images"].fail(f"is {split['images'].value}, but its shards hold {total}")
+    return Split(images=total, shards=tuple(shards))

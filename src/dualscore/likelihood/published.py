@@ -1,0 +1,66 @@
+"""What was published, for the tables: figures of others, never of ours.
+
+Sources: Guth et al. 2025, arXiv 2506.05310, tables 1 and 2 and figure 2, and what they quote there.
+"""
+
+from typing import NamedTuple
+
+IMAGENET64 = "imagenet64"
+"""The data set whose colour images the published figures are of, as manifests name it."""
+
+PSNR_IN = (90.0, 75.0, 60.0, 45.0, 30.0, 15.0, 0.0, -15.0, -30.0)
+SCORE_NETWORK = (90.20, 75.47, 60.43, 47.19, 35.58, 25.92, 18.84, 13.31, -0.11)
+ENERGY_NETWORK = (90.09, 75.17, 60.45, 47.25, 35.67, 26.01, 18.88, 13.48, 2.53)
+"""Denoised PSNR in dB of ImageNet64's colour validation images, at those noise levels."""
+
+
+class Likelihood(NamedTuple):
+    """A published likelihood of ImageNet64's validation images."""
+
+    model: str
+    bits_per_dim: float
+    release: str
+    """Of the data: `old`, the PNGs without anti-aliasing (van den Oord et al. 2016), or `new` (Chrabaszcz et
+    al. 2017). The two cannot be compared."""
+    kind: str
+
+
+LIKELIHOODS = (
+    Likelihood("Glow", 3.81, "old", "exact"),
+    Likelihood("PixelCNN", 3.57, "old", "exact"),
+    Likelihood("I-DDPM", 3.54, "old", "bound"),
+    Likelihood("VDM", 3.40, "old", "bound"),
+    Likelihood("NFDM", 3.20, "old", "bound"),
+    Likelihood("TarFlow", 2.99, "old", "exact"),
+    Likelihood("Score matching", 3.40, "new", "ODE"),
+    Likelihood("ScoreFlow", 3.36, "new", "ODE"),
+    Likelihood("FM-Diff", 3.33, "new", "ODE"),
+    Likelihood("FM-OT", 3.31, "new", "ODE"),
+    Likelihood("Dual score matching", 3.36, "new", "estimate, one evaluation"),
+    Likelihood("Dual score matching, gray", 4.205, "new", "estimate, one evaluation"),
+)
+
+GENERALIZATION = {
+    10: (66.0, 35.0),
+    100: (8.9, 7.3),
+    1_000: (0.23, 0.33),
+    10_000: (0.23, 0.27),
+    100_000: (0.11, 0.11),
+}
+"""N → mean |log p_A − log p_B| in dB/dim on A's and on B's training images (ImageNet64, gray)."""
+
+
+def comparable(colour: bool) -> dict[str, float]:
+    """Published bits/dim of the data set that this project trains on, ImageNet64 as released anew.
+
+    Args:
+        colour: or gray.
+
+    Returns:
+        Figures by name, in words that a curve can be called by.
+    """
+    return {
+        like.model.removesuffix(", gray").lower().replace(" ", "_"): like.bits_per_dim
+        for like in LIKELIHOODS
+        if like.release == "new" and like.model.endswith(", gray") != colour
+    }

@@ -1,0 +1,157 @@
+"""The page that stands beside a model's weights: what it is, how good it is, how to use it."""
+
+from typing import Any
+
+from dualscore.energy import EnergyModel
+from dualscore.errors import CheckpointError
+from dualscore.likelihood import Estimate
+from dualscore.model import ImageModel
+
+FIGURES = {
+    "paper": "paper's protocol: an estimate, no bound",
+    "dequantized": "dequantised: a bound, if the energy is normalised",
+    "bound": "certified variational bound",
+    "ode": "probability-flow ODE",
+}
+"""Names of estimates, as the card explains them."""
+UNLICENSED = (
+    "It was not said under which terms these weights may be used: ask whoever made them. "
+    "The code that reads them, dualscore, is under BSD-3-Clause."
+)
+
+
+def card(document: dict[str, Any], model: ImageModel, folder: str) -> str:
+    """Write the page.
+
+    Args:
+        document: what the model file holds.
+        model: the model.
+        folder: what the example calls it.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        CheckpointError: if the evaluation in the document is not one.
+    """
+    evaluation = document["evaluation"]
+    try:
+        measured = _not_evaluated(model) if evaluation is None else _evaluated(evaluation)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{document['name']}: its evaluation cannot be shown: {error!r:.100}"
+        ) from error
+    sections = [
+        f"# {document['name']}",
+        _what(document, model),
+        _use(model, folder),
+        _images(model),
+        "## Evaluation",
+        *measured,
+        "## Licence",
+        document["licence"] or UNLICENSED,
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _what(document: dict[str, Any], model: ImageModel) -> str:
+    energy = isinstance(model.score_model, EnergyModel)
+    kind = "energy U(y, t) = −log p(y | t)" if energy else "denoiser, without an energy or a likelihood"
+    shape = "any its network takes" if model.image_shape is None else "×".join(map(str, model.image_shape))
+    weights = list(model.parameters())
+    rows = {
+        "model": kind,
+        "images (channels × height × width)": shape,
+        "parameters": f"{sum(p.numel() for p in weights):,}, {str(weights[0].dtype).removeprefix('torch.')}",
+    }
+    if energy:
+        rows["log Z"] = _log_z(document["log_normalizer"])
+    rows |= document["facts"]
+    rows["written by"] = ", ".join(f"{k} {v}" for k, v in document["written_by"].items())
+    return _table(["", ""], [[k, v] for k, v in rows.items()])
+
+
+def _log_z(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "not known: `model.normalize(images)` estimates it; until then there are energies only"
+    error = "" if found["stderr"] is None else f" ± {found['stderr']:.3f}"
+    return f"{found['value']:.3f}{error} nats, {found['how']}"
+
+
+def _use(model: ImageModel, folder: str) -> str:
+    lines = [
+        "import dualscore",
+        "",
+        f'model = dualscore.load("{folder}")  # this folder, or model.safetensors',
+    ]
+    shape = "C, H, W" if model.image_shape is None else ", ".join(map(str, model.image_shape))
+    images = f"images: pixels in [0, 1], shape (B, {shape})"
+    if model.log_normalizer is not None:
+        lines += [f"model.bits_per_dim(images)  # {images}", "model.log_prob(images)  # nats"]
+    if isinstance(model.score_model, EnergyModel):
+        lines.append("model.energy(noisy, 0.01)  # U(y, t) at noise variance t = 0.01, in pixel²")
+    lines.append("model.denoise(noisy, 0.01)  # the posterior mean")
+    install = "`pip install` the dualscore package (or `make install` in its repository), then:"
+    return "\n".join([install, "", "```python", *lines, "```"])
+
+
+def _images(model: ImageModel) -> str:
+    """How images must come, and what figures mean beyond those of training."""
+    shape = model.image_shape
+    size = "" if shape is None else f" of exactly {shape[2]}×{shape[1]} pixels"
+    gray = "; gray is the ITU-R 601 luma of 8-bit colour, rounded" if shape and shape[0] == 1 else ""
+    lines = [
+        "## Images, and limits",
+        f"8-bit images{size}, as k/255{gray}. `dualscore score` reads, crops and averages files in that way.",
+    ]
+    if isinstance(model.score_model, EnergyModel):
+        lines.append(
+            "The method is that of Guth, Kadkhodaie, Simoncelli 2025, arXiv 2506.05310. Log p says how "
+            "simple an image is to a model of its training images, not how good, how typical or how real; "
+            "simple images are the most probable ones. Of images unlike those of training, and at noise "
+            "levels outside of training, nothing is known but what the tables below say."
+        )
+    return "\n\n".join(lines)
+
+
+def _not_evaluated(model: ImageModel) -> list[str]:
+    energies = None if model.origin is None else model.origin.energies
+    if energies is None:
+        return ["Not evaluated."]
+    return [f"Not evaluated. The file holds the energies of {len(energies):,} images, to rank others among."]
+
+
+def _evaluated(report: dict[str, Any]) -> list[str]:
+    data = report["dataset"]
+    rows = [
+        [FIGURES.get(name, str(name)), _estimate(figure), f"{figure['images']:,}"]
+        for name, figure in report["bits_per_dim"].items()
+    ]
+    if train := report.get("train"):
+        rows.append(["paper's protocol, training images", _estimate(train), f"{train['images']:,}"])
+    names = {"stationary": "Gaussian, stationary", "full_covariance": "Gaussian, full covariance"}
+    for key, name in names.items():
+        if (value := report["gaussian"][key]) is not None:
+            rows.append([name, f"{value:.3f}", f"{report['gaussian']['images']:,}"])
+    levels = [
+        [f"{level['psnr_in']:.0f}", f"{level['psnr_out']:.2f}", f"{level['effective_dimension']:,.1f}"]
+        for level in report["noise_levels"]
+    ]
+    splits = {"val": "validation"}
+    return [
+        f"On the {splits.get(data['split'], data['split'])} images of: {data['release']} ({data['colour']}); "
+        "± is one standard error over images. Figures of other data sets, or of other releases of this one, "
+        "cannot be compared.",
+        _table(["bits/dim", "value", "images"], rows),
+        f"**Verdict** of the checks: {report['verdict']}",
+        _table(["noise, dB", "denoised, dB", "effective dimension"], levels),
+    ]
+
+
+def _estimate(figure: dict[str, Any]) -> str:
+    return str(Estimate(figure["value"], figure["stderr"]))
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,116 @@
+"""Loads models from files: our checkpoints and the paper's released ones; no code is executed."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dualscore.assemble import image_shape
+from dualscore.errors import CheckpointError, ConfigError
+from dualscore.files.archives import DAMAGED, refuse_bombs, sha256
+from dualscore.files.plain_text import printable
+from dualscore.model import ImageModel, Origin
+from dualscore.model_files import architecture
+from dualscore.model_files.exported import MODEL_FILE, is_model_file, read_model
+from dualscore.model_files.released import read_network
+from dualscore.runs.checkpoints import read_checkpoint
+from dualscore.runs.folder import Run
+from dualscore.settings.experiment import to_config
+
+
+def is_released(path: Path) -> bool:
+    """Whether a file has the released layout: its pickle names `args` beside `state_dict`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl")]
+            content = archive.read(names[0]) if names else b""
+    except (OSError, *DAMAGED):
+        return False
+    return b"argparse" in content and b"network_kwargs" in content and b"state_dict" in content
+
+
+def locate(path: str | Path) -> Path:
+    """The file that a model is in: in a folder the model file, or a run's best checkpoint."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    return path / MODEL_FILE if (path / MODEL_FILE).exists() else Run(path).best
+
+
+def load(path: str | Path) -> ImageModel:
+    """Load a model for use.
+
+    Args:
+        path: a folder that `save` wrote, or its `model.safetensors`; one of our checkpoints (`.ckpt`; the
+            averaged weights where there are any), or a run's folder for its best one; or a checkpoint
+            released with Guth et al. 2025 (`.pth.tar`), whose normalisation is not known until `normalize`
+            has seen images.
+
+    Returns:
+        The model, in evaluation mode, on the CPU, in the precision of its weights.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another format.
+    """
+    path = locate(path)
+    if is_model_file(path):
+        return read_model(path)
+    refuse_bombs(path)
+    if is_released(path):
+        return _released(path)
+    content = read_checkpoint(path)
+    try:
+        return _assembled(content, path)
+    except (*DAMAGED, ConfigError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path}: weights and configuration do not belong to this version or to each other: {reason:.200}"
+        ) from error
+
+
+def _released(path: Path) -> ImageModel:
+    found = read_network(path)
+    name = printable(path.name)
+    facts = {"converted from": f"{name}, in the format released with Guth et al. 2025, arXiv 2506.05310"}
+    facts["SHA-256 of it"] = sha256(path)
+    if found.step is not None:
+        facts["step, as that file says"] = f"{found.step:,}"
+    origin = Origin(name.partition(".")[0] or name, architecture.of_released(found.network), facts)
+    return ImageModel(found.model, provenance=f"released checkpoint {name}", origin=origin).eval()
+
+
+def _assembled(content: dict[str, Any], path: Path) -> ImageModel:
+    """The model in a checkpoint's content; what torch raises where its parts do not belong together."""
+    config = to_config(content["dualscore"]["config"])
+    state = content["state_dict"]
+    averaged = "average.n_averaged" in state
+    priors = _below("prior.", state)
+    prior = architecture.prior(image_shape(config), priors)
+    network = architecture.of_config(config, _below("average.module." if averaged else "model.", state))
+    log_normalizer = float(state["log_normalizer"])
+    known = log_normalizer == log_normalizer  # NaN where no validation measured it
+    step, release = int(content["global_step"]), str(content["dualscore"]["release"])
+    weights = "averaged" if averaged else "trained"
+    facts = {
+        "data set": release,
+        "training": f"{step * config.data.batch_size:,} images in batches of {config.data.batch_size:,}, "
+        f"noise variances {config.noise.t_min:g} to {config.noise.t_max:g} pixel²",
+        "checkpoint": f"{printable(path.name)}, step {step:,}, {weights} weights",
+        "SHA-256 of it": sha256(path),
+    }
+    return ImageModel(
+        network,
+        image_shape=image_shape(config),
+        log_normalizer=log_normalizer if known else None,
+        normalized_on=f"estimated by the validation of step {step:,}" if known else "",
+        t_max=config.noise.t_max,
+        noisy_entropy=float(prior.entropy(config.noise.t_max)),
+        prior=prior,
+        provenance=f"{config.name}, step {step}, {release}",
+        origin=Origin(config.name, architecture.of_experiment(config), facts),
+    ).eval()
+
+
+def _below(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Pictures from anybody's files, and grids of pictures."""

@@ -1,0 +1,137 @@
+"""From a released checkpoint to a model file, with log Z estimated on images of the user's."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from dualscore.devices import allow_tf32, find_device
+from dualscore.energy import Energy, EnergyModel
+from dualscore.errors import CheckpointError, NormalizationError, ScoreError
+from dualscore.images import to_pixels
+from dualscore.likelihood import Estimate, paper_bits_per_dim
+from dualscore.model import ImageModel
+from dualscore.model_files.loading import is_released, load
+from dualscore.networks import UNet
+from dualscore.pictures.photographs import SUFFIXES
+from dualscore.publishing.saving import save
+from dualscore.scoring import files
+from dualscore.scoring.size import wanted_size
+from dualscore.scoring.stream import Problems, progress_bar, usable
+from dualscore.terminal import final
+from dualscore.terminal.hints import option
+
+NOT_FINITE = "has an energy that is not finite"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert."""
+
+    out: Path
+    """Folder for the model."""
+    resize: bool = False
+    """Crop and resize images of other sizes than the first one's."""
+    batch_size: int = 128
+    workers: int = 0
+    """Processes that decode."""
+    device: str = "cpu"
+    licence: str = ""
+
+
+def convert(path: Path, images: Sequence[Path], normalizer: bool, options: Options, console: Console) -> Path:
+    """Write a released checkpoint as a model file.
+
+    Args:
+        path: the released checkpoint.
+        images: files and folders that log Z is estimated on, all of one size, which becomes the model's.
+        normalizer: whether log Z is wanted; a denoiser never has one.
+        options: how.
+        console: for people.
+
+    Returns:
+        The file with the weights.
+
+    Raises:
+        DualscoreError: one line for people; images that cannot be used are counted instead, unless all are.
+    """
+    check_released(path)
+    model = load(path)
+    if not isinstance(model.score_model, EnergyModel):
+        unused = "; the images are not used" if images else ""
+        console.print(f"a denoiser: it has no energy, so no log Z and no likelihoods{unused}", soft_wrap=True)
+    elif normalizer:
+        if not images:
+            raise NormalizationError(
+                f"{path}: its log Z is not known; name images to estimate it on with "
+                f"{option('--images', 'IMAGES=…')}, or "
+                "leave it unknown with --no-normalizer"
+            )
+        _normalize(model, images, options, console)
+    return save(model, options.out, options.licence)
+
+
+def check_released(path: Path) -> str:
+    """Refuse a file that is no released checkpoint; returns what it is."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if not is_released(path):
+        raise CheckpointError(f"{path}: not a checkpoint in the released format; for ours, use export")
+    return "a released checkpoint"
+
+
+def _normalize(model: ImageModel, given: Sequence[Path], options: Options, console: Console) -> None:
+    """Estimate log Z on images; their energies, and what the protocol says of them, are kept as well."""
+    allow_tf32(False)
+    files.check_given(given, options.out)
+    size = wanted_size(model, given, options.out, resize=options.resize, normalize=True)
+    assert isinstance(model.score_model, Energy)
+    assert isinstance(model.score_model.network, UNet)
+    assert model.origin is not None
+    channels = model.score_model.network.channels
+    model.to(find_device(options.device))
+    problems = Problems(console)
+    loader = files.load(files.ImageFiles(given, options.out, size, options.batch_size), options.workers)
+    found: list[Tensor] = []
+    with progress_bar(console) as progress:
+        task = progress.add_task("evaluated", total=None)
+
+        def clean() -> Iterator[Tensor]:
+            for chunk in usable(iter(loader), problems):
+                pixels = to_pixels(chunk.images, channels)
+                energies = model.energy(pixels, 0.0, len(pixels)).double().cpu()
+                known = energies.isfinite()
+                problems.add([(p, NOT_FINITE) for p, k in zip(chunk.paths, known, strict=True) if not k])
+                if known.any():
+                    found.append(energies[known])
+                    yield pixels[known]
+                progress.advance(task, len(pixels))
+
+        try:
+            model.normalize(clean(), batch_size=options.batch_size)
+        except ValueError as error:
+            if not found:
+                problem = problems.first or f"{given[0]} holds no image ({', '.join(SUFFIXES)})"
+                raise ScoreError(f"no image could be used: {problem}") from error
+            raise NormalizationError(f"log Z cannot be estimated on these images: {error}") from error
+    problems.tell()
+    model.cpu()
+    rising = torch.cat(found).sort().values
+    model.image_shape = (channels, size.height, size.width)
+    assert model.log_normalizer is not None
+    assert model.log_normalizer_stderr is not None
+    log_z = Estimate(model.log_normalizer, model.log_normalizer_stderr)
+    dimension = channels * size.height * size.width
+    figure = f"{paper_bits_per_dim(rising, log_z, dimension)} by the paper's protocol, an estimate, no bound"
+    facts = model.origin.facts | {f"bits/dim of the {len(rising):,} images": figure}
+    model.origin = replace(model.origin, facts=facts, energies=rising)
+    shape = "×".join(map(str, model.image_shape))
+    counted = f"; {problems.count:,} left out" if problems.count else ""
+    for line in (
+        f"log Z {log_z} nats, on {len(rising):,} images of {shape}{counted}",
+        f"bits/dim of these images: {figure}",
+    ):
+        final(console, line, markup=False, highlight=False, soft_wrap=True)

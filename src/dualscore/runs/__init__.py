@@ -1,0 +1,1 @@
+"""The folder of a run, and what keeps a run alive: checkpoints, signals, watchdog, status."""

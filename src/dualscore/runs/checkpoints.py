@@ -1,0 +1,110 @@
+"""Reads the checkpoints of runs: only tensors and plain values, whole or not at all; no code is executed."""
+
+import errno
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dualscore.errors import CheckpointError, DamagedCheckpointError
+from dualscore.files.archives import DAMAGED, refuse_bombs
+from dualscore.runs.folder import Run, older
+from dualscore.terminal.hints import missing_run
+
+FORMAT = 2
+"""Of what a checkpoint's weights mean; weights of another are refused, not misread."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read one of our checkpoints: tensors and plain values only.
+
+    Args:
+        path: a `.ckpt` file written by training.
+
+    Returns:
+        Its contents; `dualscore` describes the run, `state_dict` holds the weights.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or not one of ours.
+    """
+    refuse_bombs(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (record := archive.testzip()) is not None:  # torch does not look at the checksums
+                raise DamagedCheckpointError(f"{path}: damaged: {record} has another checksum")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        run = path.parent.parent if path.parent.name == "checkpoints" else path
+        raise CheckpointError(f"{path}: no such checkpoint; {missing_run(run)}") from error
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a place that no file has
+            raise DamagedCheckpointError(f"{path}: damaged or not a checkpoint ({error})") from error
+        raise CheckpointError(f"{path}: cannot be read ({error}); try again") from error
+    except DAMAGED as error:
+        raise DamagedCheckpointError(
+            f"{path}: damaged or not a checkpoint ({' '.join(str(error).split()):.120})"
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise DamagedCheckpointError(
+            f"{path}: not a dualscore checkpoint: it asks for code to be executed"
+        ) from error
+    description = content.get("dualscore") if isinstance(content, dict) else None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a dualscore checkpoint of a format this version reads")
+    return dict(content)
+
+
+def newest_sound(
+    run: Run, warn: Callable[[str], None], put_aside: bool
+) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read.
+
+    Args:
+        run: the run.
+        warn: told of each damaged one before it.
+        put_aside: whether damaged ones are renamed, which one process of a group should do.
+
+    Returns:
+        Where it is and what it holds; None for a run without checkpoints.
+
+    Raises:
+        CheckpointError: if all are damaged, or one cannot be read for another reason than damage.
+    """
+    kept = run.kept()
+    for path, before in zip(kept, [*kept[1:], None], strict=False):
+        try:
+            return path, read_checkpoint(path)
+        except DamagedCheckpointError as error:
+            if before is None:
+                raise
+            warn(f"{error}; going on from {before.name}, the one before")
+            if put_aside:  # or the next checkpoint would push it over the good one
+                path.replace(path.with_suffix(".damaged"))
+        except CheckpointError:
+            if path.exists() or before is None:
+                raise  # and not put aside by another process in the meantime
+    return None
+
+
+def best_sound(run: Run, warn: Callable[[str], None]) -> Path:
+    """The checkpoint to measure: the best, or where that is lost the best before it, or the last.
+
+    Args:
+        run: the run.
+        warn: told of those that are damaged or missing.
+
+    Returns:
+        Where it is; `best.ckpt`, if none can be read.
+    """
+    for path in (run.best, older(run.best, 1), *run.kept()):
+        try:
+            read_checkpoint(path)
+        except CheckpointError as error:
+            if path.exists() or path == run.best:
+                warn(f"{error}; measuring the next best")
+        else:
+            return path
+    return run.best

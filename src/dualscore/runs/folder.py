@@ -1,0 +1,209 @@
+"""Run folders: where a run lives, what it was started with, and whether it may go on.
+
+runs/NAME, runs/NAME-2, … each hold `config.yaml`, `checkpoints/last.ckpt` and `best.ckpt`, TensorBoard's
+`events.*` and `evaluation.json`. The newest of a name is the one that goes on.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dualscore.errors import CheckpointError, ConfigError, TrainingError
+from dualscore.files.aside import write_aside
+from dualscore.files.plain_yaml import refuse_aliases
+from dualscore.settings.experiment import to_config, to_plain
+
+RUNS = Path("runs")
+FREE_KEYS = re.compile(r"(trainer|evaluate)\..*|data\.(path|cache|cache_gb|max_skipped)")
+"""Settings that may change when a run goes on."""
+ARCHITECTURE_KEYS = re.compile(
+    r"model|(network|energy)\..*|data\.(channels|size)|noise\.t_(min|max)|optim\.ema_steps"
+)
+"""Settings that decide which weights fit and what they mean."""
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with the old and the new value."""
+    a, b = flatten(old), flatten(new)
+    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
+
+
+def older(checkpoint: Path, age: int) -> Path:
+    """Where a checkpoint is kept after `age` later ones of its name were written; itself for 0."""
+    return checkpoint.with_stem(f"{checkpoint.stem}-{age}") if age else checkpoint
+
+
+def check_architecture(path: Path, trained: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse a checkpoint of another architecture than the experiment's.
+
+    Args:
+        path: the checkpoint, for the message.
+        trained: the configuration it was trained with.
+        wanted: the experiment's.
+
+    Raises:
+        CheckpointError: naming the checkpoint and the settings that differ.
+    """
+    changed = {k: v for k, v in differences(trained, wanted).items() if ARCHITECTURE_KEYS.fullmatch(k)}
+    if changed:
+        what = ", ".join(f"{k}={old} (here {new})" for k, (old, new) in changed.items())
+        raise CheckpointError(
+            f"{path}: a checkpoint of another architecture: it was trained with {what}; "
+            "name the experiment it belongs to with EXP=…, or repeat its settings with SET=…"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.folder / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that a run goes on from."""
+        return self.checkpoints / "last.ckpt"
+
+    def kept(self) -> list[Path]:
+        """The checkpoints that a run can go on from, the newest first."""
+        found = {p: re.fullmatch(r"last(?:-(\d+))?", p.stem) for p in self.checkpoints.glob("last*.ckpt")}
+        ages = {int(match[1] or 0): path for path, match in found.items() if match}
+        return [ages[age] for age in sorted(ages)]
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best validation figure."""
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration the run was started with."""
+        return self.folder / "config.yaml"
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration the run was started with, as plain values.
+
+        Returns:
+            Nested dictionaries.
+
+        Raises:
+            ConfigError: if the run has none.
+        """
+        try:
+            text = self.config_file.read_text(encoding="utf-8")
+            refuse_aliases(text)
+            content = yaml.safe_load(text)
+        except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"{self.config_file}: cannot be read ({reason}); start anew with FRESH=1"
+            ) from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"{self.config_file}: holds no keys; start anew with FRESH=1")
+        return content
+
+    def check_same(self, config: dict[str, Any]) -> str:
+        """Refuse to go on with other settings than the run was started with.
+
+        Args:
+            config: the settings now.
+
+        Returns:
+            What the settings are, in a word.
+
+        Raises:
+            ConfigError: naming the settings.
+        """
+        if not self.kept():
+            return "valid"  # nothing was trained with the old settings
+        # Completed, so that a setting which did not exist then has the value that it had in effect.
+        old = to_plain(to_config(self.read_config()))
+        changed = {k: v for k, v in differences(old, config).items() if not FREE_KEYS.fullmatch(k)}
+        if changed:
+            what = ", ".join(f"{k}={old} (now {new})" for k, (old, new) in changed.items())
+            raise ConfigError(
+                f"{self.config_file}: the run was started with {what}; repeat those with SET=…, "
+                "or start a new run beside it with FRESH=1"
+            )
+        return "valid, and those of the run so far"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from training in the folder.
+
+        Yields:
+            Nothing; the lock ends with the process, however that ends.
+
+        Raises:
+            TrainingError: if another process trains there.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("a+") as file:
+            try:
+                # Of the process, not the file: loader processes that outlive it for a moment hold nothing.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    yield  # a file system without locks: nothing keeps others out
+                    return
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                file.seek(0)
+                raise TrainingError(
+                    f"{self.folder}: {file.read().strip() or 'another process'} trains there; wait for it, "
+                    "or start a new run beside it with FRESH=1"
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write the configuration, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_aside(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+
+
+def _numbered(name: str, root: Path) -> dict[int, Path]:
+    found = {}
+    for path in root.glob(f"{name}*"):
+        if match := re.fullmatch(rf"{re.escape(name)}(?:-(\d+))?", path.name):
+            found[int(match[1] or 1)] = path
+    return found
+
+
+def newest_run(name: str, root: Path = RUNS) -> Run:
+    """The newest run of an experiment, or the folder of its first."""
+    found = _numbered(name, root)
+    return Run(found[max(found)] if found else root / name)
+
+
+def fresh_run(name: str, root: Path = RUNS) -> Run:
+    """A folder beside all runs of an experiment so far."""
+    found = _numbered(name, root)
+    return Run(root / (f"{name}-{max(found) + 1}" if found else name))

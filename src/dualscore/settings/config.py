@@ -1,0 +1,304 @@
+"""The typed schema of an experiment: every key, its default, its meaning and what it may be."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class ModelKind(Enum):
+    """What is trained."""
+
+    energy = "energy"
+    denoiser = "denoiser"
+
+
+class KnownDensity(Enum):
+    """Where images come from instead of shards: a density whose likelihood is known, or none."""
+
+    none = "none"
+    gaussian_textures = "gaussian_textures"
+    texture_mixture = "texture_mixture"
+    scale_mixture = "scale_mixture"
+    mode_mixture = "mode_mixture"
+
+
+VECTORS = {KnownDensity.scale_mixture, KnownDensity.mode_mixture}
+"""Densities of vectors, round around their centres; the others are of images."""
+
+
+RADIAL = "radial"
+"""The network of vectors, which is an energy by itself; the others are functions f(y, t) of images."""
+CHECKS = "checks"
+"""Named beside estimators: the energy's identities (`dualscore.likelihood.consistency`)."""
+
+
+class Half(Enum):
+    """Which end of the training images `data.images` counts from: two networks that share no image."""
+
+    none = "none"
+    A = "A"
+    B = "B"
+
+
+class Best(Enum):
+    """The validation figure that the best checkpoint has the lowest of.
+
+    Never the paper's bits/dim: an energy that gives the rest of space too little looks better there.
+    """
+
+    bound = "bound"
+    loss = "loss"
+
+
+class Embedding(Enum):
+    """How the network is told t: the paper's angles t·f_k, or angles in log t."""
+
+    linear = "linear"
+    log = "log"
+
+
+class Norm(Enum):
+    """How the UNet's features are normalised: the paper's homogeneous way, or pixel by pixel."""
+
+    scale_preserving = "scale_preserving"
+    pixel = "pixel"
+
+
+class Method(Enum):
+    """Adam (the paper's), or SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
+
+    adam = "adam"
+    soap = "soap"
+
+
+class Anchor(Enum):
+    """The Gaussian energy that is added: none, white, or stationary (the training set's spectrum)."""
+
+    none = "none"
+    white = "white"
+    stationary = "stationary"
+
+
+class ResidualInput(Enum):
+    """What the network sees: y, (y − μ)/√(σ²+t), (Σ+t)^(−1/2)(y − μ), or the last two as channels."""
+
+    raw = "raw"
+    scaled = "scaled"
+    whitened = "whitened"
+    both = "both"
+
+
+class Schedule(Enum):
+    """How the learning rate falls: halved at intervals, or along a half cosine."""
+
+    halving = "halving"
+    cosine = "cosine"
+
+
+Check = tuple[Callable[[Any], bool], str]
+POSITIVE: Check = (lambda v: v > 0 and math.isfinite(v), "must be > 0")
+NOT_NEGATIVE: Check = (lambda v: v >= 0 and math.isfinite(v), "must be ≥ 0")
+
+FEW_OR_ALL: Check = (lambda v: v == 0 or v >= 2, "must be 0 (all) or ≥ 2")
+SEVERAL: Check = (lambda v: v >= 2, "must be ≥ 2: a standard error needs two images")
+
+# Where single precision still holds t, t·∇U and z/√t.
+VARIANCE: Check = (lambda v: 1e-12 <= v <= 1e6, "must be > 0, from 1e-12 to 1e6")
+DECIBELS: Check = (
+    lambda v: len({round(x, 1) for x in v}) == len(v) > 0 and all(-60 <= x <= 120 for x in v),
+    "must be a list of different decibels from -60 to 120",
+)
+
+
+def option(default: Any, meaning: str, check: Check | None = None) -> Any:  # noqa: ANN401 - as dataclasses.field
+    """Declare a key with its default, its meaning and the values it may take."""
+    return field(default=default, metadata={"meaning": meaning, "check": check})
+
+
+@dataclass
+class DataConfig:
+    """Where images come from and how they are batched."""
+
+    density: KnownDensity = option(KnownDensity.none, "known density that images are drawn from")
+    path: str = option("", "folder with manifest.json and shards; or http(s)://…, or 'pipe:COMMAND {}'")
+    cache: str = option("data/cache", "folder for shards that come from elsewhere")
+    cache_gb: float = option(50.0, "GB that folder may hold; the least recently used shards go", POSITIVE)
+    dataset: str = option("", "data set the manifest must name, as given to make data DATASET=")
+    size: int = option(MISSING, "side of the images in pixels, or length of the vectors", POSITIVE)
+    channels: int = option(3, "3 for colour, 1 for grayscale", (lambda v: v in (1, 3), "must be 1 or 3"))
+    images: int = option(0, "training images used, repeated if few (docs/cluster.md); 0: all", FEW_OR_ALL)
+    half: Half = option(Half.none, "A: the first data.images, B: the last; they must not share any")
+    batch_size: int = option(128, "images a step, over all devices", POSITIVE)
+    streams: int = option(
+        8,
+        "reading streams a batch; a multiple of the number of devices; the same streams give the same "
+        "run on any number of devices",
+        POSITIVE,
+    )
+    workers: int = option(2, "loader processes a device; 0 reads in the training process", NOT_NEGATIVE)
+    shuffle_buffer: int = option(
+        8192, "images a loader process holds for shuffling, over all streams", POSITIVE
+    )
+    max_skipped: int = option(
+        100,
+        "training images an epoch that may be unreadable and are replaced by others; more are an error",
+        NOT_NEGATIVE,
+    )
+    flip: bool = option(True, "random horizontal flips in training")
+    quantized: bool = option(True, "8-bit images; only those of a known density may be floats")
+    dequantize: bool = option(
+        False, "uniform noise of one 8-bit step on training images, so that a density at t = 0 exists"
+    )
+
+
+@dataclass
+class NetworkConfig:
+    """The network."""
+
+    kind: str = option("unet", "a network of the table in network_table.py, or the radial energy of vectors")
+    width: int = option(64, "channels at the finest scale; radial: hidden units", POSITIVE)
+    scales: int = option(3, "encoder blocks", (lambda v: 1 <= v <= 8, "must be from 1 to 8"))
+    layers: int = option(3, "convolutions a block; radial: hidden layers", (lambda v: v >= 2, "must be ≥ 2"))
+    embedding: Embedding = option(Embedding.linear, "how the network is told t")
+    residual: bool = option(False, "whether layers add their input to their output")
+    norm: Norm = option(Norm.scale_preserving, "how features are normalised")
+    contrast: bool = option(False, "tell the network the root mean square of what it sees")
+    hidden_gain: float = option(1.0, "initial gain of the hidden layers' norms", POSITIVE)
+    output_gain: float = option(1.0, "factor on the last convolution's initial weights", POSITIVE)
+
+
+@dataclass
+class EnergyConfig:
+    """The parts of the energy beside the network's inner product; the defaults are the paper's ½⟨y, f⟩."""
+
+    anchor: Anchor = option(Anchor.none, "Gaussian energy added")
+    residual_input: ResidualInput = option(ResidualInput.raw, "what the network sees")
+    potential: bool = option(False, "a second map of the network, summed over its pixels")
+    phase: bool = option(False, "whether the network sees where in its grey level each pixel lies")
+    fading: bool = option(False, "residual times σ²/(σ²+t)")
+    offset: bool = option(False, "c(t), learned by its slopes")
+
+
+@dataclass
+class NoiseConfig:
+    """Noise variances t in training, log-uniform, in pixel²."""
+
+    t_min: float = option(1e-9, "smallest variance", VARIANCE)
+    t_max: float = option(1e3, "largest variance; log Z is estimated there", VARIANCE)
+    stratified: bool = option(False, "one t in each of as many strata of ln t as a batch has images")
+
+
+@dataclass
+class ObjectiveConfig:
+    """Dual score matching: the arguments of `dual_score_matching`, by their names there."""
+
+    time_weight: float = option(1.0, "weight of the time term; 0 is single score matching", NOT_NEGATIVE)
+
+
+@dataclass
+class OptimConfig:
+    """The optimiser and its schedule."""
+
+    method: Method = option(Method.adam, "optimiser")
+    lr: float = option(5e-4, "learning rate", POSITIVE)
+    schedule: Schedule = option(Schedule.halving, "how the learning rate falls")
+    halve_every: int = option(100_000, "steps between halvings", POSITIVE)
+    warmup_steps: int = option(0, "steps of linear warm-up", NOT_NEGATIVE)
+    final_lr: float = option(1e-5, "where the cosine ends", NOT_NEGATIVE)
+    offset_lr_factor: float = option(5.0, "learning rate of c(t), relative to the rest", POSITIVE)
+    ema_steps: int = option(0, "steps the exponential average of the weights spans; 0 for none", NOT_NEGATIVE)
+
+
+@dataclass
+class TrainerConfig:
+    """How long, where and how often."""
+
+    max_steps: int = option(1_000_000, "training steps", POSITIVE)
+    devices: int = option(1, "devices a node", POSITIVE)
+    nodes: int = option(1, "nodes", POSITIVE)
+    accelerator: str = option(
+        "auto", "auto, cpu or gpu", (lambda v: v in ("auto", "cpu", "gpu"), "must be auto, cpu or gpu")
+    )
+    precision: str = option(
+        "32-true",
+        "32-true, bf16-mixed, or 64-true (to see whether two runs differ by rounding alone)",
+        (
+            lambda v: v in ("32-true", "bf16-mixed", "64-true"),
+            "must be 32-true, bf16-mixed or 64-true (16-mixed scales only the outer loss, so the inner "
+            "gradients underflow; bf16-true rounds t itself)",
+        ),
+    )
+    accumulate: int = option(
+        1, "parts a device's batch is cut into, to save memory; gradients add up", POSITIVE
+    )
+    compile: bool = option(False, "compile the loss: a minute or two at the start, then faster steps")
+    tf32: bool = option(False, "let a GPU round products to TF32 in training")
+    max_skipped: int = option(
+        10,
+        "steps without a finite gradient that are left out between validations; one more ends the run",
+        NOT_NEGATIVE,
+    )
+    spike: float = option(
+        0.0,
+        "a mean loss this many times the lowest goes back to the last checkpoint's weights; 0 never does",
+        (lambda v: v == 0 or v > 1, "must be 0, or above 1"),
+    )
+    hang_minutes: float = option(30, "minutes without progress after which a run is ended", POSITIVE)
+    validate_every: int = option(
+        1000, "steps between validations, each of which writes the checkpoints", POSITIVE
+    )
+    validate_images: int = option(2048, "validation images used in training, evenly spaced", SEVERAL)
+    keep: int = option(
+        2, "last checkpoints kept; where the newest is damaged, the one before goes on", POSITIVE
+    )
+    best: Best = option(Best.bound, "validation figure that the best checkpoint is chosen by")
+    log_every: int = option(50, "steps between entries in the log", POSITIVE)
+
+
+@dataclass
+class EvaluateConfig:
+    """What make evaluate measures."""
+
+    estimators: list[str] = field(
+        default_factory=lambda: ["paper", "dequantized", "bound", "ode", CHECKS],
+        metadata={
+            "meaning": "estimates of the table in evaluation/estimators.py, and the checks",
+            "check": (lambda v: len(v) == len(set(v)) > 0, "must name one estimator or more, each once"),
+        },
+    )
+    images: int = option(50_000, "validation images for paper and dequantized, evenly spaced", SEVERAL)
+    train_images: int = option(2048, "training images for the figure beside", SEVERAL)
+    subset_images: int = option(2048, "validation images for noise levels, checks and bound", SEVERAL)
+    draws: int = option(4, "dequantisations an image", POSITIVE)
+    strata: int = option(24, "noise variances an image for the bound and the energy's rise", POSITIVE)
+    ode_images: int = option(64, "validation images for ode", SEVERAL)
+    ode_tolerance: float = option(1e-3, "tolerance of the ODE solver, in standard deviations", POSITIVE)
+    batch_size: int = option(128, "images a batch on each device", POSITIVE)
+    psnr: list[float] = field(
+        default_factory=lambda: [90.0, 75.0, 60.0, 45.0, 30.0, 15.0, 0.0, -15.0, -30.0],
+        metadata={
+            "meaning": "noise levels reported, as input PSNR in dB",
+            "check": DECIBELS,
+        },
+    )
+
+
+@dataclass
+class ExperimentConfig:
+    """An experiment, whole."""
+
+    name: str = option(MISSING, "the experiment file's name")
+    seed: int = option(0, "the one seed of the run", NOT_NEGATIVE)
+    model: ModelKind = option(ModelKind.energy, "what is trained")
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    energy: EnergyConfig = field(default_factory=EnergyConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

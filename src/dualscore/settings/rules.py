@@ -1,0 +1,95 @@
+"""Which values of a configuration are impossible, alone or together."""
+
+from dualscore.settings.config import (
+    RADIAL,
+    VECTORS,
+    Anchor,
+    Best,
+    EnergyConfig,
+    ExperimentConfig,
+    Half,
+    KnownDensity,
+    ModelKind,
+    Schedule,
+)
+
+HALF_STEP_SQUARED = (0.5 / 255) ** 2  # said here too, so that reading an experiment does not wait for torch
+
+
+def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
+    """Pairs of key and reason for values that do not go together."""
+    e, world = c.energy, c.trainer.devices * c.trainer.nodes
+    plain = EnergyConfig()
+    coarsest = 2**c.network.scales
+    steps, every = c.trainer.max_steps, c.trainer.validate_every
+    unfinished = steps > every and steps % every != 0
+    known = c.data.density is not KnownDensity.none
+    radial, unet = c.network.kind == RADIAL, c.network.kind == "unet"
+    rules = [
+        (c.noise.t_min >= c.noise.t_max, "noise.t_min", f"must be below noise.t_max={c.noise.t_max:g}"),
+        (c.data.quantized and c.noise.t_max <= HALF_STEP_SQUARED, "noise.t_max",
+         f"must exceed (half an 8-bit step)² = {HALF_STEP_SQUARED:.2g}, where the bound begins"),
+        (not known and not c.data.path, "data.path", "is required (or data.density)"),
+        (not known and not c.data.dataset, "data.dataset", "is required (or data.density)"),
+        (not known and not c.data.quantized, "data.quantized", "false needs data.density: shards are 8-bit"),
+        (known and c.data.images > 0, "data.images", "needs shards: data.density draws images without end"),
+        (c.data.half is not Half.none and c.data.images == 0, "data.half",
+         "needs data.images: how many from that end"),
+        (not c.data.quantized and c.data.dequantize, "data.dequantize", "needs data.quantized=true"),
+        (not c.data.quantized and c.trainer.best is Best.bound, "trainer.best",
+         "must be loss with data.quantized=false: the bound is of 8-bit images"),
+        (c.data.density in VECTORS and (c.data.quantized or c.data.channels != 1), "data.density",
+         f"{c.data.density.value} is of vectors: data.quantized=false data.channels=1"),
+        (c.data.density in VECTORS and not radial, "network.kind", "must be radial for vectors"),
+        (radial and c.data.density not in VECTORS, "network.kind",
+         "radial needs data.density=scale_mixture or mode_mixture"),
+        (radial and (e != plain or c.model is ModelKind.denoiser), "network.kind",
+         "radial is an energy by itself: leave model and energy as they are"),
+        (unet and (c.data.size % coarsest != 0 or c.data.size == coarsest), "network.scales",
+         f"the image side, data.size={c.data.size}, must be a multiple of 2^scales={coarsest}, "
+         "twice it or more"),
+        (c.data.batch_size % c.data.streams != 0, "data.batch_size",
+         f"{c.data.batch_size} must be a multiple of data.streams={c.data.streams}"),
+        (c.data.streams % world != 0, "data.streams",
+         f"{c.data.streams} must be a multiple of the {world} devices (trainer.devices × trainer.nodes)"),
+        (c.data.batch_size % (world * c.trainer.accumulate) != 0, "trainer.accumulate",
+         f"{c.trainer.accumulate} must divide a device's batch, {c.data.batch_size // world}"),
+        (e.fading and e.anchor is Anchor.none, "energy.fading",
+         "needs energy.anchor: nothing else remains at large t"),
+        (e.phase and not c.data.quantized, "energy.phase", "needs data.quantized=true: it is of grey levels"),
+        (e.offset and c.objective.time_weight == 0, "energy.offset",
+         "cannot be learned with objective.time_weight=0: no image gradient sees it"),
+        (c.model is ModelKind.denoiser and e != plain, "energy", "a denoiser has no energy to configure"),
+        (c.optim.schedule is Schedule.cosine and c.optim.final_lr > c.optim.lr, "optim.final_lr",
+         f"must not exceed optim.lr={c.optim.lr:g}"),
+        (c.optim.warmup_steps >= c.trainer.max_steps, "optim.warmup_steps",
+         f"{c.optim.warmup_steps} must be below trainer.max_steps={c.trainer.max_steps}; set both"),
+        (unfinished, "trainer.max_steps", f"{steps} must be a multiple of trainer.validate_every={every} "
+         "(or smaller), so that the last weights are measured and kept"),
+    ]  # fmt: skip
+    return [(key, reason) for broken, key, reason in rules if broken]
+
+
+def problems(config: ExperimentConfig) -> list[tuple[str, str]]:
+    """Find impossible values.
+
+    Args:
+        config: a complete configuration.
+
+    Returns:
+        Pairs of key and reason, empty if all is well.
+    """
+    found = []
+    for name, top in vars(type(config))["__dataclass_fields__"].items():
+        value = getattr(config, name)
+        section = vars(type(value)).get("__dataclass_fields__")
+        fields = (
+            {f"{name}.{k}": (f, getattr(value, k)) for k, f in section.items()}
+            if section
+            else {name: (top, value)}
+        )
+        for key, (declared, held) in fields.items():
+            check = declared.metadata.get("check")
+            if check is not None and not check[0](held):
+                found.append((key, f"{check[1]}, not {held!r}"))
+    return found or _contradictions(config)

@@ -1,0 +1,45 @@
+"""Where experiments, studies and sweeps are looked for: the user's own first, then the shipped ones.
+
+A wheel holds the shipped ones in this folder; in a checkout, editable installs included, they are the folders
+`experiments`, `studies` and `sweeps` at its root.
+"""
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+_IN_WHEEL = (_HERE / "experiments").is_dir()
+
+
+def places(kind: str) -> tuple[Path, ...]:
+    """The folders that hold files of a kind, in the order in which they are looked through.
+
+    Args:
+        kind: `experiments`, `studies` or `sweeps`.
+
+    Returns:
+        The folder of that name in the working folder, which need not exist, then the shipped one if that is
+        another.
+    """
+    own, shipped = Path(kind), (_HERE if _IN_WHEEL else _HERE.parents[2]) / kind
+    return (own,) if own.resolve() == shipped.resolve() else (own, shipped)
+
+
+def prepare(dataset: str, *, source: bool, size: int | None, out: str | Path) -> str:
+    """The command that prepares a data set, for messages; in a checkout make's, since PATH may lack ours.
+
+    Args:
+        dataset: its name.
+        source: whether it is made from files that the user has.
+        size: side of its images in pixels, where that can be chosen.
+        out: the folder that it is made in.
+
+    Returns:
+        The command, `…` where the user has to fill something in.
+    """
+    if _IN_WHEEL:
+        words = (f"dualscore data build {dataset}", "--src …", f"--size {size}", f"--out {out}")
+    else:
+        words = (f"make data DATASET={dataset}", "SRC=…", f"SIZE={size}", f"OUT={out}")
+    return " ".join(
+        word for word, said in zip(words, (True, source, size is not None, True), strict=True) if said
+    )

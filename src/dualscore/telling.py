@@ -1,0 +1,141 @@
+"""What a training says of itself: a box when it starts, and one when it is measured, with what to do next."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dualscore.assemble import blank_statistics, build_score_model, image_shape
+from dualscore.errors import DualscoreError
+from dualscore.evaluation.estimators import label
+from dualscore.evaluation.figures import estimate_of
+from dualscore.runs.folder import Run
+from dualscore.runs.status import Status, duration
+from dualscore.settings.config import RADIAL, ExperimentConfig, ModelKind
+from dualscore.settings.header import read_header
+from dualscore.terminal import shared_console
+from dualscore.terminal.boxes import print_summary
+from dualscore.terminal.hints import command, from_make
+
+if TYPE_CHECKING:
+    import lightning
+
+    from dualscore.data.base import ImageDataModule
+    from dualscore.training.module import DualScoreModule
+
+
+def introduce(
+    config: ExperimentConfig,
+    run: Run,
+    module: "DualScoreModule",
+    datamodule: "ImageDataModule",
+    trainer: "lightning.Trainer",
+    step: int,
+) -> None:
+    """Say what begins.
+
+    Args:
+        config: the experiment.
+        run: its folder.
+        module: what is trained.
+        datamodule: the images.
+        trainer: knows the devices.
+        step: where it goes on from; 0 for a new run.
+    """
+    start = f"goes on from step {step:,}" if step else "starts"
+    parameters = sum(p.numel() for p in module.model.parameters())
+    kind = "energy" if config.model is ModelKind.energy else "denoiser"
+    shape = "×".join(map(str, module.image_shape))
+    counts, options = datamodule.counts, config.trainer
+    where = f"in {datamodule.path}" if datamodule.path else "drawn as they are needed"
+    left = options.max_steps - step
+    rows = [
+        ("model", f"{kind}: {describe_network(config)}, {parameters:,} parameters"),
+        (
+            "data",
+            f"{counts['train']:,} training images {shape}, {counts['val']:,} validation images, {where}",
+        ),
+        (
+            "devices",
+            f"{trainer.world_size} × {trainer.strategy.root_device.type}, precision {options.precision}",
+        ),
+        (
+            "work",
+            f"{left:,} steps of {config.data.batch_size} images; validated every {options.validate_every:,}",
+        ),
+        ("time", expected(run.folder, left * config.data.batch_size, config)),
+        (
+            "written to",
+            f"{run.folder}: checkpoints/ (last.ckpt, best.ckpt), evaluation.json, TensorBoard's events",
+        ),
+        ("to stop", "Ctrl-C; the same command goes on"),
+    ]
+    print_summary(shared_console(), f"{config.name} {start} in {run.folder}", rows)
+
+
+def expected(folder: Path, images: int, config: ExperimentConfig) -> str:
+    """How long some training takes: as the run in a folder went so far, or as the experiment's file says.
+
+    Args:
+        folder: of the run.
+        images: to train on from here on.
+        config: the experiment.
+
+    Returns:
+        Words; they say where the figure comes from.
+    """
+    if images <= 0:
+        return "none: every step is done"
+    status = Status.read(folder)
+    if status is not None and status.images_per_second:
+        speed = f"{status.images_per_second:,.0f} images/s"
+        return f"{duration(images / status.images_per_second)} at this run's {speed} so far, and validations"
+    try:
+        takes = read_header(config.name).takes
+    except DualscoreError:
+        takes = ""
+    return f"{takes} (its file says, of its own settings)" if takes else "shown after the first steps"
+
+
+def tell_results(report: dict[str, Any], output: Path, checkpoint: Path) -> None:
+    """Say what came out, where it is, and what can be done with it.
+
+    Args:
+        report: a finished evaluation.
+        output: its file.
+        checkpoint: what was measured.
+    """
+    console = shared_console()
+    run = Run(checkpoint.parent.parent)
+    model = str(run.folder if run.best == checkpoint else checkpoint)
+    rows = [
+        (label(name), f"{estimate_of(figure)} bits/dim, {figure['images']:,} images")
+        for name, figure in report["bits_per_dim"].items()
+    ]
+    rows.append(("model", str(checkpoint)))
+    rows.append(("figures", str(output)))
+    rows.append(("next", command("score", model, "PHOTOS", variables={"CKPT": model, "IMAGES": "…"})))
+    if run.best == checkpoint:
+        rows.append(("", command("figures", model, variables={"RUN": model})))
+        rows.append(("", "make tensorboard" if from_make() else f"tensorboard --logdir {run.folder.parent}"))
+    rows.append(("", command("export", model, variables={"CKPT": model})))
+    print_summary(console, f"{report['experiment']}, step {report['step']:,}, measured", rows, last=True)
+
+
+def shape_model(config: ExperimentConfig) -> str:
+    """What network an experiment has, for people; built without its data."""
+    with torch.random.fork_rng(devices=[]):
+        model = build_score_model(config, blank_statistics(image_shape(config)))
+    parameters = sum(p.numel() for p in model.parameters())
+    kind = "energy" if config.model is ModelKind.energy else "denoiser"
+    return f"{kind}, {describe_network(config)}, {parameters:,} parameters"
+
+
+def describe_network(config: ExperimentConfig) -> str:
+    """A network in a few words."""
+    n = config.network
+    if n.kind == RADIAL:
+        return f"radial network of {n.layers} layers, {n.width} wide"
+    if n.kind == "unet":
+        return f"UNet of {n.scales} scales, {n.width} channels wide"
+    return f"network {n.kind}"

@@ -1,0 +1,13 @@
+"""What people see and read: one console, quiet or not, with a log file or without, and what helps them on."""
+
+from dualscore.terminal.console import (
+    Terminal,
+    final,
+    is_live,
+    quiet,
+    rank,
+    shared_console,
+    speaking,
+)
+
+__all__ = ["Terminal", "final", "is_live", "quiet", "rank", "shared_console", "speaking"]

@@ -1,0 +1,95 @@
+"""Boxes and tables that fit: panels on a terminal, plain lines elsewhere."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich import box as boxes
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from dualscore.terminal.console import final
+
+Rows = Sequence[tuple[str, str]]
+WIDEST = 100
+"""Columns of a box at most: longer lines are hard to read."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A title and rows of a name and what it is: a box on a terminal, plain lines elsewhere."""
+
+    title: str
+    rows: Rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it."""
+        if console.is_terminal and not console.is_dumb_terminal:
+            yield from console.render(self._box(), options.update(width=min(options.max_width, WIDEST)))
+            return
+        width = max((len(name) for name, _ in self.rows), default=0)
+        lines = [self.title, *(f"  {name:{width}}  {text}" for name, text in self.rows)]
+        yield Text("\n".join(lines), no_wrap=True, overflow="ignore")
+
+    def _box(self) -> Panel:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for name, text in self.rows:
+            grid.add_row(name, Text(text))
+        title = Text(self.title, style="bold")
+        return Panel(grid, title=title, title_align="left", expand=False, box=boxes.ROUNDED)
+
+
+def print_summary(console: Console, title: str, rows: Rows, *, last: bool = False) -> None:
+    """Print a summary.
+
+    Args:
+        console: where to.
+        title: of the box.
+        rows: names and what they are.
+        last: whether it is what the command was given for, and shown though the console is hushed.
+    """
+    summary = Summary(title, rows)
+    if last:
+        final(console, summary, crop=False)
+    else:
+        console.print(summary, crop=False)
+
+
+def fitting(
+    console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence[str] = ()
+) -> Table:
+    """A table that is not wider than the terminal.
+
+    Args:
+        console: where it will be shown.
+        columns: names.
+        rows: a cell for each column, with markup.
+        spare: columns to leave out one after another where there is no room for them.
+
+    Returns:
+        The table; lines are given up before columns are.
+    """
+    kept_rows = [list(row) for row in rows]
+    table = _table(columns, kept_rows, (), boxes.HEAVY_HEAD)
+    for number in range(len(spare) + 1):
+        if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+            break
+        table = _table(columns, kept_rows, spare[:number], boxes.SIMPLE_HEAD)
+    return table
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], left_out: Sequence[str], style: boxes.Box
+) -> Table:
+    kept = [j for j, name in enumerate(columns) if name not in left_out]
+    dense = style is boxes.SIMPLE_HEAD
+    table = Table(box=style, padding=(0, 1, 0, 0) if dense else (0, 1), show_edge=not dense)
+    for j in kept:
+        table.add_column(columns[j], no_wrap=not dense or j == 0)
+    for row in rows:
+        table.add_row(*(row[j] for j in kept))
+    return table

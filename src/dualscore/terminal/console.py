@@ -1,0 +1,151 @@
+"""The one console of a process: who may write to it, what stays off it, what goes into a log file too."""
+
+import io
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+from rich.control import Control
+
+from dualscore.terminal.logfile import LogFile, Tee, now
+
+WIDE = 200
+"""Columns in a file or a pipe, where no line need be cut."""
+
+
+def quiet() -> None:
+    """Keep Lightning's hints about things that are as they should be off the terminal."""
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.pytorch.accelerators.cuda",
+        "lightning.fabric.utilities.rank_zero",
+    ):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")
+    warnings.filterwarnings("ignore", ".*IterableDataset.*__len__.*")
+    warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
+
+
+def rank() -> int:
+    """This process among all."""
+    # Set by Lightning's launchers before any Trainer exists; Lightning itself need not be there for it.
+    if (loaded := sys.modules.get("lightning.fabric.utilities.rank_zero")) is not None:
+        return int(getattr(loaded.rank_zero_only, "rank", None) or 0)
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
+
+
+class Terminal(Console):
+    """A console that can be hushed, and that repeats what it says in a log file.
+
+    Lines that were left to the terminal to wrap are wrapped between words on one, and never cut elsewhere.
+
+    Args:
+        hushed: whether only what is said by `final` is shown.
+        log: gets everything, shown or not.
+    """
+
+    def __init__(self, *, hushed: bool = False, log: LogFile | None = None) -> None:
+        columns = os.environ.get("COLUMNS", "")
+        super().__init__(width=None if sys.stdout.isatty() or columns.isdigit() else WIDE)
+        self.hushed, self.log_file = hushed, log
+
+    @property
+    def live(self) -> bool:
+        """Whether something that moves can be drawn: on a terminal that is neither dumb nor hushed."""
+        return self.is_terminal and not self.is_dumb_terminal and not self.hushed and not self.quiet
+
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
+        """Print, if that is wanted; arguments as Rich's."""
+        self._repeat(objects, options)
+        if not self.hushed:
+            self._show(objects, options)
+
+    def final(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
+        """Print what a command was given for, which is shown though the console is hushed."""
+        self._repeat(objects, options)
+        self._show(objects, options)
+
+    def progress(self, line: str) -> None:
+        """Print a line of progress: with the time of day, where nothing but the line itself tells of it."""
+        self._repeat((line,), {"markup": False, "highlight": False, "soft_wrap": True})
+        if not self.hushed:
+            stamp = "" if self.is_terminal else f"{now()} "
+            self._show((stamp + line,), {"markup": False, "highlight": False, "soft_wrap": True})
+
+    def _show(self, objects: Sequence[Any], options: dict[str, Any]) -> None:
+        if options.get("soft_wrap") and self.is_terminal:
+            options = options | {"soft_wrap": False}
+        super().print(*objects, **options)
+
+    def _repeat(self, objects: Sequence[Any], options: dict[str, Any]) -> None:
+        if self.log_file is None or self.quiet or all(isinstance(o, Control) for o in objects):
+            return
+        plain = Console(file=io.StringIO(), width=WIDE, color_system=None, force_terminal=False)
+        plain.print(*objects, **options)
+        self.log_file.add(cast(io.StringIO, plain.file).getvalue())
+
+
+_current: Terminal | None = None
+
+
+def shared_console() -> Terminal:
+    """The console of this process, silent but on rank 0; progress bars and lines share it."""
+    global _current
+    if _current is None:
+        _current = Terminal()
+    _current.quiet = rank() != 0
+    return _current
+
+
+def final(console: Console, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
+    """Print what a command was given for, on any console."""
+    (console.final if isinstance(console, Terminal) else console.print)(*objects, **options)
+
+
+def is_live(console: Console) -> bool:
+    """Whether a progress bar can be drawn."""
+    return console.live if isinstance(console, Terminal) else console.is_terminal
+
+
+@contextmanager
+def speaking(hushed: bool = False, log_file: Path | None = None, command: str = "") -> Iterator[Terminal]:
+    """Give a command its console.
+
+    Args:
+        hushed: whether only errors and final figures are shown.
+        log_file: a file that everything is appended to.
+        command: what was typed, for the log.
+
+    Yields:
+        The console; afterwards everything is as it was before.
+
+    Raises:
+        ConfigError: if the log file cannot be written.
+    """
+    global _current
+    before, stderr, began = _current, sys.stderr, time.monotonic()
+    log = None if log_file is None else LogFile(log_file, rank())
+    _current = Terminal(hushed=hushed, log=log)
+    _current.quiet = rank() != 0
+    if log is not None:
+        log.add(f"$ {command}\n" if command and not rank() else "")
+        sys.stderr = cast(Any, Tee(sys.stderr, log))
+    try:
+        yield _current
+    finally:
+        _current, sys.stderr = before, stderr
+        if log is not None:
+            log.add(f"{'' if rank() else f'ended after {time.monotonic() - began:.1f} s'}\n")
+            log.close()

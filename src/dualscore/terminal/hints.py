@@ -1,0 +1,69 @@
+"""Words that help on: what was probably meant, which runs there are, what to type next."""
+
+import difflib
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+FEW = 8
+"""Names listed at most."""
+
+
+def did_you_mean(name: str, there: Iterable[str]) -> str:
+    """`did you mean …? ` for what is close to a name; nothing where nothing is."""
+    close = difflib.get_close_matches(name, list(there), 1)
+    return f"did you mean {close[0]}? " if close else ""
+
+
+def from_make() -> bool:
+    """Whether the command was given by a target of the Makefile, whose users know its variables only."""
+    return os.environ.get("DUALSCORE_VIA") == "make"
+
+
+def option(flag: str, variable: str) -> str:
+    """An option as the user writes it: `--resize`, or `RESIZE=1` with make."""
+    return variable if from_make() else flag
+
+
+def command(name: str, *words: str, variables: Mapping[str, str] | None = None, options: str = "") -> str:
+    """A command to type next.
+
+    Args:
+        name: of the command, and of the Makefile's target.
+        *words: what it takes, without make.
+        variables: the same for make.
+        options: further ones, without make.
+
+    Returns:
+        `make score CKPT=…` or `dualscore score …`, whichever the user works with.
+    """
+    if from_make():
+        return " ".join(["make", name, *(f"{k}={_quoted(v)}" for k, v in (variables or {}).items())])
+    return " ".join(["dualscore", name, *map(_quoted, words), *([options] if options else [])])
+
+
+def _quoted(text: str) -> str:
+    return text if "…" in text else shlex.quote(text)
+
+
+def runs_below(root: Path = Path("runs")) -> list[str]:
+    """Runs that have a checkpoint, as paths below a folder, the latest first; those of sweeps too."""
+    found = [*root.glob("*/checkpoints/*.ckpt"), *root.glob("*/*/checkpoints/*.ckpt")]
+    latest: dict[Path, float] = {}
+    for path in found:
+        folder = path.parent.parent
+        latest[folder] = max(latest.get(folder, 0.0), path.stat().st_mtime)
+    return [str(folder) for folder in sorted(latest, key=lambda folder: -latest[folder])]
+
+
+def missing_run(path: Path) -> str:
+    """What there is instead of a run or a model that is not there, for the end of a message."""
+    root = path.parent if path.parent != Path() else Path("runs")
+    there = runs_below(root) or runs_below()
+    if not there:
+        return f"there are no runs yet; {command('train', 'EXPERIMENT', variables={'EXP': '…'})} trains one"
+    names = {Path(run).name: run for run in there}
+    guess = did_you_mean(path.name, names)
+    shown = ", ".join(there[:FEW]) + (f" and {len(there) - FEW} more" if len(there) > FEW else "")
+    return f"{guess}there are: {shown}"

@@ -1,0 +1,73 @@
+"""A log file: every line that is said, plain, with the time, appended; safe with several processes."""
+
+import contextlib
+import os
+import re
+import time
+from pathlib import Path
+from typing import TextIO
+
+from dualscore.errors import ConfigError
+
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+_MOVES = re.compile(r"\r(?!\n)|\x1b\[[0-9;?]*[A-LN-Za-ln-z]")
+"""What moves the cursor: drawn again and again, as a progress bar is."""
+
+
+def now() -> str:
+    """The time of a line: local, as 2026-01-31 23:59:59."""
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+class LogFile:
+    """A file that lines are appended to.
+
+    Every line is one write in append mode, so that the processes of a run do not tear each other's lines.
+    A disk that takes no more costs the log, and not the run.
+
+    Args:
+        path: the file; its folder is made.
+        rank: of this process; the lines of others than the first say whose they are.
+
+    Raises:
+        ConfigError: if it cannot be opened.
+    """
+
+    def __init__(self, path: Path, rank: int) -> None:
+        self._mark = f"rank {rank}: " if rank else ""
+        self._rest = ""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ConfigError(f"--log-file {path}: cannot be written: {error.strerror}") from error
+
+    def add(self, text: str) -> None:
+        """Append text; a line is written as soon as it ends, an empty one never."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if plain := _STYLE.sub("", line).rstrip():
+                with contextlib.suppress(OSError):
+                    os.write(self._file, f"{now()} {self._mark}{plain}\n".encode(errors="replace"))
+
+    def close(self) -> None:
+        """Write what has no end of line yet, and close."""
+        if self._rest:
+            self.add("\n")
+        os.close(self._file)
+
+
+class Tee:
+    """A stream whose lines go into a log file too; what a progress bar draws does not."""
+
+    def __init__(self, stream: TextIO, log: LogFile) -> None:
+        self._stream, self._log = stream, log
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        if not _MOVES.search(text):
+            self._log.add(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)

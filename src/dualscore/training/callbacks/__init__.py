@@ -1,0 +1,34 @@
+"""Lightning callbacks: what a run reports, and what stops it."""
+
+from dualscore.training.callbacks.bar import TrainingBar
+from dualscore.training.callbacks.energies import Energies
+from dualscore.training.callbacks.figures import BitsPerDim, Bound, NoiseCurves
+from dualscore.training.callbacks.health import GradientHealth
+from dualscore.training.callbacks.heartbeat import Heartbeat
+from dualscore.training.callbacks.journal import Journal
+from dualscore.training.callbacks.pictures import Pictures
+from dualscore.training.callbacks.progress import ConsoleReport, Throughput
+from dualscore.training.callbacks.rate import LearningRate
+from dualscore.training.callbacks.references import References
+from dualscore.training.callbacks.saving import Saving
+from dualscore.training.callbacks.skipped import SkippedImages
+from dualscore.training.callbacks.spikes import SpikeGuard
+
+__all__ = [
+    "BitsPerDim",
+    "Bound",
+    "ConsoleReport",
+    "Energies",
+    "GradientHealth",
+    "Heartbeat",
+    "Journal",
+    "LearningRate",
+    "NoiseCurves",
+    "Pictures",
+    "References",
+    "Saving",
+    "SkippedImages",
+    "SpikeGuard",
+    "Throughput",
+    "TrainingBar",
+]

@@ -1,0 +1,134 @@
+"""Pictures of what a model has learned, at validations: denoised images, where −log p sits, samples."""
+
+from collections.abc import Callable
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from numpy.typing import NDArray
+
+from dualscore.dashboard import tags
+from dualscore.data.batch import Batch
+from dualscore.energy import Energy
+from dualscore.images import to_pixels
+from dualscore.likelihood import bits_per_dim
+from dualscore.noise import SAMPLING, corrupt, seeded_generator, variance_at_psnr
+from dualscore.pictures.grids import arrange, tile
+from dualscore.pictures.heat import colour, common_scale
+from dualscore.sampling import anneal, levels, start_from
+from dualscore.training.callbacks.steps import logged_step
+from dualscore.training.module import DualScoreModule
+
+PSNR = (30.0, 20.0, 10.0, 0.0)
+"""Noise levels whose denoised images are shown, in dB."""
+IMAGES, SAMPLES, STEPS = 4, 9, 32
+"""Validation images shown, samples, and noise levels that a sample comes down by: 32 evaluations of 9."""
+WIDTH = 344
+"""Pixels of a picture's width, about: TensorBoard makes wider ones smaller."""
+EVERY = 4
+"""Validations from one picture of samples to the next."""
+PICTURES = -4
+"""Second number of the random keys: neither a seed nor a split."""
+
+
+class Pictures(Callback):
+    """Logs `denoised/…` and `energy_map` at every validation, and `samples` at every fourth and the last one.
+
+    Noise and the samples' randomness are the same at each, so that the pictures can be compared, and
+    nothing is drawn from the generators of training. Samples are annealed without Langevin steps: fast, and
+    a little worse than the model. Vectors have no pictures.
+
+    Args:
+        show: takes a name, a picture (height, width, 3) and the step.
+    """
+
+    def __init__(self, show: Callable[[str, NDArray[np.uint8], int], None]) -> None:
+        self.show = show
+        self._batch: Batch | None = None
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: object,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx == 0:
+            self._batch = batch
+
+    def on_validation_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        assert isinstance(pl_module, DualScoreModule)
+        batch, self._batch = self._batch, None
+        if not trainer.is_global_zero or batch is None or min(pl_module.image_shape[1:]) == 1:
+            return
+        step, last = logged_step(trainer), trainer.global_step == trainer.max_steps
+        for decibels in PSNR:
+            self.show(f"denoised/{tags.level(decibels)}", denoised(pl_module, batch, decibels), step)
+        if isinstance(pl_module.evaluated, Energy):
+            self.show("energy_map", energy_map(pl_module, pl_module.evaluated, batch), step)
+        parts = trainer.global_step * trainer.accumulate_grad_batches
+        validation = parts // int(trainer.val_check_interval or 1)
+        if validation % EVERY == 0 or last:
+            self.show("samples", samples(pl_module), step)
+
+
+def denoised(module: DualScoreModule, batch: Batch, decibels: float) -> NDArray[np.uint8]:
+    """A picture of validation images: clean, noisy and denoised; the same noise at every input PSNR."""
+    clean = to_pixels(batch.image[:IMAGES], module.image_shape[0], module.working_dtype)
+    generator = seeded_generator(clean.device, SAMPLING, PICTURES, module.seed, 0)
+    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
+    t = clean.new_full((len(clean),), variance_at_psnr(decibels))
+    noisy = corrupt(clean, noise, t)
+    with torch.no_grad():
+        columns = [clean, noisy, module.evaluated.denoise(noisy, t)]
+    titles = ["clean", f"noisy, {decibels:g} dB", "denoised"]
+    return tile(torch.stack(columns, dim=1), titles, side=WIDTH // 3)
+
+
+def energy_map(module: DualScoreModule, energy: Energy, batch: Batch) -> NDArray[np.uint8]:
+    """A picture of validation images over where their −log p sits, in bits a pixel and channel.
+
+    Needs the log Z that a validation gives the module. A split over pixels belongs to the energy's form.
+
+    Args:
+        module: the module.
+        energy: what it evaluates.
+        batch: validation images.
+
+    Returns:
+        RGB, shape (height, width, 3).
+    """
+    clean = to_pixels(batch.image[:IMAGES], module.image_shape[0], module.working_dtype)
+    channels, pixels = len(clean[0]), clean[0, 0].numel()
+    with torch.no_grad():
+        nats = energy.energy_map(clean, torch.zeros_like(clean[:, 0, 0, 0])).double()
+    maps = bits_per_dim(nats + module.log_normalizer / pixels, channels).cpu().numpy()
+    scale = common_scale(maps)
+    heat = torch.from_numpy(colour(maps, scale)).movedim(-1, 1) / 255.0
+    rows = torch.stack([clean.cpu().float().expand(-1, 3, -1, -1), heat])
+    titles = [f"{bits:.2f}" for bits in maps.mean(axis=(1, 2))]
+    low, high = scale
+    caption = f"bits/dim; below, each pixel's: {low:.1f} (dark) to {high:.1f} (bright)"
+    return tile(rows, titles, caption=caption, side=WIDTH // IMAGES)
+
+
+def samples(module: DualScoreModule) -> NDArray[np.uint8]:
+    """A picture of samples."""
+    generator = seeded_generator(module.device, SAMPLING, PICTURES, module.seed, 1)
+    schedule = levels(module.t_range[1], STEPS)
+    start, _ = start_from(module.prior, schedule[0], SAMPLES, generator)
+    found = anneal(
+        module.evaluated,
+        start.to(module.working_dtype),
+        schedule,
+        generator=generator,
+        steps=0,
+        adjust=False,
+    )
+    caption = f"{SAMPLES} samples, {STEPS} levels"
+    return tile(arrange(found.images), caption=caption, side=WIDTH // 3)

@@ -1,0 +1,182 @@
+"""Dry runs: every command says what it would do, and leaves the folder as it is, byte for byte."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.cli import main as prepare
+from dualscore.commands import ALL
+from dualscore.commands.options import Commands
+from test_released import DATA
+from workspace import ROOT, Workspace
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file and folder below one, with what it holds."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in sorted(folder.rglob("*"))
+        if not path.is_symlink()
+    }
+
+
+@pytest.fixture
+def place(trained_demo: Path, demo_shards: Path, workspace: Workspace) -> Workspace:
+    """A trained run, its data, images of its size, studies and sweeps."""
+    folder = workspace.folder
+    shutil.copytree(trained_demo / "runs", folder / "runs")
+    shutil.copytree(demo_shards, folder / "data/demo16")
+    for name in ("studies", "sweeps"):
+        (folder / name).symlink_to(ROOT / name)
+    random = np.random.default_rng(0)
+    for kind in ("in", "out"):
+        (folder / kind).mkdir()
+        for number in range(40):
+            pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / kind / f"{number}.png")
+    return workspace
+
+
+RUN = "runs/patches_dual"
+COMMANDS = {
+    "train": (
+        ["patches_dual", "--name", "new"],
+        ["900 steps of 64", "27,663 training", "runs/new (new)"],
+    ),
+    "evaluate": (["patches_dual"], [f"{RUN}/config.yaml", "step 2", "nothing was written"]),
+    "score": (
+        [RUN, "in"],
+        ["40 image files in in", "others are left out", "scores (new): scores.csv"],
+    ),
+    "ood": ([RUN, "--in", "in", "--out", "out"], ["25 network evaluations for each of 80 images"]),
+    "figures": ([RUN, "--only", "3", "table1"], ["3, table1", f"{RUN}/figures (new)"]),
+    "sample": ([RUN, "--count", "3"], ["3 samples by metropolis", "399 network evaluations for each"]),
+    "denoise": ([RUN, "in/1.png", "--count", "2"], ["2 samples", "20 dB, variance 0.01 pixel²"]),
+    "inpaint": ([RUN, "in/1.png"], ["the middle: 64 of 256 pixels are hidden"]),
+    "export": ([RUN], ["model (new): model.safetensors", "goes in; percentiles among 64 images"]),
+    "convert": ([str(DATA / "energy_small.pth.tar"), "--images", "in"], ["log Z from 40 images"]),
+    "study": (["long"], ["1200 s a run", "one after another; 0 are there"]),
+    "submit": (
+        ["patches_dual", "--gpus", "0", "--name", "new"],
+        ["#SBATCH --nodes=1", "dualscore.task"],
+    ),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_dry_run_tells_and_writes_nothing(command: str, place: Workspace) -> None:
+    arguments, said = COMMANDS[command]
+    before = tree(place.folder)
+    printed = place.run(command, *arguments, "--dry-run")
+    assert tree(place.folder) == before
+    for words in said:
+        assert words in printed, printed
+
+
+def test_every_command_that_writes_has_a_dry_run() -> None:
+    import argparse
+
+    added: Commands = argparse.ArgumentParser().add_subparsers()
+    for add in ALL:
+        add(added)
+    planned = {name for name, parser in added.choices.items() if parser.get_default("plan") is not None}
+    assert planned == set(COMMANDS)
+    assert set(added.choices) - planned == {"status", "experiments", "completion"}  # which only read
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["train", "patches_dual", "data.path=nowhere"], "nowhere/manifest.json is missing"),
+        (["evaluate", "patches_dual", "--name", "other"], "no such checkpoint; there are: runs/patches_dual"),
+        (["score", RUN, "in", "nothing.png"], "nothing.png: no such file or folder"),
+        (["score", RUN, "empty"], "empty: holds no image"),
+        (["score", RUN, "in", "--psnr", "200"], "--psnr 200: must be between"),
+        (["ood", RUN, "--in", "in", "--out", "in"], "hold the same files"),
+        (["denoise", RUN, "in/1.png", "--psnr", "90"], "--psnr 90: must be between"),
+        (["inpaint", RUN, "in/1.png", "--mask", "no.png"], "no.png: no such file"),
+        (["export", RUN, "--out", "in"], "in: holds something else than a model"),
+        (["convert", f"{RUN}/checkpoints/best.ckpt", "--no-normalizer"], "not a checkpoint in the released"),
+        (["figures", RUN, "--only", "tabel1"], "did you mean table1?"),
+        (["sample", "runs/patches"], "no such checkpoint; did you mean patches_dual?"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_dry_run_finds_what_would_stop_the_command(
+    arguments: list[str], error: str, place: Workspace
+) -> None:
+    (place.folder / "empty").mkdir()
+    before = tree(place.folder)
+    assert error in place.fail(*arguments, "--dry-run")
+    assert tree(place.folder) == before
+
+
+def test_data_preparation_has_dry_runs(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(place.folder)
+    assert prepare(["build", "demo", "--out", "new", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "27,663 images of 3×16×16" in printed
+    assert "new (new): shards" in printed
+    assert prepare(["--dry-run", "verify", "data/demo16"]) == 0
+    assert "29,681 images in 16 shards" in capsys.readouterr().out
+    assert prepare(["build", "demo", "--out", "in", "--dry-run"]) == 1
+    assert "in is not empty" in capsys.readouterr().err
+    assert tree(place.folder) == before
+
+
+def test_a_script_can_be_looked_at_without_the_data(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dualscore.cli import main
+
+    assert main(["submit", "imagenet64_dual", "--dry-run"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("#!/bin/bash")
+    assert "a real submission would be refused: data/imagenet64/manifest.json is missing" in printed.err
+    assert "manifest.json is missing" in workspace.fail("submit", "imagenet64_dual")
+
+
+def _make(folder: Path, *arguments: str) -> str:
+    """Run make in a folder with an environment that is there already: this one."""
+    (folder / ".venv/bin").mkdir(parents=True, exist_ok=True)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml", "experiments", "studies", "sweeps"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    python = folder / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT}/src:{ROOT} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (folder / ".venv/.installed").touch()
+    found = subprocess.run(
+        ["make", "--no-print-directory", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train"], "not there yet; make prepares it"),
+        (["submit", "EXP=imagenet64_dual"], "#SBATCH"),
+        (["data", "DATASET=demo", "SIZE=16"], "27,663 images"),
+        (["test"], "would run: .venv/bin/python -m pytest"),
+        (["tensorboard"], "would run: .venv/bin/tensorboard"),
+        (["bench"], "would run: .venv/bin/python benchmarks/bench.py"),
+        (["torture"], "would run: env PYTHONPATH="),
+        (["lint"], "would run: .venv/bin/mypy"),
+        (["clean"], "would run: rm -rf .venv"),
+        (["status"], "no runs in runs; make train EXP=… starts one"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_make_has_dry_runs_of_every_target(arguments: list[str], said: str, tmp_path: Path) -> None:
+    _make(tmp_path, "help")
+    before = tree(tmp_path)
+    assert said in _make(tmp_path, *arguments, "DRY=1")
+    assert tree(tmp_path).keys() == before.keys()

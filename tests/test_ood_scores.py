@@ -1,0 +1,148 @@
+"""Areas under ROC curves, and the scores of images of another kind, against known answers."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from scipy import spatial, stats
+from sklearn.covariance import ledoit_wolf
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from dualscore.detection.auroc import area, curve
+from dualscore.detection.measure import reference_half
+from dualscore.detection.picture import draw
+from dualscore.detection.scores import SCORES, ProfileDistance, Typicality, shrunk_correlation
+from dualscore.errors import ScoreError
+from dualscore.figures import page
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# Areas.
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_areas_are_those_of_others(scale: float) -> None:
+    inside, outside = scale * normal(70), scale * (normal(50, seed=1) + 0.7) + 3.0 * scale
+    inside[:9], outside[:5] = 3.0 * scale, 3.0 * scale  # ties, also between the sides
+    found = area(inside, outside, resamples=20)
+    labels = [0] * 70 + [1] * 50
+    assert found.auroc == pytest.approx(roc_auc_score(labels, torch.cat([inside, outside])), abs=1e-6)
+    pairs = stats.mannwhitneyu(outside, inside).statistic / (70 * 50)
+    assert found.auroc == pytest.approx(pairs, abs=1e-6)
+    false_rate, true_rate = curve(inside, outside)
+    assert float(torch.trapezoid(true_rate.double(), false_rate.double())) == pytest.approx(pairs, abs=1e-6)
+
+
+def test_intervals_cover_the_known_area_of_two_normals() -> None:
+    """The area of N(0, 1) against N(d′, 1) is Φ(d′/√2)."""
+    truth = stats.norm.cdf(1.0 / math.sqrt(2.0))
+    covered, repeats = 0, 200
+    for k in range(repeats):
+        found = area(normal(100, seed=2 * k), 1.0 + normal(100, seed=2 * k + 1), seed=k, resamples=200)
+        covered += found.low <= truth <= found.high
+    # 95 %, less a little with percentiles of few images: ± 3 standard errors of 200 repeats are ± 5 %.
+    assert 0.885 <= covered / repeats <= 0.985
+
+
+def test_intervals_are_seeded_and_leave_torchs_own_generator_alone() -> None:
+    inside, outside = normal(40), 0.5 + normal(40, seed=1)
+    before = torch.get_rng_state()
+    found = area(inside, outside, seed=1, resamples=50)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(123)
+    assert area(inside, outside, seed=1, resamples=50) == found
+    assert area(inside, outside, seed=2, resamples=50) != found
+
+
+# Scores.
+
+
+def test_typicality_of_a_normal_reference_is_its_two_sided_tail() -> None:
+    levels = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    reference = torch.from_numpy(stats.norm.ppf(levels.numpy(), 3.0, 0.5))
+    bits = torch.tensor([3.0, 2.5, 3.5, 2.0, 4.0])
+    exact = -np.log(2 * stats.norm.cdf(-np.abs(bits.numpy() - 3.0) / 0.5))
+    found = Typicality(reference)(bits.double())
+    assert found.tolist() == pytest.approx(exact.tolist(), abs=0.03)
+    far = Typicality(reference)(torch.tensor([-10.0, -5.0, 10.0, 12.0], dtype=torch.float64))
+    assert far.isfinite().all()
+    assert far[0] > far[1] > 30  # beyond the reference strangeness still grows
+    assert far[3] > far[2] > 30
+
+
+def test_a_tail_probability_is_fair_to_a_skewed_reference() -> None:
+    """Of a Gumbel's two tails the long one hides what the short one would show, to an absolute distance."""
+    draw = np.random.default_rng(0)
+    decibels = draw.gumbel(9.57, 3.17, 2000)  # the paper's fit, figure 3
+    reference, inside = torch.from_numpy(-decibels[:1000]), torch.from_numpy(-decibels[1000:])
+    outside = torch.from_numpy(-draw.normal(stats.gumbel_r.ppf(0.005, 9.57, 3.17), 0.1, 500))
+    score, middle = Typicality(reference), reference.median()
+    tail = area(score(inside), score(outside), resamples=2).auroc
+    distance = area((inside - middle).abs(), (outside - middle).abs(), resamples=2).auroc
+    assert tail > 0.97
+    assert distance < 0.92
+
+
+def test_shrinkage_is_ledoit_and_wolfs() -> None:
+    for count, mixing in ((15, 0.0), (40, 0.5), (500, 2.0)):
+        data = normal(count, 6) + mixing * normal(count, 1, seed=1)
+        data = (data - data.mean(dim=0)) / data.std(dim=0, correction=0)
+        found, shrinkage = shrunk_correlation(data)
+        matrix, expected = ledoit_wolf(data.numpy(), assume_centered=True)
+        assert shrinkage == pytest.approx(expected, abs=1e-10)
+        assert np.allclose(found, matrix)
+    assert shrunk_correlation(normal(4, 1) * 0 + 1)[1] == 1.0
+
+
+def test_the_profiles_distance_is_mahalanobis() -> None:
+    mixing = normal(4, 4, seed=3)
+    logs = normal(100_000, 4) @ mixing + 2.0
+    found = ProfileDistance(logs.exp())(logs[:20].exp())
+    inverse = np.linalg.inv((mixing.T @ mixing).numpy())
+    exact = [spatial.distance.mahalanobis(row, np.full(4, 2.0), inverse) for row in logs[:20].numpy()]
+    assert found.tolist() == pytest.approx(exact, rel=0.03)
+    # Units cancel: another dimension at one level moves nothing.
+    scaled = torch.tensor([1.0, 50.0, 1.0, 1e-3], dtype=torch.float64)
+    again = ProfileDistance(logs.exp() * scaled)(logs[:20].exp() * scaled)
+    assert torch.allclose(found, again)
+
+
+def test_scores_need_a_reference_that_varies() -> None:
+    with pytest.raises(ScoreError, match="same probability"):
+        Typicality(torch.full((30,), 2.0, dtype=torch.float64))
+    with pytest.raises(ScoreError, match="same profile"):
+        ProfileDistance(torch.cat([normal(30, 1).exp(), torch.ones(30, 1).double()], dim=1))
+    # A reference of which more than half is one image has no quartiles apart, but a spread.
+    bits = torch.cat([torch.full((25,), 2.0), torch.arange(5.0)]).double()
+    assert Typicality(bits)(bits).isfinite().all()
+
+
+def test_the_reference_half_is_chosen_by_content() -> None:
+    keys = [f"{k * 7919 % 101:03d}" for k in range(101)]
+    chosen = reference_half(keys)
+    assert int(chosen.sum()) == 51
+    order = torch.randperm(101, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(reference_half([keys[k] for k in order]), chosen[order])
+    doubled = reference_half([*keys, *keys])
+    assert torch.equal(doubled, torch.cat([chosen, chosen]))
+
+
+def test_the_drawn_curves_have_the_areas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(page, "write", lambda figure, *_: figures.append(figure) or [])
+    inside = {name: normal(50, seed=k) for k, name in enumerate(SCORES)}
+    outside = {name: normal(40, seed=9) + k for k, name in enumerate(SCORES)}
+    areas = {name: area(inside[name], outside[name], resamples=2) for name in SCORES}
+    draw(inside, outside, areas, {}, tmp_path)
+    _, *lines = figures[0].axes[0].lines
+    drawn = [np.trapezoid(line.get_ydata(), line.get_xdata()) for line in lines]
+    assert drawn == pytest.approx([found.auroc for found in areas.values()], abs=1e-6)
+    assert drawn == sorted(drawn)
+    assert drawn[-1] > 0.8

@@ -1,0 +1,321 @@
+"""What people see: the bar on a terminal, plain lines elsewhere, quiet, log files, hints, completion."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualscore.cli import main
+from dualscore.settings.experiment import available
+from dualscore.settings.header import read_header
+from dualscore.terminal import Terminal
+from dualscore.terminal.boxes import fitting
+from dualscore.terminal.logfile import LogFile
+from terminal_screen import on_terminal, plain
+from workspace import ROOT, TINY, Workspace
+
+STEPS = ["trainer.max_steps=6", "trainer.validate_every=3", "optim.warmup_steps=0"]
+STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
+
+
+@pytest.fixture(autouse=True)
+def _by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DUALSCORE_VIA", raising=False)
+
+
+def test_a_terminal_shows_a_bar_and_boxes_within_its_width(workspace: Workspace, demo_shards: Path) -> None:
+    arguments = ["train", "patches_dual", *TINY, *STEPS, f"data.path={demo_shards}"]
+    status, written = on_terminal(workspace.folder, *arguments, columns=80)
+    shown = plain(written)
+    assert status == 0, shown
+    assert re.search(r"training [━╸╺]+ \d/6 · \d:\d\d:\d\d left", shown) or "images/s" in shown
+    assert re.search(r"training [━╸╺]+ 4/6", shown)
+    assert re.search(r"╭─ patches_dual starts in runs/patches_dual ─+╮", shown)
+    assert re.search(r"╭─ patches_dual, step 6, measured ─+╮", shown)
+    assert "dualscore score runs/patches_dual" in shown
+    for line in re.split(r"[\n\r]", shown.replace("\x1b[2K", "")):
+        assert len(line) <= 2 * 80  # a frame, and what is drawn over it
+    assert "\x1b[" in written
+
+
+def test_elsewhere_lines_are_plain_and_have_the_time(workspace: Workspace, demo_shards: Path) -> None:
+    printed = workspace.run(
+        "train", "patches_dual", *TINY, *STEPS, f"data.path={demo_shards}", "--log-file", "logs/run.txt"
+    )
+    assert "\x1b" not in printed
+    assert "╭" not in printed
+    assert "━ " not in printed
+    assert re.search(
+        rf"^{STAMP}step      3/6 · bits/dim .* images/s · \d:\d\d:\d\d left$", printed, re.MULTILINE
+    )
+    assert " 0 images/s" not in printed
+    assert re.search(r"^patches_dual starts in runs/patches_dual$", printed, re.MULTILINE)
+    assert re.search(
+        r"^  model +energy: UNet of 2 scales, 4 channels wide, [\d,]+ parameters$", printed, re.MULTILINE
+    )
+    logged = (workspace.folder / "logs/run.txt").read_text().splitlines()
+    assert all(re.match(STAMP, line) for line in logged)
+    assert " $ dualscore train patches_dual" in logged[0]
+    assert "ended after" in logged[-1]
+    for line in printed.splitlines():
+        if line.strip():
+            assert any(re.sub(f"^{STAMP}", "", line).rstrip() in said for said in logged), line
+
+
+def test_quiet_shows_errors_and_final_figures_only(workspace: Workspace, demo_shards: Path) -> None:
+    arguments = ["patches_dual", *TINY, *STEPS, f"data.path={demo_shards}"]
+    printed = workspace.run("--quiet", "train", *arguments, "--log-file", "all.txt")
+    assert "step      3/6" not in printed
+    assert "starts in" not in printed
+    assert "paper's protocol" in printed
+    assert "measured" in printed
+    logged = (workspace.folder / "all.txt").read_text()
+    assert "step      3/6" in logged
+    assert "starts in" in logged
+    line = workspace.fail("train", "patches", "--quiet", "--log-file", "all.txt")
+    appended = (workspace.folder / "all.txt").read_text()
+    assert appended.startswith(logged)
+    assert line in appended
+
+
+def test_a_log_file_that_cannot_be_written_is_an_error(workspace: Workspace) -> None:
+    assert "--log-file experiments: cannot be written" in workspace.fail(
+        "status", "--log-file", "experiments"
+    )
+
+
+def test_lines_of_several_processes_stay_whole(tmp_path: Path) -> None:
+    first, second = LogFile(tmp_path / "log", 0), LogFile(tmp_path / "log", 1)
+    first.add("half of ")
+    second.add("another\n")
+    first.add("a line\n\x1b[1mbold\x1b[0m\n\n")
+    for log in (first, second):
+        log.close()
+    lines = [re.sub(STAMP, "", line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert lines == ["rank 1: another", "half of a line", "bold"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+    ids=["colour", "no colour", "dumb"],
+)
+def test_colours_are_left_out_where_they_are_not_wanted(
+    environment: dict[str, str], coloured: bool, trained_demo: Path
+) -> None:
+    status, written = on_terminal(trained_demo, "evaluate", "patches_dual", "--dry-run", **environment)
+    assert status == 0
+    assert bool(re.search(r"\x1b\[\d*;?3\dm", written)) is False  # boxes have no colours of their own
+    assert ("\x1b[" in written) is (coloured or "NO_COLOR" in environment)
+    assert ("╭" in written) is ("TERM" not in environment)
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_what_is_listed_fits_a_narrow_terminal(columns: int, trained_demo: Path) -> None:
+    for command in (["status"], ["experiments"], ["evaluate", "patches_dual", "--dry-run"]):
+        _, written = on_terminal(trained_demo, *command, columns=columns)
+        assert max(len(line) for line in plain(written).splitlines()) <= columns, command
+        assert "patches_dual" in written
+
+
+def test_a_table_gives_up_lines_before_columns() -> None:
+    cells = [["a" * 20, "b" * 20, "c" * 20]]
+    names = ["first", "second", "third"]
+
+    def shown(width: int) -> list[str]:
+        console = Terminal()
+        console.width = width
+        return [str(column.header) for column in fitting(console, names, cells, ["third", "second"]).columns]
+
+    assert shown(80) == shown(66) == names
+    assert shown(50) == ["first", "second"]
+    assert shown(25) == ["first"]
+
+
+# --- hints
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["train", "patches_dul"], "did you mean patches_dual? there are:"),
+        (["train", "patches_dual", "optim.lrr=1"], "unknown key; did you mean lr?"),
+        (["train", "patches_dual", "lr=1"], "unknown key; did you mean optim.lr?"),
+        (["train", "mine"], "it is the name of a run of patches_dual: give patches_dual --name mine"),
+        (["study", "recip"], "did you mean recipe?"),
+        (["figures", "runs/mime"], "no such run; did you mean mine? there are: runs/mine"),
+        (["score", "runs/mime", "photo.png"], "no such checkpoint; did you mean mine?"),
+        (["score", "runs/mine", "foto.png"], "foto.png: no such file or folder; did you mean photo.png?"),
+    ],
+)
+def test_what_was_probably_meant_is_said(arguments: list[str], hint: str, workspace: Workspace) -> None:
+    (workspace.folder / "studies").symlink_to(ROOT / "studies")
+    (workspace.folder / "photo.png").touch()
+    (workspace.folder / "runs/mine/checkpoints").mkdir(parents=True)
+    (workspace.folder / "runs/mine/checkpoints/best.ckpt").touch()
+    (workspace.folder / "runs/mine/config.yaml").write_text("name: patches_dual\n")
+    assert hint in workspace.fail(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["trian", "patches_dual"], "there is no command 'trian'; did you mean train?"),
+        (["score", "a", "b", "--rezise"], "unrecognized arguments: --rezise; did you mean --resize?"),
+        (["sample", "a", "--method", "langvin"], "'langvin'; did you mean langevin?"),
+    ],
+)
+def test_misspelt_words_of_the_command_line(
+    arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_messages_name_makes_variables_to_who_uses_make(
+    trained_demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(trained_demo)
+    Image.new("RGB", (20, 20)).save(tmp_path / "large.png")
+    score = ["score", "runs/patches_dual", str(tmp_path / "large.png"), "--out", str(tmp_path / "out")]
+    assert main(score) == 1
+    assert "--resize crops and resizes" in capsys.readouterr().err
+    monkeypatch.setenv("DUALSCORE_VIA", "make")
+    assert main(score) == 1
+    assert "RESIZE=1 crops and resizes" in capsys.readouterr().err
+
+
+def test_images_left_out_are_counted(trained_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                     capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.chdir(trained_demo)
+    random = np.random.default_rng(0)
+    for number in range(14):
+        side = 16 if number < 2 else 10 + number  # twelve of as many sizes
+        pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels if number != 6 else pixels[:16, :16]).save(tmp_path / f"{number:02}.png")
+    (tmp_path / "torn.png").write_bytes(b"no image")
+    assert (
+        main(["score", "runs/patches_dual", str(tmp_path), "--out", str(tmp_path / "out"), "--workers", "0"])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    told = [line for line in printed.splitlines() if line.startswith("left out: ")]
+    assert len(told) == 2
+    assert told[0].startswith(
+        f"left out: 11 images; the first, {tmp_path}/02.png is 12×12, but wanted are 16×16"
+    )
+    assert told[1].startswith(f"left out: {tmp_path}/torn.png cannot be decoded")
+
+
+def test_a_runs_checkpoint_is_measured_by_the_runs_own_settings(
+    workspace: Workspace, demo_shards: Path
+) -> None:
+    settings = [*TINY, "trainer.max_steps=2", "trainer.validate_every=2", "optim.warmup_steps=0"]
+    workspace.run("train", "patches_dual", *settings, f"data.path={demo_shards}", "--name", "mine")
+    checkpoint = "runs/mine/checkpoints/last.ckpt"  # of width 4; the experiment's is 24
+    printed = workspace.run("evaluate", "patches_dual", "--checkpoint", checkpoint)
+    assert "paper's protocol" in printed
+    assert (workspace.folder / "runs/mine/checkpoints/evaluation.json").exists()
+    workspace.run("evaluate", "patches_dual", "--checkpoint", "runs/mine", "evaluate.images=32")
+    assert workspace.report("mine")["bits_per_dim"]["paper"]["images"] == 32
+    (workspace.folder / "elsewhere.ckpt").write_bytes((workspace.folder / checkpoint).read_bytes())
+    assert "another architecture" in workspace.fail(
+        "evaluate", "patches_dual", "--checkpoint", "elsewhere.ckpt"
+    )
+
+
+def test_experiments_say_what_they_need(workspace: Workspace) -> None:
+    header = read_header("imagenet64_dual")
+    assert header.hardware == "one GPU with 24 GB of memory; 16 GB of disk"
+    assert header.takes.startswith("published: about 5 days")
+    assert header.data == "data/imagenet64, not there yet"
+    assert read_header("imagenet64_denoiser").data == "data/imagenet64, not there yet"  # its parent's
+    assert read_header("texture_mixture").data == "draws its own"
+    (workspace.folder / "data/imagenet64").mkdir(parents=True)
+    (workspace.folder / "data/imagenet64/manifest.json").touch()
+    assert read_header("imagenet64_dual").data == "data/imagenet64, there"
+    for name in available():
+        header = read_header(name)
+        assert header.purpose, name
+        assert header.hardware, name
+        assert header.takes, name
+    assert "one GPU with 24 GB of memory; 16 GB of disk. Takes: published" in workspace.run("experiments")
+
+
+# --- completion
+
+WITHOUT_TORCH = "import sys, dualscore.cli; dualscore.cli.main([{words}]); sys.exit('torch' in sys.modules)"
+
+ASK = r"""
+eval "$(dualscore completion bash)"
+COMP_LINE="{line}"
+COMP_POINT=${{#COMP_LINE}}
+COMP_WORDS=($COMP_LINE); [ "${{COMP_LINE: -1}}" = " " ] && COMP_WORDS+=("")
+COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
+COMP_TYPE=9
+_python_argcomplete dualscore
+printf '%s\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "offered", "not_offered"),
+    [
+        ("dualscore tr", ["train"], ["score"]),
+        ("dualscore score --re", ["--resize"], ["--seed"]),
+        ("dualscore train patches_d", ["patches_dual", "patches_denoiser"], ["texture_mixture"]),
+        ("dualscore train patches_dual optim.lr", ["optim.lr="], ["energy.phase="]),
+        ("dualscore study rec", ["recipe"], []),
+        ("dualscore submit --sweep gen", ["generalization"], []),
+        ("dualscore score runs/pat", ["runs/patches_dual"], []),
+        ("dualscore figures runs/patches_dual --only ta", ["table1", "table2"], ["3"]),
+        ("dualscore evaluate patches_dual --name ", ["patches_dual"], []),
+        ("dualscore --qu", ["--quiet"], []),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bash_completes(
+    line: str, offered: list[str], not_offered: list[str], trained_demo: Path, tmp_path: Path
+) -> None:
+    for name in ("experiments", "studies", "sweeps"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "runs").symlink_to(trained_demo / "runs")
+    program = tmp_path / "bin/dualscore"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m dualscore "$@"\n')
+    program.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src")
+    }  # fmt: skip
+    replies = subprocess.check_output(
+        ["bash", "--norc", "-c", ASK.format(line=line)], cwd=tmp_path, env=environment, text=True
+    )
+    words = {word.strip() for word in replies.splitlines()}
+    assert words >= set(offered), replies
+    assert not words & set(not_offered)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_printed_without_torch(shell: str, workspace: Workspace) -> None:
+    assert "dualscore" in workspace.run("completion", shell)
+    code = WITHOUT_TORCH.format(words=f"'completion', '{shell}'")
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["experiments", "status"])
+def test_small_commands_do_not_wait_for_torch(command: str, trained_demo: Path) -> None:
+    code = WITHOUT_TORCH.format(words=f"'{command}'")
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=False, cwd=trained_demo
+    )
+    assert done.returncode == 0
