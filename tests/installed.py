@@ -99,9 +99,9 @@ def use(installed: Installation, version: str) -> None:
     for place in places.split():
         assert Path(place).is_relative_to(installed.prefix), place
     assert call("dualscore", "--version").startswith(f"dualscore {version} (torch ")
-    listed = call("dualscore", "experiments")
+    listed = call("dualscore", "experiments").splitlines()
     for path in (ROOT / "experiments").glob("*.yaml"):
-        assert f"{path.stem} " in listed
+        assert path.stem in listed
     assert "there are: generalization" in call("dualscore", "submit", "none", "--sweep", status=1)
     assert "demo, long" in call("dualscore", "study", "none", status=1)
 
@@ -116,7 +116,10 @@ def use(installed: Installation, version: str) -> None:
     (installed.work / "experiments").mkdir()
     own = "# Patches of my own\nparent: patches_dual\ntrainer: {log_every: 1}\n"
     (installed.work / "experiments" / "mine.yaml").write_text(own)
-    assert call("dualscore", "experiments").split()[:5] == ["mine", "Patches", "of", "my", "own"]
+    assert [line.strip() for line in call("dualscore", "experiments").splitlines()[:2]] == [
+        "mine",
+        "Patches of my own",
+    ]
     call("dualscore", "train", "mine", *TINY.split())
     assert "mine" in call("dualscore", "status")
     image = "from PIL import Image; Image.effect_noise((16, 16), 40).save('noise.png')"

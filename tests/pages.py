@@ -17,7 +17,7 @@ PLACED = re.compile(r"^`([\w./-]+)`:\n\n```(\w+)\n(.*?)^```$", re.DOTALL | re.MU
 """A path on a line of its own, then a block: a whole file, or a diff of one."""
 COMMAND = re.compile(r"^    (make .*)$", re.MULTILINE)
 FREE = re.compile(r"(?:\A|\n)(?!`[\w./-]+`:)[^\n]*\n\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-COPIED = ("src", "data_prep", "experiments", "Makefile", "pyproject.toml", "requirements.lock")
+COPIED = ("src", "data_prep", "experiments", "Makefile", "pyproject.toml", "setup.py", "requirements.lock")
 
 DRIVER = """
 import json, pathlib, sys

@@ -93,7 +93,9 @@ def test_a_trained_model_is_drawn_from(workspace: Workspace, demo_shards: Path) 
 
     wrong = ["runs/patches_dual", *fine, *few]
     assert "is 20×20, but wanted are 16×16" in workspace.fail("denoise", "runs/patches_dual", *large)
-    assert "between -10 (t_max in training) and 55 dB" in workspace.fail("denoise", *wrong, "--psnr", "90")
+    assert "between -10 (the strongest noise in training) and 55 dB" in workspace.fail(
+        "denoise", *wrong, "--psnr", "90"
+    )
     assert "--psnr -1e+06: must be between" in workspace.fail("denoise", *wrong, "--psnr=-1e6")
     assert "large/c.png: is 20×20" in workspace.fail("inpaint", *wrong, "--mask", "large/c.png")
     assert "no such file" in workspace.fail("inpaint", *wrong, "--mask", "none.png")
@@ -165,7 +167,7 @@ def test_a_grid_shows_every_image_in_its_place() -> None:
 def test_a_picture_that_cannot_be_written_does_not_stop_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dualscore.training.trainer import PatientLogger
+    from dualscore.dashboard.logger import PatientLogger
 
     warnings: list[str] = []
     logger = PatientLogger(tmp_path, 0, warnings.append)

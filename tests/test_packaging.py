@@ -1,5 +1,6 @@
 """What is given away: the wheel and the source archive, what is in them, and that they suffice."""
 
+import os
 import re
 import runpy
 import subprocess
@@ -204,7 +205,9 @@ def test_hooks_stop_a_commit(hook: str, name: str, content: str, tmp_path: Path)
 
 def _look(hook: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pre_commit", "run", hook, "--all-files"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # there is no .venv in the folder
+    environ = {**os.environ, "PATH": path}
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
 
 
 def test_the_citation_is_complete() -> None:

@@ -172,7 +172,7 @@ def test_how_much_fits_is_found_from_two_measurements() -> None:
 def test_a_batch_that_does_not_fit_is_told_what_would(
     workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def full(*_: Any) -> Any:
+    def full(*_: Any, **__: Any) -> Any:
         raise error
 
     monkeypatch.setattr("dualscore.training.module.dual_score_matching", full)

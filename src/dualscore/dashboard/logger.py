@@ -60,8 +60,10 @@ class PatientLogger(TensorBoardLogger):
         self.write(lambda writer: writer.add_image(name, picture, step, dataformats="HWC"))
 
     def log_histogram(self, name: str, values: NDArray[np.float64], step: int) -> None:
-        """Log how values spread, in even bins, if that can be written."""
-        self.write(lambda writer: writer.add_histogram(name, values, step, bins=BINS))
+        """Log how values spread, in even bins, if that can be written; those that are not finite are left out."""
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            self.write(lambda writer: writer.add_histogram(name, finite, step, bins=BINS))
 
     @rank_zero_only
     def write(self, put: Callable[[SummaryWriter], object]) -> None:
