@@ -60,7 +60,7 @@ class PatientLogger(TensorBoardLogger):
         self.write(lambda writer: writer.add_image(name, picture, step, dataformats="HWC"))
 
     def log_histogram(self, name: str, values: NDArray[np.float64], step: int) -> None:
-        """Log how values spread, in even bins, if that can be written; those that are not finite are left out."""
+        """Log how values spread, in even bins, if that can be written; infinities and NaN are left out."""
         finite = values[np.isfinite(values)]
         if finite.size:
             self.write(lambda writer: writer.add_histogram(name, finite, step, bins=BINS))
