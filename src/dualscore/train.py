@@ -31,7 +31,7 @@ from dualscore.settings.config import Best, ExperimentConfig
 from dualscore.settings.experiment import to_plain
 from dualscore.telling import introduce, tell_results
 from dualscore.terminal import final, quiet, rank, shared_console
-from dualscore.terminal.hints import command, option
+from dualscore.terminal.hints import afresh, command, option
 from dualscore.training.callbacks import (
     BitsPerDim,
     Bound,
@@ -219,7 +219,7 @@ def _fit(
 
 
 def _say_complete(config: ExperimentConfig, run: Run, step: int) -> None:
-    more, fresh = option("trainer.max_steps=…", "SET=trainer.max_steps=…"), option("--fresh", "FRESH=1")
+    more, fresh = option("trainer.max_steps=…", "SET=trainer.max_steps=…"), afresh()
     final(
         shared_console(),
         f"{run.folder} is complete ({step:,} steps). Train longer with {more} (a cosine schedule is then "
