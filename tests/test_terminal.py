@@ -150,6 +150,15 @@ def test_a_table_gives_up_lines_before_columns() -> None:
         (["study", "recip"], "did you mean recipe?"),
         (["figures", "runs/mime"], "no such run; did you mean mine? there are: runs/mine"),
         (["score", "runs/mime", "photo.png"], "no such checkpoint; did you mean mine?"),
+        (
+            ["score", "runs/mine/checkpoints/bset.ckpt", "photo.png"],
+            "bset.ckpt: no such checkpoint; did you mean best.ckpt? there are: best.ckpt",
+        ),
+        (
+            ["evaluate", "patches_a"],
+            "no such checkpoint; patches_a is not trained yet; dualscore train patches_a trains it",
+        ),
+        (["figures", "runs/patches_a"], "no such run; patches_a is not trained yet; dualscore train patches_a"),
         (["score", "runs/mine", "foto.png"], "foto.png: no such file or folder; did you mean photo.png?"),
     ],
 )

@@ -12,10 +12,12 @@ import torch
 from dualscore.errors import CheckpointError, DamagedCheckpointError
 from dualscore.files.archives import DAMAGED, refuse_bombs
 from dualscore.runs.folder import Run, older
-from dualscore.terminal.hints import missing_run
+from dualscore.terminal.hints import did_you_mean, missing_run
 
 FORMAT = 2
 """Of what a checkpoint's weights mean; weights of another are refused, not misread."""
+MODELS = (".ckpt", ".safetensors", ".pth.tar")
+"""Endings of files that hold a model."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -37,8 +39,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
                 raise DamagedCheckpointError(f"{path}: damaged: {record} has another checksum")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        run = path.parent.parent if path.parent.name == "checkpoints" else path
-        raise CheckpointError(f"{path}: no such checkpoint; {missing_run(run)}") from error
+        raise CheckpointError(f"{path}: no such checkpoint; {_instead_of(path)}") from error
     except (OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a place that no file has
             raise DamagedCheckpointError(f"{path}: damaged or not a checkpoint ({error})") from error
@@ -55,6 +56,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a dualscore checkpoint of a format this version reads")
     return dict(content)
+
+
+def _instead_of(path: Path) -> str:
+    """What there is instead of a file that is not there: in its folder, or else among the runs."""
+    in_run = path.parent.name == "checkpoints"
+    beside = sorted(file.name for ending in MODELS for file in path.parent.glob(f"*{ending}"))
+    guess = did_you_mean(path.name, beside)
+    if guess or (in_run and beside):
+        return f"{guess}there are: {', '.join(beside)}"
+    return missing_run(path.parent.parent if in_run else path)
 
 
 def newest_sound(

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from dualscore.shipped import places
+
 FEW = 8
 """Names listed at most."""
 
@@ -66,6 +68,10 @@ def missing_run(path: Path) -> str:
     """What there is instead of a run or a model that is not there, for the end of a message."""
     root = path.parent if path.parent != Path() else Path("runs")
     there = runs_below(root) or runs_below()
+    is_experiment = any((place / f"{path.name}.yaml").is_file() for place in places("experiments"))
+    if is_experiment and path.name not in {Path(run).name for run in there}:
+        trains = command("train", path.name, variables={"EXP": path.name})
+        return f"{path.name} is not trained yet; {trains} trains it"
     if not there:
         return f"there are no runs yet; {command('train', 'EXPERIMENT', variables={'EXP': '…'})} trains one"
     names = {Path(run).name: run for run in there}
