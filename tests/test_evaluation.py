@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -83,6 +84,18 @@ def test_evaluations_are_counted(workspace: Workspace, monkeypatch: pytest.Monke
         assert list(figures) == [estimator]
         # Beside it: the noise levels, and for the paper's protocol the training images.
         assert seen == figures[estimator]["evaluations"] + per_level + beside
+        if estimator == "bound":  # what a dry run says of it
+            printed = workspace.run(
+                "--dry-run", "evaluate", "gaussian_textures", *SMALL, "evaluate.estimators=[bound]"
+            )
+            found = re.search(
+                r"(\d+) images, at most (\d+) times each; (\d+) training images before, (\d+) times each",
+                " ".join(printed.replace("│", " ").split()),
+            )
+            assert found is not None, printed
+            images, most, pilot, each = map(int, found.groups())
+            spared = most - 1 - figures["bound"]["strata"]
+            assert images * (most - spared) + pilot * each == figures["bound"]["evaluations"]
 
 
 def test_an_interrupted_evaluation_goes_on(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

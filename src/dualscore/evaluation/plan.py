@@ -2,6 +2,7 @@
 
 import math
 
+from dualscore.evaluation.bound import PILOT_IMAGES, Grid
 from dualscore.evaluation.stages import (
     Stage,
     Subject,
@@ -125,11 +126,16 @@ def costs(config: ExperimentConfig, counts: dict[str, int]) -> list[tuple[str, s
     known = {split: counts.get(split, 10**9) for split in ("train", "val")}
     val, train = min(options.images, known["val"]), min(options.train_images, known["train"])
     some, levels_ = subset(options, known), len(options.psnr)
+    grid = Grid(config.noise.t_min, config.noise.t_max, options.strata)
+    pilot = min(PILOT_IMAGES, train)
     doubled = ", each with second derivatives" if CHECKS in options.estimators else ""
     rows = {
         "paper": f"{val:,} validation and {train:,} training images, once each",
         "dequantized": f"{val:,} images, {options.draws} times each",
-        "bound": f"{some:,} images, about {options.strata} times each",
+        "bound": (
+            f"{some:,} images, at most {options.strata + 1} times each; {pilot:,} training images before, "
+            f"{options.strata + len(grid.starts())} times each"
+        ),
         "ode": f"{min(options.ode_images, val):,} images, some hundred times each",
         CHECKS: f"{some:,} images, {options.strata} times each",
     }
