@@ -56,12 +56,23 @@ def legend(report: dict[str, Any]) -> list[str]:
         "dB in, out: PSNR of noisy images, and of the same denoised; space, time: the two losses;",
         f"d_eff: how many of the {report['dimension']:,} dimensions an image can vary in below that noise",
     ]
-    if report["checks"]:
+    rise, heat = _gaps(report)
+    if rise or heat:
         lines.append(
             "rise to next, heat eq.: gaps in bits/dim between two ways to the same energy, 0 if it is right; "
             "✗: not 0 within its error"
         )
     return lines
+
+
+def _gaps(report: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The checks that have a column: the energy's rise and the heat equation, by where they are."""
+    checks = report["checks"]
+    rise, heat = (
+        {gap["where"]: gap for gap in checks if gap["check"] == name}
+        for name in ("energy rise", "heat equation")
+    )
+    return rise, heat
 
 
 def _likelihoods(report: dict[str, Any], label: Callable[[str], str]) -> Table:
@@ -95,8 +106,7 @@ def _likelihoods(report: dict[str, Any], label: Callable[[str], str]) -> Table:
 
 
 def _levels(report: dict[str, Any], console: Console) -> Table:
-    rise = {gap["where"]: gap for gap in report["checks"] if gap["check"] == "energy rise"}
-    heat = {gap["where"]: gap for gap in report["checks"] if gap["check"] == "heat equation"}
+    rise, heat = _gaps(report)
     truth = report.get("truth", {}).get("energy_error_db_per_dim")
     columns = [
         "dB in", "dB out", "space", "time", "d_eff",
