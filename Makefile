@@ -123,10 +123,15 @@ verify-data: $(INSTALLED)  ## Check shards against their manifest: OUT=data/imag
 status: $(INSTALLED)  ## List runs: step, bits/dim, speed, time left, state
 	@$(dualscore) status
 
+# The fast loader leaves out what curves say of themselves.
+port = $(or $(PORT),6006)
 tensorboard: $(INSTALLED)  ## Dashboards of all runs: opens on http://localhost:6006/#custom_scalars [PORT=6006]
-	@echo "open http://localhost:$(or $(PORT),6006)/#custom_scalars&_smoothingWeight=0"
+	@[ "$(port)" -ge 1 ] 2>/dev/null && [ "$(port)" -le 65535 ] || { echo "error: PORT=$(port): must be a number up to 65535" >&2; exit 2; }
+	@$(if $(dry),true,! (: 3<>"/dev/tcp/localhost/$(port)") 2>/dev/null) \
+		|| { echo "error: port $(port) is taken, perhaps by another make tensorboard; take another with PORT=$$(($(port) + 1))" >&2; exit 1; }
+	@echo "open http://localhost:$(port)/#custom_scalars&_smoothingWeight=0"
 	@echo "  or #images  #histograms  #text  #hparams; docs/dashboards.md says what to look for; Ctrl-C ends it"
-	@$(if $(dry),,mkdir -p runs;) $(show) $(VENV)/bin/tensorboard --logdir runs --port $(or $(PORT),6006)
+	@$(if $(dry),,mkdir -p runs;) $(show) $(VENV)/bin/tensorboard --load_fast=false --logdir runs --port $(port)
 
 screenshots: $(INSTALLED)  ## The pictures of docs/dashboards.md, for maintainers: RUNS=folder of the three runs it names
 	@$(if $(RUNS),,echo "error: say which runs with RUNS=…; see benchmarks/screenshots.py" >&2; exit 2;) $(show) $(PY) benchmarks/screenshots.py "$(call home,$(RUNS))"

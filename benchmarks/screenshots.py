@@ -48,7 +48,8 @@ def tensorboard(logdir: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir.name, "--port", str(port)]
+    options = ["--load_fast=false", "--logdir", logdir.name, "--port", str(port)]  # as make tensorboard
+    command = [sys.executable, "-m", "tensorboard.main", *options]
     url = f"http://localhost:{port}"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=logdir.resolve().parent, **quiet)

@@ -111,8 +111,12 @@ def test_a_run_that_goes_on_is_one_run_and_says_so(workspace: Workspace, demo_sh
     with tensorboard(workspace.folder / "runs") as url:
         served = json.load(urllib.request.urlopen(f"{url}/data/plugin/custom_scalars/layout"))
         assert json.load(urllib.request.urlopen(f"{url}/data/runs")) == ["patches_dual"]
+        scalars = json.load(urllib.request.urlopen(f"{url}/data/plugin/scalars/tags"))["patches_dual"]
     titles = [chart["title"] for part in served["category"] for chart in part["chart"]]
     assert len(titles) == len(set(titles)) > 20
+    # Behind the ⓘ, where TensorBoard wraps them in HTML.
+    assert "Wiener" in scalars["psnr_gain_linear/+30dB"]["description"]
+    assert not [tag for tag, of in scalars.items() if describe(tag) and not of["description"]]
 
 
 def test_a_score_network_beside_a_run_is_what_it_is_compared_with(

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -144,8 +145,8 @@ def test_a_script_can_be_looked_at_without_the_data(
     assert "manifest.json is missing" in workspace.fail("submit", "imagenet64_dual")
 
 
-def _make(folder: Path, *arguments: str) -> str:
-    """Run make in a folder with an environment that is there already: this one."""
+def _make(folder: Path, *arguments: str, status: int = 0) -> str:
+    """Run make in a folder with an environment that is there already: this one; returns what it printed."""
     (folder / ".venv/bin").mkdir(parents=True, exist_ok=True)
     for name in (
         "Makefile",
@@ -165,8 +166,8 @@ def _make(folder: Path, *arguments: str) -> str:
     found = subprocess.run(
         ["make", "--no-print-directory", *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert found.returncode == 0, found.stderr
-    return found.stdout
+    assert found.returncode == status, found.stderr
+    return found.stderr if status else found.stdout
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def _make(folder: Path, *arguments: str) -> str:
         (["submit", "EXP=imagenet64_dual"], "#SBATCH"),
         (["data", "DATASET=demo", "SIZE=16"], "27,663 images"),
         (["test"], "would run: .venv/bin/python -m pytest"),
-        (["tensorboard"], "would run: .venv/bin/tensorboard"),
+        (["tensorboard"], "would run: .venv/bin/tensorboard --load_fast=false --logdir runs"),
         (["bench"], "would run: .venv/bin/python benchmarks/bench.py"),
         (["torture"], "would run: env PYTHONPATH="),
         (["lint"], "would run: .venv/bin/mypy"),
@@ -190,3 +191,16 @@ def test_make_has_dry_runs_of_every_target(arguments: list[str], said: str, tmp_
     before = tree(tmp_path)
     assert said in _make(tmp_path, *arguments, "DRY=1")
     assert tree(tmp_path).keys() == before.keys()
+
+
+def test_make_refuses_a_port_before_it_says_where_to_look(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = _make(tmp_path, "tensorboard", f"PORT={port}", status=2)
+    assert f"error: port {port} is taken, perhaps by another make tensorboard" in said
+    assert f"PORT={port + 1}" in said
+    for wrong in ("abc", "0", "65536"):
+        said = _make(tmp_path, "tensorboard", f"PORT={wrong}", status=2)
+        assert f"error: PORT={wrong}: must be a number up to 65535" in said

@@ -117,7 +117,9 @@ def tell_results(report: dict[str, Any], output: Path, checkpoint: Path) -> None
     rows.append(("next", command("score", model, "PHOTOS", variables={"CKPT": model, "IMAGES": "…"})))
     if run.best == checkpoint:
         rows.append(("", command("figures", model, variables={"RUN": model})))
-        rows.append(("", "make tensorboard" if from_make() else f"tensorboard --logdir {run.folder.parent}"))
+        # The fast loader leaves out what curves say of themselves.
+        served = f"tensorboard --load_fast=false --logdir {run.folder.parent}"
+        rows.append(("", "make tensorboard" if from_make() else served))
     rows.append(("", command("export", model, variables={"CKPT": model})))
     print_summary(console, f"{report['experiment']}, step {report['step']:,}, measured", rows, last=True)
 
