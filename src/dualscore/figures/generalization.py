@@ -18,6 +18,7 @@ from dualscore.figures.trained import Trained, open_run
 from dualscore.likelihood import mean, published
 from dualscore.runs.folder import Run, differences, flatten
 from dualscore.settings.config import Half
+from dualscore.terminal.hints import command
 
 SETS = {"A": "A's images", "B": "B's images", "held out": "held-out images"}
 COLOURS = {"A": page.DUAL, "B": page.SINGLE, "held out": page.TRUTH}
@@ -42,8 +43,6 @@ def draw_generalization(
 ) -> list[Path]:
     """Draw figure 2: of a run and another one, or of all pairs of halves among the run's neighbours.
 
-    Without a pair the published figures are drawn alone.
-
     Args:
         trained: the run; pairs are of its experiment.
         other: the folder of a run on other images; None to look for pairs (`data.half` A and B).
@@ -54,7 +53,7 @@ def draw_generalization(
         The files written.
 
     Raises:
-        FigureError: if the model is a denoiser, or the two are of different images.
+        FigureError: if the model is a denoiser, there is no pair, or the two are of different images.
     """
     trained.need_energy("figure 2")
     if other is not None:
@@ -72,6 +71,13 @@ def draw_generalization(
         pairs = [Pair(trained, second)]
     else:
         pairs = sorted(_pairs(trained, overrides), key=lambda pair: pair.images)
+        if not pairs:
+            folder = str(trained.run.folder)
+            draws = command("figures", folder, variables={"RUN": folder, "OTHER": "…"}, options="--other …")
+            raise FigureError(
+                f"figure 2 needs two networks on disjoint images: {draws}, or a sweep over data.half "
+                "(sweeps/generalization.yaml)"
+            )
     measured = [_measure(pair) for pair in pairs]
     numbers: dict[str, Any] = {
         "unit": "dB/dim",
@@ -86,12 +92,6 @@ def draw_generalization(
         for axis, (found, points) in zip(axes, shown, strict=False):
             _scatter(axis, found, points)
         _against_size(axes[-1], numbers["pairs"])
-        if not pairs:
-            trained.console.print(
-                "figure 2 shows the published figures alone: it needs two networks on disjoint images, "
-                "make figures RUN=… OTHER=… or a sweep over data.half (sweeps/generalization.yaml)",
-                soft_wrap=True,
-            )
         return page.write(figure, numbers, out, "figure2", credit=trained.credit)
 
 
@@ -179,7 +179,7 @@ def _against_size(axis: Any, pairs: list[dict[str, Any]]) -> None:  # noqa: ANN4
             sizes, [published.GENERALIZATION[n][place] for n in sizes], color=COLOURS[name], lw=0.8, ls="--",
             marker=".", label=f"published, {SETS[name]}",
         )  # fmt: skip
-    for name in SETS if pairs else ():
+    for name in SETS:
         axis.loglog(
             [pair["training_images"] for pair in pairs],
             [pair["sets"][name]["mean_absolute_difference"] for pair in pairs],
