@@ -48,7 +48,7 @@ RUN = "runs/patches_dual"
 COMMANDS = {
     "train": (
         ["patches_dual", "--name", "new"],
-        ["900 steps of 64", "27,663 training", "runs/new (new)"],
+        ["900 steps of 64", "27,663 training", "runs/new (new)", "(its file says"],
     ),
     "evaluate": (["patches_dual"], [f"{RUN}/config.yaml", "step 2", "nothing was written"]),
     "score": (
@@ -78,6 +78,12 @@ def test_a_dry_run_tells_and_writes_nothing(command: str, place: Workspace) -> N
     assert tree(place.folder) == before
     for words in said:
         assert words in printed, printed
+
+
+def test_the_time_of_a_shortened_run_is_not_that_of_the_whole(place: Workspace) -> None:
+    shorter = ["--name", "new", "trainer.max_steps=40", "trainer.validate_every=40", "optim.warmup_steps=5"]
+    printed = place.run("train", "patches_dual", *shorter, "--dry-run")
+    assert "shown after the first steps; of all its 900 steps the experiment's file says: measured" in printed
 
 
 def test_every_command_that_writes_has_a_dry_run() -> None:

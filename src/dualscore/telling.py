@@ -12,6 +12,7 @@ from dualscore.evaluation.figures import estimate_of
 from dualscore.runs.folder import Run
 from dualscore.runs.status import Status, duration
 from dualscore.settings.config import RADIAL, ExperimentConfig, ModelKind
+from dualscore.settings.experiment import load_experiment
 from dualscore.settings.header import read_header
 from dualscore.terminal import shared_console
 from dualscore.terminal.boxes import print_summary
@@ -90,11 +91,17 @@ def expected(folder: Path, images: int, config: ExperimentConfig) -> str:
     if status is not None and status.images_per_second:
         speed = f"{status.images_per_second:,.0f} images/s"
         return f"{duration(images / status.images_per_second)} at this run's {speed} so far, and validations"
+    later = "shown after the first steps"
     try:
         takes = read_header(config.name).takes
+        whole = load_experiment(config.name).trainer.max_steps
     except DualscoreError:
         takes = ""
-    return f"{takes} (its file says, of its own settings)" if takes else "shown after the first steps"
+    if not takes:
+        return later
+    if whole != config.trainer.max_steps:  # a part of it is not that part of the time: validations differ
+        return f"{later}; of all its {whole:,} steps the experiment's file says: {takes}"
+    return f"{takes} (its file says, of its own settings)"
 
 
 def tell_results(report: dict[str, Any], output: Path, checkpoint: Path) -> None:
