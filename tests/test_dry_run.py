@@ -48,7 +48,7 @@ RUN = "runs/patches_dual"
 COMMANDS = {
     "train": (
         ["patches_dual", "--name", "new"],
-        ["900 steps of 64", "27,663 training", "runs/new (new)", "(its file says"],
+        ["900 steps of 64", "27,663 training", "3×16×16, read as gray", "runs/new (new)", "(its file says"],
     ),
     "evaluate": (["patches_dual"], [f"{RUN}/config.yaml", "step 2", "nothing was written"]),
     "score": (

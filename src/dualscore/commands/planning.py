@@ -144,6 +144,8 @@ def data(plan: Plan, config: "ExperimentConfig") -> dict[str, int]:
         _, manifest = find_data(config)
         counts.update({name: split.images for name, split in manifest.splits.items()})
         shape = "×".join(map(str, manifest.image_shape))
+        if config.data.channels < manifest.image_shape[0]:
+            shape += ", read as gray"
         return (
             f"{config.data.path}: {counts['train']:,} training, {counts['val']:,} validation images, {shape}"
         )
