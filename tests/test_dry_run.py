@@ -108,6 +108,7 @@ def test_every_command_that_writes_has_a_dry_run() -> None:
         (["score", RUN, "empty"], "empty: holds no image"),
         (["score", RUN, "in", "--psnr", "200"], "--psnr 200: must be between"),
         (["ood", RUN, "--in", "in", "--out", "in"], "hold the same files"),
+        (["ood", RUN, "--in", "in", "--out", "ood"], "--results is where results go"),
         (["denoise", RUN, "in/1.png", "--psnr", "90"], "--psnr 90: must be between"),
         (["inpaint", RUN, "in/1.png", "--mask", "no.png"], "no.png: no such file"),
         (["export", RUN, "--out", "in"], "in: holds something else than a model"),

@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     from dualscore.commands import planning
-    from dualscore.detection.run import LEVELS, check_sides
+    from dualscore.detection.run import LEVELS, check_sides, results_hint
     from dualscore.scoring.effective import DRAWS
     from dualscore.scoring.stream import check_level
 
@@ -69,7 +69,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     levels = tuple(dict.fromkeys(arguments.psnr)) if arguments.psnr else LEVELS
     model = planning.open_model(plan, arguments.model)
     count = planning.count_images(plan, "in", arguments.inside, out)
-    count += planning.count_images(plan, "out", arguments.outside, out)
+    count += planning.count_images(plan, "out", arguments.outside, out, results_hint())
     if not plan.problems:
         plan.check("sides", lambda: check_sides(arguments.inside, arguments.outside, out))
     if model is not None and not plan.problems:

@@ -35,8 +35,8 @@ def open_model(plan: Plan, path: Path) -> "ImageModel | None":
     return found[0] if found else None
 
 
-def count_images(plan: Plan, name: str, given: Sequence[Path], out: Path) -> int:
-    """Count image files, without reading them."""
+def count_images(plan: Plan, name: str, given: Sequence[Path], out: Path, hint: str = "") -> int:
+    """Count image files, without reading them; `hint` as in `check_given`."""
     from itertools import islice
 
     from dualscore.errors import ScoreError
@@ -46,7 +46,7 @@ def count_images(plan: Plan, name: str, given: Sequence[Path], out: Path) -> int
     counts: list[int] = []
 
     def look() -> str:
-        check_given(given, out)
+        check_given(given, out, hint)
         counts.append(sum(1 for _ in islice(find(given, out), MOST_COUNTED)))
         if not counts[0]:
             raise ScoreError(f"{given[0]}: holds no image ({', '.join(SUFFIXES)})")

@@ -9,7 +9,7 @@ from rich.table import Table
 from torch import Tensor
 
 from dualscore.detection.measure import Measured
-from dualscore.detection.scores import SCORES
+from dualscore.detection.scores import SCORES, flag
 from dualscore.scoring import tables
 from dualscore.terminal import final
 
@@ -49,13 +49,14 @@ def tell(summary: Mapping[str, Any], results: Path, console: Console) -> None:
         table.add_row(label, *cells, f"{found['low']:.3f} to {found['high']:.3f}")
     final(console, table)
     images, failed = summary["images"], sum(summary["failed"].values())
+    inside, outside = flag("in"), flag("out")
     lines = [
-        f"{images['in']:,} images of --in against {images['out']:,} of --out; "
-        f"{images['reference']:,} others of --in are the reference"
+        f"{images['in']:,} images of {inside} against {images['out']:,} of {outside}; "
+        f"{images['reference']:,} others of {inside} are the reference"
         + (f"; {failed:,} left out, see {results / 'failures.csv'}" if failed else "")
     ]
     if both := summary["on_both_sides"]:
-        lines.append(f"{both:,} of --out are in --in too: no score can tell them apart")
+        lines.append(f"{both:,} of {outside} are in {inside} too: no score can tell them apart")
     if any(found["auroc"] in (0.0, 1.0) for found in summary["scores"].values()):
         lines.append(
             "where no image overlaps the interval is one point: it does not say how rare overlaps are"

@@ -14,7 +14,7 @@ from dualscore.detection.auroc import CONFIDENCE, RESAMPLES, Area, area
 from dualscore.detection.measure import Measured, measure, reference_half
 from dualscore.detection.picture import draw
 from dualscore.detection.report import tell, write_rows
-from dualscore.detection.scores import SCORES, all_scores
+from dualscore.detection.scores import SCORES, all_scores, flag
 from dualscore.devices import allow_tf32, find_device
 from dualscore.errors import ScoreError
 from dualscore.model import ImageModel
@@ -23,6 +23,7 @@ from dualscore.scoring import files, tables
 from dualscore.scoring.effective import DRAWS
 from dualscore.scoring.size import normalized, wanted_size
 from dualscore.scoring.stream import Problems, check_level, progress_bar, usable
+from dualscore.terminal.hints import option
 
 FEWEST = 20
 """Images at least in the reference, in the rest of --in, and in --out."""
@@ -132,10 +133,10 @@ def _measure_side(
     images = files.ImageFiles(given, options.results, size, options.batch_size)
     chunks = usable(iter(files.load(images, options.workers)), problems)
     if (first := next(chunks, None)) is None:
-        raise ScoreError(f"--{side}: no image could be measured: {problems.first}")
+        raise ScoreError(f"{flag(side)}: no image could be measured: {problems.first}")
     model = normalized(model, first.images, size)
     with progress_bar(problems.console) as progress:
-        advance = partial(progress.advance, progress.add_task(f"--{side}: measured", total=None))
+        advance = partial(progress.advance, progress.add_task(f"{flag(side)}: measured", total=None))
         return model, measure(model, chain([first], chunks), options.levels, problems, advance)
 
 
@@ -146,17 +147,23 @@ def _figures(scores: dict[str, dict[str, Tensor]], name: str, found: Area) -> di
 
 def check_sides(inside: Sequence[Path], outside: Sequence[Path], results: Path) -> str:
     """Refuse, before anything is loaded, names of nothing, folders on both sides, and too few files."""
-    files.check_given([*inside, *outside], results)
+    files.check_given(inside, results)
+    files.check_given(outside, results, results_hint())
     for path in inside:
         for other in outside:
             one, two = path.resolve(), other.resolve()
             if one.is_relative_to(two) or two.is_relative_to(one):
-                raise ScoreError(f"{path} of --in and {other} of --out hold the same files")
+                raise ScoreError(f"{path} of {flag('in')} and {other} of {flag('out')} hold the same files")
     for side, given, wanted in (("in", inside, 2 * FEWEST), ("out", outside, FEWEST)):
         count = len(list(islice(files.find(given, results), wanted)))
         if count < wanted:
-            raise ScoreError(f"--{side} {given[0]}: {_too_few(count, wanted, side)}")
+            raise ScoreError(f"{flag(side)} {given[0]}: {_too_few(count, wanted, side)}")
     return "nothing is on both, and there are enough"
+
+
+def results_hint() -> str:
+    """What to say where there are no other images: in other commands the same word is where results go."""
+    return f"; {flag('out')} are the other images, {option('--results', 'RESULTS=…')} is where results go"
 
 
 def _too_few(count: int, wanted: int, side: str) -> str:
@@ -173,8 +180,10 @@ def _check_counts(measured: dict[str, Measured], problems: dict[str, Problems]) 
                 f"; {problems[side].count} left out: {problems[side].first}" if problems[side].count else ""
             )
             counted = _too_few(len(keys[side]), wanted, side).replace("images", "different images", 1)
-            raise ScoreError(f"--{side}: {counted}{left_out}")
+            raise ScoreError(f"{flag(side)}: {counted}{left_out}")
     both = sum(key in keys["in"] for key in measured["out"].keys)
     if both == len(measured["out"].keys):
-        raise ScoreError("every image of --out is in --in too: there is nothing to tell apart")
+        raise ScoreError(
+            f"every image of {flag('out')} is in {flag('in')} too: there is nothing to tell apart"
+        )
     return both

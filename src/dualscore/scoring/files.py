@@ -52,19 +52,20 @@ class Size:
     hint: str = ""
 
 
-def check_given(given: Sequence[Path], left_out: Path) -> None:
+def check_given(given: Sequence[Path], left_out: Path, hint: str = "") -> None:
     """Refuse names of nothing, and results among the images, before any work.
 
     Args:
         given: files and folders.
         left_out: where the results go.
+        hint: what else to say of what does not exist.
 
     Raises:
         ScoreError: naming the first one that does not exist, or that the results would go to.
     """
     for path in given:
         if not path.exists():
-            raise ScoreError(f"{path}: no such file or folder{_beside(path)}")
+            raise ScoreError(f"{path}: no such file or folder{_beside(path)}{hint}")
         if path.resolve() == left_out.resolve():
             # Maps written there would be found, and taken for images, while the folder is being read.
             raise ScoreError(f"{path}: holds the images; name another folder for the results")
