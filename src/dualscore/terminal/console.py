@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.control import Control
+from rich.segment import Segment
+from rich.text import Text
 
+from dualscore.files.plain_text import harmless
 from dualscore.terminal.logfile import LogFile, Tee, now
 
 WIDE = 200
@@ -49,7 +52,8 @@ def rank() -> int:
 class Terminal(Console):
     """A console that can be hushed, and that repeats what it says in a log file.
 
-    Lines that were left to the terminal to wrap are wrapped between words on one, and never cut elsewhere.
+    Text is shown as it is: names of runs and files may hold Rich's markup or a terminal's own commands. Lines
+    that were left to the terminal to wrap are wrapped between words on one, and never cut elsewhere.
 
     Args:
         hushed: whether only what is said by `final` is shown.
@@ -58,13 +62,23 @@ class Terminal(Console):
 
     def __init__(self, *, hushed: bool = False, log: LogFile | None = None) -> None:
         columns = os.environ.get("COLUMNS", "")
-        super().__init__(width=None if sys.stdout.isatty() or columns.isdigit() else WIDE)
+        width = None if sys.stdout.isatty() or columns.isdigit() else WIDE
+        super().__init__(width=width, markup=False, highlight=False)
         self.hushed, self.log_file = hushed, log
 
     @property
     def live(self) -> bool:
         """Whether something that moves can be drawn: on a terminal that is neither dumb nor hushed."""
         return self.is_terminal and not self.is_dumb_terminal and not self.hushed and not self.quiet
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Render as Rich does, without what only looks like text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - Rich's signature
+        """Make text as Rich does, without the same, so that it is measured as it will be shown."""
+        return super().render_str(harmless(text), **options)
 
     def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
         """Print, if that is wanted; arguments as Rich's."""
@@ -79,10 +93,10 @@ class Terminal(Console):
 
     def progress(self, line: str) -> None:
         """Print a line of progress: with the time of day, where nothing but the line itself tells of it."""
-        self._repeat((line,), {"markup": False, "highlight": False, "soft_wrap": True})
+        self._repeat((line,), {"soft_wrap": True})
         if not self.hushed:
             stamp = "" if self.is_terminal else f"{now()} "
-            self._show((stamp + line,), {"markup": False, "highlight": False, "soft_wrap": True})
+            self._show((stamp + line,), {"soft_wrap": True})
 
     def _show(self, objects: Sequence[Any], options: dict[str, Any]) -> None:
         if options.get("soft_wrap") and self.is_terminal:
@@ -92,7 +106,14 @@ class Terminal(Console):
     def _repeat(self, objects: Sequence[Any], options: dict[str, Any]) -> None:
         if self.log_file is None or self.quiet or all(isinstance(o, Control) for o in objects):
             return
-        plain = Console(file=io.StringIO(), width=WIDE, color_system=None, force_terminal=False)
+        plain = Console(
+            file=io.StringIO(),
+            width=WIDE,
+            color_system=None,
+            force_terminal=False,
+            markup=False,
+            highlight=False,
+        )
         plain.print(*objects, **options)
         self.log_file.add(cast(io.StringIO, plain.file).getvalue())
 

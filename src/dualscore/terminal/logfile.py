@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dualscore.errors import ConfigError
+from dualscore.files.plain_text import harmless
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _MOVES = re.compile(r"\r(?!\n)|\x1b\[[0-9;?]*[A-LN-Za-ln-z]")
@@ -46,7 +47,7 @@ class LogFile:
         """Append text; a line is written as soon as it ends, an empty one never."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            if plain := _STYLE.sub("", line).rstrip():
+            if plain := harmless(_STYLE.sub("", line)).rstrip():
                 with contextlib.suppress(OSError):
                     os.write(self._file, f"{now()} {self._mark}{plain}\n".encode(errors="replace"))
 
