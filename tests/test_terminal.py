@@ -33,8 +33,8 @@ def test_a_terminal_shows_a_bar_and_boxes_within_its_width(workspace: Workspace,
     status, written = on_terminal(workspace.folder, *arguments, columns=80)
     shown = plain(written)
     assert status == 0, shown
-    assert re.search(r"training [━╸╺]+ \d/6 · \d:\d\d:\d\d left", shown) or "images/s" in shown
-    assert re.search(r"training [━╸╺]+ 4/6", shown)
+    assert re.search(r"validating [━╸╺]+ 3/6 · .*images/s · \d:\d\d:\d\d left", shown)
+    assert re.search(r"training [━╸╺]+ 3/6 · [\d.]+ ± [\d.]+ bits/dim", shown)
     assert re.search(r"╭─ patches_dual starts in runs/patches_dual ─+╮", shown)
     assert re.search(r"╭─ patches_dual, step 6, measured ─+╮", shown)
     assert "dualscore score runs/patches_dual" in shown
