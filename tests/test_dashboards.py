@@ -10,8 +10,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
@@ -20,9 +23,13 @@ from dualscore.dashboard import hparams
 from dualscore.dashboard.layout import layout
 from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.tags import describe
+from dualscore.errors import DivergenceError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.noise import psnr
+from dualscore.pictures.heat import COLOURS, colour, common_scale
+from dualscore.runs.folder import Run
 from dualscore.settings.experiment import load_experiment
+from dualscore.train import train
 from dualscore.training.callbacks.journal import Journal
 from workspace import ROOT, TINY, Workspace
 
@@ -218,6 +225,42 @@ def test_the_journal_goes_on_and_keeps_secrets() -> None:
     second.note("rollbacks", "again")
     assert second.counts["rollbacks"] == 2
     assert shown[-1].index("again") < shown[-1].index("jumped")
+
+
+class _Poison(Callback):
+    """Makes the weights NaN before the first validation."""
+
+    def on_validation_start(self, _: Trainer, pl_module: LightningModule) -> None:
+        for weights in pl_module.parameters():
+            weights.data.fill_(math.nan)
+
+
+@pytest.mark.parametrize("experiment", ["patches_dual", "patches_denoiser"])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_weights_that_are_not_finite_end_a_training_and_not_its_dashboard(
+    experiment: str, workspace: Workspace, demo_shards: Path
+) -> None:
+    settings = [*TINY, f"data.path={demo_shards}", "trainer.max_steps=2", "trainer.validate_every=2"]
+    config = load_experiment(experiment, [*settings, "optim.warmup_steps=0", "optim.ema_steps=0"])
+    run = Run(workspace.folder / "runs" / experiment)
+    with pytest.raises(DivergenceError, match="is not finite; the last good checkpoint is kept"):
+        train(config, run, [_Poison()])
+    events = read(run.folder)
+    assert math.isnan(events.Scalars("val/loss")[-1].value)
+    assert "val/energies" not in events.Tags()["histograms"]
+    assert "denoised/+30dB" in events.Tags()["images"]
+
+
+def test_heat_maps_bear_what_is_not_finite() -> None:
+    maps = np.linspace(0.0, 1.0, 32).reshape(2, 4, 4)
+    maps[0, 0, :3] = math.nan, math.inf, -math.inf
+    low, high = common_scale(maps)
+    assert 0.0 < low < high < 1.0
+    shown = colour(maps, (low, high))
+    assert (shown[0, 0, 0] == shown[0, 0, 1]).all()
+    assert (shown[0, 0, 1] == COLOURS[-1]).all()
+    assert (shown[0, 0, 2] == COLOURS[0]).all()
+    assert common_scale(np.full((1, 2, 2), math.nan)) == (0.0, 1.0)
 
 
 @pytest.fixture(scope="module")
