@@ -61,4 +61,4 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     left = max(0, options.max_steps - step)
     plan.add("work", f"{left:,} steps of {config.data.batch_size} images, {options.precision}")
     plan.add("time", expected(run.folder, left * config.data.batch_size, config))
-    return plan.writes(run.folder, "checkpoints/", "evaluation.json", "config.yaml", "tensorboard/")
+    return plan.writes(run.folder, "checkpoints/", "evaluation.json", "config.yaml", "events.*")
