@@ -155,7 +155,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(workspace: Workspace, d
     assert "network.width=4 (here 8)" in line
     line = workspace.fail("train", "patches_dual", *settings, "network.width=8")
     assert "the run was started with network.width=4 (now 8)" in line
-    assert "FRESH=1" in line
+    assert "beside it with --fresh" in line
     workspace.run("evaluate", "patches_dual", *settings, "--checkpoint", checkpoint)
 
 

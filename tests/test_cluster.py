@@ -195,7 +195,7 @@ def test_what_could_only_fail_in_the_queue_is_refused_before(workspace: Workspac
     }.items():
         assert complaint in workspace.fail(*good, *wrong)
     assert "nowhere/manifest.json is missing" in workspace.fail("submit", "patches_dual", "data.path=nowhere")
-    assert "there are: none" in workspace.fail("submit", "nothing", "--sweep", "--dry-run")
+    assert "there are: generalization" in workspace.fail("submit", "nothing", "--sweep", "--dry-run")
     workspace.run(
         "train",
         "patches_dual",

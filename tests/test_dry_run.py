@@ -88,13 +88,15 @@ def test_every_command_that_writes_has_a_dry_run() -> None:
         add(added)
     planned = {name for name, parser in added.choices.items() if parser.get_default("plan") is not None}
     assert planned == set(COMMANDS)
-    assert set(added.choices) - planned == {"status", "experiments", "completion"}  # which only read
+    # Those only read; data hands over to data_prep, which has dry runs of its own.
+    assert set(added.choices) - planned == {"status", "experiments", "completion", "data"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["train", "patches_dual", "data.path=nowhere"], "nowhere/manifest.json is missing"),
+        (["train", "patches_dual"], "the run was started with data.batch_size=16 (now 64)"),
+        (["train", "patches_dual", "--name", "new", "data.path=nowhere"], "nowhere/manifest.json is missing"),
         (["evaluate", "patches_dual", "--name", "other"], "no such checkpoint; there are: runs/patches_dual"),
         (["score", RUN, "in", "nothing.png"], "nothing.png: no such file or folder"),
         (["score", RUN, "empty"], "empty: holds no image"),
@@ -171,7 +173,15 @@ def test_a_script_can_be_looked_at_without_the_data(
 def _make(folder: Path, *arguments: str) -> str:
     """Run make in a folder with an environment that is there already: this one."""
     (folder / ".venv/bin").mkdir(parents=True, exist_ok=True)
-    for name in ("Makefile", "requirements.lock", "pyproject.toml", "experiments", "studies", "sweeps"):
+    for name in (
+        "Makefile",
+        "requirements.lock",
+        "pyproject.toml",
+        "setup.py",
+        "experiments",
+        "studies",
+        "sweeps",
+    ):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     python = folder / ".venv/bin/python"

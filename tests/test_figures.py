@@ -51,9 +51,9 @@ def demo_run(workspace: Workspace, demo_shards: Path) -> Workspace:
 
 def test_figure_1_is_drawn_from_the_two_runs(workspace: Workspace) -> None:
     figure = ["figures", "runs/scale_mixture_dual", "--only", "1"]
-    assert "make train EXP=scale_mixture_dual" in workspace.fail(*figure)
+    assert "dualscore train scale_mixture_dual" in workspace.fail(*figure)
     workspace.run("train", "scale_mixture_dual", *VECTORS)
-    assert "make train EXP=scale_mixture_single" in workspace.fail(*figure)
+    assert "dualscore train scale_mixture_single" in workspace.fail(*figure)
     workspace.run("train", "scale_mixture_single", *VECTORS)
     printed = workspace.run(*figure, "--out", "drawn")
     folder = workspace.folder / "drawn"

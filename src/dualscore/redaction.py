@@ -50,5 +50,5 @@ def restore(stored: str, given: str) -> str:
         return given
     raise ConfigError(
         f"data.path={redact(stored)}: credentials and commands are not kept with a run; "
-        "give the whole again with SET=data.path=…"
+        "give the whole data.path=… again"
     )

@@ -31,7 +31,7 @@ from dualscore.settings.config import Best, ExperimentConfig
 from dualscore.settings.experiment import to_plain
 from dualscore.telling import introduce, tell_results
 from dualscore.terminal import final, quiet, rank, shared_console
-from dualscore.terminal.hints import command, option
+from dualscore.terminal.hints import afresh, command, option
 from dualscore.training.callbacks import (
     BitsPerDim,
     Bound,
@@ -164,14 +164,7 @@ def _fit(
     if step >= config.trainer.max_steps:
         if not is_complete(run.folder / "evaluation.json", run.best):
             return True
-        more, fresh = option("trainer.max_steps=…", "SET=trainer.max_steps=…"), option("--fresh", "FRESH=1")
-        final(
-            console,
-            f"{run.folder} is complete ({step:,} steps). Train longer with {more} (a cosine schedule is then "
-            f"stretched to the new length), anew beside it with {fresh}, or measure it with "
-            f"{command('evaluate', config.name, variables={'EXP': config.name})}.",
-            soft_wrap=True,
-        )
+        _say_complete(config, run, step)
         return False
     logger = PatientLogger(run.folder, step, _warn)
     journal = Journal(logger.log_text, logger.save, _ending(before) if step else None)
@@ -207,12 +200,8 @@ def _fit(
     if rank() == 0:
         run.write_config(plain)
     introduce(config, run, module, datamodule, trainer, step)
-    if newest and (devices := newest[1]["dualscore"].get("devices", 1)) != trainer.world_size:
-        console.print(
-            f"{trainer.world_size} devices where there were {devices}: the same images, noise and order; "
-            "sums are taken in another order, so weights agree to rounding",
-            soft_wrap=True,
-        )
+    if newest:
+        _compare_devices(newest[1]["dualscore"].get("devices", 1), trainer.world_size, console)
     parameters = sum(p.numel() for p in module.model.parameters())
     write_opening(logger, config, plain, compared, parameters, run.folder.name)
     with (
@@ -226,6 +215,26 @@ def _fit(
             "from the checkpoint before"
         )
     return True
+
+
+def _say_complete(config: ExperimentConfig, run: Run, step: int) -> None:
+    more, fresh = option("trainer.max_steps=…", "SET=trainer.max_steps=…"), afresh()
+    final(
+        shared_console(),
+        f"{run.folder} is complete ({step:,} steps). Train longer with {more} (a cosine schedule is then "
+        f"stretched to the new length), anew beside it with {fresh}, or measure it with "
+        f"{command('evaluate', config.name, variables={'EXP': config.name})}.",
+        soft_wrap=True,
+    )
+
+
+def _compare_devices(before: int, now: int, console: Console) -> None:
+    if before != now:
+        console.print(
+            f"{now} devices where there were {before}: the same images, noise and order; "
+            "sums are taken in another order, so weights agree to rounding",
+            soft_wrap=True,
+        )
 
 
 def _ending(before: Status) -> str:

@@ -103,7 +103,7 @@ def check(job: Job, data_needed: bool = True) -> str:
         if (queued := _queued(run)) is not None:
             raise ClusterError(
                 f"{run.folder}: job {queued} is in the queue for it; wait for it, end it with "
-                f"scancel {queued}, or choose another folder with NAME=…"
+                f"scancel {queued}, or choose another folder with {option('--name …', 'NAME=…')}"
             )
     return missing
 

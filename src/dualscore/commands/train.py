@@ -7,6 +7,7 @@ from pathlib import Path
 from dualscore.commands.options import Commands, add_experiment
 from dualscore.errors import ConfigError
 from dualscore.terminal.dry import Plan
+from dualscore.terminal.hints import afresh
 
 _CHOSEN_RUN = "DUALSCORE_RUN"
 
@@ -29,7 +30,9 @@ def _run(arguments: argparse.Namespace) -> None:
         train(config, Run(Path(chosen)))
     elif arguments.fresh and int(os.environ.get("SLURM_NTASKS") or os.environ.get("WORLD_SIZE") or 1) > 1:
         # Processes started side by side would each count the folders for themselves.
-        raise ConfigError(f"FRESH=1 with several tasks: name the new run yourself, {_CHOSEN_RUN}=runs/NAME-2")
+        raise ConfigError(
+            f"{afresh()} with several tasks: name the new run yourself, {_CHOSEN_RUN}=runs/NAME-2"
+        )
     else:
         run = (fresh_run if arguments.fresh else newest_run)(arguments.name or config.name, arguments.runs)
         # The processes that Lightning starts for other devices inherit this and join the same run.

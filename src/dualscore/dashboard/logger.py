@@ -26,12 +26,12 @@ class PatientLogger(TensorBoardLogger):
     Args:
         folder: the run's.
         step: entries from this step on are dropped, because they are logged again; 0 for none.
-        warn: told once, until writing works again.
+        warn: told of failures, ever more seldom.
     """
 
     def __init__(self, folder: Path, step: int, warn: Callable[[str], None]) -> None:
         super().__init__(folder, name="", version="", default_hp_metric=False, purge_step=step or None)
-        self._warn, self._lost = warn, False
+        self._warn, self._failures = warn, 0
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -74,7 +74,6 @@ class PatientLogger(TensorBoardLogger):
         """
         with self._patience():
             put(self.experiment)
-            self._lost = False
 
     def save(self) -> None:
         """Flush, if that can be written; the settings are in config.yaml."""
@@ -96,8 +95,8 @@ class PatientLogger(TensorBoardLogger):
         except OSError as error:
             self._experiment = None  # whose thread is dead; the next entry opens another file
             self._kwargs.pop("purge_step", None)  # which must not drop what the first one has
-            if not self._lost:
-                self._lost = True
+            self._failures += 1
+            if self._failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, …: small entries may fit in between
                 self._warn(
                     f"{self.save_dir}: the log is not written ({error.strerror or error}); "
                     "training goes on, unlogged"

@@ -21,6 +21,7 @@ from dualscore.errors import CheckpointError, ConfigError, TrainingError
 from dualscore.files.aside import write_aside
 from dualscore.files.plain_yaml import refuse_aliases
 from dualscore.settings.experiment import to_config, to_plain
+from dualscore.terminal.hints import afresh, option
 
 RUNS = Path("runs")
 FREE_KEYS = re.compile(r"(trainer|evaluate)\..*|data\.(path|cache|cache_gb|max_skipped)")
@@ -69,7 +70,8 @@ def check_architecture(path: Path, trained: dict[str, Any], wanted: dict[str, An
         what = ", ".join(f"{k}={old} (here {new})" for k, (old, new) in changed.items())
         raise CheckpointError(
             f"{path}: a checkpoint of another architecture: it was trained with {what}; "
-            "name the experiment it belongs to with EXP=…, or repeat its settings with SET=…"
+            f"name the experiment it belongs to{option('', ' with EXP=…')}, or repeat its "
+            f"settings{option('', ' with SET=…')}"
         )
 
 
@@ -121,10 +123,10 @@ class Run:
         except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(
-                f"{self.config_file}: cannot be read ({reason}); start anew with FRESH=1"
+                f"{self.config_file}: cannot be read ({reason}); start anew with {afresh()}"
             ) from error
         if not isinstance(content, dict):
-            raise ConfigError(f"{self.config_file}: holds no keys; start anew with FRESH=1")
+            raise ConfigError(f"{self.config_file}: holds no keys; start anew with {afresh()}")
         return content
 
     def check_same(self, config: dict[str, Any]) -> str:
@@ -147,8 +149,9 @@ class Run:
         if changed:
             what = ", ".join(f"{k}={old} (now {new})" for k, (old, new) in changed.items())
             raise ConfigError(
-                f"{self.config_file}: the run was started with {what}; repeat those with SET=…, "
-                "or start a new run beside it with FRESH=1"
+                f"{self.config_file}: the run was started with {what}; repeat "
+                f"{option('them', 'those with SET=…')}, or start a new run beside it with "
+                f"{afresh()}"
             )
         return "valid, and those of the run so far"
 
@@ -176,7 +179,7 @@ class Run:
                 file.seek(0)
                 raise TrainingError(
                     f"{self.folder}: {file.read().strip() or 'another process'} trains there; wait for it, "
-                    "or start a new run beside it with FRESH=1"
+                    f"or start a new run beside it with {afresh()}"
                 ) from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -26,6 +26,11 @@ def option(flag: str, variable: str) -> str:
     return variable if from_make() else flag
 
 
+def afresh() -> str:
+    """The option that starts a new run beside the old one."""
+    return option("--fresh", "FRESH=1")
+
+
 def command(name: str, *words: str, variables: Mapping[str, str] | None = None, options: str = "") -> str:
     """A command to type next.
 

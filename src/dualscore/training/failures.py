@@ -10,6 +10,7 @@ import torch
 from dualscore.errors import DivergenceError, StoppedError, TrainingError
 from dualscore.runs.watchdog import Watchdog
 from dualscore.settings.config import ExperimentConfig
+from dualscore.terminal.hints import afresh
 from dualscore.training.memory import advice, is_out_of_memory
 from dualscore.training.module import DualScoreModule
 
@@ -46,7 +47,7 @@ def told_to_people(
         # SOAP's, of gradients that are finite but absurd.
         raise DivergenceError(
             f"step {trainer.global_step}: the optimiser's preconditioner overflows; the last good checkpoint "
-            "is kept; try a smaller optim.lr with FRESH=1"
+            f"is kept; try a smaller optim.lr with {afresh()}"
         ) from error
     except RuntimeError as error:
         if (known := _known(error, trainer, module, config, watchdog)) is None:

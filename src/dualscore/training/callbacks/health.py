@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dualscore.errors import DivergenceError
+from dualscore.terminal.hints import afresh
 from dualscore.training.callbacks.steps import is_logged
 from dualscore.training.module import DualScoreModule
 
@@ -88,7 +89,7 @@ class GradientHealth(Callback):
         if left_out > self.limit:
             raise DivergenceError(
                 f"{what}; {left_out} such steps since the last validation, where trainer.max_skipped="
-                f"{self.limit}: the last good checkpoint is kept; try a smaller optim.lr with FRESH=1"
+                f"{self.limit}: the last good checkpoint is kept; try a smaller optim.lr with {afresh()}"
             )
         self.warn(f"{what}: left out; {left_out} since the last validation, at most {self.limit}")
 

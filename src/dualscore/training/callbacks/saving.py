@@ -10,6 +10,7 @@ from dualscore.errors import DivergenceError, StoppedError
 from dualscore.runs.checkpoint_io import AtomicCheckpointIO
 from dualscore.runs.folder import Run
 from dualscore.runs.signals import StopSignals
+from dualscore.terminal.hints import afresh
 from dualscore.training.callbacks.steps import ends_step
 
 AGREE_EVERY = 10
@@ -54,7 +55,7 @@ class Saving(Checkpoint):
         if not math.isfinite(figure):  # nor are the weights worth keeping
             what = f"step {trainer.global_step}: {self.monitor} is not finite"
             raise DivergenceError(
-                f"{what}; the last good checkpoint is kept; try a smaller optim.lr with FRESH=1"
+                f"{what}; the last good checkpoint is kept; try a smaller optim.lr with {afresh()}"
             )
         if figure < self.best:
             before, self.best = self.best, figure

@@ -12,6 +12,7 @@ from torch import Tensor
 from dualscore.errors import DivergenceError
 from dualscore.runs.checkpoints import newest_sound
 from dualscore.runs.folder import Run
+from dualscore.terminal.hints import afresh
 from dualscore.training.callbacks.steps import ends_step, is_logged
 from dualscore.training.module import DualScoreModule
 
@@ -77,7 +78,7 @@ class SpikeGuard(Callback):
         self._rollbacks += 1
         if found is None or self._rollbacks > MOST:
             again = "no checkpoint is there yet" if found is None else f"for the {self._rollbacks}th time"
-            raise DivergenceError(f"{what}, {again}; try a smaller optim.lr with FRESH=1")
+            raise DivergenceError(f"{what}, {again}; try a smaller optim.lr with {afresh()}")
         path, content = found
         with torch.no_grad():
             module.load_state_dict(content["state_dict"])
