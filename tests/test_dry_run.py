@@ -108,8 +108,8 @@ def test_every_command_that_writes_has_a_dry_run() -> None:
         (["convert", f"{RUN}/checkpoints/best.ckpt", "--no-normalizer"], "not a checkpoint in the released"),
         (["figures", RUN, "--only", "tabel1"], "did you mean table1?"),
         (
-            ["train", "patches_dual", "data.path=s3://bucket/x"],
-            "must be a folder, http://…, https://… or `pipe",
+            ["train", "patches_dual", "--name", "new", "data.path=s3://b"],
+            "must be a folder, http://…, https://… or",
         ),
         (
             ["train", "patches_dual", "--name", "new", "data.path=pipe:cat"],
