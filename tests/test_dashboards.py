@@ -17,6 +17,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams import api_pb2, metadata
 
 from benchmarks.screenshots import CARDS, LAYOUT, browser, category, chromium, show, tensorboard
 from dualscore.dashboard import hparams
@@ -85,6 +86,9 @@ def test_the_evaluation_stands_in_the_log_and_in_hparams(trained_demo: Path) -> 
     full = [(event.step, event.value) for event in events.Scalars("gaussian/full_covariance")]
     assert full == [(step, pytest.approx(report["gaussian"]["full_covariance"])) for step in (0, 1)]
     assert hparams.METRICS.keys() <= set(events.Tags()["scalars"])
+    stored = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+    ended = metadata.parse_session_end_info_plugin_data(stored)
+    assert ended.status == api_pb2.Status.Value("STATUS_SUCCESS")
     assert "Wiener" in events.SummaryMetadata("psnr_gain_linear/+30dB").summary_description
     assert describe("val/bound") == events.SummaryMetadata("val/bound").summary_description
     (histogram,) = events.Histograms("val/energies")

@@ -89,6 +89,14 @@ def test_a_log_file_that_cannot_be_written_is_an_error(workspace: Workspace) -> 
     )
 
 
+@pytest.mark.usefixtures("workspace")
+def test_a_disk_without_room_costs_the_log_and_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--log-file", "/dev/full"]) == 0
+    printed = capsys.readouterr()
+    assert "no runs in runs" in printed.out
+    assert printed.err == "warning: --log-file /dev/full: lines are missing: No space left on device\n"
+
+
 def test_lines_of_several_processes_stay_whole(tmp_path: Path) -> None:
     first, second = LogFile(tmp_path / "log", 0), LogFile(tmp_path / "log", 1)
     first.add("half of ")

@@ -170,3 +170,5 @@ def speaking(hushed: bool = False, log_file: Path | None = None, command: str = 
         if log is not None:
             log.add(f"{'' if rank() else f'ended after {time.monotonic() - began:.1f} s'}\n")
             log.close()
+            if log.lost:
+                print(f"warning: --log-file {log_file}: lines are missing: {log.lost}", file=sys.stderr)

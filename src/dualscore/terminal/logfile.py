@@ -1,6 +1,5 @@
 """A log file: every line that is said, plain, with the time, appended; safe with several processes."""
 
-import contextlib
 import os
 import re
 import time
@@ -37,6 +36,8 @@ class LogFile:
     def __init__(self, path: Path, rank: int) -> None:
         self._mark = f"rank {rank}: " if rank else ""
         self._rest = ""
+        self.lost = ""
+        """Why lines are missing; nothing if none are."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -48,8 +49,10 @@ class LogFile:
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             if plain := harmless(_STYLE.sub("", line)).rstrip():
-                with contextlib.suppress(OSError):
+                try:
                     os.write(self._file, f"{now()} {self._mark}{plain}\n".encode(errors="replace"))
+                except OSError as error:
+                    self.lost = error.strerror or str(error)
 
     def close(self) -> None:
         """Write what has no end of line yet, and close."""
