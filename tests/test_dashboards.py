@@ -23,13 +23,15 @@ from benchmarks.screenshots import CARDS, LAYOUT, browser, category, chromium, s
 from dualscore.dashboard import hparams
 from dualscore.dashboard.layout import layout
 from dualscore.dashboard.logger import PatientLogger
+from dualscore.dashboard.score_network import neighbour
 from dualscore.dashboard.tags import describe
 from dualscore.errors import DivergenceError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.noise import psnr
 from dualscore.pictures.heat import COLOURS, colour, common_scale
 from dualscore.runs.folder import Run
-from dualscore.settings.experiment import load_experiment
+from dualscore.runs.status import State, Status
+from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.train import train
 from dualscore.training.callbacks.journal import Journal
 from workspace import ROOT, TINY, Workspace
@@ -144,6 +146,33 @@ def test_a_score_network_beside_a_run_is_what_it_is_compared_with(
     assert not any(tag.startswith("psnr_gain_score") for tag in network.Tags()["scalars"])
 
 
+def test_the_newest_complete_score_network_of_the_same_validation_is_taken(tmp_path: Path) -> None:
+    def make(name: str, age: float, psnr_out: float, *settings: str, state: State = State.complete) -> None:
+        run = Run(tmp_path / name)
+        run.folder.mkdir()
+        run.write_config(to_plain(load_experiment("patches_denoiser", list(settings), ROOT / "experiments")))
+        Status(state=state).say(run.folder)
+        os.utime(run.folder / "status.json", (1e9 - age, 1e9 - age))
+        logger = PatientLogger(run.folder, 0, pytest.fail)
+        logger.log_metrics({"psnr/+15dB": psnr_out}, 0)
+        logger.finalize("success")
+
+    config = load_experiment("patches_dual", [], ROOT / "experiments")
+
+    def found() -> tuple[str, list[float]]:
+        name, measured = neighbour(tmp_path / "own", config, to_plain(config))
+        return name, list(measured.values())
+
+    assert found() == ("", [])
+    for number, setting in enumerate(["seed=7", "trainer.validate_images=8", "evaluate.psnr=[15]"]):
+        make(f"other{number}", 0.0, 1.0, setting)
+    make("failed", 0.0, 2.0, state=State.failed)
+    assert found() == ("", [])
+    make("older", 20.0, 3.0)
+    make("newer", 10.0, 4.0, "optim.lr=1e-5")
+    assert found() == ("newer", [4.0])
+
+
 def test_two_processes_write_one_log_of_all_images(workspace: Workspace, demo_shards: Path) -> None:
     settings = [*TINY, f"data.path={demo_shards}", "trainer.validate_every=2", "optim.warmup_steps=0"]
     settings += ["trainer.max_steps=2", "data.workers=0", "trainer.devices=2", "trainer.validate_images=33"]
@@ -171,6 +200,16 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
     logger.log_metrics({"a": 1.0}, 0)
     logger.finalize("success")
     assert read(tmp_path).Scalars("a")[0].value == 1.0
+
+
+def test_what_is_logged_again_after_a_crash_replaces_what_was_there(tmp_path: Path) -> None:
+    for step, value in ((0, 1.0), (3, 2.0)):
+        logger = PatientLogger(tmp_path, step, pytest.fail)
+        for later in range(step, 5):
+            logger.log_metrics({"a": value}, later)
+        logger.finalize("success")
+    found = [(event.step, event.value) for event in read(tmp_path).Scalars("a")]
+    assert found == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
 
 
 def test_published_figures_stand_beside_their_data_set_only() -> None:

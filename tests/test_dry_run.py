@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from data_prep.cli import main as prepare
+from dualscore.cli import main
 from dualscore.commands import ALL
 from dualscore.commands.options import Commands
 from test_released import DATA
@@ -145,6 +146,16 @@ def test_a_dry_run_ends_as_the_command_would_with_a_denoiser(workspace: Workspac
         assert "a denoiser" in line
 
 
+def test_general_options_before_data_are_handed_over(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(workspace.folder)
+    for words in (["--quiet", "--dry-run", "data"], ["data", "--dry-run", "--quiet"]):
+        assert main([*words, "build", "demo", "--out", "new"]) == 0
+        assert "new (new): shards" in capsys.readouterr().out
+    assert tree(workspace.folder) == before
+
+
 def test_data_preparation_has_dry_runs(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree(place.folder)
     assert prepare(["build", "demo", "--out", "new", "--dry-run"]) == 0
@@ -161,8 +172,6 @@ def test_data_preparation_has_dry_runs(place: Workspace, capsys: pytest.CaptureF
 def test_a_script_can_be_looked_at_without_the_data(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dualscore.cli import main
-
     assert main(["submit", "imagenet64_dual", "--dry-run"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("#!/bin/bash")

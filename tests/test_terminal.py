@@ -15,6 +15,7 @@ from dualscore.settings.experiment import available
 from dualscore.settings.header import read_header
 from dualscore.terminal import Terminal
 from dualscore.terminal.boxes import fitting
+from dualscore.terminal.hints import runs_below
 from dualscore.terminal.logfile import LogFile
 from terminal_screen import on_terminal, plain
 from workspace import ROOT, TINY, Workspace
@@ -255,6 +256,15 @@ def test_experiments_say_what_they_need(workspace: Workspace) -> None:
         assert header.hardware, name
         assert header.takes, name
     assert "one GPU with 24 GB of memory; 16 GB of disk. Takes: published" in workspace.run("experiments")
+
+
+def test_runs_are_listed_the_latest_first(tmp_path: Path) -> None:
+    for age, name in enumerate(["last", "sweep/b", "first"]):
+        file = tmp_path / name / "checkpoints/best.ckpt"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (1e9 - age, 1e9 - age))
+    assert runs_below(tmp_path) == [str(tmp_path / name) for name in ("last", "sweep/b", "first")]
 
 
 # --- completion
