@@ -8,11 +8,13 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
 from rich.control import Control
+from rich.table import Table
 
 from dualscore.terminal.logfile import LogFile, Tee, now
 
@@ -49,7 +51,8 @@ def rank() -> int:
 class Terminal(Console):
     """A console that can be hushed, and that repeats what it says in a log file.
 
-    Lines that were left to the terminal to wrap are wrapped between words on one, and never cut elsewhere.
+    Lines that were left to the terminal to wrap are wrapped between words on one, and never cut elsewhere;
+    tables have frames on a terminal alone.
 
     Args:
         hushed: whether only what is said by `final` is shown.
@@ -87,14 +90,23 @@ class Terminal(Console):
     def _show(self, objects: Sequence[Any], options: dict[str, Any]) -> None:
         if options.get("soft_wrap") and self.is_terminal:
             options = options | {"soft_wrap": False}
-        super().print(*objects, **options)
+        super().print(*(objects if self.is_terminal else map(_unframed, objects)), **options)
 
     def _repeat(self, objects: Sequence[Any], options: dict[str, Any]) -> None:
         if self.log_file is None or self.quiet or all(isinstance(o, Control) for o in objects):
             return
         plain = Console(file=io.StringIO(), width=WIDE, color_system=None, force_terminal=False)
-        plain.print(*objects, **options)
+        plain.print(*map(_unframed, objects), **options)
         self.log_file.add(cast(io.StringIO, plain.file).getvalue())
+
+
+def _unframed(shown: Any) -> Any:  # noqa: ANN401 - what Rich prints
+    """A table as columns of words, which programs can read too; anything else as it is."""
+    if not isinstance(shown, Table):
+        return shown
+    table = copy(shown)
+    table.box = None
+    return table
 
 
 _current: Terminal | None = None
