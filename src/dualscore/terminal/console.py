@@ -12,7 +12,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any, cast
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.control import Control
 from rich.table import Table
 
@@ -101,7 +101,9 @@ class Terminal(Console):
 
 
 def _unframed(shown: Any) -> Any:  # noqa: ANN401 - what Rich prints
-    """A table as columns of words, which programs can read too; anything else as it is."""
+    """Tables as columns of words, which programs can read too; anything else as it is."""
+    if isinstance(shown, Group):
+        return Group(*map(_unframed, shown.renderables))
     if not isinstance(shown, Table):
         return shown
     table = copy(shown)
