@@ -58,10 +58,11 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     step = status.step if status is not None and run.kept() else 0
     plan.add("start", f"goes on from step {step:,}" if step else "a new run, from step 0")
     plan.check("settings", lambda: run.check_same(to_plain(config)))
+    plan.check("folder", run.check_free)
     planning.data(plan, config)
     plan.check("model", lambda: shape_model(config))
     plan.check("devices", lambda: planning.devices(config))
     left = max(0, options.max_steps - step)
     plan.add("work", f"{left:,} steps of {config.data.batch_size} images, {options.precision}")
     plan.add("time", expected(run.folder, left * config.data.batch_size, config))
-    return plan.writes(run.folder, "checkpoints/", "evaluation.json", "config.yaml", "events.*")
+    return plan.writes(run.folder, "checkpoints/", "evaluation.json", "config.yaml", "events.out.tfevents.…")

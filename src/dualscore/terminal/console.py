@@ -8,12 +8,14 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, cast
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.control import Control
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from dualscore.files.plain_text import harmless
@@ -53,7 +55,8 @@ class Terminal(Console):
     """A console that can be hushed, and that repeats what it says in a log file.
 
     Text is shown as it is: names of runs and files may hold Rich's markup or a terminal's own commands. Lines
-    that were left to the terminal to wrap are wrapped between words on one, and never cut elsewhere.
+    that were left to the terminal to wrap are wrapped between words on one, and never cut elsewhere; tables
+    have frames on a terminal alone.
 
     Args:
         hushed: whether only what is said by `final` is shown.
@@ -101,7 +104,7 @@ class Terminal(Console):
     def _show(self, objects: Sequence[Any], options: dict[str, Any]) -> None:
         if options.get("soft_wrap") and self.is_terminal:
             options = options | {"soft_wrap": False}
-        super().print(*objects, **options)
+        super().print(*(objects if self.is_terminal else map(_unframed, objects)), **options)
 
     def _repeat(self, objects: Sequence[Any], options: dict[str, Any]) -> None:
         if self.log_file is None or self.quiet or all(isinstance(o, Control) for o in objects):
@@ -114,8 +117,19 @@ class Terminal(Console):
             markup=False,
             highlight=False,
         )
-        plain.print(*objects, **options)
+        plain.print(*map(_unframed, objects), **options)
         self.log_file.add(cast(io.StringIO, plain.file).getvalue())
+
+
+def _unframed(shown: Any) -> Any:  # noqa: ANN401 - what Rich prints
+    """Tables as columns of words, which programs can read too; anything else as it is."""
+    if isinstance(shown, Group):
+        return Group(*map(_unframed, shown.renderables))
+    if not isinstance(shown, Table):
+        return shown
+    table = copy(shown)
+    table.box = None
+    return table
 
 
 _current: Terminal | None = None
