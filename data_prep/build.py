@@ -107,7 +107,7 @@ def preview(request: Request, source: Source, out: Path) -> list[tuple[str, str]
 
 
 def _say(text: str) -> None:
-    shared_console().print(text, markup=False, highlight=False, soft_wrap=True)
+    shared_console().print(text, soft_wrap=True)
 
 
 def _warn(plan: Plan) -> None:

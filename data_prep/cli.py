@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dualscore.commands.parser import Parser, add_general
 from dualscore.errors import DataError, DualscoreError
 from dualscore.terminal import final, shared_console, speaking
+from dualscore.terminal.complaint import complaint, shown
 from dualscore.terminal.dry import Plan
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ REPEATED = "An interrupted build goes on when the same command is given again."
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m data_prep") -> int:
     """Run the command line, called `prog`; returns the exit status, 0 or 1 (130 after Ctrl-C)."""
     options = _parser(prog).parse_args(arguments)
-    typed = shlex.join([prog, *(sys.argv[1:] if arguments is None else arguments)])
+    typed = shown(f"{prog} {shlex.join(sys.argv[1:] if arguments is None else arguments)}")
     try:
         with speaking(getattr(options, "quiet", False), getattr(options, "log_file", None), typed):
             return _run(options)
     except DualscoreError as error:  # the log file itself
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {complaint(error)}", file=sys.stderr)
         return 1
 
 
@@ -40,19 +41,16 @@ def _run(options: argparse.Namespace) -> int:
             plan(options).show(shared_console())
             return 0
         return run(options)
-    except DualscoreError as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except (DualscoreError, OSError) as error:
+        print(f"error: {complaint(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted: give the same command again to go on", file=sys.stderr)
         return 130
-    print(f"error: {message}", file=sys.stderr)
-    return 1
 
 
 def _say(text: str) -> None:
-    final(shared_console(), text, markup=False, highlight=False, soft_wrap=True)
+    final(shared_console(), text, soft_wrap=True)
 
 
 def _request(options: argparse.Namespace) -> "tuple[Request, Source]":
@@ -93,7 +91,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     problems = verify(options.out, options.workers)
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {shown(problem)}", file=sys.stderr)
     if not problems:
         _say(f"{options.out}: every shard, count and statistic is right")
     return 1 if problems else 0

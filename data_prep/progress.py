@@ -33,7 +33,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show a bar; yields a function that sets how much is done."""
+    """Show a bar on a terminal; yields a function that sets how much is done."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -41,8 +41,9 @@ def bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         _Rate(unit),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    hushed = shared_console().hushed
-    with Progress(*columns, console=Console(stderr=True), disable=hushed) as progress:
+    console = Console(stderr=True)
+    live = console.is_terminal and not console.is_dumb_terminal and not shared_console().hushed
+    with Progress(*columns, console=console, disable=not live) as progress:
         task = progress.add_task(label, total=total)
         yield lambda done: progress.update(task, completed=done)
 

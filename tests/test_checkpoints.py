@@ -233,6 +233,7 @@ def test_two_runs_in_one_folder_are_refused(workspace: Workspace, demo_shards: P
     )  # fmt: skip
     assert holder.stdout is not None
     holder.stdout.readline()
+    assert "trains there" in workspace.fail("train", *settings, "--dry-run")
     line = workspace.fail("train", *settings)
     assert f"runs/patches_dual: process {holder.pid} on " in line
     assert "trains there" in line

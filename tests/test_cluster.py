@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dualscore.cluster.script import Entry, Job, Resources, render, seconds
+from dualscore.cluster.script import PLACE, Entry, Job, Resources, render, seconds
 from dualscore.cluster.sweep import load_sweep
 from dualscore.errors import ClusterError, ConfigError
 from dualscore.settings.experiment import load_experiment
@@ -176,6 +176,30 @@ def test_dry_prints_the_script_and_leaves_nothing(
     assert not (workspace.folder / "runs").exists()
     assert "sbatch: no such command" in workspace.fail(*job)
     assert not (workspace.folder / "runs").exists()
+
+
+def test_a_script_has_credentials_from_its_environment(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = f"data.path=pipe:env TOKEN=tiptop cat {demo_shards}/{{}}"
+    fake = workspace.folder / "bin/sbatch"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\nprintf %s "$DUALSCORE_DATA_PATH" > handed; echo 7\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    job = ["submit", "patches_dual", secret, "--gpus=0", "--log-file", "log"]
+    printed = workspace.run(*job, "--dry-run") + workspace.run(*job)
+    assert (workspace.folder / "handed").read_text() == secret.removeprefix("data.path=")
+    script = workspace.folder / "runs/patches_dual/job.sh"
+    for text in (printed, script.read_text(), (workspace.folder / "log").read_text()):
+        assert "tiptop" not in text
+    # The shell that runs it says what is missing, and hands on what is there, as one word.
+    head = script.read_text().partition("# With a command of its own")[0] + "printf '%s' \"${settings[@]}\"\n"
+    missing = subprocess.run(["bash", "-c", head], capture_output=True, text=True, check=False)
+    assert "DUALSCORE_DATA_PATH: holds the place" in missing.stderr
+    there = os.environ | {"DUALSCORE_DATA_PATH": "pipe:a b $c {}"}
+    assert subprocess.check_output(["bash", "-c", head], text=True, env=there) == "data.path=pipe:a b $c {}"
+    assert PLACE not in workspace.run("submit", "patches_dual", f"data.path={demo_shards}", "--dry-run")
 
 
 def test_what_could_only_fail_in_the_queue_is_refused_before(workspace: Workspace, demo_shards: Path) -> None:

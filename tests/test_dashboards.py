@@ -10,19 +10,29 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams import api_pb2, metadata
 
 from benchmarks.screenshots import CARDS, LAYOUT, browser, category, chromium, show, tensorboard
 from dualscore.dashboard import hparams
 from dualscore.dashboard.layout import layout
 from dualscore.dashboard.logger import PatientLogger
+from dualscore.dashboard.score_network import neighbour
 from dualscore.dashboard.tags import describe
+from dualscore.errors import DivergenceError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.noise import psnr
-from dualscore.settings.experiment import load_experiment
+from dualscore.pictures.heat import COLOURS, colour, common_scale
+from dualscore.runs.folder import Run
+from dualscore.runs.status import State, Status
+from dualscore.settings.experiment import load_experiment, to_plain
+from dualscore.train import train
 from dualscore.training.callbacks.journal import Journal
 from workspace import ROOT, TINY, Workspace
 
@@ -78,6 +88,9 @@ def test_the_evaluation_stands_in_the_log_and_in_hparams(trained_demo: Path) -> 
     full = [(event.step, event.value) for event in events.Scalars("gaussian/full_covariance")]
     assert full == [(step, pytest.approx(report["gaussian"]["full_covariance"])) for step in (0, 1)]
     assert hparams.METRICS.keys() <= set(events.Tags()["scalars"])
+    stored = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+    ended = metadata.parse_session_end_info_plugin_data(stored)
+    assert ended.status == api_pb2.Status.Value("STATUS_SUCCESS")
     assert "Wiener" in events.SummaryMetadata("psnr_gain_linear/+30dB").summary_description
     assert describe("val/bound") == events.SummaryMetadata("val/bound").summary_description
     (histogram,) = events.Histograms("val/energies")
@@ -137,6 +150,33 @@ def test_a_score_network_beside_a_run_is_what_it_is_compared_with(
     assert not any(tag.startswith("psnr_gain_score") for tag in network.Tags()["scalars"])
 
 
+def test_the_newest_complete_score_network_of_the_same_validation_is_taken(tmp_path: Path) -> None:
+    def make(name: str, age: float, psnr_out: float, *settings: str, state: State = State.complete) -> None:
+        run = Run(tmp_path / name)
+        run.folder.mkdir()
+        run.write_config(to_plain(load_experiment("patches_denoiser", list(settings), ROOT / "experiments")))
+        Status(state=state).say(run.folder)
+        os.utime(run.folder / "status.json", (1e9 - age, 1e9 - age))
+        logger = PatientLogger(run.folder, 0, pytest.fail)
+        logger.log_metrics({"psnr/+15dB": psnr_out}, 0)
+        logger.finalize("success")
+
+    config = load_experiment("patches_dual", [], ROOT / "experiments")
+
+    def found() -> tuple[str, list[float]]:
+        name, measured = neighbour(tmp_path / "own", config, to_plain(config))
+        return name, list(measured.values())
+
+    assert found() == ("", [])
+    for number, setting in enumerate(["seed=7", "trainer.validate_images=8", "evaluate.psnr=[15]"]):
+        make(f"other{number}", 0.0, 1.0, setting)
+    make("failed", 0.0, 2.0, state=State.failed)
+    assert found() == ("", [])
+    make("older", 20.0, 3.0)
+    make("newer", 10.0, 4.0, "optim.lr=1e-5")
+    assert found() == ("newer", [4.0])
+
+
 def test_two_processes_write_one_log_of_all_images(workspace: Workspace, demo_shards: Path) -> None:
     settings = [*TINY, f"data.path={demo_shards}", "trainer.validate_every=2", "optim.warmup_steps=0"]
     settings += ["trainer.max_steps=2", "data.workers=0", "trainer.devices=2", "trainer.validate_images=33"]
@@ -164,6 +204,16 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
     logger.log_metrics({"a": 1.0}, 0)
     logger.finalize("success")
     assert read(tmp_path).Scalars("a")[0].value == 1.0
+
+
+def test_what_is_logged_again_after_a_crash_replaces_what_was_there(tmp_path: Path) -> None:
+    for step, value in ((0, 1.0), (3, 2.0)):
+        logger = PatientLogger(tmp_path, step, pytest.fail)
+        for later in range(step, 5):
+            logger.log_metrics({"a": value}, later)
+        logger.finalize("success")
+    found = [(event.step, event.value) for event in read(tmp_path).Scalars("a")]
+    assert found == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
 
 
 def test_published_figures_stand_beside_their_data_set_only() -> None:
@@ -222,6 +272,42 @@ def test_the_journal_goes_on_and_keeps_secrets() -> None:
     second.note("rollbacks", "again")
     assert second.counts["rollbacks"] == 2
     assert shown[-1].index("again") < shown[-1].index("jumped")
+
+
+class _Poison(Callback):
+    """Makes the weights NaN before the first validation."""
+
+    def on_validation_start(self, _: Trainer, pl_module: LightningModule) -> None:
+        for weights in pl_module.parameters():
+            weights.data.fill_(math.nan)
+
+
+@pytest.mark.parametrize("experiment", ["patches_dual", "patches_denoiser"])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_weights_that_are_not_finite_end_a_training_and_not_its_dashboard(
+    experiment: str, workspace: Workspace, demo_shards: Path
+) -> None:
+    settings = [*TINY, f"data.path={demo_shards}", "trainer.max_steps=2", "trainer.validate_every=2"]
+    config = load_experiment(experiment, [*settings, "optim.warmup_steps=0", "optim.ema_steps=0"])
+    run = Run(workspace.folder / "runs" / experiment)
+    with pytest.raises(DivergenceError, match="is not finite; the last good checkpoint is kept"):
+        train(config, run, [_Poison()])
+    events = read(run.folder)
+    assert math.isnan(events.Scalars("val/loss")[-1].value)
+    assert "val/energies" not in events.Tags()["histograms"]
+    assert "denoised/+30dB" in events.Tags()["images"]
+
+
+def test_heat_maps_bear_what_is_not_finite() -> None:
+    maps = np.linspace(0.0, 1.0, 32).reshape(2, 4, 4)
+    maps[0, 0, :3] = math.nan, math.inf, -math.inf
+    low, high = common_scale(maps)
+    assert 0.0 < low < high < 1.0
+    shown = colour(maps, (low, high))
+    assert (shown[0, 0, 0] == shown[0, 0, 1]).all()
+    assert (shown[0, 0, 1] == COLOURS[-1]).all()
+    assert (shown[0, 0, 2] == COLOURS[0]).all()
+    assert common_scale(np.full((1, 2, 2), math.nan)) == (0.0, 1.0)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Dry runs: every command says what it would do, and leaves the folder as it is, byte for byte."""
 
 import hashlib
+import re
 import shutil
 import socket
 import subprocess
@@ -12,10 +13,11 @@ import pytest
 from PIL import Image
 
 from data_prep.cli import main as prepare
+from dualscore.cli import main
 from dualscore.commands import ALL
 from dualscore.commands.options import Commands
 from test_released import DATA
-from workspace import ROOT, Workspace
+from workspace import ROOT, TINY, Workspace
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -114,6 +116,16 @@ def test_every_command_that_writes_has_a_dry_run() -> None:
         (["export", RUN, "--out", "in"], "in: holds something else than a model"),
         (["convert", f"{RUN}/checkpoints/best.ckpt", "--no-normalizer"], "not a checkpoint in the released"),
         (["figures", RUN, "--only", "tabel1"], "did you mean table1?"),
+        (
+            ["train", "patches_dual", "--name", "new", "data.path=s3://b"],
+            "must be a folder, http://…, https://… or",
+        ),
+        (
+            ["train", "patches_dual", "--name", "new", "data.path=pipe:cat"],
+            "the command needs {}, for the file",
+        ),
+        (["sample", RUN, "--out", "in/1.png"], "in/1.png: is a file, and the results need a folder"),
+        (["score", RUN, "in", "--out", "in/1.png/new"], "in/1.png: is a file"),
         (["sample", "runs/patches"], "no such checkpoint; did you mean patches_dual?"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -125,6 +137,31 @@ def test_a_dry_run_finds_what_would_stop_the_command(
     before = tree(place.folder)
     assert error in place.fail(*arguments, "--dry-run")
     assert tree(place.folder) == before
+
+
+def test_a_dry_run_ends_as_the_command_would_with_a_denoiser(workspace: Workspace, demo_shards: Path) -> None:
+    settings = [*TINY, f"data.path={demo_shards}", "trainer.max_steps=1", "trainer.validate_every=1"]
+    told = workspace.run("train", "patches_denoiser", *settings, "optim.warmup_steps=0")
+    run = "runs/patches_denoiser"
+    assert "dualscore score" not in told  # which it cannot
+    (following,) = re.findall(r"next +dualscore (sample .*)", told)
+    assert following == f"sample {run} --method langevin"
+    workspace.run(*following.split(), "--count", "1", "--steps", "2")
+    Image.new("L", (16, 16)).save("one.png")
+    for command, status in ((["sample", run], 1), (["score", run, "one.png", "--workers", "0"], 4)):
+        line = workspace.fail(*command, "--dry-run", status=status)
+        assert line == workspace.fail(*command, status=status)
+        assert "a denoiser" in line
+
+
+def test_general_options_before_data_are_handed_over(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(workspace.folder)
+    for words in (["--quiet", "--dry-run", "data"], ["data", "--dry-run", "--quiet"]):
+        assert main([*words, "build", "demo", "--out", "new"]) == 0
+        assert "new (new): shards" in capsys.readouterr().out
+    assert tree(workspace.folder) == before
 
 
 def test_data_preparation_has_dry_runs(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,8 +180,6 @@ def test_data_preparation_has_dry_runs(place: Workspace, capsys: pytest.CaptureF
 def test_a_script_can_be_looked_at_without_the_data(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dualscore.cli import main
-
     assert main(["submit", "imagenet64_dual", "--dry-run"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("#!/bin/bash")

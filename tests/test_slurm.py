@@ -72,7 +72,7 @@ def test_a_stopped_job_of_two_tasks_is_requeued_and_ends_with_the_weights_of_one
     went_on = re.search(r"goes on from step (\d+)", told)
     assert went_on
     assert 40 <= int(went_on[1]) < 120
-    assert "goes on" not in log(workspace.folder / "runs/whole")
+    assert "goes on from" not in log(workspace.folder / "runs/whole")
     first, second = weights(workspace, "whole"), weights(workspace, "stopped")
     assert first.keys() == second.keys()
     for name, tensor in first.items():

@@ -15,6 +15,7 @@ from dualscore.settings.experiment import available
 from dualscore.settings.header import read_header
 from dualscore.terminal import Terminal
 from dualscore.terminal.boxes import fitting
+from dualscore.terminal.hints import runs_below
 from dualscore.terminal.logfile import LogFile
 from terminal_screen import on_terminal, plain
 from workspace import ROOT, TINY, Workspace
@@ -33,8 +34,8 @@ def test_a_terminal_shows_a_bar_and_boxes_within_its_width(workspace: Workspace,
     status, written = on_terminal(workspace.folder, *arguments, columns=80)
     shown = plain(written)
     assert status == 0, shown
-    assert re.search(r"training [━╸╺]+ \d/6 · \d:\d\d:\d\d left", shown) or "images/s" in shown
-    assert re.search(r"training [━╸╺]+ 4/6", shown)
+    assert re.search(r"validating [━╸╺]+ 3/6 · .*images/s · \d:\d\d:\d\d left", shown)
+    assert re.search(r"training [━╸╺]+ 3/6 · [\d.]+ ± [\d.]+ bits/dim", shown)
     assert re.search(r"╭─ patches_dual starts in runs/patches_dual ─+╮", shown)
     assert re.search(r"╭─ patches_dual, step 6, measured ─+╮", shown)
     assert "dualscore score runs/patches_dual" in shown
@@ -49,7 +50,8 @@ def test_elsewhere_lines_are_plain_and_have_the_time(workspace: Workspace, demo_
     )
     assert "\x1b" not in printed
     assert "╭" not in printed
-    assert "━ " not in printed
+    assert not re.search("[━│┃]", printed)  # neither bars nor frames of tables
+    assert not re.search("[━│┃]", Path("logs/run.txt").read_text())
     assert re.search(
         rf"^{STAMP}step      3/6 · bits/dim .* images/s · \d:\d\d:\d\d left$", printed, re.MULTILINE
     )
@@ -87,6 +89,14 @@ def test_a_log_file_that_cannot_be_written_is_an_error(workspace: Workspace) -> 
     assert "--log-file experiments: cannot be written" in workspace.fail(
         "status", "--log-file", "experiments"
     )
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_disk_without_room_costs_the_log_and_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--log-file", "/dev/full"]) == 0
+    printed = capsys.readouterr()
+    assert "no runs in runs" in printed.out
+    assert printed.err == "warning: --log-file /dev/full: lines are missing: No space left on device\n"
 
 
 def test_lines_of_several_processes_stay_whole(tmp_path: Path) -> None:
@@ -256,6 +266,15 @@ def test_experiments_say_what_they_need(workspace: Workspace) -> None:
         assert header.hardware, name
         assert header.takes, name
     assert "one GPU with 24 GB of memory; 16 GB of disk. Takes: published" in workspace.run("experiments")
+
+
+def test_runs_are_listed_the_latest_first(tmp_path: Path) -> None:
+    for age, name in enumerate(["last", "sweep/b", "first"]):
+        file = tmp_path / name / "checkpoints/best.ckpt"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (1e9 - age, 1e9 - age))
+    assert runs_below(tmp_path) == [str(tmp_path / name) for name in ("last", "sweep/b", "first")]
 
 
 # --- completion

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import dualscore.commands as commands
 from dualscore.errors import DualscoreError, StoppedError
-from dualscore.redaction import redact
 from dualscore.terminal import rank, speaking
+from dualscore.terminal.complaint import complaint, shown
 from dualscore.terminal.console import Terminal
 
 
@@ -42,14 +42,6 @@ def _parser() -> tuple[commands.Parser, dict[str, commands.Parser]]:
     return parser, dict(added.choices)
 
 
-def _one_line(error: DualscoreError) -> str:
-    """The message without credentials; of a traceback in text, as loader processes send it, the last line."""
-    text = str(error).strip()
-    if "Traceback (most recent call last)" in text:
-        text = text.splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
-    return redact(" ".join(text.split()))
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
@@ -76,12 +68,12 @@ def main(argv: list[str] | None = None) -> int:
     if rest:  # settings after an option, which argparse leaves over
         arguments.overrides += rest
     hushed, log_file = getattr(arguments, "quiet", False), getattr(arguments, "log_file", None)
-    typed = redact(shlex.join(["dualscore", *(sys.argv[1:] if argv is None else argv)]))
+    typed = shown(shlex.join(["dualscore", *(sys.argv[1:] if argv is None else argv)]))
     try:
         with speaking(hushed, log_file, typed) as console:
             return _run(arguments, console)
     except DualscoreError as error:  # the log file itself
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {complaint(error)}", file=sys.stderr)
         return error.status
 
 
@@ -96,14 +88,13 @@ def _run(arguments: argparse.Namespace, console: Terminal) -> int:
         # Launchers take the failure of any other process for one of the whole group, and kill the first.
         if rank() > 0:
             return 0
-        print(_one_line(stop), file=sys.stderr)
+        print(complaint(stop), file=sys.stderr)
         return stop.status
     except DualscoreError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {complaint(error)}", file=sys.stderr)
         return error.status
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {redact(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        print(f"error: {complaint(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         kept = {

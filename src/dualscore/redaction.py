@@ -10,8 +10,9 @@ COMMAND = "pipe:"
 
 # A command's arguments may be secret in any way; what was hidden already stays as it is.
 _ARGUMENTS = re.compile(rf"\b{COMMAND}(\S+)\s+(?!{re.escape(HIDDEN)}).*", re.DOTALL)
-_USER = re.compile(r"(?<=://)[^\s/?#'\"]*@")
-_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?'\"]*)\?(?!\*\*\*)[^\s'\"]*", re.IGNORECASE)
+# A URL that was taken for a path has one slash left.
+_USER = re.compile(r"(\b[a-z][a-z0-9+.-]*:/{1,2})[^\s/?#'\"]*@", re.IGNORECASE)
+_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*:/{1,2}[^\s?'\"]*)\?(?!\*\*\*)[^\s'\"]*", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
@@ -24,7 +25,7 @@ def redact(text: str) -> str:
         The text with `***` in their places; of a text with a command nothing follows it.
     """
     text = _ARGUMENTS.sub(rf"{COMMAND}\1 {HIDDEN}", text)
-    return _QUERY.sub(rf"\1?{HIDDEN}", _USER.sub(f"{HIDDEN}@", text))
+    return _QUERY.sub(rf"\1?{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text))
 
 
 def restore(stored: str, given: str) -> str:

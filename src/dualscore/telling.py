@@ -1,5 +1,6 @@
 """What a training says of itself: a box when it starts, and one when it is measured, with what to do next."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,13 +122,19 @@ def tell_results(report: dict[str, Any], output: Path, checkpoint: Path) -> None
     ]
     rows.append(("model", str(checkpoint)))
     rows.append(("figures", str(output)))
-    rows.append(("next", command("score", model, "PHOTOS", variables={"CKPT": model, "IMAGES": "…"})))
+    if any(level["time_loss"] is not None for level in report["noise_levels"]):
+        following = [command("score", model, "PHOTOS", variables={"CKPT": model, "IMAGES": "…"})]
+    else:  # a denoiser has no energy to score images with, or to accept steps by
+        langevin = {"CKPT": model, "METHOD": "langevin"}
+        following = [command("sample", model, variables=langevin, options="--method langevin")]
     if run.best == checkpoint:
-        rows.append(("", command("figures", model, variables={"RUN": model})))
+        following.append(command("figures", model, variables={"RUN": model}))
+        logs = shlex.quote(str(run.folder.parent))
         # The fast loader leaves out what curves say of themselves.
-        served = f"tensorboard --load_fast=false --logdir {run.folder.parent}"
-        rows.append(("", "make tensorboard" if from_make() else served))
-    rows.append(("", command("export", model, variables={"CKPT": model})))
+        served = f"tensorboard --load_fast=false --logdir {logs}"
+        following.append("make tensorboard" if from_make() else served)
+    following.append(command("export", model, variables={"CKPT": model}))
+    rows += zip(["next", *[""] * (len(following) - 1)], following, strict=True)
     print_summary(console, f"{report['experiment']}, step {report['step']:,}, measured", rows, last=True)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from dualscore.assemble import build
 from dualscore.dashboard.closing import write_closing
@@ -73,8 +73,7 @@ def _prepare_device(config: ExperimentConfig, module: DualScoreModule, console: 
         return
     if (missing := obstacle(device)) is not None:
         console.print(
-            f"trainer.compile: {missing}; training goes on [bold]without[/], correct but slower",
-            highlight=False,
+            f"trainer.compile: {missing}; training goes on without, correct but slower",
             soft_wrap=True,
         )
         return
@@ -136,7 +135,7 @@ def _watchdog(config: ExperimentConfig, run: Run, status: Status, place: tuple[i
 
 
 def _warn(message: str) -> None:
-    shared_console().print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    shared_console().print(Text.assemble(("warning:", "yellow"), f" {message}"), soft_wrap=True)
 
 
 def _say(status: Status, run: Run) -> None:
@@ -234,7 +233,6 @@ def _compare_devices(before: int, now: int, console: Console) -> None:
         console.print(
             f"{now} devices where there were {before}: the same images, noise and order; "
             "sums are taken in another order, so weights agree to rounding",
-            highlight=False,
             soft_wrap=True,
         )
 

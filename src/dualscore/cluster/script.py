@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dualscore.errors import ClusterError
+from dualscore.redaction import redact
 
 NOTICE = 90
 """Seconds before the time limit at which a run is told to stop."""
@@ -15,6 +16,10 @@ JOB_FILE = "slurm-job"
 """File in a run's folder that holds the id of the job that it was last given to."""
 
 _TIME = re.compile(r"(?:(?P<d>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
+
+SECRET, PLACE = "data.path=", "DUALSCORE_DATA_PATH"
+"""The setting that may hold credentials, and the variable that a job then has its value from."""
+_NEEDED = f': "${{{PLACE}:?holds the place of the data with its credentials, which this script does not}}"\n'
 
 _BODY = r"""
 # With a command of its own for both signals the script outlives the tasks that they stop.
@@ -170,8 +175,35 @@ def _directives(job: Job) -> list[str]:
     return [f"#SBATCH {shlex.quote(option)}" for option in options]
 
 
+def _setting(setting: str) -> str:
+    """A setting in the script; a place with a password or a command comes from the job's environment."""
+    return f'"{SECRET}${PLACE}"' if _is_secret(setting) else shlex.quote(setting)
+
+
+def _is_secret(setting: str) -> bool:
+    return setting.startswith(SECRET) and redact(setting) != setting
+
+
+def environment(job: Job) -> dict[str, str]:
+    """What a job's environment must hold, because its script must not: it lies in the run's folder.
+
+    Args:
+        job: the job.
+
+    Returns:
+        Variables, for sbatch to hand on.
+
+    Raises:
+        ClusterError: if its runs have several places of that kind.
+    """
+    places = {setting for entry in job.entries for setting in entry.settings if _is_secret(setting)}
+    if len(places) > 1:
+        raise ClusterError(f"{job.name}: runs of one job can have one data.path with credentials only")
+    return {PLACE: places.pop().removeprefix(SECRET)} if places else {}
+
+
 def _entry(entry: Entry, indent: str = "") -> str:
-    settings = " ".join(shlex.quote(setting) for setting in entry.settings)
+    settings = " ".join(map(_setting, entry.settings))
     return f"{indent}export DUALSCORE_RUN={shlex.quote(str(entry.folder))}\n{indent}settings=({settings})\n"
 
 
@@ -210,7 +242,7 @@ def render(job: Job) -> str:
         f"python={shlex.quote(str(job.python))}\n"
         f"experiment={shlex.quote(job.experiment)}\n"
         f"accelerator={accelerator}\n"
-        f"{_choice(job)}{_BODY}"
+        f"{_NEEDED if environment(job) else ''}{_choice(job)}{_BODY}"
     )
     if any(ord(sign) < 32 and sign != "\n" for sign in script) or any("\n" in line for line in _words(job)):
         raise ClusterError(f"{job.name}: a setting, a name or a folder holds a line break or a control sign")

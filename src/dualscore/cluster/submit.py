@@ -1,12 +1,13 @@
 """Gives runs to Slurm, after everything that can be checked beforehand was."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from dualscore.cluster.script import JOB_FILE, Entry, Job, Resources, render
+from dualscore.cluster.script import JOB_FILE, Entry, Job, Resources, environment, render
 from dualscore.cluster.sweep import load_sweep
 from dualscore.errors import ClusterError, ConfigError, DataError
 from dualscore.files.aside import write_aside
@@ -149,7 +150,11 @@ def submit(job: Job) -> str:
         folder.mkdir(parents=True, exist_ok=True)
     write_aside(job.script, script.encode())
     result = subprocess.run(
-        ["sbatch", "--parsable", str(job.script)], capture_output=True, text=True, check=False
+        ["sbatch", "--parsable", str(job.script)],
+        env=os.environ | environment(job),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if result.returncode:
         raise ClusterError(f"sbatch refuses {job.script}: {_reason(result.stderr)}")

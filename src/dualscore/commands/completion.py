@@ -20,4 +20,4 @@ def _run(arguments: argparse.Namespace) -> None:
     from argcomplete.shell_integration import shellcode
 
     script = shellcode(["dualscore"], shell=arguments.shell)
-    final(shared_console(), script, markup=False, highlight=False, soft_wrap=True)
+    final(shared_console(), script, soft_wrap=True)

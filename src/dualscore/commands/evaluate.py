@@ -43,7 +43,6 @@ def find_target(arguments: argparse.Namespace) -> Target:
     Raises:
         DualscoreError: one line for people.
     """
-    from dualscore.model_files.loading import locate
     from dualscore.runs.folder import Run, newest_run
     from dualscore.settings.experiment import load_experiment
 
@@ -55,6 +54,8 @@ def find_target(arguments: argparse.Namespace) -> Target:
             # What the run was trained with, not what the experiment's file says today.
             config, where = _stored(run, arguments), str(run.config_file)
         return Target(config, where, run.best, run.folder / "evaluation.json")
+    from dualscore.model_files.loading import locate
+
     checkpoint = locate(arguments.checkpoint)
     run, whole = Run(checkpoint.parent.parent), arguments.checkpoint.is_dir()
     output = (run.folder if whole else checkpoint.parent) / "evaluation.json"
@@ -92,17 +93,18 @@ def _file(config: "ExperimentConfig") -> str:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    target = find_target(arguments)  # what is wrong is told at once
     from dualscore.evaluation import evaluate
     from dualscore.telling import tell_results
     from dualscore.train import leave
 
-    target = find_target(arguments)
     report = evaluate(target.config, target.checkpoint, target.output)
     tell_results(report, target.output, target.checkpoint)
     leave()
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
+    target, plan = find_target(arguments), Plan("evaluate")
     from dualscore.commands import planning
     from dualscore.evaluation import is_complete
     from dualscore.evaluation.plan import costs
@@ -110,7 +112,6 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     from dualscore.runs.folder import check_architecture
     from dualscore.settings.experiment import to_plain
 
-    target, plan = find_target(arguments), Plan("evaluate")
     config = target.config
     plan.add("settings", target.settings)
 

@@ -79,4 +79,4 @@ def report(path: Path, hint: str = "") -> None:
         f"written to {path.parent}: {path.name} ({path.stat().st_size / 2**20:.1f} MB), README.md",
         *([f"without {'; without '.join(missing)}"] if missing else []),
     ):
-        final(console, line, markup=False, highlight=False, soft_wrap=True)
+        final(console, line, soft_wrap=True)

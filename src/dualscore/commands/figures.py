@@ -39,7 +39,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if run.suffix == ".npy":
         _check_energies(arguments)
         for file in draw_energies(run, arguments.dimension, arguments.out or Path("figures")):
-            final(shared_console(), f"written to {file}", markup=False, highlight=False, soft_wrap=True)
+            final(shared_console(), f"written to {file}", soft_wrap=True)
         return
     request = Request(run, arguments.out or run / "figures", arguments.other, arguments.overrides)
     draw_all(request, arguments.only, shared_console())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from dualscore.terminal.complaint import shown
 from dualscore.terminal.hints import did_you_mean
 
 _CHOICE = re.compile(r"(.*invalid choice: '(.*?)') \(choose from (.*)\)$", re.DOTALL)
@@ -22,7 +23,7 @@ class Parser(argparse.ArgumentParser):
             command = "COMMAND" in said or "argument command" in said
             message = f"there is no command {word!r}" if command else said
             message += f"; {did_you_mean(word, names)}there are: {', '.join(names)}"
-        self.exit(2, f"error: {message}\nsee: {self.prog} --help\n")
+        self.exit(2, f"error: {shown(message)}\nsee: {self.prog} --help\n")
 
     def unknown(self, words: Sequence[str]) -> NoReturn:
         """Refuse words that no option and no argument takes, and leave with status 2."""

@@ -11,6 +11,7 @@ from dualscore.terminal.hints import from_make
 
 if TYPE_CHECKING:
     from dualscore.model import ImageModel
+    from dualscore.sampling import Method
     from dualscore.scoring.files import Size
     from dualscore.settings.config import ExperimentConfig
 
@@ -107,6 +108,8 @@ def drawing(
     model = open_model(plan, arguments.model)
     if model is not None:
         plan.check("draws", lambda: f"images of {check_images(model, arguments.model)}")
+        if not plan.problems:
+            plan.check("method", lambda: _method(model, options.method, from_noise=title != "denoise"))
         if images is not None and not plan.problems:
             plan.check("images", lambda: f"{len(read_images(model, images, options))}, of the right size")
         if look is not None and not plan.problems:
@@ -123,17 +126,27 @@ def drawing(
     return plan.writes(arguments.out, "grid.png", "samples.json", "samples.npz", "samples/")
 
 
+def _method(model: "ImageModel", method: "Method", from_noise: bool) -> str:
+    """Refuse what a model cannot do; the method's name."""
+    from dualscore.sampling.images import check_energy, gaussian_start
+
+    if from_noise:
+        gaussian_start(model)
+    check_energy(model, method)
+    return method.value
+
+
 def data(plan: Plan, config: "ExperimentConfig") -> dict[str, int]:
     """Look at an experiment's data as far as that writes nothing; returns the images of each split."""
     from dualscore.assemble import find_data, known_density
-    from dualscore.data.transfer import is_remote
-    from dualscore.redaction import redact
+    from dualscore.data.transfer import Address, is_remote
 
     if known_density(config) is not None:
         plan.add("data", f"draws its own, {config.data.density.value}")
         return {}
     if is_remote(config.data.path):
-        plan.add("data", f"{redact(config.data.path)}, elsewhere: not looked at, which would fill the cache")
+        elsewhere = "elsewhere: not looked at, which would fill the cache"
+        plan.check("data", lambda: f"{Address(config.data.path)}, {elsewhere}")
         return {}
     if from_make() and config.data.dataset.startswith("demo") and not Path(config.data.path).exists():
         plan.add("data", f"{config.data.path}: not there yet; make prepares it, in seconds")

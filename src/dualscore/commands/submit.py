@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> None:
     job = _job(arguments)
     check(job)
     told = f"job {submit(job)} is submitted; script and log are in {job.folder}"
-    final(shared_console(), told, markup=False, highlight=False, soft_wrap=True)
+    final(shared_console(), told, soft_wrap=True)
 
 
 def _plan(arguments: argparse.Namespace) -> "Script":
@@ -80,6 +80,6 @@ class Script:
 
     def show(self, console: "Console") -> None:
         """Print the script; what is missing goes to standard error, so that the script stays one."""
-        final(console, self.text, end="", markup=False, highlight=False, soft_wrap=True)
+        final(console, self.text, end="", soft_wrap=True)
         if self.missing:
             print(f"note: a real submission would be refused: {self.missing}", file=sys.stderr)

@@ -58,9 +58,9 @@ class Address:
             try:
                 self._words = shlex.split(path.removeprefix(COMMAND))
             except ValueError as error:
-                raise ConfigError(f"data.path={self._shown}: {error}") from None
+                raise ConfigError(f"{error}: data.path={self._shown}") from None
             if not any("{}" in word for word in self._words[1:]):
-                raise ConfigError(f"data.path={self._shown}: the command needs {{}}, for the file's name")
+                raise ConfigError(f"the command needs {{}}, for the file's name: data.path={self._shown}")
             return
         try:
             self._url = urlsplit(path)
@@ -69,7 +69,8 @@ class Address:
             raise ConfigError("data.path: not a URL that can be read") from None
         if self._url.scheme not in ("http", "https") or not host:
             raise ConfigError(
-                f"data.path={redact(path)}: must be a folder, http://…, https://… or 'pipe:COMMAND {{}}'"
+                f"data.path={redact(path)}: must be a folder, http://…, https://… or `pipe:` and a command "
+                "with {}"
             )
         at = f"{host}:{port}" if port else host
         user = "***@" if "@" in self._url.netloc else ""

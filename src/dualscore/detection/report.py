@@ -63,4 +63,4 @@ def tell(summary: Mapping[str, Any], results: Path, console: Console) -> None:
         )
     lines.append(f"written to {results}: ood.csv, ood.json, ood.png, ood.pdf")
     for line in lines:
-        final(console, line, markup=False, highlight=False, soft_wrap=True)
+        final(console, line, soft_wrap=True)

@@ -84,9 +84,9 @@ def write(
     write_aside(out / "samples.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     shown = [f"{len(rows):,} samples by {options.method.value}, {figures['seconds']:.1f} s"]
     shown += [f"{name} {figures[key]:{form}}{unit}" for key, name, form, unit in _TOLD if key in figures]
-    final(console, ", ".join(shown), markup=False, highlight=False, soft_wrap=True)
+    final(console, ", ".join(shown), soft_wrap=True)
     told = f"written to {out}: grid.png, samples.json, samples.npz, samples/"
-    final(console, told, markup=False, highlight=False, soft_wrap=True)
+    final(console, told, soft_wrap=True)
     return content
 
 

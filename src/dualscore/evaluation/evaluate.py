@@ -53,7 +53,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
     opened = open_checkpoint(config, checkpoint, output.parent / "evaluation", console)
     session, datamodule = opened.session, opened.session.datamodule
     fabric = session.fabric
-    console.print(f"evaluating {checkpoint} …", highlight=False, soft_wrap=True)
+    console.print(f"evaluating {checkpoint} …", soft_wrap=True)
     report: dict[str, Any] = {
         "experiment": config.name,
         "checkpoint": str(checkpoint),
@@ -82,7 +82,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
         report["complete"] = True
         write_report(report, output)
         print_report(report, label, console)
-        console.print(f"written to {output}", highlight=False, soft_wrap=True)
+        console.print(f"written to {output}", soft_wrap=True)
     # A process that left while the first one still measures would be taken for a crash.
     fabric.barrier()
     return report

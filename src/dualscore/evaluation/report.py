@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dualscore.evaluation.figures import estimate_of
 from dualscore.files.aside import write_aside
@@ -24,7 +25,6 @@ def print_figure(label: str, figure: dict[str, Any], console: Console) -> None:
     console.print(
         f"{label:18} {estimate_of(figure)} bits/dim · {figure['images']:,} images, "
         f"{figure['evaluations']:,} network evaluations",
-        highlight=False,
         soft_wrap=True,
     )
 
@@ -35,8 +35,12 @@ def print_report(report: dict[str, Any], label: Callable[[str], str], console: C
     shape = "×".join(map(str, report["image_shape"]))
     final(
         console,
-        f"\n[bold]{report['experiment']}[/], step {report['step']:,}, {report['weights']} weights · "
-        f"validation images {shape} · {data['release']}",
+        Text.assemble(
+            "\n",
+            (report["experiment"], "bold"),
+            f", step {report['step']:,}, {report['weights']} weights · ",
+            f"validation images {shape} · {data['release']}",
+        ),
         soft_wrap=True,
     )
     final(console, _likelihoods(report, label))
@@ -44,10 +48,10 @@ def print_report(report: dict[str, Any], label: Callable[[str], str], console: C
     if weights := report.get("truth", {}).get("component_weights"):
         pairs = zip(weights["model"], weights["truth"], strict=True)
         shown = ", ".join(f"{model:.3f} ({truth:.3f})" for model, truth in pairs)
-        final(console, f"weights of the components (truth): {shown}", highlight=False, soft_wrap=True)
+        final(console, f"weights of the components (truth): {shown}", soft_wrap=True)
     for line in legend(report):
-        console.print(line, style="dim", highlight=False, soft_wrap=True)
-    final(console, f"[bold]verdict[/]: {report['verdict']}", highlight=False, soft_wrap=True)
+        console.print(line, style="dim", soft_wrap=True)
+    final(console, Text.assemble(("verdict", "bold"), f": {report['verdict']}"), soft_wrap=True)
 
 
 def legend(report: dict[str, Any]) -> list[str]:
@@ -113,10 +117,10 @@ def _levels(report: dict[str, Any], console: Console) -> Table:
         *(["rise to next", "heat eq."] if rise or heat else []),
         *(["error, dB/dim"] if truth else []),
     ]  # fmt: skip
-    rows = []
+    rows: list[list[str | Text]] = []
     for j, level in enumerate(report["noise_levels"]):
         decibels = f"{round(level['psnr_in'], 1):g} dB"
-        cells = [
+        cells: list[str | Text] = [
             decibels.removesuffix(" dB"),
             f"{level['psnr_out']:.2f}",
             f"{level['space_loss']:.4f}",
@@ -134,8 +138,8 @@ def _levels(report: dict[str, Any], console: Console) -> Table:
     return fitting(console, columns, rows, spare=["time", "space"])
 
 
-def _signed(gap: dict[str, Any] | None) -> str:
+def _signed(gap: dict[str, Any] | None) -> Text:
     if gap is None:
-        return "—"
-    mark = " " if gap["consistent"] else "[red]✗[/]"
-    return f"{gap['value']:+.3f} ± {gap['stderr']:.3f}{mark}"
+        return Text("—")
+    mark = " " if gap["consistent"] else ("✗", "red")
+    return Text.assemble(f"{gap['value']:+.3f} ± {gap['stderr']:.3f}", mark)

@@ -75,10 +75,10 @@ def draw_all(request: Request, wanted: Sequence[str], console: Console) -> list[
         except FigureError as error:
             if wanted:
                 raise
-            console.print(f"left out: {error}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"left out: {error}", soft_wrap=True)
             continue
         for file in found:
-            final(console, f"written to {file}", markup=False, highlight=False, soft_wrap=True)
+            final(console, f"written to {file}", soft_wrap=True)
         files += found
     if not files:
         raise FigureError(f"{request.run}: no figure could be drawn")

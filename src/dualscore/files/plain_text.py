@@ -1,5 +1,13 @@
 """Text that any terminal, font and file can show."""
 
+# What a terminal obeys instead of showing it: control signs but line ends and tabs, and what is no character.
+_OBEYED = {n: "?" for n in (*range(32), *range(127, 160), *range(0xD800, 0xE000))} | {9: "\t", 10: "\n"}
+
+
+def harmless(text: str) -> str:
+    """Text of any origin, with a question mark for each sign that a terminal would obey."""
+    return text.translate(_OBEYED)
+
 
 def printable(text: str) -> str:
     """A file's name without what no terminal or font can show."""

@@ -88,9 +88,11 @@ def _use(model: ImageModel, folder: str) -> str:
     images = f"images: pixels in [0, 1], shape (B, {shape})"
     if model.log_normalizer is not None:
         lines += [f"model.bits_per_dim(images)  # {images}", "model.log_prob(images)  # nats"]
+    else:
+        lines.append(f"# {images}")
     if isinstance(model.score_model, EnergyModel):
-        lines.append("model.energy(noisy, 0.01)  # U(y, t) at noise variance t = 0.01, in pixel²")
-    lines.append("model.denoise(noisy, 0.01)  # the posterior mean")
+        lines.append("model.energy(images, 0.01)  # U(y, t) at noise variance t = 0.01, in pixel²")
+    lines.append("model.denoise(images, 0.01)  # the posterior mean of the image, given it with such noise")
     install = "`pip install` the dualscore package (or `make install` in its repository), then:"
     return "\n".join([install, "", "```python", *lines, "```"])
 

@@ -12,17 +12,18 @@ def colour(heat: NDArray[np.float64], scale: tuple[float, float]) -> NDArray[np.
     """Colour a map, from black through red to pale yellow.
 
     Args:
-        heat: any unit, shape (…, H, W).
+        heat: any unit, shape (…, H, W); NaN gets the brightest colour.
         scale: the values of the darkest and the brightest colour.
 
     Returns:
         RGB, shape (…, H, W, 3).
     """
-    level = (heat - scale[0]) / (scale[1] - scale[0])
-    return COLOURS[np.clip(np.round(255.0 * level), 0, 255).astype(np.uint8)]
+    level = np.clip((heat - scale[0]) / (scale[1] - scale[0]), 0.0, 1.0)
+    return COLOURS[np.round(255.0 * np.nan_to_num(level, nan=1.0)).astype(np.uint8)]
 
 
 def common_scale(maps: NDArray[np.float64]) -> tuple[float, float]:
     """A scale that most of some maps' pixels lie within: one strange image must not darken the others."""
-    low, high = (float(v) for v in np.quantile(maps, (0.01, 0.95)))
+    finite = maps[np.isfinite(maps)]
+    low, high = (float(v) for v in np.quantile(finite, (0.01, 0.95))) if finite.size else (0.0, 1.0)
     return (low, high) if high > low else (low - 0.5, low + 0.5)

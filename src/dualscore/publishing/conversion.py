@@ -134,4 +134,4 @@ def _normalize(model: ImageModel, given: Sequence[Path], options: Options, conso
         f"log Z {log_z} nats, on {len(rising):,} images of {shape}{counted}",
         f"bits/dim of these images: {figure}",
     ):
-        final(console, line, markup=False, highlight=False, soft_wrap=True)
+        final(console, line, soft_wrap=True)

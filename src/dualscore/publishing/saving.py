@@ -76,7 +76,7 @@ def _add_error(model: ImageModel, evaluation: dict[str, Any], report: Path | Non
     if not (math.isfinite(value) and stderr >= 0.0):
         raise CheckpointError(f"{report}: log Z is {value} ± {stderr}; evaluate again")
     model.log_normalizer_stderr = stderr
-    model.normalized_on += f"; the evaluation found {value:.3f}, and this error"
+    model.normalized_on += f"; by the evaluation {value:.3f}, whose error this is"
 
 
 def without_paths(report: dict[str, Any]) -> dict[str, Any]:

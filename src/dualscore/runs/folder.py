@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -24,6 +24,7 @@ from dualscore.settings.experiment import to_config, to_plain
 from dualscore.terminal.hints import afresh, option
 
 RUNS = Path("runs")
+LOCK = ".lock"
 FREE_KEYS = re.compile(r"(trainer|evaluate)\..*|data\.(path|cache|cache_gb|max_skipped)")
 """Settings that may change when a run goes on."""
 ARCHITECTURE_KEYS = re.compile(
@@ -155,6 +156,21 @@ class Run:
             )
         return "valid, and those of the run so far"
 
+    def check_free(self) -> str:
+        """Refuse a run that another process trains in.
+
+        Returns:
+            That it is free, in a word.
+
+        Raises:
+            TrainingError: if another process trains there.
+        """
+        path = self.folder / LOCK
+        if path.exists():
+            with path.open("r+") as file:
+                self._lock(file)
+        return "no other process trains there"
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other processes from training in the folder.
@@ -166,25 +182,29 @@ class Run:
             TrainingError: if another process trains there.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("a+") as file:
-            try:
-                # Of the process, not the file: loader processes that outlive it for a moment hold nothing.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                    yield  # a file system without locks: nothing keeps others out
-                    return
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-                file.seek(0)
-                raise TrainingError(
-                    f"{self.folder}: {file.read().strip() or 'another process'} trains there; wait for it, "
-                    f"or start a new run beside it with {afresh()}"
-                ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+        with (self.folder / LOCK).open("a+") as file:
+            if self._lock(file):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
             yield
+
+    def _lock(self, file: TextIO) -> bool:
+        """Lock the file; False on a file system without locks, where nothing keeps others out."""
+        try:
+            # Of the process, not the file: loader processes that outlive it for a moment hold nothing.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                return False
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            file.seek(0)
+            raise TrainingError(
+                f"{self.folder}: {file.read().strip() or 'another process'} trains there; wait for it, "
+                f"or start a new run beside it with {afresh()}"
+            ) from None
+        return True
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the configuration, whole or not at all."""

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
+from rich.text import Text
 
 from dualscore.files.aside import write_aside
 from dualscore.terminal.boxes import fitting
@@ -118,7 +118,7 @@ def table(root: Path, console: Console) -> RenderableType | None:
     rows, reasons = [], []
     for folder, status in sorted(known.items(), key=lambda item: -item[1].updated):
         running = status.state in (State.training, State.evaluating)
-        name = escape(str(folder.relative_to(root)))
+        name = str(folder.relative_to(root))
         rows.append([
             name,
             status.state.value + (f" (job {status.job})" if status.job and running else ""),
@@ -132,7 +132,7 @@ def table(root: Path, console: Console) -> RenderableType | None:
             f"{duration(max(0.0, time.time() - status.updated))} ago",
         ])  # fmt: skip
         if status.reason:
-            reasons.append(f"[dim]{name}: {escape(status.reason)}[/]")
+            reasons.append(Text(f"{name}: {status.reason}", style="dim"))
     columns = (
         "run", "state", "step", "bits/dim", "bound", "images/s", "stall", "memory", "left", "last word"
     )  # fmt: skip

@@ -82,8 +82,8 @@ def sample(
     Raises:
         SamplingError: if the model lacks what sampling needs, or samples are not finite.
     """
-    prior = _prior(model)
-    _check_energy(model, method)
+    prior = gaussian_start(model)
+    check_energy(model, method)
     generator = seeded_generator(prior.mean.device, SAMPLING, SAMPLES, seed)
     schedule = levels(model.t_max, steps) if method is not Method.flow else []
 
@@ -133,7 +133,7 @@ def posterior(
     Raises:
         SamplingError: if the model has no energy, t is too small, or samples are not finite.
     """
-    _check_energy(model, method)
+    check_energy(model, method)
     schedule = levels(noise_variance, steps)
     noisy = noisy.to(next(model.parameters()))
     generator = seeded_generator(noisy.device, SAMPLING, SAMPLES, seed)
@@ -173,8 +173,8 @@ def inpaint(
     Raises:
         SamplingError: if the model lacks what sampling needs, nothing is missing, or samples are not finite.
     """
-    prior = _prior(model)
-    _check_energy(model, method)
+    prior = gaussian_start(model)
+    check_energy(model, method)
     if known.shape != clean.shape[-2:] or bool(known.all()):
         raise SamplingError(f"a mask of shape {tuple(clean.shape[-2:])} that hides some pixels is needed")
     schedule = levels(model.t_max, steps)
@@ -223,7 +223,8 @@ def _anneal(
     return Samples(found.images, found.log_weight, found.acceptance, 2 * len(schedule) - 1)
 
 
-def _prior(model: ImageModel) -> StationaryGaussian:
+def gaussian_start(model: ImageModel) -> StationaryGaussian:
+    """The Gaussian that samples start from; SamplingError where a model has none."""
     if model.prior is None:
         raise SamplingError(
             "the model does not hold the Gaussian of its training images, where sampling starts: "
@@ -232,10 +233,11 @@ def _prior(model: ImageModel) -> StationaryGaussian:
     return model.prior
 
 
-def _check_energy(model: ImageModel, method: Method) -> None:
+def check_energy(model: ImageModel, method: Method) -> None:
+    """Refuse to accept steps by the energy of a denoiser, with a SamplingError."""
     if method is Method.metropolis and not isinstance(model.score_model, EnergyModel):
         raise SamplingError(
-            "the model is a denoiser: it has no energy to accept steps by; take another method"
+            "the model is a denoiser: it has no energy to accept steps by; take the method langevin"
         )
 
 

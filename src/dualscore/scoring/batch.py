@@ -65,6 +65,7 @@ class Scorer:
         """
         clean = to_pixels(images, self.shape[0])
         dimension, pixels = math.prod(self.shape), self.shape[1] * self.shape[2]
+        # Figure and heat map from one evaluation: the energy is the sum of its pixels.
         maps = self.model.energy_map(clean, 0.0, len(clean)).double().cpu()
         energy = maps.sum(dim=(1, 2))
         normalized = energy + self.log_normalizer

@@ -171,4 +171,4 @@ def _tell(
         f"written to {out}: scores.csv, scores.json, sheet.png" + (", maps/" if results.options.maps else "")
     )
     for line in lines:
-        final(console, line, markup=False, highlight=False, soft_wrap=True)
+        final(console, line, soft_wrap=True)

@@ -50,10 +50,10 @@ class Problems:
         for number, (count, line) in enumerate(sorted(self.kinds.values(), key=lambda kind: -int(kind[0]))):
             if number == PROBLEMS_SHOWN:
                 left = f"left out: images for {len(self.kinds) - number} more reasons"
-                self.console.print(left, markup=False, highlight=False, soft_wrap=True)
+                self.console.print(left, soft_wrap=True)
                 return
             many = "" if count == 1 else f"{count:,} images; the first, "
-            self.console.print(f"left out: {many}{line}", markup=False, highlight=False, soft_wrap=True)
+            self.console.print(f"left out: {many}{line}", soft_wrap=True)
 
 
 def usable(chunks: Iterator[Chunk], problems: Problems) -> Iterator[Chunk]:

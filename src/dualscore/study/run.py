@@ -52,15 +52,14 @@ def run_study(study: Study, console: Console, folder: Path = STUDIES) -> None:
         if not failure.exists() and not (run.best.exists() and is_complete(report, run.best)
                                          and _at(run) == steps):  # fmt: skip
             console.print(
-                f"[bold]{number} of {len(todo)}[/] {variant.name}, seed {seed}: {steps:,} steps, "
+                f"{number} of {len(todo)}: {variant.name}, seed {seed}: {steps:,} steps, "
                 f"about {steps * clock[variant.name] / 60:.1f} minutes and the validations",
-                highlight=False,
             )
             _train(variant, run, failure, _settings(study, seed, steps))
             _report(study, clock, out)
     files = _report(study, clock, out)
-    final(console, files[0].read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
-    final(console, "written to " + ", ".join(map(str, files)), highlight=False, soft_wrap=True)
+    final(console, files[0].read_text(encoding="utf-8"), soft_wrap=True)
+    final(console, "written to " + ", ".join(map(str, files)), soft_wrap=True)
 
 
 def _settings(study: Study, seed: int, steps: int) -> list[str]:
@@ -145,7 +144,7 @@ def _clock(study: Study, out: Path, console: Console) -> dict[str, float]:
                 f"{file}: {missing[0].name} was added after the others were timed, and equal seconds need "
                 f"one measurement; remove {out} and start again"
             )
-        console.print(f"timing {len(study.variants)} variants, in turns", highlight=False)
+        console.print(f"timing {len(study.variants)} variants, in turns")
         known = seconds_per_step({v.name: load_experiment(v.experiment, v.overrides) for v in study.variants})
         write_aside(file, (json.dumps(known, indent=1) + "\n").encode())
     return known

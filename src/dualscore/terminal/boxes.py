@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from dualscore.files.plain_text import harmless
 from dualscore.terminal.console import final
 
 Rows = Sequence[tuple[str, str]]
@@ -38,8 +39,8 @@ class Summary:
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column(overflow="fold")
         for name, text in self.rows:
-            grid.add_row(name, Text(text))
-        title = Text(self.title, style="bold")
+            grid.add_row(name, Text(harmless(text)))
+        title = Text(harmless(self.title), style="bold")
         return Panel(grid, title=title, title_align="left", expand=False, box=boxes.ROUNDED)
 
 
@@ -60,14 +61,14 @@ def print_summary(console: Console, title: str, rows: Rows, *, last: bool = Fals
 
 
 def fitting(
-    console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence[str] = ()
+    console: Console, columns: Sequence[str], rows: Iterable[Sequence[str | Text]], spare: Sequence[str] = ()
 ) -> Table:
     """A table that is not wider than the terminal.
 
     Args:
         console: where it will be shown.
         columns: names.
-        rows: a cell for each column, with markup.
+        rows: a cell for each column.
         spare: columns to leave out one after another where there is no room for them.
 
     Returns:
@@ -83,7 +84,7 @@ def fitting(
 
 
 def _table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], left_out: Sequence[str], style: boxes.Box
+    columns: Sequence[str], rows: Sequence[Sequence[str | Text]], left_out: Sequence[str], style: boxes.Box
 ) -> Table:
     kept = [j for j, name in enumerate(columns) if name not in left_out]
     dense = style is boxes.SIMPLE_HEAD

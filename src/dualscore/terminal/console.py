@@ -8,12 +8,17 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.control import Control
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
+from dualscore.files.plain_text import harmless
 from dualscore.terminal.logfile import LogFile, Tee, now
 
 WIDE = 200
@@ -49,7 +54,9 @@ def rank() -> int:
 class Terminal(Console):
     """A console that can be hushed, and that repeats what it says in a log file.
 
-    Lines that were left to the terminal to wrap are wrapped between words on one, and never cut elsewhere.
+    Text is shown as it is: names of runs and files may hold Rich's markup or a terminal's own commands. Lines
+    that were left to the terminal to wrap are wrapped between words on one, and never cut elsewhere; tables
+    have frames on a terminal alone.
 
     Args:
         hushed: whether only what is said by `final` is shown.
@@ -58,13 +65,23 @@ class Terminal(Console):
 
     def __init__(self, *, hushed: bool = False, log: LogFile | None = None) -> None:
         columns = os.environ.get("COLUMNS", "")
-        super().__init__(width=None if sys.stdout.isatty() or columns.isdigit() else WIDE)
+        width = None if sys.stdout.isatty() or columns.isdigit() else WIDE
+        super().__init__(width=width, markup=False, highlight=False)
         self.hushed, self.log_file = hushed, log
 
     @property
     def live(self) -> bool:
         """Whether something that moves can be drawn: on a terminal that is neither dumb nor hushed."""
         return self.is_terminal and not self.is_dumb_terminal and not self.hushed and not self.quiet
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Render as Rich does, without what only looks like text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - Rich's signature
+        """Make text as Rich does, without the same, so that it is measured as it will be shown."""
+        return super().render_str(harmless(text), **options)
 
     def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
         """Print, if that is wanted; arguments as Rich's."""
@@ -79,22 +96,40 @@ class Terminal(Console):
 
     def progress(self, line: str) -> None:
         """Print a line of progress: with the time of day, where nothing but the line itself tells of it."""
-        self._repeat((line,), {"markup": False, "highlight": False, "soft_wrap": True})
+        self._repeat((line,), {"soft_wrap": True})
         if not self.hushed:
             stamp = "" if self.is_terminal else f"{now()} "
-            self._show((stamp + line,), {"markup": False, "highlight": False, "soft_wrap": True})
+            self._show((stamp + line,), {"soft_wrap": True})
 
     def _show(self, objects: Sequence[Any], options: dict[str, Any]) -> None:
         if options.get("soft_wrap") and self.is_terminal:
             options = options | {"soft_wrap": False}
-        super().print(*objects, **options)
+        super().print(*(objects if self.is_terminal else map(_unframed, objects)), **options)
 
     def _repeat(self, objects: Sequence[Any], options: dict[str, Any]) -> None:
         if self.log_file is None or self.quiet or all(isinstance(o, Control) for o in objects):
             return
-        plain = Console(file=io.StringIO(), width=WIDE, color_system=None, force_terminal=False)
-        plain.print(*objects, **options)
+        plain = Console(
+            file=io.StringIO(),
+            width=WIDE,
+            color_system=None,
+            force_terminal=False,
+            markup=False,
+            highlight=False,
+        )
+        plain.print(*map(_unframed, objects), **options)
         self.log_file.add(cast(io.StringIO, plain.file).getvalue())
+
+
+def _unframed(shown: Any) -> Any:  # noqa: ANN401 - what Rich prints
+    """Tables as columns of words, which programs can read too; anything else as it is."""
+    if isinstance(shown, Group):
+        return Group(*map(_unframed, shown.renderables))
+    if not isinstance(shown, Table):
+        return shown
+    table = copy(shown)
+    table.box = None
+    return table
 
 
 _current: Terminal | None = None
@@ -149,3 +184,5 @@ def speaking(hushed: bool = False, log_file: Path | None = None, command: str = 
         if log is not None:
             log.add(f"{'' if rank() else f'ended after {time.monotonic() - began:.1f} s'}\n")
             log.close()
+            if log.lost:
+                print(f"warning: --log-file {log_file}: lines are missing: {log.lost}", file=sys.stderr)

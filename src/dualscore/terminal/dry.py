@@ -1,5 +1,6 @@
 """What a command would do, without doing it: the one form in which every `--dry-run` answers."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ class Plan:
 
     title: str
     rows: list[tuple[str, str]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[DualscoreError] = field(default_factory=list)
     """What would stop the command."""
 
     def add(self, name: str, text: str) -> "Plan":
@@ -31,11 +32,15 @@ class Plan:
             self.add(name, look(*arguments))
         except DualscoreError as error:
             self.add(name, "✗ see below")
-            self.problems.append(" ".join(str(error).split()))
+            self.problems.append(error)
         return self
 
     def writes(self, folder: Path, *files: str) -> "Plan":
         """Say where results would go, and whether something is there."""
+        place = next(path for path in (folder, *folder.parents, Path()) if path.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            why = "cannot be written to" if place.is_dir() else "is a file, and the results need a folder"
+            self.problems.append(DualscoreError(f"{place}: {why}"))
         there = "there already" if folder.exists() else "new"
         self.add("writes", f"{folder} ({there}): {', '.join(files)}")
         return self
@@ -47,7 +52,7 @@ class Plan:
             console: where to.
 
         Raises:
-            DualscoreError: the first thing that would stop the command.
+            DualscoreError: the first thing that would stop the command, of the kind that it would raise.
         """
         from dualscore.terminal.boxes import print_summary
 
@@ -56,4 +61,4 @@ class Plan:
         )
         if self.problems:
             more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-            raise DualscoreError(f"{self.problems[0]}{more}")
+            raise type(self.problems[0])(f"{self.problems[0]}{more}")

@@ -1,6 +1,5 @@
 """A log file: every line that is said, plain, with the time, appended; safe with several processes."""
 
-import contextlib
 import os
 import re
 import time
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dualscore.errors import ConfigError
+from dualscore.files.plain_text import harmless
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _MOVES = re.compile(r"\r(?!\n)|\x1b\[[0-9;?]*[A-LN-Za-ln-z]")
@@ -36,6 +36,8 @@ class LogFile:
     def __init__(self, path: Path, rank: int) -> None:
         self._mark = f"rank {rank}: " if rank else ""
         self._rest = ""
+        self.lost = ""
+        """Why lines are missing; nothing if none are."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -46,9 +48,11 @@ class LogFile:
         """Append text; a line is written as soon as it ends, an empty one never."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            if plain := _STYLE.sub("", line).rstrip():
-                with contextlib.suppress(OSError):
+            if plain := harmless(_STYLE.sub("", line)).rstrip():
+                try:
                     os.write(self._file, f"{now()} {self._mark}{plain}\n".encode(errors="replace"))
+                except OSError as error:
+                    self.lost = error.strerror or str(error)
 
     def close(self) -> None:
         """Write what has no end of line yet, and close."""

@@ -47,16 +47,21 @@ class TrainingBar(Callback):
         self._live.start()
 
     def on_validation_start(self, *_: object) -> None:
-        self._doing = "validating"
+        self._show("validating")
 
     def on_validation_end(self, *_: object) -> None:
-        self._doing = "training"
+        self._show("training")
 
     def on_train_end(self, *_: object) -> None:
         self._stop()
 
     def on_exception(self, *_: object) -> None:
         self._stop()
+
+    def _show(self, doing: str) -> None:
+        self._doing = doing
+        if self._live is not None:
+            self._live.refresh()  # at once: a short one would be over before the bar comes round
 
     def _stop(self) -> None:
         if self._live is not None:

@@ -17,7 +17,8 @@ from dualscore.training.module import DualScoreModule
 class Energies(Callback):
     """Logs the histogram `val/energies`: log p of the validation images in dB/dim, of all devices.
 
-    It stands behind `BitsPerDim`, which gives the module its log Z. A denoiser has none.
+    It stands behind `BitsPerDim`, which gives the module its log Z. A denoiser has none. What is not finite
+    is handed over too: of weights that are NaN the others tell people, and this must not fail before them.
 
     Args:
         show: takes a name, values and the step.
@@ -25,12 +26,12 @@ class Energies(Callback):
 
     def __init__(self, show: Callable[[str, NDArray[np.float64], int], None]) -> None:
         self.show = show
-        self._energies = CatMetric(nan_strategy="ignore")
+        self._energies = CatMetric(nan_strategy="disable")
 
     def on_validation_epoch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        self._energies = CatMetric(nan_strategy="ignore").to(pl_module.device)
+        self._energies = CatMetric(nan_strategy="disable").to(pl_module.device)
 
     def on_validation_batch_end(
         self,
