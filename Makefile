@@ -24,6 +24,13 @@ dry := $(filter-out 0,$(DRY))
 general = $(if $(filter-out 0,$(QUIET)),--quiet) $(if $(LOG),--log-file "$(call home,$(LOG))") $(if $(dry),--dry-run)
 dualscore = DUALSCORE_VIA=make $(PY) -m dualscore $(general)
 prepare = DUALSCORE_VIA=make $(PY) -m data_prep $(general)
+# Of the variables that a target needs, those that were not given: an error that names them alone.
+which_CKPT = which model
+which_IMAGES = which images
+which_IN = which images of the model's kind
+which_OUT = which other images
+missing = $(subst =… which,=… and which,$(strip $(foreach name,$(1),$(if $($(name)),,$(which_$(name)) with $(name)=…))))
+need = $(if $(call missing,$(1)),echo "error: say $(call missing,$(1))" >&2; exit 2;)
 # Of targets that are no commands of dualscore's, DRY=1 shows what would be run.
 show = $(if $(dry),echo "would run:")
 
@@ -67,17 +74,17 @@ evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
 	@set -f; $(dualscore) evaluate $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))")
 
 score: $(INSTALLED)  ## How probable images are, and where they are not: CKPT=file or run IMAGES="files or folders" [OUT=scores] [PSNR=20] [RESIZE=1] [NORMALIZE=1]
-	@$(if $(and $(CKPT),$(IMAGES)),,echo "error: say which model and which images with CKPT=… IMAGES=…" >&2; exit 2;) \
+	@$(call need,CKPT IMAGES) \
 	$(dualscore) score "$(call home,$(CKPT))" $(call paths,$(IMAGES)) \
 		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(PSNR),--psnr $(PSNR)) $(streaming)
 
 ood: $(INSTALLED)  ## Tell other images from the model's kind: CKPT=file or run IN="files or folders" OUT="files or folders" [RESULTS=ood] [PSNR="40 20"] [RESIZE=1] [NORMALIZE=1]
-	@$(if $(and $(CKPT),$(IN),$(OUT)),,echo "error: say which model and which images with CKPT=… IN=… OUT=…" >&2; exit 2;) \
+	@$(call need,CKPT IN OUT) \
 	$(dualscore) ood "$(call home,$(CKPT))" --in $(call paths,$(IN)) --out $(call paths,$(OUT)) \
 		$(if $(RESULTS),--results "$(call home,$(RESULTS))") $(if $(PSNR),--psnr $(PSNR)) $(streaming)
 
 export: $(INSTALLED)  ## A model for others, without run and data: CKPT=file or run [OUT=model] [LICENCE="CC BY 4.0"]
-	@$(if $(CKPT),,echo "error: say which model with CKPT=…" >&2; exit 2;) \
+	@$(call need,CKPT) \
 	$(dualscore) export "$(call home,$(CKPT))" $(if $(OUT),--out "$(call home,$(OUT))") $(if $(LICENCE),--licence "$(LICENCE)")
 
 convert: $(INSTALLED)  ## A released checkpoint as a model: CKPT=file IMAGES="files or folders" [OUT=converted] [RESIZE=1] [LICENCE="…"]
@@ -87,12 +94,12 @@ convert: $(INSTALLED)  ## A released checkpoint as a model: CKPT=file IMAGES="fi
 
 draw_options = $(if $(COUNT),--count $(COUNT)) $(if $(METHOD),--method $(METHOD)) $(if $(STEPS),--steps $(STEPS)) \
 	$(if $(OUT),--out "$(call home,$(OUT))")
-draw_images = $(if $(and $(CKPT),$(IMAGES)),,echo "error: say which model and which images with CKPT=… IMAGES=…" >&2; exit 2;) \
+draw_images = $(call need,CKPT IMAGES) \
 	$(dualscore) $@ "$(call home,$(CKPT))" $(call paths,$(IMAGES)) \
 	$(draw_options) $(if $(filter-out 0,$(RESIZE)),--resize)
 
 sample: $(INSTALLED)  ## Draw images from a model: CKPT=file or run [COUNT=16] [METHOD=metropolis|langevin|flow] [STEPS=200] [OUT=samples]
-	@$(if $(CKPT),,echo "error: say which model with CKPT=…" >&2; exit 2;) \
+	@$(call need,CKPT) \
 	$(dualscore) sample "$(call home,$(CKPT))" $(draw_options)
 
 denoise: $(INSTALLED)  ## Add noise to images, draw what they may have been: as sample, and IMAGES="files" [PSNR=20] [RESIZE=1]

@@ -235,6 +235,22 @@ def test_make_has_dry_runs_of_every_target(arguments: list[str], said: str, tmp_
     assert tree(tmp_path).keys() == before.keys()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["score"], "which model with CKPT=… and which images with IMAGES=…"),
+        (["score", "CKPT=runs/a b"], "which images with IMAGES=…"),
+        (["denoise", "IMAGES=a b"], "which model with CKPT=…"),
+        (["ood", "CKPT=m", "OUT=b"], "which images of the model's kind with IN=…"),
+        (["ood", "IN='a b'"], "which model with CKPT=… and which other images with OUT=…"),
+        (["sample"], "which model with CKPT=…"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_make_names_what_is_missing_alone(arguments: list[str], error: str, tmp_path: Path) -> None:
+    assert f"error: say {error}\n" in _make(tmp_path, *arguments, status=2)
+
+
 def test_make_refuses_a_port_before_it_says_where_to_look(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
