@@ -183,7 +183,9 @@ def test_fresh_in_a_group_of_tasks_asks_for_a_name(
 
 def test_evaluating_what_was_never_trained_says_so(workspace: Workspace, demo_shards: Path) -> None:
     line = workspace.fail("evaluate", "patches_dual", f"data.path={demo_shards}")
-    assert "runs/patches_dual/checkpoints/best.ckpt: no such checkpoint; patches_dual is not trained yet" in line
+    assert (
+        "runs/patches_dual/checkpoints/best.ckpt: no such checkpoint; patches_dual is not trained yet" in line
+    )
     Path("x.ckpt").write_bytes(b"PK\x03\x04")
     line = workspace.fail("evaluate", "patches_dual", f"data.path={demo_shards}", "--checkpoint", "x.ckpt")
     assert "x.ckpt" in line

@@ -55,7 +55,7 @@ COMMANDS = {
     "evaluate": (["patches_dual"], [f"{RUN}/config.yaml", "step 2", "nothing was written"]),
     "score": (
         [RUN, "in"],
-        ["40 image files in in", "others are left out", "scores (new): scores.csv"],
+        ["40 image files in in", "others are left out", "1 batch of at most 128", "scores (new): scores.csv"],
     ),
     "ood": ([RUN, "--in", "in", "--out", "out"], ["25 network evaluations for each of 80 images"]),
     "figures": ([RUN, "--only", "3", "table1"], ["3, table1", f"{RUN}/figures (new)"]),

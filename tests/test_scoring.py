@@ -135,6 +135,7 @@ def test_a_trained_model_scores_files_and_folders(workspace: Workspace, demo_sha
     assert "is 20×20, but wanted are 16×16 images" in failures["other.png"]
     assert "2 left out" in printed
     assert "8 images" in printed
+    assert "scores.csv, scores.json, failures.csv, sheet.png, maps/" in printed
 
     # Where no evaluation is found the percentiles stay empty, and that is said.
     Path("alone.ckpt").write_bytes(Path("runs/patches_dual/checkpoints/best.ckpt").read_bytes())
@@ -427,6 +428,12 @@ def test_extremes_are_the_first_and_the_last_in_rank() -> None:
     shown = [thumbnail.row.bits_per_dim for thumbnail in kept.sorted()]
     assert shown == sorted(bits)[:7] + sorted(bits)[-7:]
     assert kept.seen == 200
+
+
+def test_a_sheet_counts_its_images() -> None:
+    assert sheet.heading(1, 1) == "the image: bits/dim, file"
+    assert sheet.heading(2, 2) == "the 2 images, the most probable first: bits/dim, file"
+    assert sheet.heading(60, 1000) == "the extremes of 1,000 images, the most probable first: bits/dim, file"
 
 
 def test_strange_names_come_through(tmp_path: Path, loaded: Path) -> None:

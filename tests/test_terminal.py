@@ -154,6 +154,7 @@ def test_a_table_gives_up_lines_before_columns() -> None:
     ("arguments", "hint"),
     [
         (["train", "patches_dul"], "did you mean patches_dual? there are:"),
+        (["train", "experiments/patches_dual.yaml"], "did you mean patches_dual? there are:"),
         (["train", "patches_dual", "optim.lrr=1"], "unknown key; did you mean lr?"),
         (["train", "patches_dual", "lr=1"], "unknown key; did you mean optim.lr?"),
         (["train", "mine"], "it is the name of a run of patches_dual: give patches_dual --name mine"),
@@ -168,7 +169,10 @@ def test_a_table_gives_up_lines_before_columns() -> None:
             ["evaluate", "patches_a"],
             "no such checkpoint; patches_a is not trained yet; dualscore train patches_a trains it",
         ),
-        (["figures", "runs/patches_a"], "no such run; patches_a is not trained yet; dualscore train patches_a"),
+        (
+            ["figures", "runs/patches_a"],
+            "no such run; patches_a is not trained yet; dualscore train patches_a",
+        ),
         (["score", "runs/mine", "foto.png"], "foto.png: no such file or folder; did you mean photo.png?"),
     ],
 )

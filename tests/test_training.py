@@ -329,6 +329,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(workspace: Workspace, demo
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.strip().splitlines()[-1] == "interrupted; the same command goes on from the last checkpoint"
+    assert "patches_dual: stopped by Ctrl-C" in workspace.run("status")
     step = workspace.checkpoint("patches_dual")["global_step"]
     assert step >= 2  # the line is printed before its checkpoint is written
     more = [f"trainer.max_steps={step + 2}", "optim.warmup_steps=2"]

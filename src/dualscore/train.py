@@ -114,7 +114,10 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
         except BaseException as error:
             stopped = isinstance(error, StoppedError | KeyboardInterrupt)
             status.state = State.stopped if stopped else State.failed
-            status.reason = redact(" ".join(str(error).split()))[:300] or type(error).__name__
+            said = (
+                "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
+            )
+            status.reason = redact(said)[:300] or type(error).__name__
             _say(status, run)
             raise
         status.state = State.complete

@@ -79,4 +79,4 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     planning.device(plan, arguments.device)
     each = 1 + len(levels) * DRAWS
     plan.add("work", f"{each} network evaluations for each of {count:,} images")
-    return plan.writes(out, "ood.csv", "ood.json", "ood.png", "ood.pdf")
+    return plan.writes(out, "ood.csv", "ood.json", "failures.csv", "ood.png", "ood.pdf")

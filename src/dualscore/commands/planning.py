@@ -52,7 +52,8 @@ def count_images(plan: Plan, name: str, given: Sequence[Path], out: Path, hint: 
         if not counts[0]:
             raise ScoreError(f"{given[0]}: holds no image ({', '.join(SUFFIXES)})")
         more = " or more" if counts[0] == MOST_COUNTED else ""
-        return f"{counts[0]:,}{more} image files in {', '.join(map(str, given))}"
+        files = "file" if counts[0] == 1 else "files"
+        return f"{counts[0]:,}{more} image {files} in {', '.join(map(str, given))}"
 
     plan.check(name, look)
     return counts[0] if counts else 0

@@ -50,8 +50,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
             plan.check("d_eff", lambda: check_level(arguments.psnr, model.t_max))
     planning.device(plan, arguments.device)
     batches = -(-count // arguments.batch_size)
-    plan.add(
-        "work", f"one energy and its gradient for each image, {batches:,} batches of {arguments.batch_size}"
-    )
+    counted = f"{batches:,} {'batch' if batches == 1 else 'batches'} of at most {arguments.batch_size}"
+    plan.add("work", f"one energy and its gradient for each image, {counted}")
     maps = ["maps/"] if arguments.maps else []
-    return plan.writes(arguments.out, "scores.csv", "scores.json", "sheet.png", *maps)
+    return plan.writes(arguments.out, "scores.csv", "scores.json", "failures.csv", "sheet.png", *maps)

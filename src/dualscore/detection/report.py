@@ -61,6 +61,6 @@ def tell(summary: Mapping[str, Any], results: Path, console: Console) -> None:
         lines.append(
             "where no image overlaps the interval is one point: it does not say how rare overlaps are"
         )
-    lines.append(f"written to {results}: ood.csv, ood.json, ood.png, ood.pdf")
+    lines.append(f"written to {results}: ood.csv, ood.json, failures.csv, ood.png, ood.pdf")
     for line in lines:
         final(console, line, soft_wrap=True)

@@ -50,7 +50,9 @@ class Typicality:
             1.3 * (min(deviation, float(high - low) / 1.349) or deviation) * len(reference) ** (-1 / 3)
         )
         if not self.bandwidth > 0.0:
-            raise ScoreError(f"{flag('in')}: all reference images have the same probability; give different images")
+            raise ScoreError(
+                f"{flag('in')}: all reference images have the same probability; give different images"
+            )
 
     def __call__(self, bits: Tensor) -> Tensor:
         """Scores ≥ 0 in nats, float64, shape (B,), of images of these bits/dim, shape (B,)."""
@@ -79,7 +81,9 @@ class ProfileDistance:
         logs = reference.log()
         self.mean, self.deviation = logs.mean(dim=0), logs.std(dim=0, correction=0)
         if not bool((self.deviation > 0.0).all()):
-            raise ScoreError(f"{flag('in')}: all reference images have the same profile; give different images")
+            raise ScoreError(
+                f"{flag('in')}: all reference images have the same profile; give different images"
+            )
         self.correlation, self.shrinkage = shrunk_correlation((logs - self.mean) / self.deviation)
         self._factor = torch.linalg.cholesky(self.correlation)
 

@@ -168,7 +168,8 @@ def _tell(
         among = f"{summary['validation']['images']:,} {summary['validation']['which']}"
         lines.append(f"percentile: of {among}, how many are less probable")
     lines.append(
-        f"written to {out}: scores.csv, scores.json, sheet.png" + (", maps/" if results.options.maps else "")
+        f"written to {out}: scores.csv, scores.json, failures.csv, sheet.png"
+        + (", maps/" if results.options.maps else "")
     )
     for line in lines:
         final(console, line, soft_wrap=True)

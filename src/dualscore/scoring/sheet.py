@@ -70,6 +70,13 @@ class Extremes:
         return [item for _, _, item in sorted(kept.values(), key=lambda entry: entry[:2])]
 
 
+def heading(shown: int, seen: int) -> str:
+    """What stands above the images: how many of how many they are, and what is below each."""
+    which = f"the {shown} images" if seen == shown else f"the extremes of {seen:,} images"
+    order = "the image" if seen == 1 else f"{which}, the most probable first"
+    return f"{order}: bits/dim, file"
+
+
 def draw_sheet(shown: Sequence[Thumbnail], seen: int, scale: tuple[float, float]) -> Image.Image:
     """Draw images and their heat maps side by side, the most probable first.
 
@@ -93,8 +100,7 @@ def draw_sheet(shown: Sequence[Thumbnail], seen: int, scale: tuple[float, float]
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     pen.font = ImageFont.load_default(TEXT)
-    which = f"the {len(shown)} images" if seen == len(shown) else f"the extremes of {seen:,} images"
-    pen.text((MARGIN, MARGIN), f"{which}, the most probable first: bits/dim, file", fill="black")
+    pen.text((MARGIN, MARGIN), heading(len(shown), seen), fill="black")
     pen.text(
         (MARGIN, MARGIN + LINE), "right of each: where its bits are, per pixel and channel", fill="black"
     )

@@ -77,7 +77,8 @@ def find(kind: str, name: str, folder: Path | None = None) -> Path:
     """
     there = available(folder, kind)
     if name not in there:
-        hint = (_run_of_that_name(name) if kind == "experiments" else "") or did_you_mean(name, there)
+        own = name.rpartition("/")[2].removesuffix(".yaml")  # of who gives the file
+        hint = (_run_of_that_name(name) if kind == "experiments" else "") or did_you_mean(own, there)
         looked = " and ".join(str(place) for place in ((folder,) if folder else places(kind)))
         raise ConfigError(
             f"{_SINGULAR[kind]} {name!r} does not exist; {hint}there are: {', '.join(there) or 'none'} "
