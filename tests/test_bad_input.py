@@ -156,6 +156,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(workspace: Workspace, d
     line = workspace.fail("train", "patches_dual", *settings, "network.width=8")
     assert "the run was started with network.width=4 (now 8)" in line
     assert "beside it with --fresh" in line
+    for name in ("../x", "/tmp/x", ".", "a/../../x"):
+        assert f"--name {name}: must be the name of a folder" in workspace.fail(
+            "train", "patches_dual", "--name", name
+        )
     workspace.run("evaluate", "patches_dual", *settings, "--checkpoint", checkpoint)
 
 

@@ -100,6 +100,19 @@ def test_every_command_that_writes_has_a_dry_run() -> None:
     assert set(added.choices) - planned == {"status", "experiments", "completion", "data"}
 
 
+def test_a_study_counts_the_runs_that_are_there(place: Workspace) -> None:
+    from dualscore.study import load_study
+    from dualscore.study.plan import STUDIES
+    from dualscore.study.run import run_folder
+
+    study = load_study("long")
+    (place.folder / "studies").unlink()  # the shipped ones are found all the same
+    best = run_folder(STUDIES / study.name, study.variants[0], study.seeds[0]).best
+    best.parent.mkdir(parents=True)
+    best.touch()
+    assert "; 1 are there or begun" in place.run("study", "long", "--dry-run")
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

@@ -89,6 +89,8 @@ def test_a_log_file_that_cannot_be_written_is_an_error(workspace: Workspace) -> 
     assert "--log-file experiments: cannot be written" in workspace.fail(
         "status", "--log-file", "experiments"
     )
+    os.mkfifo("pipe")  # that nobody reads
+    assert "--log-file pipe: cannot be written" in workspace.fail("status", "--log-file", "pipe")
 
 
 @pytest.mark.usefixtures("workspace")
@@ -303,6 +305,8 @@ printf '%s\n' "${{COMPREPLY[@]}}"
         ("dualscore tr", ["train"], ["score"]),
         ("dualscore score --re", ["--resize"], ["--seed"]),
         ("dualscore train patches_d", ["patches_dual", "patches_denoiser"], ["texture_mixture"]),
+        ("dualscore train patches_m", ["patches_mine"], []),
+        ("dualscore data bu", ["build"], ["verify"]),
         ("dualscore train patches_dual optim.lr", ["optim.lr="], ["energy.phase="]),
         ("dualscore study rec", ["recipe"], []),
         ("dualscore submit --sweep gen", ["generalization"], []),
@@ -316,8 +320,8 @@ printf '%s\n' "${{COMPREPLY[@]}}"
 def test_bash_completes(
     line: str, offered: list[str], not_offered: list[str], trained_demo: Path, tmp_path: Path
 ) -> None:
-    for name in ("experiments", "studies", "sweeps"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "experiments").mkdir()  # of one's own; shipped ones are completed too
+    (tmp_path / "experiments/patches_mine.yaml").touch()
     (tmp_path / "runs").symlink_to(trained_demo / "runs")
     program = tmp_path / "bin/dualscore"
     program.parent.mkdir()

@@ -138,7 +138,7 @@ def _watchdog(config: ExperimentConfig, run: Run, status: Status, place: tuple[i
 
 
 def _warn(message: str) -> None:
-    shared_console().print(Text.assemble(("warning:", "yellow"), f" {message}"), soft_wrap=True)
+    shared_console().print(Text.assemble(("warning:", "yellow"), f" {redact(message)}"), soft_wrap=True)
 
 
 def _say(status: Status, run: Run) -> None:

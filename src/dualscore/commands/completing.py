@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from dualscore.shipped import places
 from dualscore.terminal.hints import runs_below
 
 
@@ -22,7 +23,7 @@ def complete(parser: argparse.ArgumentParser) -> None:
 
 
 def _files_in(folder: str) -> Callable[..., list[str]]:
-    return lambda **_: sorted(path.stem for path in Path(folder).glob("*.yaml"))
+    return lambda **_: sorted({path.stem for place in places(folder) for path in place.glob("*.yaml")})
 
 
 def _experiments(parsed_args: argparse.Namespace, **_: object) -> list[str]:
@@ -64,6 +65,7 @@ NAMES: dict[str, Callable[..., list[str]]] = {
     "checkpoint": _models,
     "name": _run_names,
     "overrides": _settings,
+    "handed_over": lambda **_: ["build", "verify"],
     "only": lambda **_: ["table1", "table2", "1", "2", "3", "4", "5"],
 }
 """What completes an argument, by its name; files complete the others."""

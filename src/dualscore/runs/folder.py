@@ -220,13 +220,20 @@ def _numbered(name: str, root: Path) -> dict[int, Path]:
     return found
 
 
+def _below(name: str) -> str:
+    """A run's name, which must not lead out of the folder of all runs."""
+    if Path(name).is_absolute() or not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise ConfigError(f"{option('--name ', 'NAME=')}{name}: must be the name of a folder below runs")
+    return name
+
+
 def newest_run(name: str, root: Path = RUNS) -> Run:
     """The newest run of an experiment, or the folder of its first."""
-    found = _numbered(name, root)
+    found = _numbered(_below(name), root)
     return Run(found[max(found)] if found else root / name)
 
 
 def fresh_run(name: str, root: Path = RUNS) -> Run:
     """A folder beside all runs of an experiment so far."""
-    found = _numbered(name, root)
+    found = _numbered(_below(name), root)
     return Run(root / (f"{name}-{max(found) + 1}" if found else name))

@@ -40,7 +40,9 @@ class LogFile:
         """Why lines are missing; nothing if none are."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            # Without waiting for who reads a pipe, if it is one: nobody may.
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+            os.set_blocking(self._file, True)
         except OSError as error:
             raise ConfigError(f"--log-file {path}: cannot be written: {error.strerror}") from error
 
