@@ -17,7 +17,7 @@ from dualscore.networks.unet import Layer
 
 
 def normalize(norm: FeatureNorm, x: Tensor, embedding: Tensor) -> Tensor:
-    """The paper's normalisation as it is printed; any other as its module does it."""
+    """The paper's normalization as it is printed; any other as its module does it."""
     if not isinstance(norm, ScalePreservingNorm):
         return norm(x, embedding)
     x = x - x.mean(dim=(2, 3), keepdim=True)
@@ -27,7 +27,7 @@ def normalize(norm: FeatureNorm, x: Tensor, embedding: Tensor) -> Tensor:
 
 
 class PlainLayer(Layer):
-    """Convolution, normalisation, GELU, one after the other."""
+    """Convolution, normalization, GELU, one after the other."""
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """See `Layer`."""

@@ -34,7 +34,7 @@ def images(count: int = 3) -> torch.Tensor:
 
 
 def with_potential() -> Energy:
-    """The recipe's energy: two views of the image, normalised pixel by pixel, another map summed."""
+    """The recipe's energy: two views of the image, normalized pixel by pixel, another map summed."""
     torch.manual_seed(1)
     f = UNet(6, LogEmbedding(), width=4, scales=2, layers=2, norm=PixelNorm, residual=True, outputs=9)
     gaussian = StationaryGaussian(MEAN, random_spectrum(3, 8, 8))
@@ -248,7 +248,7 @@ def test_at_step_0_the_anchored_energy_has_the_exact_entropy_of_a_colour_texture
         clean = energy(x, torch.zeros(len(x))).double()
         noisy = energy(x + math.sqrt(1e3) * z, t_max).double()
     exact = 8 + float(truth.entropy()) / (d * math.log(2))
-    # Energies are normalised by construction…
+    # Energies are normalized by construction…
     stderr = float(clean.std()) / math.sqrt(len(x)) / (d * math.log(2))
     assert abs(8 + float(clean.mean()) / (d * math.log(2)) - exact) < 3 * stderr
     # … and the paper's protocol finds log Z = 0 and the same figure.

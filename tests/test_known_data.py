@@ -104,7 +104,7 @@ def test_statistics_are_those_of_the_images_as_they_are_trained_on(name: str) ->
     power = gaussian.analyze(x - statistics.mean[:, None, None]).square().mean(dim=0)
     assert torch.allclose(power, gaussian.eigenvalues, rtol=0.12)
     assert torch.allclose(x.mean(dim=(0, 2, 3)), statistics.mean, atol=0.05)
-    if data.quantized:  # rounding and dequantising add the variance of a step each
+    if data.quantized:  # rounding and dequantizing add the variance of a step each
         exact = data.density.moments()[1].diagonal().mean() + 2 * QUANTIZATION_VARIANCE
         assert float(statistics.pixel_variance) == pytest.approx(float(exact))
 

@@ -178,7 +178,7 @@ def test_gray_is_pillows_gray() -> None:
 
 
 def test_gaussian_baselines_reach_the_entropy_of_gaussian_textures() -> None:
-    """8-bit Gaussian images: both fits must cost the entropy of the dequantised texture."""
+    """8-bit Gaussian images: both fits must cost the entropy of the dequantized texture."""
     spectrum = random_spectrum(1, 8, 8) * 0.02
     truth = StationaryGaussian(torch.tensor([0.5]), spectrum)
     x = truth.sample(6000, torch.Generator().manual_seed(0))

@@ -40,7 +40,7 @@ def test_batches_do_not_change_anything() -> None:
     assert m.energy(x[:0]).shape == (0,)
 
 
-def test_log_probabilities_are_normalised_energies() -> None:
+def test_log_probabilities_are_normalized_energies() -> None:
     m, x = model(), images()
     assert torch.allclose(m.log_prob(x), -(m.energy(x, 0.0) + 3.0))
     assert torch.allclose(m.bits_per_dim(x), 8 - m.log_prob(x) / (64 * math.log(2)))
@@ -65,7 +65,7 @@ def test_a_known_density_is_a_model_though_it_has_no_parameters() -> None:
     assert m.denoise(x, 0.01).shape == x.shape
 
 
-def test_an_unknown_normalisation_is_said_and_can_be_estimated() -> None:
+def test_an_unknown_normalization_is_said_and_can_be_estimated() -> None:
     for unknown in (None, math.nan):
         m = model(unknown)
         with pytest.raises(NormalizationError, match=r"model.normalize\(images\)"):
@@ -73,7 +73,7 @@ def test_an_unknown_normalisation_is_said_and_can_be_estimated() -> None:
         with pytest.raises(NormalizationError):
             m.bits_per_dim(images())
     x = torch.rand(2000, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    # The anchored energy is normalised by construction, so its log Z is near 0.
+    # The anchored energy is normalized by construction, so its log Z is near 0.
     assert abs(m.normalize(x)) < 4 * math.sqrt(32 / 2000)
     assert m.log_prob(images()).isfinite().all()
 

@@ -172,10 +172,10 @@ def test_what_is_not_known_is_said(workspace: Workspace, demo_shards: Path) -> N
     assert "not known: `model.normalize(images)` estimates it" in card
     assert "It was not said under which terms" in card
     line = workspace.fail("score", "made", str(fill(Path("images"), 1, 16)), status=4)
-    assert "normalisation is not known" in line
+    assert "normalization is not known" in line
 
 
-def test_a_normalised_model_is_saved_as_it_is(tmp_path: Path, demo_shards: Path) -> None:
+def test_a_normalized_model_is_saved_as_it_is(tmp_path: Path, demo_shards: Path) -> None:
     model = dualscore.load(checkpoint(tmp_path / "x.ckpt", "patches_dual", f"data.path={demo_shards}"))
     images = torch.rand(20, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     value = model.normalize(images)
@@ -292,7 +292,7 @@ def test_log_z_is_estimated_or_left_out_by_request_only(workspace: Workspace) ->
     assert "without log Z" in printed
     model = dualscore.load("made")
     assert model.image_shape is None
-    with pytest.raises(NormalizationError, match="normalisation is not known"):
+    with pytest.raises(NormalizationError, match="normalization is not known"):
         model.log_prob(torch.rand(2, 3, 8, 8))
     # It can still be scored with where that is asked for.
     workspace.run("score", "made", str(fill(Path("images"), 3, 16)), "--normalize", "--no-maps")

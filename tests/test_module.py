@@ -126,7 +126,7 @@ def test_a_training_step_is_the_objective_on_mirrored_pixels(demo_shards: Path, 
     assert torch.equal(module.training_step(stored, 0), expected.total.mean())
 
 
-def test_the_average_is_exponential_and_the_normaliser_is_forgotten(demo_shards: Path) -> None:
+def test_the_average_is_exponential_and_the_normalizer_is_forgotten(demo_shards: Path) -> None:
     module = make(demo_shards, "optim.ema_steps=4")
     assert module.average is not None
     assert module.evaluated is module.average.module
@@ -183,7 +183,7 @@ def test_validation_bounds_the_likelihood_in_shared_strata(demo_shards: Path) ->
     assert torch.allclose(draw.ends, ends)
 
 
-def test_dequantised_training_spreads_every_pixel_over_its_step(demo_shards: Path) -> None:
+def test_dequantized_training_spreads_every_pixel_over_its_step(demo_shards: Path) -> None:
     settings = ["data.dequantize=true", "data.flip=false"]
     module, plain = (
         make(demo_shards, *settings),
@@ -247,7 +247,7 @@ def test_the_anchors_statistics_are_those_of_the_training_pixels(demo_shards: Pa
     assert torch.allclose(statistics.spectrum, measured, rtol=0.02, atol=1e-7)
 
 
-def test_load_takes_the_averaged_weights_and_normaliser(workspace: Workspace, demo_shards: Path) -> None:
+def test_load_takes_the_averaged_weights_and_normalizer(workspace: Workspace, demo_shards: Path) -> None:
     settings = [*TINY, f"data.path={demo_shards}", "optim.warmup_steps=0", "optim.ema_steps=50"]
     workspace.run("train", "patches_dual", *settings, "trainer.max_steps=6")
     checkpoint = workspace.checkpoint("patches_dual")

@@ -1,4 +1,4 @@
-"""The UNet: its size, its symmetry, its normalisations, what it refuses."""
+"""The UNet: its size, its symmetry, its normalizations, what it refuses."""
 
 import pytest
 import torch

@@ -77,12 +77,12 @@ def test_the_denoiser_agrees_with_the_released_network(dtype: torch.dtype, toler
     assert _relative_error(denoised, reference["denoised"]) < tolerance
 
 
-def test_load_takes_the_released_format_and_knows_no_normalisation() -> None:
+def test_load_takes_the_released_format_and_knows_no_normalization() -> None:
     reference = _reference("energy_small", torch.float64)
     model = dualscore.load(DATA / "energy_small.pth.tar").double()
     energy = model.energy(reference["noisy"], reference["noise_variance"], batch_size=3)
     assert _relative_error(energy, reference["energy"]) < 1e-9
-    with pytest.raises(NormalizationError, match="normalisation is not known"):
+    with pytest.raises(NormalizationError, match="normalization is not known"):
         model.log_prob(reference["clean"])
     model.normalize(reference["clean"].clamp(0, 1))
     assert model.log_prob(reference["clean"].clamp(0, 1)).isfinite().all()

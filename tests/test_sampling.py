@@ -129,7 +129,7 @@ def test_annealed_metropolis_sampling_finds_a_density_from_noise(name: str) -> N
     assert found.log_weight is not None
     worth = effective_samples(found.log_weight)
     assert worth > 0.5 * CHAINS
-    # The mean weight is the ratio of the normalisers, which are 1.
+    # The mean weight is the ratio of the normalizers, which are 1.
     stderr = math.sqrt(1 / worth - 1 / CHAINS)
     assert abs(float(found.log_weight.logsumexp(0)) - math.log(CHAINS)) < 4 * stderr
     right = judge(known(name), chosen(found, 0), T[name], 0)
@@ -158,7 +158,7 @@ def test_weights_correct_a_start_and_a_schedule_that_are_wrong() -> None:
 
 
 class Shifted(EnergyModel):
-    """An energy with another normalisation at each level: −log p + c ln t."""
+    """An energy with another normalization at each level: −log p + c ln t."""
 
     def __init__(self, energy: EnergyModel, slope: float) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Shifted(EnergyModel):
         return energies + self.slope * noise_variance.log()
 
 
-def test_the_mean_weight_measures_the_normaliser() -> None:
+def test_the_mean_weight_measures_the_normalizer() -> None:
     density, generator = known("scale_mixture"), torch.Generator().manual_seed(0)
     schedule = levels(1e3, 100, 1e-2)
     start, energy = start_from(moments_prior(density), schedule[0], 1000, generator)

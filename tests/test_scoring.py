@@ -167,7 +167,7 @@ def test_a_model_without_a_normalizer_is_refused_unless_it_may_be_estimated(
     monkeypatch.setattr(run, "load", lambda _: of_any_size(output_gain=0.0, log_normalizer=None))
     with pytest.raises(NormalizationError, match="--normalize"):
         score(loaded, [folder], Options(tmp_path / "out"), QUIET)
-    # A Gaussian's own energy is normalised: log Z is found to be 0, but for the images' own variance.
+    # A Gaussian's own energy is normalized: log Z is found to be 0, but for the images' own variance.
     summary = score(loaded, [folder], Options(tmp_path / "out", normalize=True), QUIET)
     assert abs(summary["log_normalizer"]) < 0.1
 

@@ -38,7 +38,7 @@ VALIDATION_STRATA = 16
 
 
 class ImageStatistics:
-    """Second-order statistics of 8-bit training images, dequantised.
+    """Second-order statistics of 8-bit training images, dequantized.
 
     Args:
         mean: per channel, shape (C,), pixels in [0, 1].
@@ -118,7 +118,7 @@ def known_density(config: ExperimentConfig) -> GaussianMixture | None:
 
 
 def load_statistics(config: ExperimentConfig, data: tuple[Source, Manifest] | None = None) -> ImageStatistics:
-    """The statistics of the images as the model sees them, gray if the experiment is, dequantised.
+    """The statistics of the images as the model sees them, gray if the experiment is, dequantized.
 
     Args:
         config: the experiment.
@@ -131,7 +131,7 @@ def load_statistics(config: ExperimentConfig, data: tuple[Source, Manifest] | No
     floor = QUANTIZATION_VARIANCE * torch.eye(channels, dtype=torch.float64)[:, :, None, None]
     if (density := known_density(config)) is not None:
         mean, spectrum = density.moments()
-        # Rounding adds the variance of one step, and dequantising that of another.
+        # Rounding adds the variance of one step, and dequantizing that of another.
         return ImageStatistics(mean, spectrum + 2 * floor if config.data.quantized else spectrum)
     source, manifest = data or find_data(config)
     mean = torch.tensor(manifest.statistics.pixel_mean, dtype=torch.float64)

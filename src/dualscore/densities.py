@@ -1,7 +1,7 @@
 r"""Densities that are known at every noise level: mixtures of Gaussians, the ground truth of this project.
 
 If x is drawn from Σ_k w_k N(μ_k, Σ_k), then y = x + √t z from Σ_k w_k N(μ_k, Σ_k + t I), so that
-U(y, t) = −ln Σ_k exp(ln w_k − U_k(y, t)) is exact and normalised, with U_k as in `dualscore.gaussian`.
+U(y, t) = −ln Σ_k exp(ln w_k − U_k(y, t)) is exact and normalized, with U_k as in `dualscore.gaussian`.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class GaussianMixture(EnergyModel):
     """A mixture of Gaussians, with its exact energy: a model like any other, but right.
 
     Args:
-        weights: w_k > 0; they are normalised.
+        weights: w_k > 0; they are normalized.
         components: as many Gaussians, over images of one shape.
         image_shape: (C, H, W).
     """
@@ -38,7 +38,7 @@ class GaussianMixture(EnergyModel):
         self.image_shape = image_shape
 
     def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
-        """U(y, t) = −log p(y | t) in nats, normalised, for y (B, C, H, W) and t ≥ 0 (B,)."""
+        """U(y, t) = −log p(y | t) in nats, normalized, for y (B, C, H, W) and t ≥ 0 (B,)."""
         return -torch.logsumexp(self.log_weights - self._energies(noisy, noise_variance), dim=1)
 
     def _energies(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class Fading(nn.Module):
 class LevelPhase(nn.Module):
     """Where each pixel lies within its grey level: cos and sin of 2π·255·y, fading as noise hides it.
 
-    A density of dequantised images has the levels' edges in it; a network of smooth views would have to
+    A density of dequantized images has the levels' edges in it; a network of smooth views would have to
     find that lattice by itself. After the Fourier features of Kingma et al. 2021, arXiv 2107.00630.
     """
 

@@ -39,7 +39,7 @@ class Origin:
 
 
 class ImageModel(nn.Module):
-    """A score model with its normalisation. Everything works in batches, on the device the model is on.
+    """A score model with its normalization. Everything works in batches, on the device the model is on.
 
     Args:
         score_model: an energy or a denoiser.
@@ -117,7 +117,7 @@ class ImageModel(nn.Module):
         return torch.cat(parts) if parts else self._like().new_zeros(0)
 
     def energy(self, images: Tensor, noise_variance: Tensor | float = 0.0, batch_size: int = 256) -> Tensor:
-        """U(y, t) in nats, as the network gives it (add log Z to normalise it).
+        """U(y, t) in nats, as the network gives it (add log Z to normalize it).
 
         Args:
             images: y, shape (B, C, H, W), where clean pixels are in [0, 1].
@@ -161,7 +161,7 @@ class ImageModel(nn.Module):
         return self._map(self.score_model.denoise, images, noise_variance, batch_size)
 
     def log_prob(self, images: Tensor, batch_size: int = 256) -> Tensor:
-        """Normalised log density of clean images, −U(x, 0) − log Z, in nats, shape (B,).
+        """Normalized log density of clean images, −U(x, 0) − log Z, in nats, shape (B,).
 
         Args:
             images: x in [0, 1], shape (B, C, H, W).
@@ -177,7 +177,7 @@ class ImageModel(nn.Module):
         energy = self._energy()
         if self.log_normalizer is None or not math.isfinite(self.log_normalizer):
             raise NormalizationError(
-                "the model's normalisation is not known, so its energies are not yet log probabilities: "
+                "the model's normalization is not known, so its energies are not yet log probabilities: "
                 "estimate it with model.normalize(images) on a few hundred images or more"
             )
         if len(images):

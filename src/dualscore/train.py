@@ -242,7 +242,8 @@ def _compare_devices(before: int, now: int, console: Console) -> None:
 
 def _ending(before: Status) -> str:
     """How a run ended before it goes on, as far as it could say."""
-    return f"{before.state.value}{f': {before.reason}' if before.reason else ''}"
+    state, reason = before.state.value, before.reason
+    return reason if reason.startswith(state) else f"{state}: {reason}" if reason else state
 
 
 def leave() -> None:

@@ -15,7 +15,7 @@ PSNR_SHOWN = (30.0, 15.0)
 SHOWN_FIRST = ("experiment", "lr", "recipe", "batch", "steps")
 METRICS = {
     "final/paper": "bits/dim, paper's protocol",
-    "final/dequantized": "bits/dim, dequantised",
+    "final/dequantized": "bits/dim, dequantized",
     "final/bound": "bits/dim, certified bound",
     "final/ode": "bits/dim, ODE",
     **{f"final/psnr_{p:+03.0f}dB": f"denoised PSNR at {p:g} dB" for p in PSNR_SHOWN},

@@ -54,7 +54,7 @@ def layout(config: ExperimentConfig, published: Sequence[str], score_network: bo
         *_likelihoods(published),
         _open("Losses", [_lines(*of) for of in losses]),
         _open("Denoising", [chart for name in references for chart in _grouped(*GAINS[name], levels)]),
-        *([_open("Normalisation", [_lines("log Z in nats", "val/log_normalizer")])] if energy else []),
+        *([_open("Normalization", [_lines("log Z in nats", "val/log_normalizer")])] if energy else []),
         _closed(SPACE, _each("space loss", "space_loss", levels)),
         *([_closed(TIME, _each("time loss", "time_loss", levels))] if energy else []),
         _closed("Effective dimension", _grouped("d_eff", "effective_dimension", levels)),
@@ -75,7 +75,7 @@ def _likelihoods(published: Sequence[str]) -> list[Category]:
     each = [
         _bands("paper's protocol: validations, evaluation", ["val/bits_per_dim", "final/paper"]),
         _bands("certified bound: validations, evaluation", ["val/bound", "final/bound"]),
-        _bands("evaluation: dequantised, ODE", ["final/dequantized", "final/ode"]),
+        _bands("evaluation: dequantized, ODE", ["final/dequantized", "final/ode"]),
     ]
     return [*found, _open("Bits/dim: each estimate (bands: ± 1.96 standard errors)", each)]
 

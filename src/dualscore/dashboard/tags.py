@@ -9,8 +9,8 @@ CONFIDENCE = 1.96
 STEP = "step = training step, counted from 0"
 DESCRIPTIONS = {
     "val/bits_per_dim": "Bits/dim of validation images by the paper's protocol: one evaluation at t = 0.",
-    "val/bound": "Certified bound in bits/dim; needs no normalisation. Lower is better, without a catch.",
-    "val/log_normalizer": "log Z in nats: how far from normalised the network's energies are.",
+    "val/bound": "Certified bound in bits/dim; needs no normalization. Lower is better, without a catch.",
+    "val/log_normalizer": "log Z in nats: how far from normalized the network's energies are.",
     "final/": "The evaluation after training, of the best checkpoint, in bits/dim.",
     "gaussian/stationary": "Bits/dim of the training images' stationary Gaussian on the same images.",
     "gaussian/full_covariance": "Bits/dim of the Gaussian with a full covariance, from the evaluation.",

@@ -5,7 +5,7 @@ A shard is a plain tar; an entry is one image: ``{index:09d}.u8``, its raw uint8
 where ``index`` counts the images of the split from 0 in shard order.
 
 ``spectrum.npy`` describes the training images at second order. With ŷ the orthonormal 2-D DCT-II of
-image/255 − pixel_mean, it is E[ŷ ŷᵀ] over channels at each spatial frequency, without dequantisation noise.
+image/255 − pixel_mean, it is E[ŷ ŷᵀ] over channels at each spatial frequency, without dequantization noise.
 """
 
 import hashlib

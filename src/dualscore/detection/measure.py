@@ -48,7 +48,7 @@ def measure(
     """Measure images as they come.
 
     Args:
-        model: with a normalisation and an image shape.
+        model: with a normalization and an image shape.
         chunks: batches of decoded files.
         levels: noise levels of the effective dimension, K of them, in dB.
         problems: told of images whose figures are not finite; they are left out.

@@ -22,7 +22,7 @@ def paper(measurement: Measurement) -> Estimated:
 
 
 def dequantized(measurement: Measurement) -> Estimated:
-    """Uniform dequantisation: each image's figure is the mean over its draws of u."""
+    """Uniform dequantization: each image's figure is the mean over its draws of u."""
     m = measurement
     stage = dequantized_energies(m.options.images, m.options.draws)
     rows = m.rows["dequantized"] = m.session.run(stage)
@@ -40,7 +40,7 @@ def bound(measurement: Measurement) -> Estimated:
 
 
 def ode(measurement: Measurement) -> Estimated:
-    """The probability-flow ODE of the dequantised images."""
+    """The probability-flow ODE of the dequantized images."""
     m = measurement
     rows = m.session.run(ode_energies(m.options.ode_images, m.options.ode_tolerance))
     return Estimated(rows["position"], m.density_bits(rows["energy"]), int(rows["evaluations"].sum()))

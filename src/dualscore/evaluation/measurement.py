@@ -88,7 +88,7 @@ class Measurement:
         return self.datamodule.counts
 
     def density_bits(self, energy: Tensor) -> Tensor:
-        """Bits/dim of normalised energies of images with a density: dequantised where they are 8-bit.
+        """Bits/dim of normalized energies of images with a density: dequantized where they are 8-bit.
 
         Args:
             energy: −log p in nats, shape (n,).

@@ -89,7 +89,7 @@ def shared_stages(
         options: estimators, images, levels.
         counts: images in each split.
         is_energy: False for a denoiser, which has no energies.
-        energies: whether an estimate is of normalised energies.
+        energies: whether an estimate is of normalized energies.
         known: whether the images' density is known.
         large: noise variances that log Z is looked at, rising; the last one is what it is taken at.
 

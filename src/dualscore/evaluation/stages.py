@@ -36,7 +36,7 @@ class Subject:
     quantized: bool
     """Whether images are 8-bit."""
     dequantize: bool
-    """Whether the model was trained on dequantised images."""
+    """Whether the model was trained on dequantized images."""
     t_range: tuple[float, float]
     """Smallest and largest noise variance in training, in pixel²."""
     seed: int
@@ -82,7 +82,7 @@ class Images:
         return dequantize(self.clean, self.uniform(subject, self.clean.shape[1:], draw))
 
     def as_trained(self, subject: Subject) -> Tensor:
-        """The images as the model saw them in training: dequantised or not."""
+        """The images as the model saw them in training: dequantized or not."""
         return self.with_density(subject) if subject.dequantize else self.clean
 
     def constant(self, t: float) -> Tensor:
@@ -172,7 +172,7 @@ def _level(subject: Subject, clean: Tensor, noise: Tensor, t: Tensor, probe: Ten
 
 
 def _extra_variance(subject: Subject) -> float:
-    """Variance that rounding and dequantising add to a known density's images."""
+    """Variance that rounding and dequantizing add to a known density's images."""
     return QUANTIZATION_VARIANCE * (int(subject.quantized) + int(subject.dequantize))
 
 
@@ -225,7 +225,7 @@ def dequantized_energies(count: int, draws: int) -> Stage:
 
 
 def ode_energies(count: int, tolerance: float) -> Stage:
-    """−log p of the dequantised images by the probability-flow ODE."""
+    """−log p of the dequantized images by the probability-flow ODE."""
 
     def solve(subject: Subject, x: Tensor, probe: Tensor) -> OdeEnergy:
         t_min, t_max = subject.t_range

@@ -32,7 +32,7 @@ class FullGaussian:
         self._products.addmm_(flat.mT, flat)
 
     def fit(self) -> None:
-        """Fix mean and covariance; the latter is that of the dequantised images, so it is positive."""
+        """Fix mean and covariance; the latter is that of the dequantized images, so it is positive."""
         mean = self._total / self.count
         covariance = self._products / self.count - mean[:, None] * mean
         covariance.diagonal().add_(QUANTIZATION_VARIANCE)
@@ -52,10 +52,10 @@ class FullGaussian:
 def gaussian_bits_per_dim(
     stationary: StationaryGaussian, full: FullGaussian | None, images: Iterable[Tensor], channels: int
 ) -> dict[str, float | None]:
-    """Measure both Gaussians, on dequantised images where they are 8-bit.
+    """Measure both Gaussians, on dequantized images where they are 8-bit.
 
     Args:
-        stationary: fitted on dequantised training images.
+        stationary: fitted on dequantized training images.
         full: the same, or None where d is too large.
         images: batches of stored images, shape (B, C, H, W): uint8, or floats with a density of their own.
         channels: 1 makes gray of colour.

@@ -4,7 +4,7 @@ For any denoiser x̂(y, t), any decoder P(x | y) and any prior, with y_t = x + �
 
     −log P(x) ≤ E[−log P(x | y_{t0})] + ½ ∫_{t0}^{t1} E‖x − x̂(y_t, t)‖² dt/t² + KL(q(y_{t1} | x) ‖ prior),
 
-in nats. No energy has to be normalised, or to exist.
+in nats. No energy has to be normalized, or to exist.
 Source: Kingma et al. 2021, Variational diffusion models, arXiv 2107.00630, section 4.
 """
 

@@ -31,7 +31,7 @@ class OdeEnergy(NamedTuple):
     """What the flow found."""
 
     energy: Tensor
-    """−log p in nats, normalised, shape (B,)."""
+    """−log p in nats, normalized, shape (B,)."""
     evaluations: int
     """Network evaluations an image; each with two derivatives."""
 
@@ -128,7 +128,7 @@ def ode_energy(
 
     Args:
         model: its score drives the flow.
-        images: images with a density (dequantised), shape (B, C, H, W).
+        images: images with a density (dequantized), shape (B, C, H, W).
         prior: Gaussian of the clean images, whose noisy version is the density at t_max.
         probe: v with E v vᵀ = I, for the trace, of the images' shape.
         t_min: where the flow begins, in pixel²; far below the images' smallest variances.
@@ -136,7 +136,7 @@ def ode_energy(
         tolerance: relative and absolute, of the adaptive solver (Dormand–Prince 5), in standard deviations.
 
     Returns:
-        The normalised energies and the number of evaluations.
+        The normalized energies and the number of evaluations.
     """
     evaluations = 0
     whitened = WhitenedFlow(prior)

@@ -14,7 +14,7 @@ from dualscore.likelihood.units import Estimate, bits, mean
 
 
 def log_normalizer(noisy_energy: Tensor, noise_square: Tensor, dimension: int, entropy: float) -> Estimate:
-    """Log Z in nats: what must be added to U to normalise it.
+    """Log Z in nats: what must be added to U to normalize it.
 
     The mean of U(y, t) is taken around ½‖z‖², whose own mean is d/2: on average the same figure, with the
     noise's fluctuations gone, so that a few dozen images fix it.

@@ -73,7 +73,7 @@ def bits_per_dim(energy: Tensor, dimension: int) -> Tensor:
     """Turn −log p of a density on [0, 1]^d into bits a dimension on 256 levels, as the paper does.
 
     Args:
-        energy: normalised energies U in nats, any shape.
+        energy: normalized energies U in nats, any shape.
         dimension: d = C·H·W.
 
     Returns:
@@ -88,7 +88,7 @@ def dequantized_bits_per_dim(energy: Tensor, dimension: int) -> Tensor:
     The step is 1/255 there, so the constant is log₂ 255; on (k + u)/256 it would be 8, with the same sum.
 
     Args:
-        energy: normalised energies U of the dequantised images in nats, any shape.
+        energy: normalized energies U of the dequantized images in nats, any shape.
         dimension: d.
 
     Returns:

@@ -9,7 +9,7 @@ from dualscore.model import ImageModel
 
 FIGURES = {
     "paper": "paper's protocol: an estimate, no bound",
-    "dequantized": "dequantised: a bound, if the energy is normalised",
+    "dequantized": "dequantized: a bound, if the energy is normalized",
     "bound": "certified variational bound",
     "ode": "probability-flow ODE",
 }

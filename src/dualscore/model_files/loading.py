@@ -44,7 +44,7 @@ def load(path: str | Path) -> ImageModel:
     Args:
         path: a folder that `save` wrote, or its `model.safetensors`; one of our checkpoints (`.ckpt`; the
             averaged weights where there are any), or a run's folder for its best one; or a checkpoint
-            released with Guth et al. 2025 (`.pth.tar`), whose normalisation is not known until `normalize`
+            released with Guth et al. 2025 (`.pth.tar`), whose normalization is not known until `normalize`
             has seen images.
 
     Returns:

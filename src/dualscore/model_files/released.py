@@ -91,7 +91,7 @@ class Released:
 def _own_name(name: str) -> str:
     """Translate a parameter's name in the released network into ours.
 
-    There, block entries 3l, 3l+1, 3l+2 are the convolution, normalisation and GELU of layer l.
+    There, block entries 3l, 3l+1, 3l+2 are the convolution, normalization and GELU of layer l.
     """
     if name.startswith(_EMBEDDING):
         return "embedding.mlp." + name.removeprefix(_EMBEDDING)

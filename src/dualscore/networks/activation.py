@@ -1,6 +1,6 @@
-r"""Statistics and activation of a normalised layer, written so that only their input is kept.
+r"""Statistics and activation of a normalized layer, written so that only their input is kept.
 
-Differentiated twice by autograd, the paper's normalisation and GELU keep several feature maps a layer; these
+Differentiated twice by autograd, the paper's normalization and GELU keep several feature maps a layer; these
 keep one and compute the others again. Compiled, each of them is a single pass.
 """
 

@@ -1,4 +1,4 @@
-"""Two ways to normalise features, with the GELU that follows."""
+"""Two ways to normalize features, with the GELU that follows."""
 
 import torch
 import torch.nn.functional as F
@@ -11,16 +11,16 @@ WORTHWHILE = 2**20
 
 
 class FeatureNorm(nn.Module):
-    """A normalisation that noise modulates, told t by an embedding."""
+    """A normalization that noise modulates, told t by an embedding."""
 
     gain: nn.Parameter
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Normalise features of shape (B, C, H, W), given an embedding of shape (B, E)."""
+        """Normalize features of shape (B, C, H, W), given an embedding of shape (B, E)."""
         raise NotImplementedError
 
     def activate(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """GELU (exact) of the normalised features (B, C, H, W)."""
+        """GELU (exact) of the normalized features (B, C, H, W)."""
         return F.gelu(self(x, embedding))
 
 
@@ -45,7 +45,7 @@ class ScalePreservingNorm(FeatureNorm):
         return scale
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Features (B, C, H, W), given an embedding (B, E), normalised as the class says."""
+        """Features (B, C, H, W), given an embedding (B, E), normalized as the class says."""
         # Statistics and modulation keep at least single precision, also under autocast.
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -56,7 +56,7 @@ class ScalePreservingNorm(FeatureNorm):
         return normalized
 
     def activate(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """GELU of the normalised features (B, C, H, W), in one function of few passes."""
+        """GELU of the normalized features (B, C, H, W), in one function of few passes."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             if not (torch.compiler.is_compiling() or x.numel() >= WORTHWHILE):
@@ -83,7 +83,7 @@ class PixelNorm(FeatureNorm):
         self.modulation = nn.Linear(embedding_features, channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Features (B, C, H, W), given an embedding (B, E), normalised as the class says."""
+        """Features (B, C, H, W), given an embedding (B, E), normalized as the class says."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             inverse_size = torch.rsqrt(x.square().mean(dim=1, keepdim=True) + self.epsilon)

@@ -1,6 +1,6 @@
 """The UNet of Guth et al. 2025, with no bias in any convolution.
 
-With the paper's normalisation, scaling the input scales the output (up to ε and the noise level), as suits
+With the paper's normalization, scaling the input scales the output (up to ε and the noise level), as suits
 ½⟨y, f(y, t)⟩.
 """
 
@@ -16,11 +16,11 @@ from dualscore.networks.normalization import FeatureNorm, ScalePreservingNorm
 
 
 class Layer(nn.Module):
-    """A convolution, a normalisation, then exact GELU.
+    """A convolution, a normalization, then exact GELU.
 
     Args:
         convolution: the convolution.
-        norm: the normalisation.
+        norm: the normalization.
         residual: whether the input is added where it has the output's shape, and both divided by √2.
     """
 
@@ -66,7 +66,7 @@ class UNet(nn.Module):
         output_gain: factor on the last convolution's initial weights.
         hidden_gain: initial value of every norm's gain; with the paper's norm and 1, what reaches the coarse
             scales shrinks by half in every layer.
-        norm: makes a normalisation of given channels and embedding features.
+        norm: makes a normalization of given channels and embedding features.
         residual: whether layers add their input to their output.
         outputs: channels of f(y, t); those of the image where left out.
     """

@@ -13,8 +13,8 @@ second gradient of dual score matching tells it for free. The way forward is kno
 the pair (y_s, y_t) has the right weight; steps that leave p(y | t) as it is change no weights; and samples
 weighted with the product over all levels are of p(y | t_min) exactly, as many as there are, whatever the
 schedule and the steps: coarse ones only make weights uneven. What is compared are energies of different
-levels, so this is where normalisation counts: the mean of the weights is Z(t_min)/Z of the start, 1 for a
-normalised energy. Modes that share no mass at t_min get their right shares from where they still did.
+levels, so this is where normalization counts: the mean of the weights is Z(t_min)/Z of the start, 1 for a
+normalized energy. Modes that share no mass at t_min get their right shares from where they still did.
 Source: Neal 2001, Annealed importance sampling, arXiv physics/9803008; Del Moral, Doucet, Jasra 2006,
 Sequential Monte Carlo samplers, equation 12, with the diffusion as backward kernel; the variance is that of
 Bao et al. 2022, Analytic-DPM, arXiv 2201.06503, of each image.

@@ -42,7 +42,7 @@ class Scorer:
     """Scores batches.
 
     Args:
-        model: with a normalisation and an image shape.
+        model: with a normalization and an image shape.
         reference: what to rank among; None for nothing.
         psnr: noise level of the effective dimension in dB; None to leave it out.
     """

@@ -53,7 +53,7 @@ def wanted_size(
     known = model.log_normalizer is not None
     if not known and not normalize:
         raise NormalizationError(
-            "the model's normalisation is not known yet, so its energies are no probabilities: train until "
+            "the model's normalization is not known yet, so its energies are no probabilities: train until "
             f"the first validation, or estimate it on the images to be scored with {estimating}"
         )
     if own is not None and any(isinstance(part, StationaryGaussian) for part in energy.modules()):

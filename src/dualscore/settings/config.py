@@ -62,7 +62,7 @@ class Embedding(Enum):
 
 
 class Norm(Enum):
-    """How the UNet's features are normalised: the paper's homogeneous way, or pixel by pixel."""
+    """How the UNet's features are normalized: the paper's homogeneous way, or pixel by pixel."""
 
     scale_preserving = "scale_preserving"
     pixel = "pixel"
@@ -165,7 +165,7 @@ class NetworkConfig:
     layers: int = option(3, "convolutions a block; radial: hidden layers", (lambda v: v >= 2, "must be ≥ 2"))
     embedding: Embedding = option(Embedding.linear, "how the network is told t")
     residual: bool = option(False, "whether layers add their input to their output")
-    norm: Norm = option(Norm.scale_preserving, "how features are normalised")
+    norm: Norm = option(Norm.scale_preserving, "how features are normalized")
     contrast: bool = option(False, "tell the network the root mean square of what it sees")
     hidden_gain: float = option(1.0, "initial gain of the hidden layers' norms", POSITIVE)
     output_gain: float = option(1.0, "factor on the last convolution's initial weights", POSITIVE)
@@ -273,7 +273,7 @@ class EvaluateConfig:
     images: int = option(50_000, "validation images for paper and dequantized, evenly spaced", SEVERAL)
     train_images: int = option(2048, "training images for the figure beside", SEVERAL)
     subset_images: int = option(2048, "validation images for noise levels, checks and bound", SEVERAL)
-    draws: int = option(4, "dequantisations an image", POSITIVE)
+    draws: int = option(4, "dequantizations an image", POSITIVE)
     strata: int = option(24, "noise variances an image for the bound and the energy's rise", POSITIVE)
     ode_images: int = option(64, "validation images for ode", SEVERAL)
     ode_tolerance: float = option(1e-3, "tolerance of the ODE solver, in standard deviations", POSITIVE)

@@ -17,7 +17,7 @@ class Result:
     final: dict[str, float]
     """bits/dim by estimator, at the checkpoint with the lowest bound."""
     gap: float | None
-    """Dequantised less bound, on the images of which both were measured."""
+    """Dequantized less bound, on the images of which both were measured."""
     verdict: str
     diverged: str
 

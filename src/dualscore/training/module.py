@@ -194,7 +194,7 @@ class DualScoreModule(lightning.LightningModule):
         return loss
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - Lightning's
-        """Move the weights and the average, and forget the normaliser of the weights before.
+        """Move the weights and the average, and forget the normalizer of the weights before.
 
         Args:
             *arguments: Lightning's.
