@@ -242,7 +242,7 @@ def _compare_devices(before: int, now: int, console: Console) -> None:
 
 def _ending(before: Status) -> str:
     """How a run ended before it goes on, as far as it could say."""
-    state, reason = before.state.value, before.reason
+    state, reason = before.state.value, before.reason or ""
     return reason if reason.startswith(state) else f"{state}: {reason}" if reason else state
 
 
