@@ -149,7 +149,7 @@ experiments: $(INSTALLED)  ## List the experiments
 test: $(INSTALLED)  ## Run every test
 	@$(show) $(PY) -m pytest -q
 
-newcomer:  ## Walk through the README in a fresh clone with an environment of its own: a quarter of an hour
+newcomer:  ## Walk through the README in a fresh clone with an environment of its own: about ten minutes
 	@$(show) $(PYTHON) tests/newcomer.py
 
 test-wheel: $(INSTALLED)  ## Install the wheel with all its dependencies, from the network, in a clean environment, and use it: [TORCH=its version]
