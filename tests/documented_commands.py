@@ -60,7 +60,7 @@ def find(page: Path) -> list[Documented]:
         header = "\n".join(re.findall(r"^#(.*)$", text, re.MULTILINE))
         return [Documented(name, found[0]) for found in _INLINE.finditer(header)]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    blocks = [re.sub(r"\s+#( .*)?$", "", line) for line in _BLOCK.findall(prose)]
+    blocks = [re.sub(r"\s+#( .*)?$", "", line).partition(" | ")[0] for line in _BLOCK.findall(prose)]
     given = [part for line in blocks for part in line.split(" && ") if part.split()[0] in PROGRAMS]
     given = [re.sub(r" > \S+$", "", line) if line.startswith("make ") else line for line in given]
     inline = re.findall(r"`([^`\n]+)`", prose)
