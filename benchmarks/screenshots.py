@@ -165,6 +165,10 @@ def take(runs: Path, out: Path) -> None:
             show(page, url, "hparams")
             page.locator("text=patches_denoiser").first.wait_for()
             save(page, out / "dashboards-hparams.png")
+            page.set_viewport_size({"width": 1500, "height": 640})
+            show(page, url, LAYOUT)
+            category(page, "Denoising").evaluate("found => found.scrollIntoView()")
+            save(page, out / "dashboards-runs.png")
 
 
 @contextmanager
@@ -181,6 +185,6 @@ def _only(runs: Path, names: Sequence[str]) -> Iterator[Path]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs")
     arguments = parser.parse_args()
     take(arguments.runs, arguments.out)
