@@ -153,13 +153,13 @@ newcomer:  ## Walk through the README in a fresh clone with an environment of it
 	@$(show) $(PYTHON) tests/newcomer.py
 
 test-wheel: $(INSTALLED)  ## Install the wheel with all its dependencies, from the network, in a clean environment, and use it: [TORCH=its version]
-	@$(PY) tests/installed.py $(if $(TORCH),--torch $(TORCH))
+	@$(show) $(PY) tests/installed.py $(if $(TORCH),--torch $(TORCH))
 
 test-oldest:  ## Tests with every direct dependency at its lower bound, in .venv-oldest: [WITH="torch==…"]
-	@$(PYTHON) .ci/versions oldest $(WITH)
+	@$(show) $(PYTHON) .ci/versions oldest $(WITH)
 
 test-newest:  ## Tests with the newest version of every dependency, in .venv-newest: [WITH="torch==2.13.0"]
-	@$(PYTHON) .ci/versions newest $(WITH)
+	@$(show) $(PYTHON) .ci/versions newest $(WITH)
 
 torture: $(INSTALLED)  ## Kill a run at random moments and look whether anything is lost: [KILLS=100] [SEED=0]
 	@$(show) env PYTHONPATH=$(CURDIR):$(CURDIR)/src $(PY) tests/torture.py $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))

@@ -88,7 +88,7 @@ class EnergyModel(ScoreModel):
 
 
 class SlopeOffset(nn.Module):
-    r"""c(t) = −∫_t^∞ g(s) ds with c(t_max) = 0: the part of the energy that ∇_y U cannot see.
+    r"""c(t) = −∫ g d ln s from t to t_max, c(t_max) = 0: the part of the energy that ∇_y U cannot see.
 
     c is piecewise linear in ln t; the parameters are its slopes dc/d ln t between equally spaced knots,
     so that each receives the time term's gradient directly (learned as values, c does not move).
