@@ -30,6 +30,7 @@ def draws(data: KnownDataModule, streams: range, epoch: int = 0, start: int = 0)
         batches=data.batches,
         each=2,
         streams=streams,
+        total=8,
         key=(0, epoch),
         start=start,
     )
@@ -46,6 +47,12 @@ def test_devices_share_what_one_would_draw() -> None:
     assert torch.equal(whole, torch.cat(halves))
     assert not torch.equal(whole, first(data, range(8), epoch=1))
     assert not torch.equal(whole, first(data, range(8), start=1))
+
+
+def test_an_image_of_an_epoch_has_one_place_whatever_the_devices() -> None:
+    data = module()
+    places = [batch.position for part in (range(4), range(4, 8)) for batch in draws(data, part)]
+    assert torch.equal(torch.cat(places).sort().values, torch.arange(16 * data.batches))
 
 
 def test_a_resumed_loader_goes_on() -> None:
