@@ -1,5 +1,7 @@
 """Images drawn from known densities: the same on any number of devices and workers, never the same twice."""
 
+from itertools import islice
+
 import pytest
 import torch
 
@@ -51,8 +53,9 @@ def test_devices_share_what_one_would_draw() -> None:
 
 def test_an_image_of_an_epoch_has_one_place_whatever_the_devices() -> None:
     data = module()
-    places = [batch.position for part in (range(4), range(4, 8)) for batch in draws(data, part)]
-    assert torch.equal(torch.cat(places).sort().values, torch.arange(16 * data.batches))
+    halves = [islice(draws(data, part), 3) for part in (range(4), range(4, 8))]
+    places = torch.cat([batch.position for half in halves for batch in half])
+    assert torch.equal(places.sort().values, torch.arange(3 * 16))
 
 
 def test_a_resumed_loader_goes_on() -> None:
