@@ -209,7 +209,7 @@ def _fit(
     write_opening(logger, config, plain, compared, parameters, run.folder.name)
     with (
         _watchdog(config, run, status, (trainer.global_rank, trainer.world_size)) as heartbeat.watchdog,
-        told_to_people(trainer, module, config, heartbeat.watchdog),
+        told_to_people(trainer, config, heartbeat.watchdog),
     ):
         trainer.fit(module, datamodule, ckpt_path=str(newest[0]) if newest else None, weights_only=True)
     if not saving.written:
