@@ -130,8 +130,8 @@ def _watchdog(config: ExperimentConfig, run: Run, status: Status, place: tuple[i
     def end(reason: str) -> None:
         message = f"error: {reason}; the same command goes on from the last checkpoint"
         print(message, file=sys.stderr, flush=True)
-        status.state, status.reason = State.failed, reason
-        within(10.0, lambda: status.say(run.folder))  # the file system may be what hangs
+        # The file system may be what hangs.
+        within(10.0, lambda: status.say_failed(run.folder, reason, first=place[0] == 0))
         os._exit(TrainingError.status)  # the main thread may wait for ever in a library
 
     return Watchdog(run.folder / "heartbeats", *place, 60 * config.trainer.hang_minutes, end)
