@@ -21,6 +21,7 @@ from dualscore.runs.status import State, Status
 from dualscore.settings.experiment import load_experiment
 from dualscore.training.callbacks import GradientHealth
 from dualscore.training.module import DualScoreModule
+from dualscore.training.optimizers import schedule
 from test_training import difference
 from workspace import ROOT, TINY, Workspace
 
@@ -222,11 +223,13 @@ def test_status_tells_what_runs_do(workspace: Workspace, demo_shards: Path) -> N
 def test_a_loss_spike_is_taken_back(
     workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch, guarded: bool
 ) -> None:
-    """Weights that jump in one step; the run goes on from those of the checkpoint before."""
+    """Weights that jump in one step; the run goes on from the checkpoint's, at the schedule's rates."""
     original = DualScoreModule.draw
     jumped = []
+    rates: dict[int, list[float]] = {}
 
     def draw(self: DualScoreModule, step: int, images: int) -> Any:
+        rates[step] = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
         if step == 4 and not jumped:
             jumped.append(step)
             with torch.no_grad():
@@ -241,7 +244,9 @@ def test_a_loss_spike_is_taken_back(
         "optim.method=adam",
         "trainer.max_steps=9",
         "optim.ema_steps=0",
+        "optim.schedule=cosine",
     ]
+    optim = load_experiment("patches_dual", settings, ROOT / "experiments").optim
     spike = ["trainer.spike=20"] if guarded else []
     printed = " ".join(workspace.run("train", "patches_dual", *settings, *spike).split())
     said = re.search(
@@ -249,6 +254,10 @@ def test_a_loss_spike_is_taken_back(
         printed,
     )
     assert bool(said) == guarded
+    factor = schedule(optim, 9)
+    for step in range(9):
+        planned = [optim.lr * factor(step), optim.lr * optim.offset_lr_factor * factor(step)]
+        assert rates[step] == pytest.approx(planned, rel=1e-12), step
     events = EventAccumulator(str(workspace.folder / "runs/patches_dual"), {"scalars": 0})
     events.Reload()
     losses = [event.value for event in events.Scalars("train/loss")]
