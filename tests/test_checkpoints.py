@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dualscore.errors import CheckpointError, ConfigError, StoppedError
 from dualscore.runs.checkpoint_io import AtomicCheckpointIO
 from dualscore.runs.checkpoints import read_checkpoint
-from dualscore.runs.folder import Run
+from dualscore.runs.folder import Run, check_architecture
 from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.train import train
 from test_training import difference
@@ -252,3 +252,18 @@ def test_a_run_goes_on_where_a_setting_did_not_exist_when_it_began(tmp_path: Pat
     run.check_same(plain)
     with pytest.raises(ConfigError, match=r"data.images=0 \(now 5\)"):
         run.check_same(plain | {"data": plain["data"] | {"images": 5}})
+
+
+def test_a_checkpoint_is_measured_where_a_setting_did_not_exist_when_it_was_trained() -> None:
+    plain = to_plain(load_experiment("patches_dual", folder=ROOT / "experiments"))
+    network = {k: v for k, v in plain["network"].items() if k != "contrast"}
+    path = Path("best.ckpt")
+    check_architecture(path, plain | {"network": network}, plain)
+    with pytest.raises(CheckpointError, match=r"best.ckpt: .* network.contrast=False \(here True\)"):
+        check_architecture(
+            path, plain | {"network": network}, plain | {"network": network | {"contrast": True}}
+        )
+    with pytest.raises(
+        CheckpointError, match=r"best.ckpt: its configuration does not belong to this version: .*depth"
+    ):
+        check_architecture(path, plain | {"network": network | {"depth": 3}}, plain)

@@ -85,7 +85,7 @@ def gaps(model: EnergyModel, density: GaussianMixture, seed: int = 0, images: in
     measured = (variances, torch.stack(losses, 1), WIDTH / strata, DIMENSION)
     return [
         *energy_rise_gaps(energy, LEVELS, *measured),
-        first_rise_gap(clean_energy, energy[:, 0], LEVELS[0], *measured),
+        first_rise_gap(clean_energy, energy[:, 0], LEVELS[0], *measured, LEVELS[0]),
         *heat_gaps(torch.stack(residuals, dim=1), LEVELS),
         *normalizer_gaps(log_z, LARGE, DIMENSION),
     ]  # fmt: skip
@@ -194,10 +194,26 @@ def test_the_first_rise_is_integrated_from_far_below_the_lowest_level() -> None:
     space = sigma**2 / (sigma**2 + variances)
     rise = torch.full((images,), 0.5 * DIMENSION * math.log1p(level / sigma**2), dtype=torch.float64)
     width = math.log(1e10) / strata
-    gap = first_rise_gap(torch.zeros_like(rise), rise, level, variances, space, width, DIMENSION)
+    gap = first_rise_gap(torch.zeros_like(rise), rise, level, variances, space, width, DIMENSION, 1e-8)
     assert abs(gap.gap.value) < 4 * gap.gap.stderr + 1e-3
     assert gap.gap.stderr < 0.01
     assert gap.where == "no noise to 30 dB"
+
+
+def test_what_lies_below_the_first_stratum_is_counted_once() -> None:
+    """Of a Gaussian whose variance is twenty times t_min: a 40th of the rise's slope lies below t_min."""
+    generator = torch.Generator().manual_seed(0)
+    images, strata, t_min, level = 20_000, 12, 1e-8, 1e-6
+    square = 20 * t_min
+    uniform = torch.rand(images, strata, generator=generator, dtype=torch.float64)
+    variances = stratified_variances(uniform, t_min, 1e2)
+    space = square / (square + variances)
+    rise = torch.full((images,), 0.5 * DIMENSION * math.log1p(level / square), dtype=torch.float64)
+    width = math.log(1e10) / strata
+    gap = first_rise_gap(torch.zeros_like(rise), rise, level, variances, space, width, DIMENSION, t_min)
+    # 1 − d_eff/d = t/(σ² + t) is not quite ∝ t: less than 2.5 % of what lies below.
+    assert abs(gap.gap.value) < 4 * gap.gap.stderr + 0.025 * 0.5 / 20 / math.log(2)
+    assert gap.gap.stderr < 2e-3
 
 
 def test_words() -> None:

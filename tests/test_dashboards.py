@@ -24,7 +24,7 @@ from dualscore.dashboard import hparams
 from dualscore.dashboard.layout import layout
 from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.score_network import neighbour
-from dualscore.dashboard.tags import describe
+from dualscore.dashboard.tags import describe, level
 from dualscore.errors import DivergenceError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.noise import psnr
@@ -356,3 +356,9 @@ def test_a_browser_shows_the_run_in_other_tabs(
         page.locator(element).first.wait_for(state="attached")
         for word in words:
             page.get_by_text(word).first.wait_for(state="attached")
+
+
+def test_levels_that_differ_have_tags_that_differ() -> None:
+    assert [level(decibels) for decibels in (90, 0, -15, 22.5, 22.4)] == [
+        "+90dB", "+00dB", "-15dB", "+22.5dB", "+22.4dB"
+    ]  # fmt: skip

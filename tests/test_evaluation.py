@@ -388,3 +388,17 @@ def test_a_wrong_term_in_a_trained_model_changes_the_verdict(workspace: Workspac
     assert wrong["bits_per_dim"]["bound"]["value"] == pytest.approx(
         report["bits_per_dim"]["bound"]["value"], abs=1e-4
     )
+
+
+def test_a_level_between_whole_decibels_has_its_rise_in_the_table(workspace: Workspace) -> None:
+    printed = workspace.run(
+        "train", "gaussian_textures", *SMALL, "data.workers=0", "evaluate.psnr=[45,22.5,22.4,0]",
+        "evaluate.estimators=[paper,dequantized,checks]",
+    )  # fmt: skip
+    rows = {
+        row.split()[0]: row for row in printed.splitlines() if re.match(r"^ *\d+(\.\d)? +\d+\.\d\d ", row)
+    }
+    assert rows.keys() == {"45", "22.5", "22.4", "0"}
+    rises = {check["where"]: check for check in workspace.report("gaussian_textures")["checks"]}
+    for low, high in (("45", "22.5"), ("22.5", "22.4"), ("22.4", "0")):
+        assert f"{rises[f'{low} to {high} dB']['value']:+.3f}" in rows[low]

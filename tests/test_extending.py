@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from dualscore.assemble import build_score_model, load_statistics
@@ -103,6 +104,10 @@ def test_an_estimator_finds_the_truth_and_is_told(extended: Tree) -> None:
     shown = f"{figures['antithetic']['value']:.3f} ± {figures['antithetic']['stderr']:.3f}"
     assert re.search(rf"^ *antithetic +{re.escape(shown)}\b", extended.printed, re.MULTILINE)
     checks = report(extended, "gaussian_textures")["checks"]
+    log = EventAccumulator(str(extended.folder / "runs/gaussian_textures")).Reload()
+    assert log.Scalars("final/antithetic")
+    layout = log.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    assert b"final/antithetic_low" in layout
     assert "antithetic − dequantized" in [check["check"] for check in checks]
 
 

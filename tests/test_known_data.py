@@ -1,5 +1,7 @@
 """Images drawn from known densities: the same on any number of devices and workers, never the same twice."""
 
+from itertools import islice
+
 import pytest
 import torch
 
@@ -30,6 +32,7 @@ def draws(data: KnownDataModule, streams: range, epoch: int = 0, start: int = 0)
         batches=data.batches,
         each=2,
         streams=streams,
+        total=8,
         key=(0, epoch),
         start=start,
     )
@@ -46,6 +49,13 @@ def test_devices_share_what_one_would_draw() -> None:
     assert torch.equal(whole, torch.cat(halves))
     assert not torch.equal(whole, first(data, range(8), epoch=1))
     assert not torch.equal(whole, first(data, range(8), start=1))
+
+
+def test_an_image_of_an_epoch_has_one_place_whatever_the_devices() -> None:
+    data = module()
+    halves = [islice(draws(data, part), 3) for part in (range(4), range(4, 8))]
+    places = torch.cat([batch.position for half in halves for batch in half])
+    assert torch.equal(places.sort().values, torch.arange(3 * 16))
 
 
 def test_a_resumed_loader_goes_on() -> None:

@@ -100,6 +100,12 @@ def test_negative_noise_variances_are_refused() -> None:
         model().denoise(images(), math.nan)
 
 
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (5, 2)])
+def test_noise_variances_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="a number or one an image"):
+        model().energy(images(), torch.ones(shape))
+
+
 def test_a_denoiser_has_no_likelihood() -> None:
     m = ImageModel(Denoiser(UNet(1, LogEmbedding(), width=4, scales=1, layers=2)), log_normalizer=0.0)
     assert m.denoise(images(), 0.1).shape == (10, 1, 8, 8)

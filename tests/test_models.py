@@ -90,7 +90,7 @@ def test_a_model_file_gives_the_checkpoints_figures_to_the_bit(
     assert after.log_normalizer == before.log_normalizer == (None if math.isnan(log_z) else log_z)
     if after.log_normalizer is not None:
         assert torch.equal(after.log_prob(images), before.log_prob(images))
-    for name in ("image_shape", "t_max", "noisy_entropy", "provenance", "normalized_on"):
+    for name in ("image_shape", "t_max", "t_min", "noisy_entropy", "provenance", "normalized_on"):
         assert getattr(after, name) == getattr(before, name)
     assert before.prior is not None
     assert after.prior is not None

@@ -346,3 +346,24 @@ def test_samples_that_are_not_finite_are_an_error() -> None:
     model.score_model = Denoiser(Broken())
     with pytest.raises(SamplingError, match="2 of 2 samples are not finite"):
         sample(model, 2, method=Method.langevin, steps=5)
+
+
+def test_no_model_is_asked_below_the_noise_it_was_trained_at() -> None:
+    model = image_model()
+    asked: list[float] = []
+    hook = lambda _, given: asked.append(float(given[1].detach().min()))  # noqa: E731
+    model.score_model.register_forward_pre_hook(hook)
+    model.t_min = 1e-2
+    sample(model, 2, method=Method.flow)
+    assert 5e-3 < min(asked) <= 1e-2  # the solver's last step goes a little beyond the end
+    asked.clear()
+    for method in (Method.metropolis, Method.langevin):
+        sample(model, 2, method=method, steps=5)
+    posterior(model, torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0)), 0.5, steps=5)
+    known_pixels = torch.zeros(SHAPE[1:], dtype=torch.bool)
+    known_pixels[:2] = True
+    inpaint(model, torch.full((2, *SHAPE), 0.5), known_pixels, steps=5)
+    assert min(asked) == pytest.approx(1e-2)
+    model.t_min = 0.0
+    sample(model, 2, steps=5)
+    assert min(asked) == pytest.approx(T_MIN)

@@ -48,6 +48,7 @@ class ImageModel(nn.Module):
         log_normalizer_stderr: its standard error in nats; None where it is not known.
         normalized_on: how log Z was estimated, for people.
         t_max: the noise variance at which log Z is estimated, in pixel².
+        t_min: the smallest noise variance of training, in pixel²; 0 where it is not known.
         noisy_entropy: of the training images at t_max, in nats; None for that of the noise alone.
         prior: the training images' Gaussian, where sampling starts; None where it is not known.
         provenance: what the model came from, for people.
@@ -63,6 +64,7 @@ class ImageModel(nn.Module):
         log_normalizer_stderr: float | None = None,
         normalized_on: str = "",
         t_max: float = 1e3,
+        t_min: float = 0.0,
         noisy_entropy: float | None = None,
         prior: StationaryGaussian | None = None,
         provenance: str = "",
@@ -73,7 +75,7 @@ class ImageModel(nn.Module):
         self.image_shape = image_shape
         self.log_normalizer, self.log_normalizer_stderr = log_normalizer, log_normalizer_stderr
         self.normalized_on = normalized_on
-        self.t_max = t_max
+        self.t_max, self.t_min = t_max, t_min
         self.noisy_entropy = noisy_entropy
         self.prior = prior
         self.provenance = provenance
@@ -98,7 +100,12 @@ class ImageModel(nn.Module):
             )
         check_floating(images)
         like = self._like()
-        t = torch.as_tensor(noise_variance, dtype=like.dtype, device=like.device).expand(len(images))
+        t = torch.as_tensor(noise_variance, dtype=like.dtype, device=like.device)
+        if t.shape not in {(), (1,), (len(images),)}:
+            raise ValueError(
+                f"noise variances must be a number or one an image, ({len(images)},), got {tuple(t.shape)}"
+            )
+        t = t.expand(len(images))
         if not bool((t >= 0).all()):
             raise ValueError("noise variances must be ≥ 0")
         for start in range(0, len(images), batch_size):
@@ -201,7 +208,8 @@ class ImageModel(nn.Module):
             log Z = entropy at t_max − mean U(y, t_max), in nats; see `dualscore.likelihood.log_normalizer`.
 
         Raises:
-            ValueError: if there are fewer than two images, or they are not pixels in [0, 1].
+            ValueError: if there are fewer than two images, they are not pixels in [0, 1], or an energy is
+                not finite.
             NormalizationError: if the model is a denoiser.
         """
         like = self._like()

@@ -6,7 +6,7 @@ from typing import Any
 from dualscore.dashboard import hparams
 from dualscore.dashboard.hparams import PSNR_SHOWN
 from dualscore.dashboard.logger import PatientLogger
-from dualscore.dashboard.tags import band
+from dualscore.dashboard.tags import band, level
 from dualscore.likelihood import Estimate
 
 
@@ -25,10 +25,10 @@ def figures(report: dict[str, Any]) -> dict[str, float]:
 def _figures(report: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, figure in report["bits_per_dim"].items():
         yield from band(f"final/{name}", Estimate(figure["value"], figure["stderr"]))
-    for level in report["noise_levels"]:
+    for measured in report["noise_levels"]:
         for decibels in PSNR_SHOWN:
-            if abs(level["psnr_in"] - decibels) < 0.05:
-                yield f"final/psnr_{decibels:+03.0f}dB", level["psnr_out"]
+            if abs(measured["psnr_in"] - decibels) < 0.05:
+                yield f"final/psnr_{level(decibels)}", measured["psnr_out"]
     yield "final/step", float(report["step"])
 
 

@@ -8,17 +8,16 @@ from tensorboard.plugins.hparams.api_pb2 import Experiment, HParamInfo, Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from tensorboard.plugins.hparams.summary_v2 import Metric, hparams_pb
 
+from dualscore.dashboard.tags import level
+from dualscore.evaluation.estimators import ESTIMATORS
 from dualscore.settings.config import Anchor, ExperimentConfig, ModelKind
 
 PSNR_SHOWN = (30.0, 15.0)
 """Input PSNR in dB whose denoised PSNR stands beside the likelihoods, where it was measured."""
 SHOWN_FIRST = ("experiment", "lr", "recipe", "batch", "steps")
 METRICS = {
-    "final/paper": "bits/dim, paper's protocol",
-    "final/dequantized": "bits/dim, dequantized",
-    "final/bound": "bits/dim, certified bound",
-    "final/ode": "bits/dim, ODE",
-    **{f"final/psnr_{p:+03.0f}dB": f"denoised PSNR at {p:g} dB" for p in PSNR_SHOWN},
+    **{f"final/{name}": f"bits/dim, {estimator.label}" for name, estimator in ESTIMATORS.items()},
+    **{f"final/psnr_{level(p)}": f"denoised PSNR at {p:g} dB" for p in PSNR_SHOWN},
     "final/step": "step",
     "train/minutes": "minutes of training",
 }

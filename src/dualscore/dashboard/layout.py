@@ -19,10 +19,9 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
 )
 
 from dualscore.dashboard.tags import level
+from dualscore.evaluation.estimators import ESTIMATORS
 from dualscore.settings.config import ExperimentConfig, ModelKind
 
-ESTIMATORS = ("paper", "dequantized", "bound", "ode")
-"""Of the final evaluation, as evaluation.json names them."""
 SPACE, TIME = "Space loss at each noise level (= d_eff/d)", "Time loss at each noise level"
 GROUP = 3
 """Noise levels in a chart where all of them would be too many to tell apart."""

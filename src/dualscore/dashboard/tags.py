@@ -41,7 +41,7 @@ def describe(tag: str) -> str:
 
 def level(psnr_in: float) -> str:
     """How a noise level is named in tags: its input PSNR."""
-    return f"{psnr_in:+03.0f}dB"
+    return f"{round(psnr_in, 1):+03g}dB"
 
 
 def band(tag: str, estimate: Estimate) -> Iterator[tuple[str, float]]:

@@ -74,7 +74,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     def evenly_spaced(
         self, split: str, count: int, batch_size: int, place: tuple[int, int] = (0, 1), workers: int = 0
     ) -> "DataLoader[Batch]":
-        """`count` evenly spaced images of a split, in order, each once.
+        """`count` images of a split in order, each once: evenly spaced, or the first where they are drawn.
 
         Args:
             split: `train` or `val`.

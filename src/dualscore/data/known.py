@@ -53,12 +53,14 @@ class TrainingDraws(IterableDataset[Batch]):
         batches: int,
         each: int,
         streams: range,
+        total: int,
         key: tuple[int, int],
         start: int,
     ) -> None:
         super().__init__()
         self.density, self.quantized = density, quantized
-        self.batches, self.each, self.streams, self.key, self.start = batches, each, streams, key, start
+        self.batches, self.each, self.streams, self.total = batches, each, streams, total
+        self.key, self.start = key, start
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this loader process's batches in order."""
@@ -74,7 +76,7 @@ class TrainingDraws(IterableDataset[Batch]):
                 )
                 for stream in self.streams
             ]
-            first = (number * self.streams.stop + self.streams.start) * self.each
+            first = (number * self.total + self.streams.start) * self.each
             position = torch.arange(first, first + self.each * len(self.streams))
             yield Batch(torch.cat(images), position, position, torch.full_like(position, -1))
 
@@ -189,6 +191,7 @@ class KnownDataModule(ImageDataModule):
             batches=self.batches,
             each=self.batch_size // self.streams,
             streams=range(rank * mine, (rank + 1) * mine),
+            total=self.streams,
             key=(self.seed, epoch),
             start=start,
         )

@@ -129,7 +129,8 @@ def _levels(report: dict[str, Any], console: Console) -> Table:
         ]
         if rise or heat:
             above = next(
-                (g for where, g in rise.items() if where.startswith(f"{level['psnr_in']:.0f} to")), None
+                (g for where, g in rise.items() if where.startswith(f"{decibels.removesuffix(' dB')} to ")),
+                None,
             )
             cells += [_signed(above), _signed(heat.get(decibels))]
         if truth:

@@ -9,22 +9,19 @@ from torch import Tensor
 
 from dualscore.evaluation import plan
 from dualscore.evaluation.figures import level_figures
-from dualscore.evaluation.stages import Images, Stage, Subject
+from dualscore.evaluation.stages import LEVELS, Images, Stage, Subject
 from dualscore.evaluation.store import Rows
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood import published
 from dualscore.noise import corrupt, psnr
 
-LINEAR_DRAW = 5
-"""Which of an image's draws the Gaussian's noise is."""
-
 
 def draw_denoising(trained: Trained, out: Path) -> list[Path]:
     """Write table 1 of a run's validation images.
 
-    Beside the run stands the best score network of the same images among its neighbours, if there is one,
-    and what the training set's stationary Gaussian denoises to (Wiener's filter).
+    Beside the run stands the newest score network of the same images among its neighbours, if there is
+    one, and what the training set's stationary Gaussian denoises to (Wiener's filter).
 
     Args:
         trained: the run.
@@ -59,7 +56,10 @@ def draw_denoising(trained: Trained, out: Path) -> list[Path]:
     t_min, t_max = session.subject.t_range
     inside = {t: 0.999 * t_min <= t <= 1.001 * t_max for t in variances}
     rows = [
-        [f"{psnr(t):.0f}{'' if inside[t] else ' *'}", *(_nearest(column, t) for column in columns.values())]
+        [
+            f"{round(psnr(t), 1):g}{'' if inside[t] else ' *'}",
+            *(_nearest(column, t) for column in columns.values()),
+        ]
         for t in sorted(variances)
     ]
     low, high = psnr(t_max), psnr(t_min)
@@ -94,7 +94,7 @@ def gaussian_denoising(variances: list[float], count: int) -> Stage:
     """
 
     def measure(subject: Subject, images: Images) -> Rows:
-        noise = images.noise(subject, LINEAR_DRAW)
+        noise = images.noise(subject, LEVELS)  # the network's own
         errors: list[Tensor] = []
         clean, prior = images.as_trained(subject), subject.prior
         for variance in variances:
@@ -103,7 +103,7 @@ def gaussian_denoising(variances: list[float], count: int) -> Stage:
             errors.append((denoised - clean).double().square().mean(dim=(1, 2, 3)))
         return {"squared_error": torch.stack(errors, dim=1)}
 
-    return Stage("gaussian_denoising", "val", count, measure, {"variances": variances})
+    return Stage("gaussian_denoising", "val", count, measure, {"variances": variances, "draw": LEVELS})
 
 
 def _nearest(column: dict[float, float], variance: float) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dualscore.evaluation import plan
-from dualscore.evaluation.stages import noise_levels
+from dualscore.evaluation.stages import Images, noise_levels
 from dualscore.evaluation.store import Rows
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
@@ -46,7 +46,8 @@ def draw_dimension(trained: Trained, out: Path) -> list[Path]:
     average = session.run(noise_levels(levels, count, heat=False))
     positions = trained.at_quantiles(QUANTILES)
     images = session.images("val", positions)
-    own = _profiles(trained, images, positions, levels)
+    as_trained = Images(images, positions).as_trained(session.subject)
+    own = _profiles(trained, as_trained, positions, levels)
     spectrum = session.subject.prior.eigenvalues.double().cpu()
     numbers: dict[str, Any] = {
         "noise_variance": levels,
@@ -96,7 +97,9 @@ def _profiles(trained: Trained, images: Tensor, positions: list[int], levels: li
             energies.append(found.energy.mean())
         return {"energy": torch.stack(energies), "space": torch.stack(losses)}
 
-    settings = {"positions": positions, "levels": levels, "draws": DRAWS}
+    settings = {
+        "positions": positions, "levels": levels, "draws": DRAWS, "as_trained": subject.dequantize
+    }  # fmt: skip
     rows = trained.session.rows("profiles", len(images) * len(levels), measure, settings)
     return {name: values.reshape(len(images), len(levels)) for name, values in rows.items()}
 

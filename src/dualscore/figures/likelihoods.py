@@ -64,7 +64,7 @@ def _content(report: dict[str, Any], name: str) -> tuple[list[list[str]], str, d
     rows += [
         [f"Gaussian, {label}", f"{gaussian[key]:.3f}", data, "exact", f"{gaussian['images']:,}"]
         for key, label in (("stationary", "stationary"), ("full_covariance", "full covariance"))
-        if key in gaussian
+        if gaussian.get(key) is not None  # too large a covariance is not measured
     ]
     rows += [
         [

@@ -91,10 +91,12 @@ def first_rise_gap(
     space: Tensor,
     width: float,
     dimension: int,
+    t_min: float,
 ) -> Gap:
     """The energy's rise from t = 0 to the lowest noise level, less what I-MMSE says.
 
-    Below the first stratum d − d_eff is proportional to t, so that its integral over ln t is its last value.
+    Below the first stratum d − d_eff is proportional to t, so that its integral over ln t is its value at
+    t_min: that at the first stratum's t, scaled.
 
     Args:
         clean_energy: U(x, 0) in nats, shape (n,).
@@ -104,12 +106,14 @@ def first_rise_gap(
         space: as there.
         width: as there.
         dimension: d.
+        t_min: where the first stratum begins, in pixel².
 
     Returns:
         The gap.
     """
     integrand = 0.5 * dimension * (1.0 - space.double())
-    expected = torch.where(variances < level, width * integrand, 0.0).sum(dim=1) + integrand[:, 0]
+    below = integrand[:, 0] * t_min / variances[:, 0].double()
+    expected = torch.where(variances < level, width * integrand, 0.0).sum(dim=1) + below
     rise = energy.double() - clean_energy.double() - expected
     return Gap("energy rise", f"no noise to {_decibels(level)} dB", bits(mean(rise), dimension))
 

@@ -76,12 +76,28 @@ def rebuild(
         if shape and (shape[0] != network.channels or shape[1] % divisor or shape[2] % divisor):
             raise ValueError(f"the network cannot be one of images of {shape}")
         return fitted(network.build, weights)
-    experiment = document["experiment"].mapping()
-    kept = {section: experiment[section] for section in _KEPT if section in experiment}
-    config = to_config({**kept, "name": "from a file"})
+    config = _config(document)
     if shape != image_shape(config):
         raise ValueError(f"said to be for images of {shape}, configured are {image_shape(config)}")
     return of_config(config, weights)
+
+
+def smallest_variance(document: TypedJson) -> float:
+    """The smallest noise variance of training, in pixel²; 0 for a released network, of which it is not known.
+
+    Args:
+        document: what `of_experiment` or `of_released` gave, from a file.
+
+    Returns:
+        t_min.
+    """
+    return 0.0 if "released" in document.mapping() else _config(document).noise.t_min
+
+
+def _config(document: TypedJson) -> ExperimentConfig:
+    experiment = document["experiment"].mapping()
+    kept = {section: experiment[section] for section in _KEPT if section in experiment}
+    return to_config({**kept, "name": "from a file"})
 
 
 def prior(shape: tuple[int, int, int], weights: Mapping[str, Tensor]) -> StationaryGaussian:

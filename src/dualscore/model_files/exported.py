@@ -291,6 +291,7 @@ def _assembled(
         log_normalizer_stderr=stderr,
         normalized_on=how,
         t_max=document["t_max"].number(1e-300),
+        t_min=architecture.smallest_variance(document["architecture"]),
         noisy_entropy=None if entropy.value is None else entropy.number(),
         prior=prior,
         provenance=document["provenance"].text(),

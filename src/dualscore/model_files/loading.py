@@ -105,6 +105,7 @@ def _assembled(content: dict[str, Any], path: Path) -> ImageModel:
         log_normalizer=log_normalizer if known else None,
         normalized_on=f"estimated by the validation of step {step:,}" if known else "",
         t_max=config.noise.t_max,
+        t_min=config.noise.t_min,
         noisy_entropy=float(prior.entropy(config.noise.t_max)),
         prior=prior,
         provenance=f"{config.name}, step {step}, {release}",

@@ -56,6 +56,21 @@ def older(checkpoint: Path, age: int) -> Path:
     return checkpoint.with_stem(f"{checkpoint.stem}-{age}") if age else checkpoint
 
 
+def completed(plain: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the settings that did not exist then, at the values they had in effect.
+
+    Args:
+        plain: nested dictionaries.
+
+    Returns:
+        Every section and key.
+
+    Raises:
+        ConfigError: naming a key that is unknown or of another type.
+    """
+    return to_plain(to_config(plain))
+
+
 def check_architecture(path: Path, trained: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuse a checkpoint of another architecture than the experiment's.
 
@@ -65,9 +80,15 @@ def check_architecture(path: Path, trained: dict[str, Any], wanted: dict[str, An
         wanted: the experiment's.
 
     Raises:
-        CheckpointError: naming the checkpoint and the settings that differ.
+        CheckpointError: naming the checkpoint and the settings that differ, or what cannot be read.
     """
-    changed = {k: v for k, v in differences(trained, wanted).items() if ARCHITECTURE_KEYS.fullmatch(k)}
+    try:
+        before = completed(trained)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{path}: its configuration does not belong to this version: {error}"
+        ) from error
+    changed = {k: v for k, v in differences(before, wanted).items() if ARCHITECTURE_KEYS.fullmatch(k)}
     if changed:
         what = ", ".join(f"{k}={old} (here {new})" for k, (old, new) in changed.items())
         raise CheckpointError(
@@ -145,9 +166,11 @@ class Run:
         """
         if not self.kept():
             return "valid"  # nothing was trained with the old settings
-        # Completed, so that a setting which did not exist then has the value that it had in effect.
-        old = to_plain(to_config(self.read_config()))
-        changed = {k: v for k, v in differences(old, config).items() if not FREE_KEYS.fullmatch(k)}
+        changed = {
+            k: v
+            for k, v in differences(completed(self.read_config()), config).items()
+            if not FREE_KEYS.fullmatch(k)
+        }
         if changed:
             what = ", ".join(f"{k}={old} (now {new})" for k, (old, new) in changed.items())
             raise ConfigError(

@@ -37,13 +37,18 @@ class Samples(NamedTuple):
     """Samples of a model."""
 
     images: Tensor
-    """Shape (B, C, H, W), at noise variance T_MIN; pixels may leave [0, 1] a little."""
+    """Shape (B, C, H, W), at the last level's noise variance; pixels may leave [0, 1] a little."""
     log_weight: Tensor | None
     """Of metropolis: log weights that make the samples exact, see `annealed`, float64, shape (B,)."""
     acceptance: list[float]
     """Of metropolis: the share of proposals accepted at each level but the first."""
     evaluations: int
     """Of the network, for each image."""
+
+
+def last_variance(model: ImageModel) -> float:
+    """Noise variance at which a model's samples end, in pixel²: not below the smallest of its training."""
+    return max(T_MIN, model.t_min)
 
 
 def levels(t_max: float, count: int, t_min: float = T_MIN) -> list[float]:
@@ -85,7 +90,7 @@ def sample(
     prior = gaussian_start(model)
     check_energy(model, method)
     generator = seeded_generator(prior.mean.device, SAMPLING, SAMPLES, seed)
-    schedule = levels(model.t_max, steps) if method is not Method.flow else []
+    schedule = levels(model.t_max, steps, last_variance(model)) if method is not Method.flow else []
 
     def draw(part: slice) -> Samples:
         size = part.stop - part.start
@@ -94,7 +99,7 @@ def sample(
                 model.score_model,
                 prior,
                 size,
-                t_min=T_MIN,
+                t_min=last_variance(model),
                 t_max=model.t_max,
                 tolerance=tolerance,
                 generator=generator,
@@ -121,7 +126,7 @@ def posterior(
     Args:
         model: the model.
         noisy: y, shape (B, C, H, W); an image repeated gets independent samples.
-        noise_variance: t in pixel², above T_MIN.
+        noise_variance: t in pixel², above T_MIN and the smallest of training.
         method: how; not the flow.
         steps: noise levels, with one Langevin step at each but the first.
         seed: of all that is random.
@@ -134,7 +139,7 @@ def posterior(
         SamplingError: if the model has no energy, t is too small, or samples are not finite.
     """
     check_energy(model, method)
-    schedule = levels(noise_variance, steps)
+    schedule = levels(noise_variance, steps, last_variance(model))
     noisy = noisy.to(next(model.parameters()))
     generator = seeded_generator(noisy.device, SAMPLING, SAMPLES, seed)
 
@@ -177,7 +182,7 @@ def inpaint(
     check_energy(model, method)
     if known.shape != clean.shape[-2:] or bool(known.all()):
         raise SamplingError(f"a mask of shape {tuple(clean.shape[-2:])} that hides some pixels is needed")
-    schedule = levels(model.t_max, steps)
+    schedule = levels(model.t_max, steps, last_variance(model))
     clean, known = clean.to(prior.mean), known.to(prior.mean.device)
     generator = seeded_generator(clean.device, SAMPLING, SAMPLES, seed)
 

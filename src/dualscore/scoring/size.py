@@ -110,6 +110,7 @@ def normalized(model: ImageModel, images: Tensor, size: Size) -> ImageModel:
         energy,
         image_shape=shape,
         t_max=model.t_max,
+        t_min=model.t_min,
         noisy_entropy=model.noisy_entropy if same else None,
         provenance=f"{model.provenance}; log Z estimated on the images scored",
     ).eval()

@@ -20,7 +20,7 @@ from dualscore.errors import (
 from dualscore.evaluation import is_complete
 from dualscore.files.aside import write_aside
 from dualscore.runs.checkpoints import read_checkpoint
-from dualscore.runs.folder import Run, differences
+from dualscore.runs.folder import Run, completed, differences
 from dualscore.runs.signals import ASKED
 from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.study.clock import seconds_per_step
@@ -85,7 +85,7 @@ def _check_same(run: Run, variant: Variant, settings: list[str]) -> None:
         raise ConfigError(f"{variant.name}: {error}") from error
     if not run.config_file.exists():
         return
-    for key, (before, after) in differences(run.read_config(), to_plain(config)).items():
+    for key, (before, after) in differences(completed(run.read_config()), to_plain(config)).items():
         raise ConfigError(
             f"{run.folder}: was run with {key}={before}, the study now says {after}; "
             "remove that folder to run it anew"
