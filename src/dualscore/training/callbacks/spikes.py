@@ -85,7 +85,8 @@ class SpikeGuard(Callback):
         for optimizer, state in zip(trainer.optimizers, content["optimizer_states"], strict=True):
             # The schedule goes on, and has already set the next step's rates.
             rates = [
-                {k: group[k] for k in ("lr", "initial_lr") if k in group} for group in optimizer.param_groups
+                {key: value for key, value in group.items() if key in ("lr", "initial_lr")}
+                for group in optimizer.param_groups
             ]
             optimizer.load_state_dict(state)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
