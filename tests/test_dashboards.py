@@ -26,6 +26,7 @@ from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.score_network import neighbour
 from dualscore.dashboard.tags import describe, level
 from dualscore.errors import DivergenceError
+from dualscore.evaluation.estimators import ESTIMATORS
 from dualscore.gaussian import StationaryGaussian
 from dualscore.noise import psnr
 from dualscore.pictures.heat import COLOURS, colour, common_scale
@@ -87,7 +88,7 @@ def test_the_evaluation_stands_in_the_log_and_in_hparams(trained_demo: Path) -> 
         assert width == pytest.approx(2 * 1.96 * figure["stderr"], rel=1e-3)
     full = [(event.step, event.value) for event in events.Scalars("gaussian/full_covariance")]
     assert full == [(step, pytest.approx(report["gaussian"]["full_covariance"])) for step in (0, 1)]
-    assert hparams.METRICS.keys() <= set(events.Tags()["scalars"])
+    assert hparams.metrics(ESTIMATORS).keys() <= set(events.Tags()["scalars"])
     stored = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
     ended = metadata.parse_session_end_info_plugin_data(stored)
     assert ended.status == api_pb2.Status.Value("STATUS_SUCCESS")
@@ -223,7 +224,7 @@ def test_published_figures_stand_beside_their_data_set_only() -> None:
         names = ["dual_score_matching"] if name == "imagenet64_dual" else []
         charts[name] = {
             (part.title, chart.SerializeToString())
-            for part in layout(config, names, False).category
+            for part in layout(config, list(ESTIMATORS), names, False).category
             for chart in part.chart
         }
     # Beside it, all charts are equal, so that TensorBoard draws none twice.

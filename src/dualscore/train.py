@@ -19,7 +19,7 @@ from dualscore.data.base import ImageDataModule
 from dualscore.devices import allow_tf32
 from dualscore.errors import StoppedError, TrainingError
 from dualscore.evaluation import evaluate, is_complete
-from dualscore.evaluation.estimators import check_estimators
+from dualscore.evaluation.estimators import ESTIMATORS, check_estimators
 from dualscore.redaction import redact
 from dualscore.runs.checkpoint_io import AtomicCheckpointIO
 from dualscore.runs.checkpoints import best_sound, newest_sound
@@ -206,7 +206,8 @@ def _fit(
     if newest:
         _compare_devices(newest[1]["dualscore"].get("devices", 1), trainer.world_size, console)
     parameters = sum(p.numel() for p in module.model.parameters())
-    write_opening(logger, config, plain, compared, parameters, run.folder.name)
+    estimates = {name: estimator.label for name, estimator in ESTIMATORS.items()}
+    write_opening(logger, config, plain, compared, parameters, run.folder.name, estimates)
     with (
         _watchdog(config, run, status, (trainer.global_rank, trainer.world_size)) as heartbeat.watchdog,
         told_to_people(trainer, config, heartbeat.watchdog),

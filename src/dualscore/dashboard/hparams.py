@@ -1,6 +1,7 @@
 """A run in TensorBoard's HPARAMS: the few settings that runs differ by, beside what they led to."""
 
 import time
+from collections.abc import Mapping
 
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
@@ -9,19 +10,28 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.hparams.summary_v2 import Metric, hparams_pb
 
 from dualscore.dashboard.tags import level
-from dualscore.evaluation.estimators import ESTIMATORS
 from dualscore.settings.config import Anchor, ExperimentConfig, ModelKind
 
 PSNR_SHOWN = (30.0, 15.0)
 """Input PSNR in dB whose denoised PSNR stands beside the likelihoods, where it was measured."""
 SHOWN_FIRST = ("experiment", "lr", "recipe", "batch", "steps")
-METRICS = {
-    **{f"final/{name}": f"bits/dim, {estimator.label}" for name, estimator in ESTIMATORS.items()},
-    **{f"final/psnr_{level(p)}": f"denoised PSNR at {p:g} dB" for p in PSNR_SHOWN},
-    "final/step": "step",
-    "train/minutes": "minutes of training",
-}
-"""What runs are compared by; the order of the columns."""
+
+
+def metrics(estimates: Mapping[str, str]) -> dict[str, str]:
+    """What runs are compared by, in the order of the columns: tags, and what the columns are called.
+
+    Args:
+        estimates: all that an evaluation may hold, by name, and what tables call them.
+
+    Returns:
+        Titles by tag.
+    """
+    return {
+        **{f"final/{name}": f"bits/dim, {label}" for name, label in estimates.items()},
+        **{f"final/psnr_{level(p)}": f"denoised PSNR at {p:g} dB" for p in PSNR_SHOWN},
+        "final/step": "step",
+        "train/minutes": "minutes of training",
+    }
 
 
 def settings(config: ExperimentConfig, parameters: int) -> dict[str, str | int | float]:
@@ -62,13 +72,16 @@ def recipe(config: ExperimentConfig) -> str:
     return ", ".join(parts)
 
 
-def begin(config: ExperimentConfig, parameters: int, name: str) -> list[Summary]:
+def begin(
+    config: ExperimentConfig, parameters: int, name: str, estimates: Mapping[str, str]
+) -> list[Summary]:
     """What a run writes at its start.
 
     Args:
         config: the run's.
         parameters: of the network.
         name: of the run, which stands in the first column.
+        estimates: as in `metrics`.
 
     Returns:
         Entries of the log.
@@ -77,7 +90,9 @@ def begin(config: ExperimentConfig, parameters: int, name: str) -> list[Summary]
     found = Experiment(
         # TensorBoard sorts settings that differ before others, by name, and shows the first five.
         hparam_infos=[HParamInfo(name=key, differs=key in SHOWN_FIRST) for key in shown],
-        metric_infos=[Metric(tag, display_name=title).as_proto() for tag, title in METRICS.items()],
+        metric_infos=[
+            Metric(tag, display_name=title).as_proto() for tag, title in metrics(estimates).items()
+        ],
         time_created_secs=time.time(),
     )
     return [_entry(metadata.EXPERIMENT_TAG, experiment=found), hparams_pb(shown, trial_id=name)]

@@ -19,7 +19,6 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
 )
 
 from dualscore.dashboard.tags import level
-from dualscore.evaluation.estimators import ESTIMATORS
 from dualscore.settings.config import ExperimentConfig, ModelKind
 
 SPACE, TIME = "Space loss at each noise level (= d_eff/d)", "Time loss at each noise level"
@@ -27,16 +26,17 @@ GROUP = 3
 """Noise levels in a chart where all of them would be too many to tell apart."""
 
 
-BITS = ["val/bits_per_dim", "val/bound", *(f"final/{name}" for name in ESTIMATORS)]
-"""What a run's images cost, at validations and at its end."""
 GAUSSIANS = ["gaussian/stationary", "gaussian/full_covariance"]
 
 
-def layout(config: ExperimentConfig, published: Sequence[str], score_network: bool) -> Layout:
+def layout(
+    config: ExperimentConfig, estimates: Sequence[str], published: Sequence[str], score_network: bool
+) -> Layout:
     """Lay out a run's charts.
 
     Args:
         config: the run's.
+        estimates: names of all that an evaluation may hold, the same for every run.
         published: names of published likelihoods of its data set.
         score_network: whether there is a score network to compare its denoising with.
 
@@ -50,7 +50,7 @@ def layout(config: ExperimentConfig, published: Sequence[str], score_network: bo
     losses.insert(0, ("loss", "train/loss", "val/loss"))
     references = ["linear", *(["score_network"] if score_network else [])]
     categories = [
-        *_likelihoods(published),
+        *_likelihoods(estimates, published),
         _open("Losses", [_lines(*of) for of in losses]),
         _open("Denoising", [chart for name in references for chart in _grouped(*GAINS[name], levels)]),
         *([_open("Normalization", [_lines("log Z in nats", "val/log_normalizer")])] if energy else []),
@@ -64,13 +64,14 @@ def layout(config: ExperimentConfig, published: Sequence[str], score_network: bo
     return Layout(category=categories)
 
 
-def _likelihoods(published: Sequence[str]) -> list[Category]:
+def _likelihoods(estimates: Sequence[str], published: Sequence[str]) -> list[Category]:
     """Bits/dim with bands. The overview stands alone: TensorBoard shuffles charts with bands."""
-    found = [_open("Bits/dim: all estimates, and the Gaussians", [_bands("bits/dim", BITS, GAUSSIANS)])]
+    figures = ["val/bits_per_dim", "val/bound", *(f"final/{name}" for name in estimates)]
+    found = [_open("Bits/dim: all estimates, and the Gaussians", [_bands("bits/dim", figures, GAUSSIANS)])]
     if published:
         names = [f"published/{name}" for name in published]
         found.append(_open("Bits/dim: all estimates, and published figures (ImageNet64)",
-                           [_bands("bits/dim of ImageNet64", BITS, names)]))  # fmt: skip
+                           [_bands("bits/dim of ImageNet64", figures, names)]))  # fmt: skip
     each = [
         _bands("paper's protocol: validations, evaluation", ["val/bits_per_dim", "final/paper"]),
         _bands("certified bound: validations, evaluation", ["val/bound", "final/bound"]),

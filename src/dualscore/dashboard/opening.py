@@ -1,5 +1,6 @@
 """What a run's log begins with: the layout, the settings, and what its curves are compared with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def write_opening(
     compared: Compared,
     parameters: int,
     name: str,
+    estimates: Mapping[str, str],
 ) -> None:
     """Write what a run's log begins with, at step 0, at every start: TensorBoard keeps one of each.
 
@@ -74,9 +76,10 @@ def write_opening(
         compared: what its curves are compared with.
         parameters: of the network.
         name: of the run.
+        estimates: all that its evaluation may hold, by name, and what tables call them.
     """
-    found = layout.layout(config, list(compared.published), bool(compared.psnr))
-    logger.log_summaries([layout.summary(found), *hparams.begin(config, parameters, name)], 0)
+    found = layout.layout(config, list(estimates), list(compared.published), bool(compared.psnr))
+    logger.log_summaries([layout.summary(found), *hparams.begin(config, parameters, name, estimates)], 0)
     about = ABOUT.format(
         experiment=config.name,
         data=config.data.dataset or config.data.density.value,
