@@ -351,18 +351,26 @@ def test_haar_details_of_any_even_sides_are_orthonormal() -> None:
         haar_details(torch.zeros(1, 1, 9, 8))
 
 
+class _Nothing(torch.nn.Module):
+    """A network that adds nothing to its anchor."""
+
+    def forward(self, image: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(image)
+
+
 def test_the_gaussians_denoising_is_wieners() -> None:
     """Of its own samples the error is (1/d) Σ λt/(λ + t)."""
     gaussian = StationaryGaussian(torch.tensor([0.5]), random_spectrum(1, 8, 8)).double()
     count, variances = 4000, [1e-3, 0.1, 10.0]
     clean = gaussian.sample(count, torch.Generator().manual_seed(0))
     subject = Subject(
-        gaussian, gaussian, None, quantized=False, dequantize=False, t_range=(1e-3, 10.0), seed=0
-    )  # type: ignore[arg-type]
+        Energy(_Nothing(), gaussian), gaussian, None, quantized=False, dequantize=False, t_range=(1e-3, 10.0),
+        seed=0,
+    )  # fmt: skip
     stage = gaussian_denoising(variances, count)
     images = Images(clean, list(range(count)))
     rows = stage.measure(subject, images)
-    # Networks see the same noise: of this Gaussian as the model the errors are the same.
+    # Networks see the same noise: an energy that is this Gaussian's has the same errors.
     measured = noise_levels(variances, count, heat=False).measure(subject, images)
     torch.testing.assert_close(measured["space"] * torch.tensor(variances), rows["squared_error"])
     for column, t in enumerate(variances):

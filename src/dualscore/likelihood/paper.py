@@ -31,7 +31,20 @@ def log_normalizer(noisy_energy: Tensor, noise_square: Tensor, dimension: int, e
     Raises:
         ValueError: if there are fewer than two images or an energy is not finite.
     """
-    around = mean(noisy_energy.double() - 0.5 * noise_square.double())
+    return log_normalizer_of(mean(noisy_energy.double() - 0.5 * noise_square.double()), dimension, entropy)
+
+
+def log_normalizer_of(around: Estimate, dimension: int, entropy: float) -> Estimate:
+    """Log Z of a mean that was taken already.
+
+    Args:
+        around: the mean of U(y, t) − ½‖z‖², in nats.
+        dimension: d.
+        entropy: as in `log_normalizer`.
+
+    Returns:
+        Log Z and its standard error, in nats.
+    """
     return Estimate(entropy - 0.5 * dimension - around.value, around.stderr)
 
 
@@ -49,7 +62,20 @@ def paper_bits_per_dim(clean_energy: Tensor, log_z: Estimate, dimension: int) ->
     Raises:
         ValueError: if there are fewer than two images or an energy is not finite.
     """
-    energy = mean(clean_energy)
+    return paper_bits_per_dim_of(mean(clean_energy), log_z, dimension)
+
+
+def paper_bits_per_dim_of(energy: Estimate, log_z: Estimate, dimension: int) -> Estimate:
+    """The paper's bits/dim of a mean that was taken already.
+
+    Args:
+        energy: the mean of U(x, 0), in nats.
+        log_z: as in `paper_bits_per_dim`.
+        dimension: d.
+
+    Returns:
+        Bits/dim and their standard error.
+    """
     # log Z is taken at noise that drowns the images, so the two errors are independent.
     figure = bits(energy + log_z, dimension)
     return Estimate(8.0 + figure.value, figure.stderr)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from dualscore.likelihood import Estimate, bits
+from dualscore.likelihood.paper import log_normalizer_of, paper_bits_per_dim_of
 from dualscore.noise import psnr
 
 
@@ -114,9 +115,8 @@ class EnergyFigures:
         if not self.moments.update_called:
             return None
         clean, around = self.moments.estimates()
-        log_z = Estimate(self.entropy - 0.5 * self.dimension, 0.0) - around
-        figure = bits(clean + log_z, self.dimension)
-        return Estimate(8.0 + figure.value, figure.stderr), log_z.value
+        log_z = log_normalizer_of(around, self.dimension, self.entropy)
+        return paper_bits_per_dim_of(clean, log_z, self.dimension), log_z.value
 
 
 class BoundFigures:
