@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from dualscore.errors import ConfigError
-from dualscore.runs.folder import differences, fresh_run, newest_run
+from dualscore.runs.folder import Run, differences, fresh_run, newest_run
 from dualscore.settings.config import Anchor, Embedding, ModelKind, ResidualInput, Schedule
 from dualscore.settings.experiment import available, load_experiment, to_config, to_plain
 from workspace import ROOT
@@ -158,6 +158,55 @@ def test_runs_are_numbered_and_the_newest_goes_on(tmp_path: Path) -> None:
     assert newest_run("a", tmp_path).folder.name == "a-11"
     assert fresh_run("a", tmp_path).folder.name == "a-12"
     assert fresh_run("b", tmp_path).folder.name == "b"
+
+
+def make_run(folder: Path, experiment: str) -> None:
+    """A run's folder, as training leaves it."""
+    Run(folder).write_config({"name": experiment})
+
+
+def test_an_experiment_whose_name_ends_in_a_number_is_no_run_of_another(tmp_path: Path) -> None:
+    make_run(tmp_path / "unet-64", "unet-64")
+    assert newest_run("unet", tmp_path).folder.name == fresh_run("unet", tmp_path).folder.name == "unet"
+    make_run(tmp_path / "unet", "unet")
+    make_run(tmp_path / "unet-2", "unet-2")
+    assert newest_run("unet", tmp_path).folder.name == "unet"
+    fresh = fresh_run("unet", tmp_path).folder
+    assert fresh.name == "unet-3"  # unet-2 is there
+    make_run(fresh, "unet")
+    assert newest_run("unet", tmp_path).folder.name == "unet-3"
+    for own in ("unet-2", "unet-64"):
+        assert newest_run(own, tmp_path).folder.name == own
+        assert fresh_run(own, tmp_path).folder.name == f"{own}-2"
+
+
+def test_runs_of_a_chosen_name_are_numbered_whatever_their_experiment(tmp_path: Path) -> None:
+    for name in ("other", "sub/other"):
+        for number in range(1, 4):
+            fresh = fresh_run(name, tmp_path).folder
+            assert not fresh.exists()
+            assert fresh == tmp_path / (f"{name}-{number}" if number > 1 else name)
+            make_run(fresh, "unet-64")
+            assert newest_run(name, tmp_path).folder == fresh
+
+
+@pytest.mark.parametrize("content", [None, "name: [", "- a list", "{}"])
+def test_a_numbered_run_without_a_configuration_that_can_be_read_counts(
+    tmp_path: Path, content: str | None
+) -> None:
+    (tmp_path / "a-2").mkdir()
+    if content is not None:
+        (tmp_path / "a-2/config.yaml").write_text(content)
+    assert newest_run("a", tmp_path).folder.name == "a-2"
+    assert fresh_run("a", tmp_path).folder.name == "a-3"
+
+
+@pytest.mark.parametrize("chosen", ["a-1", "a-02", "a-0"])
+def test_a_number_that_no_fresh_run_has_is_a_name(tmp_path: Path, chosen: str) -> None:
+    make_run(tmp_path / "a", "a")
+    make_run(tmp_path / chosen, "a")
+    assert newest_run("a", tmp_path).folder.name == "a"
+    assert fresh_run("a", tmp_path).folder.name == "a-2"
 
 
 def test_differences_name_dotted_keys() -> None:

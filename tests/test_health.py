@@ -14,10 +14,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dualscore import train
 from dualscore.runs import watchdog
+from dualscore.runs.folder import Run
 from dualscore.runs.status import State, Status
+from dualscore.settings.experiment import load_experiment
 from dualscore.training.callbacks import GradientHealth
 from dualscore.training.module import DualScoreModule
+from dualscore.training.optimizers import schedule
 from test_training import difference
 from workspace import ROOT, TINY, Workspace
 
@@ -149,6 +153,29 @@ def test_a_device_that_dies_or_hangs_ends_the_run_with_its_name(
     assert workspace.checkpoint("patches_dual")["global_step"] == 6
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_another_devices_watchdog_leaves_what_the_first_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    config = load_experiment("patches_dual", SHORT, ROOT / "experiments")
+    first = Status(step=40, max_steps=90, images_per_second=3.5, bits_per_dim="4.2 ± 0.1")
+    first.say(tmp_path)
+    path = tmp_path / "status.json"
+    before = json.loads(path.read_text()) | {"host": "elsewhere", "process": 7, "started": 9, "job": "5"}
+    path.write_text(json.dumps(before))
+    codes: list[int] = []
+    monkeypatch.setattr("os._exit", codes.append)
+    # Where training began, which is all that another device than the first knows.
+    status = first if rank == 0 else Status(step=10)
+    train._watchdog(config, Run(tmp_path), status, (rank, 2)).end("no progress")
+    after = json.loads(path.read_text())
+    assert codes == [1]
+    assert (after["state"], after["reason"]) == ("failed", "no progress")
+    changed = {key for key in before if before[key] != after[key]}
+    own = {"host", "process", "started", "job"} if rank == 0 else set()
+    assert changed == {"state", "reason", "updated"} | own
+
+
 def test_status_tells_what_runs_do(workspace: Workspace, demo_shards: Path) -> None:
     assert "no runs in runs" in workspace.run("status")
     workspace.run("train", "patches_dual", *SHORT, f"data.path={demo_shards}")
@@ -167,6 +194,8 @@ def test_status_tells_what_runs_do(workspace: Workspace, demo_shards: Path) -> N
         ({"state": "training", "host": "elsewhere", "updated": time.time()}, "training"),
         ({"state": "training", "host": "elsewhere", "updated": time.time() - 1000}, "dead"),
         ({"state": "training", "process": os.getpid()}, "training"),
+        ({"state": "training", "started": None}, "training"),  # by an older version
+        ({"state": "training", "started": said["started"] - 1}, "dead"),  # the number is another's now
         ({"state": "training", "process": 2**22 + 1}, "dead"),  # more than Linux numbers
         ({"state": "failed", "reason": "the disk burns [/in/rack 3] with [red] light"}, "failed"),
         # A clock that jumped back: not dead, and not from the future.
@@ -178,7 +207,12 @@ def test_status_tells_what_runs_do(workspace: Workspace, demo_shards: Path) -> N
         assert re.search(rf"sweep/one +{shown}", printed), (change, printed)
         assert str(change.get("reason", "")) in printed
         assert "-" not in printed.split("sweep/one")[1].splitlines()[0]
-    for wrong in ({"step": None}, {"step": "5"}, {"memory": "x"}, {"updated": "x"}, {"reason": 3}):
+    del said["started"]  # as before there was one
+    (other / "status.json").write_text(json.dumps(said | {"state": "training"}))
+    assert re.search(r"sweep/one +training", workspace.run("status"))
+    for wrong in (
+        {"step": None}, {"step": "5"}, {"memory": "x"}, {"updated": "x"}, {"reason": 3}, {"started": "x"},
+    ):  # fmt: skip
         (other / "status.json").write_text(json.dumps(said | wrong))
         assert "sweep/one" not in workspace.run("status"), wrong
     (other / "status.json").write_text("{half of i")
@@ -189,11 +223,13 @@ def test_status_tells_what_runs_do(workspace: Workspace, demo_shards: Path) -> N
 def test_a_loss_spike_is_taken_back(
     workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch, guarded: bool
 ) -> None:
-    """Weights that jump in one step; the run goes on from those of the checkpoint before."""
+    """Weights that jump in one step; the run goes on from the checkpoint's, at the schedule's rates."""
     original = DualScoreModule.draw
     jumped = []
+    rates: dict[int, list[float]] = {}
 
     def draw(self: DualScoreModule, step: int, images: int) -> Any:
+        rates[step] = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
         if step == 4 and not jumped:
             jumped.append(step)
             with torch.no_grad():
@@ -208,7 +244,9 @@ def test_a_loss_spike_is_taken_back(
         "optim.method=adam",
         "trainer.max_steps=9",
         "optim.ema_steps=0",
+        "optim.schedule=cosine",
     ]
+    optim = load_experiment("patches_dual", settings, ROOT / "experiments").optim
     spike = ["trainer.spike=20"] if guarded else []
     printed = " ".join(workspace.run("train", "patches_dual", *settings, *spike).split())
     said = re.search(
@@ -216,6 +254,10 @@ def test_a_loss_spike_is_taken_back(
         printed,
     )
     assert bool(said) == guarded
+    factor = schedule(optim, 9)
+    for step in range(9):
+        planned = [optim.lr * factor(step), optim.lr * optim.offset_lr_factor * factor(step)]
+        assert rates[step] == pytest.approx(planned, rel=1e-12), step
     events = EventAccumulator(str(workspace.folder / "runs/patches_dual"), {"scalars": 0})
     events.Reload()
     losses = [event.value for event in events.Scalars("train/loss")]

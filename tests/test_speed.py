@@ -20,7 +20,7 @@ from dualscore.noise import corrupt, log_uniform
 from dualscore.objective import dual_score_matching
 from dualscore.settings.experiment import load_experiment
 from dualscore.training.compiling import compiled_loss, obstacle
-from dualscore.training.memory import images_that_fit, parts_that_fit
+from dualscore.training.memory import advice
 from workspace import ROOT, TINY, Workspace
 
 SMALL = ["network.width=4", "data.size=16", "network.scales=2", "data.batch_size=8"]
@@ -157,19 +157,25 @@ def test_a_gpu_without_bfloat16_is_refused(
     assert "Old GPU has no bfloat16" in line
 
 
-def test_how_much_fits_is_found_from_two_measurements() -> None:
-    assert images_that_fit(lambda images: 100 + 10 * images, 200) == 10
-    assert images_that_fit(lambda images: 100 + 10 * images, 110) == 1
-    assert images_that_fit(lambda images: 100 + 10 * images, 109) == 0
-    assert parts_that_fit(128, 40, 1) == 4
-    assert parts_that_fit(12, 5, 2) == 3
-    assert parts_that_fit(128, 0, 1) is None
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "said"),
+    [
+        (128, 1, "trainer.accumulate=2 makes the same step in parts of 64"),
+        (12, 4, "trainer.accumulate=6 makes the same step in parts of 2"),
+        (7, 1, "trainer.accumulate=7 makes the same step in parts of 1"),
+        (7, 7, "make the network smaller (network.width) or the images"),
+    ],
+)
+def test_where_a_batch_does_not_fit_the_next_smaller_equal_parts_are_named(
+    batch: int, accumulate: int, said: str
+) -> None:
+    assert advice(batch, accumulate) == said
 
 
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("[enforce] DefaultCPUAllocator")]
 )
-def test_a_batch_that_does_not_fit_is_told_what_would(
+def test_a_batch_that_does_not_fit_is_told_what_may(
     workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def full(*_: Any, **__: Any) -> Any:

@@ -130,8 +130,8 @@ def _watchdog(config: ExperimentConfig, run: Run, status: Status, place: tuple[i
     def end(reason: str) -> None:
         message = f"error: {reason}; the same command goes on from the last checkpoint"
         print(message, file=sys.stderr, flush=True)
-        status.state, status.reason = State.failed, reason
-        within(10.0, lambda: status.say(run.folder))  # the file system may be what hangs
+        # The file system may be what hangs.
+        within(10.0, lambda: status.say_failed(run.folder, reason, first=place[0] == 0))
         os._exit(TrainingError.status)  # the main thread may wait for ever in a library
 
     return Watchdog(run.folder / "heartbeats", *place, 60 * config.trainer.hang_minutes, end)
@@ -210,7 +210,7 @@ def _fit(
     write_opening(logger, config, plain, compared, parameters, run.folder.name, estimates)
     with (
         _watchdog(config, run, status, (trainer.global_rank, trainer.world_size)) as heartbeat.watchdog,
-        told_to_people(trainer, module, config, heartbeat.watchdog),
+        told_to_people(trainer, config, heartbeat.watchdog),
     ):
         trainer.fit(module, datamodule, ckpt_path=str(newest[0]) if newest else None, weights_only=True)
     if not saving.written:

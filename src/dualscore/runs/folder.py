@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -235,12 +236,25 @@ class Run:
         write_aside(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
 
 
-def _numbered(name: str, root: Path) -> dict[int, Path]:
-    found = {}
-    for path in root.glob(f"{name}*"):
-        if match := re.fullmatch(rf"{re.escape(name)}(?:-(\d+))?", path.name):
+def _newest(name: str, root: Path) -> tuple[int, Path] | None:
+    """The newest run of a name, with its number; the first has none in its folder's name."""
+    first, found = root / name, {}
+    for path in first.parent.glob("*"):
+        # As `fresh_run` writes it: NAME-1 and NAME-02 are names that somebody chose.
+        if match := re.fullmatch(rf"{re.escape(first.name)}(?:-([2-9]|[1-9]\d+))?", path.name):
             found[int(match[1] or 1)] = path
-    return found
+    for number in sorted(found, reverse=True):
+        if number == 1 or not _has_own_name(Run(found[number])):
+            return number, found[number]
+    return None
+
+
+def _has_own_name(run: Run) -> bool:
+    """Whether a run's folder is named after its experiment, which may end like a number: `unet-64`."""
+    try:
+        return run.read_config().get("name") == run.folder.name
+    except ConfigError:  # none yet, or damaged: nothing says that it is another's
+        return False
 
 
 def _below(name: str) -> str:
@@ -251,12 +265,36 @@ def _below(name: str) -> str:
 
 
 def newest_run(name: str, root: Path = RUNS) -> Run:
-    """The newest run of an experiment, or the folder of its first."""
-    found = _numbered(_below(name), root)
-    return Run(found[max(found)] if found else root / name)
+    """The newest run of a name, or the folder of its first.
+
+    Args:
+        name: the experiment's, or what `--name` says.
+        root: the folder of all runs.
+
+    Returns:
+        NAME or NAME-2, NAME-3, …; not the folder of an experiment that is itself called NAME-3.
+
+    Raises:
+        ConfigError: if the name leads out of the folder.
+    """
+    found = _newest(_below(name), root)
+    return Run(found[1] if found else root / name)
 
 
 def fresh_run(name: str, root: Path = RUNS) -> Run:
-    """A folder beside all runs of an experiment so far."""
-    found = _numbered(_below(name), root)
-    return Run(root / (f"{name}-{max(found) + 1}" if found else name))
+    """A folder that does not exist yet, numbered after all runs of a name so far.
+
+    Args:
+        name: the experiment's, or what `--name` says.
+        root: the folder of all runs.
+
+    Returns:
+        NAME, or the first free one of NAME-2, NAME-3, … after the newest run's.
+
+    Raises:
+        ConfigError: if the name leads out of the folder.
+    """
+    found = _newest(_below(name), root)
+    numbers = count(found[0] + 1 if found else 1)
+    folders = (root / (f"{name}-{number}" if number > 1 else name) for number in numbers)
+    return Run(next(folder for folder in folders if not folder.exists()))

@@ -33,7 +33,7 @@ class State(StrEnum):
 
 _NUMBERS = {
     "step", "max_steps", "images_per_second", "stall", "memory", "seconds_left", "skipped_steps", "process",
-    "updated",
+    "started", "updated",
 }  # fmt: skip
 
 
@@ -56,6 +56,8 @@ class Status:
     skipped_steps: int = 0
     host: str = ""
     process: int = 0
+    started: int | None = None
+    """When the process began, in clock ticks since the computer did: its number is given to others later."""
     job: str | None = None
     """Of the cluster's queue."""
     updated: float = 0.0
@@ -64,7 +66,27 @@ class Status:
     def say(self, folder: Path) -> None:
         """Write it into a run's folder, whole or not at all; where that fails, the run goes on unheard."""
         self.host, self.process, self.updated = socket.gethostname(), os.getpid(), time.time()
-        self.job = os.environ.get("SLURM_JOB_ID")
+        self.job, self.started = os.environ.get("SLURM_JOB_ID"), _look(self.process)[1]
+        self._write(folder)
+
+    def say_failed(self, folder: Path, reason: str, first: bool) -> None:
+        """Write that the run failed, and why.
+
+        Args:
+            folder: the run's folder.
+            reason: why, in words.
+            first: whether this process is the run's first one, whose word this is; another one leaves the
+                first's step, speed and place as they stand there.
+        """
+        said = self if first else Status.read(folder) or self
+        said.state, said.reason = State.failed, reason
+        if said is self:
+            said.say(folder)
+        else:
+            said.updated = time.time()
+            said._write(folder)
+
+    def _write(self, folder: Path) -> None:
         content = (json.dumps(asdict(self), indent=1) + "\n").encode()
         with contextlib.suppress(OSError):
             write_aside(folder / STATUS_FILE, content, flush=False)
@@ -93,12 +115,22 @@ class Status:
     def alive(self) -> bool:
         """Whether the process that wrote this still runs, as far as can be told from here."""
         if self.host == socket.gethostname():
-            try:
-                state = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                return not Path("/proc/self").exists() and time.time() - self.updated < STALE
-            return state != "Z"
+            state, started = _look(self.process)
+            if state is not None:
+                return state != "Z" and self.started in (None, started)  # None: written by an older version
+            if Path("/proc/self").exists():
+                return False
         return time.time() - self.updated < STALE
+
+
+def _look(process: int) -> tuple[str | None, int | None]:
+    """A process's state, a letter, and its start in clock ticks, from /proc; None where that does not say."""
+    try:
+        told = Path(f"/proc/{process}/stat").read_bytes()
+    except OSError:
+        return None, None
+    fields = told.rpartition(b")")[2].split()  # from the third on; the name before may hold anything
+    return fields[0].decode(), int(fields[19]) if len(fields) > 19 else None
 
 
 def table(root: Path, console: Console) -> RenderableType | None:

@@ -12,7 +12,6 @@ from dualscore.runs.watchdog import Watchdog
 from dualscore.settings.config import ExperimentConfig
 from dualscore.terminal.hints import afresh
 from dualscore.training.memory import advice, is_out_of_memory
-from dualscore.training.module import DualScoreModule
 
 LAST = 3.0
 """Seconds that the first process of a stopped group leaves the others, whose launchers look at its status."""
@@ -20,13 +19,12 @@ LAST = 3.0
 
 @contextmanager
 def told_to_people(
-    trainer: lightning.Trainer, module: DualScoreModule, config: ExperimentConfig, watchdog: Watchdog
+    trainer: lightning.Trainer, config: ExperimentConfig, watchdog: Watchdog
 ) -> Iterator[None]:
     """Turn what training raises into errors of ours, where it is known what they mean.
 
     Args:
         trainer: what trains.
-        module: what is trained.
         config: the experiment.
         watchdog: knows where the other devices are.
 
@@ -50,7 +48,7 @@ def told_to_people(
             f"is kept; try a smaller optim.lr with {afresh()}"
         ) from error
     except RuntimeError as error:
-        if (known := _known(error, trainer, module, config, watchdog)) is None:
+        if (known := _known(error, trainer, config, watchdog)) is None:
             raise
         raise known from error
     except StoppedError:
@@ -66,7 +64,6 @@ def told_to_people(
 def _known(
     error: RuntimeError,
     trainer: lightning.Trainer,
-    module: DualScoreModule,
     config: ExperimentConfig,
     watchdog: Watchdog,
 ) -> TrainingError | None:
@@ -80,7 +77,7 @@ def _known(
         batch = config.data.batch_size // trainer.world_size
         return TrainingError(
             f"step {trainer.global_step}: {batch // config.trainer.accumulate} images at once do not fit "
-            f"into the memory of a device; {advice(module, batch, config.trainer.accumulate)}"
+            f"into the memory of a device; {advice(batch, config.trainer.accumulate)}"
         )
     if trainer.world_size > 1 and (gone := watchdog.silent()):
         return TrainingError(

@@ -83,6 +83,13 @@ class SpikeGuard(Callback):
         with torch.no_grad():
             module.load_state_dict(content["state_dict"])
         for optimizer, state in zip(trainer.optimizers, content["optimizer_states"], strict=True):
+            # The schedule goes on, and has already set the next step's rates.
+            rates = [
+                {key: value for key, value in group.items() if key in ("lr", "initial_lr")}
+                for group in optimizer.param_groups
+            ]
             optimizer.load_state_dict(state)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group.update(rate)
         where = f"step {content['global_step']} ({path.name})"
         self.warn(f"{what}: back to the weights of {where}, with the next images")
