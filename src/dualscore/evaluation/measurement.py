@@ -187,7 +187,8 @@ class Measurement:
             found += identities.heat_gaps(levels["heat"][:, span], there)
             if (clean := self._energy_without_noise(levels)) is not None:
                 lowest = levels["energy"][:, known[0]]
-                found.append(identities.first_rise_gap(clean, lowest, there[0], *measured, self.t_min))
+                first = (lowest, there[0], *measured, self.t_min, self.config.data.dequantize)
+                found.append(identities.first_rise_gap(clean, *first))
         rows = self.rows["normalizer"]
         entropies = [float(self.session.subject.prior.entropy(t)) for t in self.large]
         log_z = identities.log_normalizers(rows["energy"], rows["noise_square"], entropies, self.dimension)

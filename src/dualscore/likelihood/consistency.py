@@ -92,11 +92,13 @@ def first_rise_gap(
     width: float,
     dimension: int,
     t_min: float,
+    jumps: bool,
 ) -> Gap:
     """The energy's rise from t = 0 to the lowest noise level, less what I-MMSE says.
 
-    Below the first stratum d − d_eff is proportional to t, so that its integral over ln t is its value at
-    t_min: that at the first stratum's t, scaled.
+    Below the first stratum d − d_eff is proportional to t^p, so that its integral over ln t is 1/p of its
+    value at t_min: that at the first stratum's t, scaled. Of a smooth density p is 1. Of one with jumps, as
+    dequantized images have at the edges of their cells, only what lies within √t of a jump counts: p is ½.
 
     Args:
         clean_energy: U(x, 0) in nats, shape (n,).
@@ -107,12 +109,14 @@ def first_rise_gap(
         width: as there.
         dimension: d.
         t_min: where the first stratum begins, in pixel².
+        jumps: whether the images' density has jumps.
 
     Returns:
         The gap.
     """
     integrand = 0.5 * dimension * (1.0 - space.double())
-    below = integrand[:, 0] * t_min / variances[:, 0].double()
+    power = 0.5 if jumps else 1.0
+    below = integrand[:, 0] * (t_min / variances[:, 0].double()) ** power / power
     expected = torch.where(variances < level, width * integrand, 0.0).sum(dim=1) + below
     rise = energy.double() - clean_energy.double() - expected
     return Gap("energy rise", f"no noise to {_decibels(level)} dB", bits(mean(rise), dimension))
