@@ -30,7 +30,7 @@ COMMAND_NAMES = {
 COMMANDS = list(dict.fromkeys(command for page in pages() for command in find(page)))
 ELSEWHERE = {
     r"make (install|lint|test[a-z-]*|help|screenshots)\b": ".ci/run",
-    r"make (data|lock|verify-data|score)$": "named in the text, not typed",
+    r"make (data|lock|verify-data|score|sample|denoise|inpaint)$": "named in the text, not typed",
     r".*(…|/NAME)": "to be filled in",
     r"make (newcomer|tensorboard|experiments|status)\b": "test_newcomer.py",
     r"make torture": "test_torture.py",
