@@ -256,7 +256,7 @@ def test_a_runs_checkpoint_is_measured_by_the_runs_own_settings(
 
 def test_experiments_say_what_they_need(workspace: Workspace) -> None:
     header = read_header("imagenet64_dual")
-    assert header.hardware == "one GPU with 24 GB of memory; 16 GB of disk"
+    assert header.hardware == "one GPU with 24 GB of memory; 17 GB of disk"
     assert header.takes.startswith("published: about 5 days")
     assert header.data == "data/imagenet64, not there yet"
     assert read_header("imagenet64_denoiser").data == "data/imagenet64, not there yet"  # its parent's
@@ -269,7 +269,7 @@ def test_experiments_say_what_they_need(workspace: Workspace) -> None:
         assert header.purpose, name
         assert header.hardware, name
         assert header.takes, name
-    assert "one GPU with 24 GB of memory; 16 GB of disk. Takes: published" in workspace.run("experiments")
+    assert "one GPU with 24 GB of memory; 17 GB of disk. Takes: published" in workspace.run("experiments")
 
 
 def test_runs_are_listed_the_latest_first(tmp_path: Path) -> None:
