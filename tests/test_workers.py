@@ -1,6 +1,7 @@
 """Loader processes and the signals of a job."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from dualscore.data.workers import GRACE, outlive_stop_signals
+from dualscore.data.workers import GRACE, live_with_the_run
 from workspace import ROOT
 
 
@@ -28,7 +29,7 @@ def test_loader_processes_outlive_a_signal_to_the_whole_job_but_not_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("dualscore.data.workers.GRACE", 2)
-    loader = DataLoader(Processes(), batch_size=None, num_workers=1, worker_init_fn=outlive_stop_signals)
+    loader = DataLoader(Processes(), batch_size=None, num_workers=1, worker_init_fn=live_with_the_run)
     batches = iter(loader)
     worker = next(batches)
     for number in (signal.SIGUSR1, signal.SIGTERM):
@@ -42,7 +43,7 @@ def test_a_process_that_fails_does_not_wait_for_its_loader_processes() -> None:
     code = (
         "import sys; from test_workers import *\n"
         "batches = iter(DataLoader(Processes(), batch_size=None, num_workers=1, "
-        "worker_init_fn=outlive_stop_signals))\n"
+        "worker_init_fn=live_with_the_run))\n"
         "next(batches); batches.itself = batches; sys.exit(3)"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}
@@ -50,3 +51,32 @@ def test_a_process_that_fails_does_not_wait_for_its_loader_processes() -> None:
     finished = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
     assert finished.returncode == 3
     assert time.monotonic() - start < GRACE
+
+
+LATE = """
+import os, sys, time
+from torch.utils.data import DataLoader
+from dualscore.data.workers import live_with_the_run
+from test_workers import Processes
+
+def late(worker):
+    print(os.getpid(), flush=True)
+    time.sleep(1)
+    live_with_the_run(worker)
+
+next(iter(DataLoader(Processes(), batch_size=None, num_workers=1, worker_init_fn=late)))
+"""
+
+
+def test_a_loader_process_whose_run_is_killed_as_it_starts_ends_too() -> None:
+    """PyTorch's own look begins with whatever parent it then finds: that would be somebody else."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}
+    run = subprocess.Popen([sys.executable, "-c", LATE], env=environment, stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert int(run.stdout.readline()) != run.pid
+    run.kill()
+    run.wait()
+    # The loader process holds the other end of the pipe: at its end, not before.
+    ended, _, _ = select.select([run.stdout], [], [], 30)
+    assert ended
+    assert run.stdout.read() == ""

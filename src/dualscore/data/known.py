@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
 from dualscore.data.plan import share
-from dualscore.data.workers import outlive_stop_signals
+from dualscore.data.workers import live_with_the_run
 from dualscore.densities import GaussianMixture
 from dualscore.noise import SAMPLING, seeded_generator
 
@@ -196,7 +196,7 @@ class KnownDataModule(ImageDataModule):
             start=start,
         )
         return DataLoader(
-            dataset, batch_size=None, num_workers=self.workers, worker_init_fn=outlive_stop_signals
+            dataset, batch_size=None, num_workers=self.workers, worker_init_fn=live_with_the_run
         )
 
     def evenly_spaced(
@@ -205,4 +205,4 @@ class KnownDataModule(ImageDataModule):
         """The first `count` images of a split, in order, each once; see `ImageDataModule`."""
         count = min(count, self.counts[split])
         dataset = MeasuredDraws(self.density, self.quantized, split, count, batch_size, place, workers)
-        return DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=outlive_stop_signals)
+        return DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=live_with_the_run)

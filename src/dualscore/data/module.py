@@ -11,7 +11,7 @@ from dualscore.data.plan import EpochPlan
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.shards import Manifest
 from dualscore.data.source import Source
-from dualscore.data.workers import outlive_stop_signals
+from dualscore.data.workers import live_with_the_run
 from dualscore.errors import DataError
 
 
@@ -120,5 +120,5 @@ def _loader(dataset: Any, workers: int) -> DataLoader[Any]:  # noqa: ANN401 - ei
         batch_size=None,
         num_workers=workers,
         pin_memory=pinned,
-        worker_init_fn=outlive_stop_signals,
+        worker_init_fn=live_with_the_run,
     )
