@@ -78,7 +78,7 @@ def test_a_shell_completes(
     assert not words & set(not_offered)
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", ASK)
 def test_completion_scripts_are_printed_without_torch(shell: str, workspace: Workspace) -> None:
     assert "dualscore" in workspace.run("completion", shell)
     code = WITHOUT_TORCH.format(words=f"'completion', '{shell}'")

@@ -24,6 +24,11 @@ def psnr(noise_variance: float) -> float:
     return 10.0 * math.log10(1.0 / noise_variance)
 
 
+def in_decibels(noise_variance: float) -> str:
+    """How a noise variance is named for people: its PSNR to a tenth of a decibel, `30` or `22.5`."""
+    return f"{round(psnr(noise_variance), 1):g}"
+
+
 def variance_at_psnr(decibels: float) -> float:
     """Convert decibels to a noise variance in pixel², t = 10^(−dB/10)."""
     return math.pow(10.0, -decibels / 10.0)

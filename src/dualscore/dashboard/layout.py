@@ -24,8 +24,6 @@ from dualscore.settings.config import ExperimentConfig, ModelKind
 SPACE, TIME = "Space loss at each noise level (= d_eff/d)", "Time loss at each noise level"
 GROUP = 3
 """Noise levels in a chart where all of them would be too many to tell apart."""
-
-
 GAUSSIANS = ["gaussian/stationary", "gaussian/full_covariance"]
 
 

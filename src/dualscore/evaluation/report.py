@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dualscore.evaluation.figures import estimate_of
 from dualscore.files.aside import write_aside
+from dualscore.noise import in_decibels
 from dualscore.terminal import final
 from dualscore.terminal.boxes import fitting
 
@@ -119,20 +120,17 @@ def _levels(report: dict[str, Any], console: Console) -> Table:
     ]  # fmt: skip
     rows: list[list[str | Text]] = []
     for j, level in enumerate(report["noise_levels"]):
-        decibels = f"{round(level['psnr_in'], 1):g} dB"
+        name = in_decibels(level["noise_variance"])
         cells: list[str | Text] = [
-            decibels.removesuffix(" dB"),
+            name,
             f"{level['psnr_out']:.2f}",
             f"{level['space_loss']:.4f}",
             "—" if level["time_loss"] is None else f"{level['time_loss']:.2e}",
             f"{level['effective_dimension']:,.1f}",
         ]
         if rise or heat:
-            above = next(
-                (g for where, g in rise.items() if where.startswith(f"{decibels.removesuffix(' dB')} to ")),
-                None,
-            )
-            cells += [_signed(above), _signed(heat.get(decibels))]
+            above = next((gap for where, gap in rise.items() if where.startswith(f"{name} to ")), None)
+            cells += [_signed(above), _signed(heat.get(f"{name} dB"))]
         if truth:
             cells.append(f"{truth[j]:.3f}")
         rows.append(cells)

@@ -14,7 +14,7 @@ from dualscore.evaluation.store import Rows
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood import published
-from dualscore.noise import corrupt, psnr
+from dualscore.noise import corrupt, in_decibels, psnr
 
 
 def draw_denoising(trained: Trained, out: Path) -> list[Path]:
@@ -57,7 +57,7 @@ def draw_denoising(trained: Trained, out: Path) -> list[Path]:
     inside = {t: 0.999 * t_min <= t <= 1.001 * t_max for t in variances}
     rows = [
         [
-            f"{round(psnr(t), 1):g}{'' if inside[t] else ' *'}",
+            f"{in_decibels(t)}{'' if inside[t] else ' *'}",
             *(_nearest(column, t) for column in columns.values()),
         ]
         for t in sorted(variances)

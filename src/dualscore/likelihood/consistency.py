@@ -21,7 +21,7 @@ from torch import Tensor
 from dualscore.energy import Gradients
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood.units import Estimate, bits, mean
-from dualscore.noise import psnr
+from dualscore.noise import in_decibels
 
 TOLERANCE = 0.02
 """Bits/dim up to which two figures are called the same."""
@@ -52,10 +52,6 @@ class Gap:
         return f"{self.check}{place}: {self.gap.value:+.3f} ± {self.gap.stderr:.3f} bits/dim"
 
 
-def _decibels(noise_variance: float) -> str:
-    return f"{round(psnr(noise_variance), 1):g}"
-
-
 def energy_rise_gaps(
     energy: Tensor, levels: Sequence[float], variances: Tensor, space: Tensor, width: float, dimension: int
 ) -> list[Gap]:
@@ -78,7 +74,7 @@ def energy_rise_gaps(
         # Draws of strata that lie partly inside count only inside: unbiased, whatever the levels are.
         expected = torch.where((variances >= low) & (variances < high), integrand, 0.0).sum(dim=1)
         rise = energy[:, j + 1].double() - energy[:, j].double()
-        where = f"{_decibels(low)} to {_decibels(high)} dB"
+        where = f"{in_decibels(low)} to {in_decibels(high)} dB"
         gaps.append(Gap("energy rise", where, bits(mean(rise - expected), dimension)))
     return gaps
 
@@ -119,7 +115,7 @@ def first_rise_gap(
     below = integrand[:, 0] * (t_min / variances[:, 0].double()) ** power / power
     expected = torch.where(variances < level, width * integrand, 0.0).sum(dim=1) + below
     rise = energy.double() - clean_energy.double() - expected
-    return Gap("energy rise", f"no noise to {_decibels(level)} dB", bits(mean(rise), dimension))
+    return Gap("energy rise", f"no noise to {in_decibels(level)} dB", bits(mean(rise), dimension))
 
 
 def heat_residual(gradients: Gradients, laplacian: Tensor, noise_variance: Tensor) -> Tensor:
@@ -155,7 +151,7 @@ def heat_gaps(residual: Tensor, levels: Sequence[float]) -> list[Gap]:
         low, high = logs[max(0, j - 1)], logs[min(len(logs) - 1, j + 1)]
         width = 0.5 * (high - low) if len(levels) > 1 else 1.0
         cost = mean(residual[:, j]) * (0.5 * width / math.log(2.0))
-        gaps.append(Gap("heat equation", f"{_decibels(t)} dB", cost))
+        gaps.append(Gap("heat equation", f"{in_decibels(t)} dB", cost))
     return gaps
 
 
@@ -196,7 +192,7 @@ def normalizer_gaps(log_z: Tensor, variances: Sequence[float], dimension: int) -
     return [
         Gap(
             "log Z",
-            f"{_decibels(t)} against {_decibels(variances[-1])} dB",
+            f"{in_decibels(t)} against {in_decibels(variances[-1])} dB",
             bits(mean(log_z[:, j] - log_z[:, -1]), dimension),
         )
         for j, t in enumerate(variances[:-1])

@@ -166,11 +166,8 @@ class Run:
         """
         if not self.kept():
             return "valid"  # nothing was trained with the old settings
-        changed = {
-            k: v
-            for k, v in differences(completed(self.read_config()), config).items()
-            if not FREE_KEYS.fullmatch(k)
-        }
+        before = completed(self.read_config())
+        changed = {k: v for k, v in differences(before, config).items() if not FREE_KEYS.fullmatch(k)}
         if changed:
             what = ", ".join(f"{k}={old} (now {new})" for k, (old, new) in changed.items())
             raise ConfigError(

@@ -3,7 +3,16 @@
 from dualscore.sampling.annealed import Annealed, anneal, effective_samples, resample, start_from
 from dualscore.sampling.conditions import Condition, Known, Noisy
 from dualscore.sampling.flow import flow
-from dualscore.sampling.images import T_MIN, Method, Samples, inpaint, levels, posterior, sample
+from dualscore.sampling.images import (
+    T_MIN,
+    Method,
+    Samples,
+    inpaint,
+    last_variance,
+    levels,
+    posterior,
+    sample,
+)
 from dualscore.sampling.metropolis import Chain, mala
 
 __all__ = [
@@ -19,6 +28,7 @@ __all__ = [
     "effective_samples",
     "flow",
     "inpaint",
+    "last_variance",
     "levels",
     "mala",
     "posterior",

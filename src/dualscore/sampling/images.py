@@ -46,9 +46,9 @@ class Samples(NamedTuple):
     """Of the network, for each image."""
 
 
-def last_variance(model: ImageModel) -> float:
-    """Noise variance at which a model's samples end, in pixel²: not below the smallest of its training."""
-    return max(T_MIN, model.t_min)
+def last_variance(t_min: float) -> float:
+    """Noise variance at which samples end, in pixel², of a model trained down to t_min: not below that."""
+    return max(T_MIN, t_min)
 
 
 def levels(t_max: float, count: int, t_min: float = T_MIN) -> list[float]:
@@ -90,7 +90,7 @@ def sample(
     prior = gaussian_start(model)
     check_energy(model, method)
     generator = seeded_generator(prior.mean.device, SAMPLING, SAMPLES, seed)
-    schedule = levels(model.t_max, steps, last_variance(model)) if method is not Method.flow else []
+    schedule = levels(model.t_max, steps, last_variance(model.t_min)) if method is not Method.flow else []
 
     def draw(part: slice) -> Samples:
         size = part.stop - part.start
@@ -99,7 +99,7 @@ def sample(
                 model.score_model,
                 prior,
                 size,
-                t_min=last_variance(model),
+                t_min=last_variance(model.t_min),
                 t_max=model.t_max,
                 tolerance=tolerance,
                 generator=generator,
@@ -139,7 +139,7 @@ def posterior(
         SamplingError: if the model has no energy, t is too small, or samples are not finite.
     """
     check_energy(model, method)
-    schedule = levels(noise_variance, steps, last_variance(model))
+    schedule = levels(noise_variance, steps, last_variance(model.t_min))
     noisy = noisy.to(next(model.parameters()))
     generator = seeded_generator(noisy.device, SAMPLING, SAMPLES, seed)
 
@@ -182,7 +182,7 @@ def inpaint(
     check_energy(model, method)
     if known.shape != clean.shape[-2:] or bool(known.all()):
         raise SamplingError(f"a mask of shape {tuple(clean.shape[-2:])} that hides some pixels is needed")
-    schedule = levels(model.t_max, steps, last_variance(model))
+    schedule = levels(model.t_max, steps, last_variance(model.t_min))
     clean, known = clean.to(prior.mean), known.to(prior.mean.device)
     generator = seeded_generator(clean.device, SAMPLING, SAMPLES, seed)
 

@@ -16,7 +16,7 @@ from dualscore.likelihood import bits_per_dim
 from dualscore.noise import SAMPLING, corrupt, seeded_generator, variance_at_psnr
 from dualscore.pictures.grids import arrange, tile
 from dualscore.pictures.heat import colour, common_scale
-from dualscore.sampling import T_MIN, anneal, levels, start_from
+from dualscore.sampling import anneal, last_variance, levels, start_from
 from dualscore.training.callbacks.steps import logged_step
 from dualscore.training.module import DualScoreModule
 
@@ -120,7 +120,8 @@ def energy_map(module: DualScoreModule, energy: Energy, batch: Batch) -> NDArray
 def samples(module: DualScoreModule) -> NDArray[np.uint8]:
     """A picture of samples."""
     generator = seeded_generator(module.device, SAMPLING, PICTURES, module.seed, 1)
-    schedule = levels(module.t_range[1], STEPS, max(T_MIN, module.t_range[0]))
+    t_min, t_max = module.t_range
+    schedule = levels(t_max, STEPS, last_variance(t_min))
     start, _ = start_from(module.prior, schedule[0], SAMPLES, generator)
     found = anneal(
         module.evaluated,
