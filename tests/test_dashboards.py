@@ -26,7 +26,7 @@ from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.score_network import neighbour
 from dualscore.dashboard.tags import describe, level
 from dualscore.errors import DivergenceError
-from dualscore.evaluation.estimators import ESTIMATORS
+from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.gaussian import StationaryGaussian
 from dualscore.noise import psnr
 from dualscore.pictures.heat import COLOURS, colour, common_scale

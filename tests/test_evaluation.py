@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from dualscore.densities import gaussian_textures
 from dualscore.evaluation import stages
 from dualscore.evaluation.bound import Grid, choose
-from dualscore.evaluation.figures import PerImage, component_weights
+from dualscore.measuring.figures import PerImage, component_weights
 from dualscore.evaluation.plan import nested_choice
 from dualscore.evaluation.report import legend
 from dualscore.evaluation.store import RowStore, joined

@@ -8,8 +8,8 @@ import torch
 
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
 from dualscore.errors import DualscoreError
-from dualscore.evaluation.estimators import label
-from dualscore.evaluation.figures import estimate_of
+from dualscore.measuring.estimators import label
+from dualscore.measuring.figures import estimate_of
 from dualscore.runs.folder import Run
 from dualscore.runs.status import Status, duration
 from dualscore.settings.config import RADIAL, ExperimentConfig, ModelKind

@@ -19,7 +19,8 @@ from dualscore.data.base import ImageDataModule
 from dualscore.devices import allow_tf32
 from dualscore.errors import StoppedError, TrainingError
 from dualscore.evaluation import evaluate, is_complete
-from dualscore.evaluation.estimators import ESTIMATORS, check_estimators
+from dualscore.evaluation.plan import check_estimators
+from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.redaction import redact
 from dualscore.runs.checkpoint_io import AtomicCheckpointIO
 from dualscore.runs.checkpoints import best_sound, newest_sound
@@ -33,15 +34,11 @@ from dualscore.telling import introduce, tell_results
 from dualscore.terminal import final, quiet, rank, shared_console
 from dualscore.terminal.hints import afresh, command, option
 from dualscore.training.callbacks import (
-    BitsPerDim,
-    Bound,
     ConsoleReport,
-    Energies,
     GradientHealth,
     Heartbeat,
     Journal,
     LearningRate,
-    NoiseCurves,
     Pictures,
     References,
     Saving,
@@ -49,6 +46,7 @@ from dualscore.training.callbacks import (
     SpikeGuard,
     Throughput,
     TrainingBar,
+    ValidationFigures,
 )
 from dualscore.training.compiling import obstacle
 from dualscore.training.failures import told_to_people
@@ -185,11 +183,8 @@ def _fit(
         SkippedImages(config.data.max_skipped, datamodule, unreadable),
         throughput,
         heartbeat,
-        BitsPerDim(),
-        Bound(),
         references,
-        NoiseCurves(references),
-        Energies(logger.log_histogram),
+        ValidationFigures(references, logger.log_histogram),
         Pictures(logger.log_picture),
         LearningRate(),
         journal,

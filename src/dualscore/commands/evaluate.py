@@ -123,7 +123,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     plan.check("checkpoint", opens)
     counts = planning.data(plan, config)
     plan.add("device", f"{config.trainer.devices * config.trainer.nodes} × {config.trainer.accelerator}")
-    for name, text in costs(config, counts):
+    for name, text in costs(config, counts, "test" if "test" in counts else "val"):
         plan.add(name, text)
     if is_complete(target.output, target.checkpoint):
         plan.add("measured", "already, as far as the same was asked for; that is not measured again")

@@ -1,15 +1,16 @@
 """The names of what is logged, the same in every run, and what TensorBoard says of them."""
 
+import math
 from collections.abc import Iterator
 
 from dualscore.likelihood import Estimate
 
-CONFIDENCE = 1.96
-"""Standard errors from a figure to either edge of its band, which holds the true mean in 95 % of cases."""
+BAND = 2.0
+"""Standard errors from a figure to either edge of its band."""
 STEP = "step = training step, counted from 0"
 DESCRIPTIONS = {
     "val/bits_per_dim": "Bits/dim of validation images by the paper's protocol: one evaluation at t = 0.",
-    "val/bound": "Certified bound in bits/dim; needs no normalization. Lower is better, without a catch.",
+    "val/bound": "Estimated upper bound on −log2 P in bits/dim, of the denoiser's diffusion.",
     "val/log_normalizer": "log Z in nats: how far from normalized the network's energies are.",
     "final/": "The evaluation after training, of the best checkpoint, in bits/dim.",
     "gaussian/stationary": "Bits/dim of the training images' stationary Gaussian on the same images.",
@@ -52,8 +53,9 @@ def band(tag: str, estimate: Estimate) -> Iterator[tuple[str, float]]:
         estimate: the figure.
 
     Yields:
-        Tags and values: the figure, then `low` and `high`, 1.96 standard errors away.
+        Tags and values: the figure, then `low` and `high`, two standard errors away, where there is an error.
     """
     yield tag, estimate.value
-    yield f"{tag}_low", estimate.value - CONFIDENCE * estimate.stderr
-    yield f"{tag}_high", estimate.value + CONFIDENCE * estimate.stderr
+    if not math.isnan(estimate.stderr):
+        yield f"{tag}_low", estimate.value - BAND * estimate.stderr
+        yield f"{tag}_high", estimate.value + BAND * estimate.stderr

@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dualscore.assemble import load_statistics
-from dualscore.evaluation.estimators import ESTIMATORS, check_estimators, label
-from dualscore.evaluation.gaussians import measure_gaussians
-from dualscore.evaluation.measurement import Measurement
-from dualscore.evaluation.opening import open_checkpoint
-from dualscore.evaluation.report import print_report, write_report
+from dualscore.evaluation import content, plan
+from dualscore.evaluation.opening import Opened, open_checkpoint
+from dualscore.evaluation.report import print_figure, print_report, write_report
 from dualscore.files.archives import sha256
-from dualscore.gaussian import StationaryGaussian
+from dualscore.measuring.bound_range import Grid, choose
+from dualscore.measuring.estimators import ESTIMATORS, label
+from dualscore.measuring.measured import Measured
 from dualscore.settings.config import CHECKS, ExperimentConfig
 from dualscore.terminal import quiet, shared_console
 
@@ -21,8 +20,8 @@ from dualscore.terminal import quiet, shared_console
 def is_complete(report: Path, checkpoint: Path) -> bool:
     """Whether an evaluation.json is there and tells of a finished evaluation of a checkpoint as it is now."""
     try:
-        content = json.loads(report.read_text(encoding="utf-8"))
-        return bool(content["complete"]) and content["checkpoint_sha256"] == sha256(checkpoint)
+        found = json.loads(report.read_text(encoding="utf-8"))
+        return bool(found["complete"]) and found["checkpoint_sha256"] == sha256(checkpoint)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -45,39 +44,17 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
         DualscoreError: one line for people; what was measured before stays.
     """
     quiet()
-    check_estimators(config)
+    plan.check_estimators(config)
     console = shared_console()
     finished = is_complete(output, checkpoint)
     if finished:
         config = _with_earlier(config, output)
     opened = open_checkpoint(config, checkpoint, output.parent / "evaluation", console)
-    session, datamodule = opened.session, opened.session.datamodule
-    fabric = session.fabric
     console.print(f"evaluating {checkpoint} …", soft_wrap=True)
-    report: dict[str, Any] = {
-        "experiment": config.name,
-        "checkpoint": str(checkpoint),
-        "checkpoint_sha256": opened.digest,
-        "step": opened.step,
-        "weights": "averaged" if config.optim.ema_steps else "trained",
-        "complete": False,
-        "dataset": {
-            "name": datamodule.dataset,
-            "release": datamodule.release,
-            "path": str(datamodule.path) if datamodule.path else None,
-            "split": "val",
-            "colour": "gray" if config.data.channels == 1 else "colour",
-        },
-        "image_shape": list(opened.image_shape),
-        "dimension": math.prod(opened.image_shape),
-        "bits_per_dim": {},
-    }
-    wanted = {name: ESTIMATORS[name] for name in ESTIMATORS if name in config.evaluate.estimators}
-    Measurement(config, session, wanted, report, None if finished else output).all()
+    report = _opening(config, checkpoint, opened)
+    _measure(config, opened, report, None if finished else output)
+    fabric = opened.session.fabric
     if fabric.is_global_zero:
-        stationary = _stationary(config)
-        count = min(config.evaluate.images, datamodule.counts["val"])
-        report["gaussian"] = measure_gaussians(datamodule, stationary, config.data.channels, count)
         report["estimators"] = list(config.evaluate.estimators)
         report["complete"] = True
         write_report(report, output)
@@ -88,14 +65,68 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
     return report
 
 
+def _opening(config: ExperimentConfig, checkpoint: Path, opened: Opened) -> dict[str, Any]:
+    return {
+        "experiment": config.name,
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": opened.digest,
+        "step": opened.step,
+        "weights": "averaged" if config.optim.ema_steps else "trained",
+        "complete": False,
+        "dataset": content.dataset(opened.session.datamodule, config.data.channels),
+        "image_shape": list(opened.image_shape),
+        "dimension": math.prod(opened.image_shape),
+    }
+
+
+def _measure(config: ExperimentConfig, opened: Opened, report: dict[str, Any], output: Path | None) -> None:
+    """Run every stage in its order and fill the report from their rows; on the way the file too."""
+    session, options = opened.session, config.evaluate
+    measured = blank(opened, config)
+    extent = plan.extent(options, session.datamodule.counts, session.datamodule.reported)
+    for stage in plan.pilot_stages(measured, options, extent):
+        measured.rows[stage.name] = session.run(stage)
+    measured = with_span(measured)
+    shown: set[str] = set()
+    for stage in plan.stages(measured, options, extent):
+        measured.rows[stage.name] = session.run(stage)
+        found = content.estimates(measured, config, extent)
+        if set(found) > shown and session.fabric.is_global_zero:
+            report |= content.figures(measured, config, extent, [], 0)
+            for name in found:
+                if name not in shown:
+                    print_figure(ESTIMATORS[name].label, report["bits_per_dim"][name], session.console)
+            shown = set(found)
+            if output is not None:
+                write_report(report, output)
+    report |= content.figures(measured, config, extent, [], 0)
+
+
+def blank(opened: Opened, config: ExperimentConfig) -> Measured:
+    """A measurement of a checkpoint without rows."""
+    subject, datamodule = opened.session.subject, opened.session.datamodule
+    return Measured(
+        subject=subject,
+        dimension=math.prod(opened.image_shape),
+        grid=Grid(*subject.t_range, config.evaluate.strata),
+        levels=plan.levels(config.evaluate),
+        photographs=lambda position: datamodule.photographs(datamodule.reported, position),
+    )
+
+
+def with_span(measured: Measured) -> Measured:
+    """The same with t0 and t1 chosen on the pilot's rows, if there are any."""
+    rows = measured.rows
+    if "pilot" not in rows:
+        return measured
+    return replace(
+        measured, span=choose(measured.grid, rows["pilot"], rows["pilot_ends"], measured.dimension)
+    )
+
+
 def _with_earlier(config: ExperimentConfig, output: Path) -> ExperimentConfig:
     """The experiment with the estimators whose figures a finished report has."""
     report = json.loads(output.read_text(encoding="utf-8"))
     wanted = config.evaluate.estimators
     earlier = [e for e in (*ESTIMATORS, CHECKS) if e in report.get("estimators", []) and e not in wanted]
     return replace(config, evaluate=replace(config.evaluate, estimators=[*wanted, *earlier]))
-
-
-def _stationary(config: ExperimentConfig) -> StationaryGaussian:
-    statistics = load_statistics(config)
-    return StationaryGaussian(statistics.mean, statistics.spectrum).double()

@@ -10,8 +10,8 @@ from dualscore.assemble import build, known_density
 from dualscore.devices import allow_tf32
 from dualscore.errors import CheckpointError, TrainingError
 from dualscore.evaluation.run import Session
-from dualscore.evaluation.stages import Subject
 from dualscore.files.archives import sha256
+from dualscore.measuring.subject import Subject
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import check_architecture
 from dualscore.settings.config import ExperimentConfig

@@ -1,24 +1,17 @@
-"""Which stages an evaluation has: from the estimators that were asked for."""
+"""Which stages an evaluation has, and in which order: from the estimators that were asked for."""
 
-import math
-
-from dualscore.evaluation.bound import PILOT_IMAGES, Grid
-from dualscore.evaluation.stages import (
-    Stage,
-    Subject,
-    clean_energies,
-    noise_levels,
-    noisy_energies,
-    true_energies,
-)
-from dualscore.likelihood import bits
-from dualscore.likelihood.consistency import TOLERANCE, entropy_doubt
+from dualscore.errors import ConfigError
+from dualscore.measuring.bound_range import PILOT_IMAGES, Grid
+from dualscore.measuring.estimators import ESTIMATORS, normalizer_count
+from dualscore.measuring.identities import calibration, heat, rises
+from dualscore.measuring.measured import Extent, Measured
+from dualscore.measuring.quantities import ends, noise_levels, noisy_energies, strata, true_energies
+from dualscore.measuring.subject import Stage
 from dualscore.noise import GOLDEN_RATIO, variance_at_psnr
 from dualscore.settings.config import CHECKS, EvaluateConfig, ExperimentConfig
 
-FEWEST_FOR_NORMALIZER = 64
-NORMALIZER_SHARE = 16
-"""Log Z is estimated on one image in this many: its noise is far below that of U(x, 0)."""
+CHECKED_IMAGES = 128
+"""Images for the checks whose figures are known well from few: heat equation, ranks of the noise level."""
 
 
 def nested_choice(total: int, count: int) -> frozenset[int]:
@@ -36,110 +29,135 @@ def nested_choice(total: int, count: int) -> frozenset[int]:
     return frozenset(sorted(range(total), key=lambda j: (j + 1) * GOLDEN_RATIO % 1.0)[:count])
 
 
-def normalizer_count(images: int) -> int:
-    """Images that log Z is estimated on."""
-    return min(images, max(FEWEST_FOR_NORMALIZER, images // NORMALIZER_SHARE))
-
-
 def levels(options: EvaluateConfig) -> list[float]:
     """The noise variances that are reported, rising."""
     return sorted(variance_at_psnr(decibels) for decibels in options.psnr)
 
 
-def large_variances(t_max: float) -> list[float]:
-    """Where log Z may be looked at for its drift, rising: over two decades up to t_max."""
-    return [t_max / 100.0, t_max / 10.0, t_max / math.sqrt(10.0), t_max]
-
-
-def reported_variances(subject: Subject, dimension: int) -> list[float]:
-    """Where log Z is compared, rising; the last is t_max, where it is taken.
+def extent(options: EvaluateConfig, counts: dict[str, int], reported: str) -> Extent:
+    """How much is measured of the images that there are.
 
     Args:
-        subject: what is measured.
-        dimension: d.
+        options: what was asked for.
+        counts: images in each split.
+        reported: the split whose images are reported; where it is the validation split, which chose the
+            checkpoint, training images choose what is left to be chosen.
 
     Returns:
-        Of `large_variances`, t_max and those at which the entropy is known well enough.
+        Images of each kind.
     """
-    t_max = subject.t_range[1]
+    images = min(options.images, counts[reported])
+    return Extent(
+        reported=reported,
+        chooser="train" if reported == "val" else "val",
+        images=images,
+        subset=min(options.subset_images, images),
+        train_images=min(options.train_images, counts["train"]),
+        ode_images=options.ode_images,
+        draws=options.draws,
+        ode_tolerance=options.ode_tolerance,
+    )
+
+
+def check_estimators(config: ExperimentConfig) -> None:
+    """Refuse estimates that are not known, or that the images have none of.
+
+    Args:
+        config: the experiment.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    wanted, known = config.evaluate.estimators, [*ESTIMATORS, CHECKS]
+    if unknown := [name for name in wanted if name not in known]:
+        listed = ", ".join(map(repr, unknown))
+        raise ConfigError(f"evaluate.estimators: must be some of {', '.join(known)}, not {listed:.80}")
+    discrete = [name for name in wanted if name in ESTIMATORS and ESTIMATORS[name].discrete]
+    if discrete and not config.data.quantized:
+        raise ConfigError(
+            f"evaluate.estimators: {' and '.join(discrete)} cannot be had with data.quantized=false: "
+            "8-bit images are needed"
+        )
+
+
+def pilot_stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[Stage]:
+    """What the bound's t0 and t1 are chosen by, on images that are not reported; none without a bound."""
+    if "bound" not in options.estimators:
+        return []
+    grid, split = measured.grid, extent.chooser
+    outer = [grid.edge(i) for i in grid.starts()], [grid.edge(i) for i in grid.stops()]
     return [
-        t
-        for t in large_variances(t_max)
-        if t == t_max or bits(entropy_doubt(subject.prior, t), dimension) < TOLERANCE
+        strata(split, PILOT_IMAGES, grid.number, (0, grid.number), "pilot", as_trained=False),
+        ends(split, PILOT_IMAGES, *outer, "pilot_ends"),
     ]
 
 
-def subset(options: EvaluateConfig, counts: dict[str, int]) -> int:
-    """Validation images for all that costs tens of evaluations."""
-    return min(options.subset_images, options.images, counts["val"])
-
-
-def shared_stages(
-    options: EvaluateConfig,
-    counts: dict[str, int],
-    *,
-    is_energy: bool,
-    energies: bool,
-    known: bool,
-    large: list[float],
-) -> dict[str, Stage]:
-    """The stages that several figures are made of; further ones are an estimator's own.
+def stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[Stage]:
+    """All other stages in the order in which they are run.
 
     Args:
-        options: estimators, images, levels.
-        counts: images in each split.
-        is_energy: False for a denoiser, which has no energies.
-        energies: whether an estimate is of normalized energies.
-        known: whether the images' density is known.
-        large: noise variances that log Z is looked at, rising; the last one is what it is taken at.
+        measured: knows the model and, from the pilot's rows, where the bound is taken.
+        options: what was asked for.
+        extent: images of each kind.
 
     Returns:
-        Stages by name, the cheap ones first.
+        The truth, log Z, the estimates in the order of their table, the noise levels, the checks.
     """
-    val, train = min(options.images, counts["val"]), min(options.train_images, counts["train"])
-    stages = []
-    if known:
-        stages.append(true_energies(val))
-    check = is_energy and CHECKS in options.estimators
-    if is_energy and (energies or check):
-        variances = large if check else large[-1:]
-        stages.append(noisy_energies(variances, normalizer_count(val), "normalizer"))
-    if is_energy and "paper" in options.estimators:
-        stages.append(clean_energies("val", val, "paper"))
-        stages.append(noisy_energies(large[-1:], normalizer_count(train), "train_normalizer", "train"))
-        stages.append(clean_energies("train", train, "train_paper"))
-    stages.append(noise_levels(levels(options), subset(options, counts), heat=check))
-    return {stage.name: stage for stage in stages}
+    subject, reported = measured.subject, extent.reported
+    chosen = {name: e for name, e in ESTIMATORS.items() if name in options.estimators}
+    chosen = {name: e for name, e in chosen.items() if subject.is_energy or not e.energy}
+    made = [true_energies(reported, extent.images)] if subject.density is not None else []
+    if any(estimator.energy for estimator in chosen.values()) or checked(measured, options):
+        made.append(
+            noisy_energies([subject.t_range[1]], reported, normalizer_count(extent.images), "normalizer")
+        )
+    for estimator in chosen.values():
+        made += estimator.stages(measured, extent)
+    made.append(noise_levels(measured.levels, reported, extent.subset))
+    if checked(measured, options):
+        inside = [t for t in measured.levels if subject.inside(t)]
+        top, few = (inside or [subject.t_range[1]])[-1], min(CHECKED_IMAGES, extent.subset)
+        made.append(rises(reported, extent.subset, measured.grid.number, top))
+        if inside:
+            made += [heat(reported, few, inside), calibration(reported, few, inside)]
+    return made
 
 
-def costs(config: ExperimentConfig, counts: dict[str, int]) -> list[tuple[str, str]]:
+def checked(measured: Measured, options: EvaluateConfig) -> bool:
+    """Whether the energy's identities are looked at."""
+    return measured.subject.is_energy and CHECKS in options.estimators
+
+
+def costs(config: ExperimentConfig, counts: dict[str, int], reported: str) -> list[tuple[str, str]]:
     """What an evaluation costs, for people: pairs of an estimator and its network evaluations.
 
     Args:
         config: the experiment.
         counts: images in each split; {} where they are not known, or without end.
+        reported: the split whose images are reported.
 
     Returns:
         A row an estimator, in the order in which they are measured.
     """
     options = config.evaluate
-    known = {split: counts.get(split, 10**9) for split in ("train", "val")}
-    val, train = min(options.images, known["val"]), min(options.train_images, known["train"])
-    some, levels_ = subset(options, known), len(options.psnr)
+    known = {split: counts.get(split, 10**9) for split in ("train", "val", "test")}
+    found = extent(options, known, reported)
     grid = Grid(config.noise.t_min, config.noise.t_max, options.strata)
-    pilot = min(PILOT_IMAGES, train)
-    doubled = ", each with second derivatives" if CHECKS in options.estimators else ""
+    pilot = min(PILOT_IMAGES, known[found.chooser], options.train_images)
+    name = {"test": "test", "val": "validation"}[reported]
+    chooser = {"train": "training", "val": "validation"}[found.chooser]
+    few = min(CHECKED_IMAGES, found.subset)
     rows = {
-        "paper": f"{val:,} validation and {train:,} training images, once each",
-        "dequantized": f"{val:,} images, {options.draws} times each",
+        "paper": f"{found.images:,} {name} and {found.train_images:,} training images, once each",
+        "dequantized": f"{found.images:,} images, {options.draws} times each",
         "bound": (
-            f"{some:,} images, at most {options.strata + 1} times each; {pilot:,} training images before, "
-            f"{options.strata + len(grid.starts())} times each"
+            f"{found.subset:,} images, at most {options.strata + 1} times each; {pilot:,} {chooser} images "
+            f"before, {options.strata + len(grid.starts())} times each"
         ),
-        "ode": f"{min(options.ode_images, val):,} images, some hundred times each",
-        CHECKS: f"{some:,} images, {options.strata} times each",
+        "ode": f"{min(options.ode_images, found.images):,} images, some hundred times each",
+        CHECKS: f"{found.subset:,} images, {2 * options.strata + 3} times each, and {few:,} more often",
     }
     return [
         *((name, rows.get(name, "as its code says")) for name in options.estimators),
-        ("noise levels", f"{some:,} images, {levels_} times each{doubled}"),
+        ("noise levels", f"{found.subset:,} images, {len(options.psnr)} times each"),
     ]

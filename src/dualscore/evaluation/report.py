@@ -1,6 +1,7 @@
 """evaluation.json, and the same on the terminal."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dualscore.evaluation.figures import estimate_of
+from dualscore.evaluation.run import KINDS
 from dualscore.files.aside import write_aside
+from dualscore.measuring.checks import HEAT, RISE
+from dualscore.measuring.figures import estimate_of
 from dualscore.noise import in_decibels
 from dualscore.terminal import final
 from dualscore.terminal.boxes import fitting
@@ -40,7 +43,7 @@ def print_report(report: dict[str, Any], label: Callable[[str], str], console: C
             "\n",
             (report["experiment"], "bold"),
             f", step {report['step']:,}, {report['weights']} weights · ",
-            f"validation images {shape} · {data['release']}",
+            f"{KINDS[data['split']]} images {shape} · {data['release']}",
         ),
         soft_wrap=True,
     )
@@ -52,20 +55,43 @@ def print_report(report: dict[str, Any], label: Callable[[str], str], console: C
         final(console, f"weights of the components (truth): {shown}", soft_wrap=True)
     for line in legend(report):
         console.print(line, style="dim", soft_wrap=True)
+    for line in _sentences(report):
+        final(console, line, soft_wrap=True)
     final(console, Text.assemble(("verdict", "bold"), f": {report['verdict']}"), soft_wrap=True)
 
 
 def legend(report: dict[str, Any]) -> list[str]:
-    """What the columns of the second table are, for who reads them for the first time."""
+    """What the columns of the tables are, for who reads them for the first time."""
+    over = "photographs" if _over_photographs(report) else "images; their photographs are not known"
     lines = [
+        f"±: standard error over {over}",
         "dB in, out: PSNR of noisy images, and of the same denoised; space, time: the two losses;",
         f"d_eff: how many of the {report['dimension']:,} dimensions an image can vary in below that noise",
     ]
     rise, heat = _gaps(report)
     if rise or heat:
         lines.append(
-            "rise to next, heat eq.: gaps in bits/dim between two ways to the same energy, 0 if it is right; "
-            "✗: not 0 within its error"
+            "rise to next: gap in bits/dim between two ways to the same energy, heat eq.: root mean square "
+            "of one over images; 0 if it is right; ✗: it is not, ?: undecided"
+        )
+    return lines
+
+
+def _over_photographs(report: dict[str, Any]) -> bool:
+    return any(figure.get("photographs") for figure in report["bits_per_dim"].values())
+
+
+def _sentences(report: dict[str, Any]) -> list[str]:
+    """What is said of the mass, and image by image."""
+    lines = []
+    if (found := report.get("normalization")) is not None:
+        lines.append(found["text"])
+    if (images := report.get("image_by_image")) is not None:
+        gaps = ", ".join(f"{part['value']:+.3f}" for part in images["quintiles"])
+        root = math.sqrt(max(0.0, images["mean_square"]["value"]))
+        lines.append(
+            f"image by image: what the denoiser says less the energy {root:.3f} bits/dim rms, "
+            f"{images['mean']['value']:+.3f} in the mean; by quintile of bits {gaps}"
         )
     return lines
 
@@ -73,40 +99,48 @@ def legend(report: dict[str, Any]) -> list[str]:
 def _gaps(report: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The checks that have a column: the energy's rise and the heat equation, by where they are."""
     checks = report["checks"]
-    rise, heat = (
-        {gap["where"]: gap for gap in checks if gap["check"] == name}
-        for name in ("energy rise", "heat equation")
-    )
+    rise, heat = ({gap["where"]: gap for gap in checks if gap["check"] == name} for name in (RISE, HEAT))
     return rise, heat
 
 
 def _likelihoods(report: dict[str, Any], label: Callable[[str], str]) -> Table:
-    truth = report.get("truth")
+    truth, photographs = report.get("truth"), _over_photographs(report)
     columns = [
         "bits/dim",
-        "validation",
+        KINDS[report["dataset"]["split"]],
         *(["above the truth"] if truth else []),
+        *(["photographs"] if photographs else []),
         "images",
         "evaluations/image",
     ]
     table = Table(*columns)
+
+    def add(name: str, shown: str, figure: dict[str, Any], each: str = "") -> None:
+        above = [str(estimate_of(figure["above_truth"]))] if "above_truth" in figure else [""]
+        number = figure.get("photographs")
+        row = [
+            name,
+            shown,
+            *(above if truth else []),
+            *([f"{number:,}" if number else ""] if photographs else []),
+        ]
+        images = figure.get("images")
+        table.add_row(*row, f"{images:,}" if images else "", each)
+
     for name, figure in report["bits_per_dim"].items():
-        gap = [str(estimate_of(figure["above_truth"]))] if truth else []
         each = figure["evaluations"] / figure["images"]
-        table.add_row(label(name), str(estimate_of(figure)), *gap, f"{figure['images']:,}", f"{each:.4g}")
+        add(label(name), str(estimate_of(figure)), figure, f"{each:.4g}")
+        if (certificate := figure.get("certificate")) is not None:
+            add(f"{label(name)}, at most (95 %)", f"{certificate['value']:.3f}", certificate)
     if truth:
-        table.add_row("truth", str(estimate_of(truth)), "", f"{truth['images']:,}", "")
-    train = report.get("train")
-    if train:
-        estimate = str(estimate_of(train))
-        gap = [""] if truth else []
-        table.add_row("paper's, training", estimate, *gap, f"{train['images']:,}", "")
-    names = {"stationary": "Gaussian, stationary", "full_covariance": "Gaussian, full cov."}
-    for key, name in names.items():
-        value = report["gaussian"][key]
-        shown = "d is too large" if value is None else f"{value:.3f}"
-        gap = [""] if truth else []
-        table.add_row(name, shown, *gap, f"{report['gaussian']['images']:,}", "")
+        add("truth", str(estimate_of(truth)), {"images": truth["images"]})
+    if train := report.get("train"):
+        add("paper's, training", str(estimate_of(train)), {"images": train["images"]})
+    for figure in report.get("yardsticks", {}).values():
+        value = figure["value"]
+        shown = figure["note"] if value is None else str(estimate_of(figure))
+        shown = f"{value:.3f}" if value is not None and figure["kind"] == "file" else shown
+        add(figure["label"], shown, figure)
     return table
 
 
@@ -130,15 +164,18 @@ def _levels(report: dict[str, Any], console: Console) -> Table:
         ]
         if rise or heat:
             above = next((gap for where, gap in rise.items() if where.startswith(f"{name} to ")), None)
-            cells += [_signed(above), _signed(heat.get(f"{name} dB"))]
+            cells += [_marked(above), _marked(heat.get(f"{name} dB"))]
         if truth:
             cells.append(f"{truth[j]:.3f}")
         rows.append(cells)
     return fitting(console, columns, rows, spare=["time", "space"])
 
 
-def _signed(gap: dict[str, Any] | None) -> Text:
+MARKS = {"consistent": (" ", ""), "inconsistent": ("✗", "red"), "undecided": ("?", "yellow")}
+
+
+def _marked(gap: dict[str, Any] | None) -> Text:
     if gap is None:
         return Text("—")
-    mark = " " if gap["consistent"] else ("✗", "red")
-    return Text.assemble(f"{gap['value']:+.3f} ± {gap['stderr']:.3f}", mark)
+    shown = f"{gap['value']:.3f}" if gap["stderr"] is None else f"{gap['value']:+.3f} ± {gap['stderr']:.3f}"
+    return Text.assemble(shown, MARKS[gap["word"]])

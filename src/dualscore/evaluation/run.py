@@ -15,11 +15,14 @@ from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
 from dualscore.errors import DataError, NormalizationError
 from dualscore.evaluation.plan import nested_choice
-from dualscore.evaluation.stages import Images, Stage, Subject
-from dualscore.evaluation.store import Rows, RowStore
+from dualscore.evaluation.store import RowStore
 from dualscore.images import to_pixels
+from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Images, Stage, Subject
 from dualscore.settings.config import EvaluateConfig
 
+KINDS = {"train": "training", "val": "validation", "test": "test"}
+"""What images of a split are called."""
 KEPT_BYTES = 2**26
 """Stored images of a split that a session keeps in memory, at most."""
 
@@ -87,7 +90,7 @@ class Session:
         """Clean pixels of some of the images that stages choose from.
 
         Args:
-            split: `train` or `val`.
+            split: of theirs.
             positions: of the images, as rows have them.
 
         Returns:
@@ -133,13 +136,23 @@ class Session:
                 store.flush()
         return store.read()
 
+    @property
+    def reported(self) -> str:
+        """The split whose images are reported."""
+        return self.datamodule.reported
+
+    @property
+    def kind(self) -> str:
+        """What reported images are called: `test` or `validation`."""
+        return KINDS[self.reported]
+
     def _pixels(self, stored: Tensor) -> Tensor:
         mean = self.subject.prior.mean
         return to_pixels(stored, len(mean), mean.dtype).to(self.fabric.device)
 
     def _base(self, split: str) -> int:
         """Images of a split that stages choose theirs from, so that a smaller choice lies in a larger one."""
-        wanted = self.options.images if split == "val" else self.options.train_images
+        wanted = self.options.images if split == self.datamodule.reported else self.options.train_images
         return min(wanted, self.datamodule.counts[split])
 
     def _measure(self, stage: Stage, store: RowStore, done: set[int], place: tuple[int, int]) -> None:
@@ -149,7 +162,9 @@ class Session:
             try:
                 for batch in self._batches(stage, done, place):
                     clean = self._pixels(batch.image)
-                    images = Images(clean, batch.position.tolist(), stage.split)
+                    # The images that are reported have draws of their own, whatever split they are.
+                    split = "" if stage.split == self.datamodule.reported else stage.split
+                    images = Images(clean, batch.position.tolist(), split)
                     store.add({"position": batch.position, **stage.measure(self.subject, images)})
                     progress.advance(task, len(clean))
             finally:

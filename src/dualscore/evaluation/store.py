@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 from dualscore.files.aside import write_aside
-
-Rows = dict[str, Tensor]
-"""Named figures of n images in float64, each of shape (n,) or (n, m); `position` (int64) says of which."""
+from dualscore.measuring.rows import Rows
 
 SECONDS_A_PART = 10.0
 
@@ -122,17 +120,3 @@ def read_json(path: Path) -> dict[str, Any]:
 def _plain(values: Tensor) -> Tensor:
     values = values.detach().cpu()
     return values if values.dtype == torch.int64 else values.double()
-
-
-def joined(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
-    """Indices into two tables of the images that both hold.
-
-    Args:
-        one: a table.
-        other: another.
-
-    Returns:
-        Index tensors of equal length, in the order of positions.
-    """
-    _, a, b = np.intersect1d(one["position"].numpy(), other["position"].numpy(), return_indices=True)
-    return torch.from_numpy(a), torch.from_numpy(b)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from dualscore.evaluation import plan
-from dualscore.evaluation.figures import level_figures
-from dualscore.evaluation.stages import LEVELS, Images, Stage, Subject
-from dualscore.evaluation.store import Rows
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood import published
+from dualscore.measuring.figures import level_figures
+from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import LEVELS, Images, Stage, Subject
 from dualscore.noise import corrupt, in_decibels, psnr
 
 
@@ -32,7 +32,7 @@ def draw_denoising(trained: Trained, out: Path) -> list[Path]:
     """
     session, variances = trained.session, plan.levels(trained.config.evaluate)
     measured = level_figures(session.run(trained.stages["noise_levels"]), variances, trained.dimension)
-    linear = session.run(gaussian_denoising(variances, trained.stages["noise_levels"].count))
+    linear = session.run(gaussian_denoising(variances, session.reported, trained.extent.subset))
     name = f"{trained.config.name}, {'energy' if trained.is_energy else 'score network'}"
     columns: dict[str, dict[float, float]] = {
         "best Gaussian": {
@@ -54,7 +54,7 @@ def draw_denoising(trained: Trained, out: Path) -> list[Path]:
             }
     header = ["input PSNR, dB", *columns]
     t_min, t_max = session.subject.t_range
-    inside = {t: 0.999 * t_min <= t <= 1.001 * t_max for t in variances}
+    inside = {t: session.subject.inside(t) for t in variances}
     rows = [
         [
             f"{in_decibels(t)}{'' if inside[t] else ' *'}",
@@ -69,7 +69,7 @@ def draw_denoising(trained: Trained, out: Path) -> list[Path]:
     release, images = session.datamodule.release, measured[0].images
     with page.style():
         figure = page.table(
-            header, rows, f"Denoised PSNR in dB, {images:,} validation images · {release}", note
+            header, rows, f"Denoised PSNR in dB, {images:,} {session.kind} images · {release}", note
         )
         numbers: dict[str, Any] = {
             "unit": "dB",
@@ -82,12 +82,13 @@ def draw_denoising(trained: Trained, out: Path) -> list[Path]:
         return page.write(figure, numbers, out, "table1", [header, *rows])
 
 
-def gaussian_denoising(variances: list[float], count: int) -> Stage:
+def gaussian_denoising(variances: list[float], split: str, count: int) -> Stage:
     """What the training set's Gaussian leaves of the noise: mean (x̂ − x)² of each image and level.
 
     Args:
         variances: noise variances.
-        count: validation images.
+        split: whose images.
+        count: how many.
 
     Returns:
         The stage.
@@ -103,7 +104,7 @@ def gaussian_denoising(variances: list[float], count: int) -> Stage:
             errors.append((denoised - clean).double().square().mean(dim=(1, 2, 3)))
         return {"squared_error": torch.stack(errors, dim=1)}
 
-    return Stage("gaussian_denoising", "val", count, measure, {"variances": variances, "draw": LEVELS})
+    return Stage("gaussian_denoising", split, count, measure, {"variances": variances, "draw": LEVELS})
 
 
 def _nearest(column: dict[float, float], variance: float) -> str:

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualscore.evaluation import plan
-from dualscore.evaluation.stages import Images, noise_levels
-from dualscore.evaluation.store import Rows
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood import decibels_per_dim, noise_entropy
+from dualscore.measuring.quantities import noise_levels
+from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Images
 from dualscore.noise import corrupt, fixed_noise
 from dualscore.objective import space_loss
 
@@ -42,10 +42,10 @@ def draw_dimension(trained: Trained, out: Path) -> list[Path]:
     session, d = trained.session, trained.dimension
     t_min, t_max = session.subject.t_range
     levels = torch.logspace(math.log10(t_min), math.log10(t_max), LEVELS, dtype=torch.float64).tolist()
-    count = min(AVERAGED, plan.subset(trained.config.evaluate, session.datamodule.counts))
-    average = session.run(noise_levels(levels, count, heat=False))
+    count = min(AVERAGED, trained.extent.subset)
+    average = session.run(noise_levels(levels, session.reported, count))
     positions = trained.at_quantiles(QUANTILES)
-    images = session.images("val", positions)
+    images = session.images(session.reported, positions)
     as_trained = Images(images, positions).as_trained(session.subject)
     own = _profiles(trained, as_trained, positions, levels)
     spectrum = session.subject.prior.eigenvalues.double().cpu()

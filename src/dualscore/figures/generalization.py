@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dualscore.errors import ConfigError, FigureError
 from dualscore.evaluation.opening import open_checkpoint
-from dualscore.evaluation.store import Rows, joined
 from dualscore.figures import page
 from dualscore.figures.trained import Trained, open_run
 from dualscore.likelihood import mean, published
+from dualscore.measuring.rows import Rows, joined
 from dualscore.runs.folder import Run, differences, flatten
 from dualscore.settings.config import Half
 from dualscore.terminal.hints import command
@@ -123,7 +123,7 @@ def _pairs(trained: Trained, overrides: Sequence[str]) -> list[Pair]:
 def _measure(pair: Pair) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor]]]:
     """Figures of a pair, and log p by A and by B of each image of each set."""
     points = {}
-    for name, owner, split in (("A", pair.a, "train"), ("B", pair.b, "train"), ("held out", pair.a, "val")):
+    for name, owner, split in (("A", pair.a, "train"), ("B", pair.b, "train"), ("held out", pair.a, "")):
         first, second = (_energies(side, owner, split) for side in (pair.a, pair.b))
         i, j = joined(first, second)
         points[name] = (pair.a.decibels(first["energy"][i]), pair.b.decibels(second["energy"][j]))
@@ -147,7 +147,7 @@ def _measure(pair: Pair) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor
 
 def _energies(network: Trained, owner: Trained, split: str) -> Rows:
     """U(x, 0) by one network of a split of a run's images."""
-    stage = owner.stages["paper" if split == "val" else "train_paper"]
+    stage = owner.stages["train_paper" if split == "train" else "paper"]
     if network.run.folder == owner.run.folder:
         return network.session.run(stage)
     config = replace(network.config, data=owner.config.data, evaluate=owner.config.evaluate)

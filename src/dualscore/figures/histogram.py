@@ -12,11 +12,11 @@ from scipy import stats
 from torch import Tensor
 
 from dualscore.errors import FigureError
-from dualscore.evaluation.store import Rows
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood.distribution import Distribution, distribution
 from dualscore.likelihood.units import LEVELS
+from dualscore.measuring.rows import Rows
 from dualscore.noise import MEASURING, seeded_generator
 
 SHOWN = 11
@@ -183,4 +183,6 @@ def _strip(trained: Trained, rows: Rows, decibels: Tensor) -> tuple[Tensor, Tens
     """Images at evenly spaced quantiles of log p, the least probable first, and their log p."""
     order = decibels.argsort()
     chosen = order[torch.linspace(0, len(order) - 1, SHOWN).round().long()]
-    return trained.session.images("val", rows["position"][chosen].tolist()), decibels[chosen]
+    return trained.session.images(trained.session.reported, rows["position"][chosen].tolist()), decibels[
+        chosen
+    ]

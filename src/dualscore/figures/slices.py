@@ -10,11 +10,11 @@ from scipy import stats
 from torch import Tensor
 
 from dualscore.errors import FigureError
-from dualscore.evaluation.stages import Images, Stage, Subject
-from dualscore.evaluation.store import Rows, joined
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood.units import STEP
+from dualscore.measuring.rows import Rows, joined
+from dualscore.measuring.subject import Images, Stage, Subject
 
 QUANTILES = (0.1, 0.5, 0.9)
 """Of log p: which images are varied."""
@@ -41,9 +41,9 @@ def draw_slices(trained: Trained, out: Path) -> list[Path]:
     trained.need_images("figure 4")
     rows = trained.validation
     positions = trained.at_quantiles(QUANTILES)
-    images = trained.session.images("val", positions)
+    images = trained.session.images(trained.session.reported, positions)
     maps = trained.decibels(_varied(trained, images, positions))
-    haar = trained.session.run(sparsity(len(rows["position"])))
+    haar = trained.session.run(sparsity(trained.session.reported, len(rows["position"])))
     a, b = joined(haar, rows)
     ratio, decibels = haar["participation_ratio"][a], trained.decibels(rows["energy"][b])
     rank = stats.spearmanr(ratio.numpy(), decibels.numpy())
@@ -119,11 +119,12 @@ def haar_details(images: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.concatenate([part.reshape(len(pixels), -1) for scale in details for part in scale], axis=1)
 
 
-def sparsity(count: int) -> Stage:
+def sparsity(split: str, count: int) -> Stage:
     """The participation ratio of each validation image's Haar coefficients; no network.
 
     Args:
-        count: images.
+        split: whose images.
+        count: how many.
 
     Returns:
         The stage.
@@ -132,7 +133,7 @@ def sparsity(count: int) -> Stage:
     def measure(_: Subject, images: Images) -> Rows:
         return {"participation_ratio": torch.from_numpy(participation_ratio(haar_details(images.clean)))}
 
-    return Stage("haar", "val", count, measure)
+    return Stage("haar", split, count, measure)
 
 
 def _varied(trained: Trained, images: Tensor, positions: list[int]) -> Tensor:

@@ -13,12 +13,13 @@ from torch import Tensor
 from dualscore.energy import EnergyModel
 from dualscore.errors import CheckpointError, FigureError
 from dualscore.evaluation import plan
-from dualscore.evaluation.figures import normalizer
+from dualscore.evaluation.evaluate import blank
 from dualscore.evaluation.opening import Opened, open_checkpoint
 from dualscore.evaluation.run import Session
-from dualscore.evaluation.stages import Stage
-from dualscore.evaluation.store import Rows
 from dualscore.likelihood import Estimate, decibels_per_dim
+from dualscore.measuring.measured import Extent, Measured
+from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Stage
 from dualscore.redaction import restore
 from dualscore.runs.checkpoints import best_sound
 from dualscore.runs.folder import Run
@@ -97,29 +98,33 @@ class Trained:
             raise FigureError(f"{figure} is of images, and {self.run.folder} learned vectors")
 
     @cached_property
+    def measured(self) -> Measured:
+        """What was measured so far in this process."""
+        return blank(self.opened, self.config)
+
+    @cached_property
+    def extent(self) -> Extent:
+        """How many images of which split figures are of."""
+        datamodule = self.session.datamodule
+        return plan.extent(self.config.evaluate, datamodule.counts, datamodule.reported)
+
+    @cached_property
     def stages(self) -> dict[str, Stage]:
         """The evaluation's stages by name: what it measured is not measured again."""
         options = self.config.evaluate
         if "paper" not in options.estimators:
             options = replace(options, estimators=[*options.estimators, "paper"])
-        return plan.shared_stages(
-            options,
-            self.session.datamodule.counts,
-            is_energy=self.is_energy,
-            energies=True,
-            known=self.session.subject.density is not None,
-            large=plan.reported_variances(self.session.subject, self.dimension),
-        )
+        return {stage.name: stage for stage in plan.stages(self.measured, options, self.extent)}
 
     @cached_property
     def log_z(self) -> Estimate:
-        """Log Z on the validation images, in nats."""
-        entropy = float(self.session.subject.prior.entropy(self.session.subject.t_range[1]))
-        return normalizer(self.session.run(self.stages["normalizer"]), self.dimension, entropy)
+        """Log Z on the reported images, in nats."""
+        self.measured.rows["normalizer"] = self.session.run(self.stages["normalizer"])
+        return self.measured.log_z
 
     @cached_property
     def validation(self) -> Rows:
-        """`position` and `energy` U(x, 0) in nats, without log Z, of the validation images."""
+        """`position` and `energy` U(x, 0) in nats, without log Z, of the reported images."""
         return self.session.run(self.stages["paper"])
 
     def at_quantiles(self, quantiles: Sequence[float]) -> list[int]:

@@ -1,17 +1,16 @@
 """Every estimate of a likelihood, their units, and the checks that they are consistent. Torch only."""
 
 from dualscore.likelihood.bound import BoundTerms, variational_bound
+from dualscore.likelihood.estimates import Estimate, mean
 from dualscore.likelihood.ode import OdeEnergy, ode_energy
 from dualscore.likelihood.paper import log_normalizer, paper_bits_per_dim
 from dualscore.likelihood.units import (
-    Estimate,
     bits,
     bits_per_dim,
     check_clean,
     check_floating,
     decibels_per_dim,
     dequantized_bits_per_dim,
-    mean,
     noise_entropy,
 )
 

@@ -1,60 +1,29 @@
-r"""Is an energy one and the same density at every noise level? Identities that any −log p must satisfy.
+r"""Identities that every −log p satisfies, image by image.
 
-- I-MMSE: E U(y_b, b) − E U(y_a, a) = ½ ∫_a^b (d − d_eff(t)) d ln t, with d_eff = E‖x − x̂‖²/t from the
-  model's own denoiser (Guo, Shamai, Verdú 2005). ∇_yU alone fixes the right side, ∂_tU
-  the left one.
-- The heat equation: 2 ∂_t U = ΔU − ‖∇_y U‖² at every y and t.
-- Log Z is one number: at every large t the noisy images' entropy is known, between the noise's and that of
-  their Gaussian.
+- I-MMSE: U(x, 0) = E U(y_b, b) − ½ ∫_0^b (d − d_eff(x, t)) d ln t for *every* image x; d_eff = E‖x − x̂‖²/t
+  is from the model's own denoiser (Guo, Shamai, Verdú 2005). ∇_yU alone fixes the right side, ∂_tU the
+  left one.
+- The heat equation: 2 ∂_t U = ΔU − ‖∇_y U‖² at every y and t. Its mean over noise is the I-MMSE gap's slope
+  in ln t (Stein), so that only its value at single images says something new.
+- Second moments: E⟨z, √t ∇U⟩ = E t‖∇U‖², and E[½(1 − ‖z‖²/d) t ∂_tU/d] = E (t ∂_tU/d)², over images too:
+  both targets are unbiased for what they are regressed on.
 
-Every gap is expressed in bits/dim of likelihood.
+A mean over images is zero too where errors cancel between them. Of an error e with two estimates e + n₁,
+e + n₂ whose noises are independent, the product's mean is E e²: without bias, and nothing cancels.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from dualscore.energy import Gradients
-from dualscore.gaussian import StationaryGaussian
-from dualscore.likelihood.units import Estimate, bits, mean
-from dualscore.noise import in_decibels
-
-TOLERANCE = 0.02
-"""Bits/dim up to which two figures are called the same."""
 
 
-@dataclass(frozen=True)
-class Gap:
-    """The difference of two figures that should be the same."""
-
-    check: str
-    """What is compared."""
-    where: str
-    """At which noise levels; empty where the check has none."""
-    gap: Estimate
-    """The difference, in bits/dim."""
-
-    @property
-    def consistent(self) -> bool:
-        """Whether the difference is within the tolerance, give or take three standard errors.
-
-        Three, because some twenty gaps are looked at: with two, one would be called wrong by chance.
-        """
-        return abs(self.gap.value) <= TOLERANCE + 3.0 * self.gap.stderr
-
-    def __str__(self) -> str:
-        """`energy rise, 30 to 15 dB: +0.031 ± 0.002 bits/dim`."""
-        place = f", {self.where}" if self.where else ""
-        return f"{self.check}{place}: {self.gap.value:+.3f} ± {self.gap.stderr:.3f} bits/dim"
-
-
-def energy_rise_gaps(
+def energy_rises(
     energy: Tensor, levels: Sequence[float], variances: Tensor, space: Tensor, width: float, dimension: int
-) -> list[Gap]:
+) -> Tensor:
     """The energy's rise between neighbouring noise levels, less the I-MMSE integral of the same images.
 
     Args:
@@ -66,20 +35,18 @@ def energy_rise_gaps(
         dimension: d.
 
     Returns:
-        A gap for each pair of neighbours.
+        Nats, shape (n, L − 1).
     """
     integrand = 0.5 * dimension * width * (1.0 - space.double())
     gaps = []
     for j, (low, high) in enumerate(pairwise(levels)):
         # Draws of strata that lie partly inside count only inside: unbiased, whatever the levels are.
         expected = torch.where((variances >= low) & (variances < high), integrand, 0.0).sum(dim=1)
-        rise = energy[:, j + 1].double() - energy[:, j].double()
-        where = f"{in_decibels(low)} to {in_decibels(high)} dB"
-        gaps.append(Gap("energy rise", where, bits(mean(rise - expected), dimension)))
-    return gaps
+        gaps.append(energy[:, j + 1].double() - energy[:, j].double() - expected)
+    return torch.stack(gaps, dim=1)
 
 
-def first_rise_gap(
+def rise_from_nothing(
     clean_energy: Tensor,
     energy: Tensor,
     level: float,
@@ -89,8 +56,8 @@ def first_rise_gap(
     dimension: int,
     t_min: float,
     jumps: bool,
-) -> Gap:
-    """The energy's rise from t = 0 to the lowest noise level, less what I-MMSE says.
+) -> Tensor:
+    """The energy's rise from t = 0 to a noise level, less what I-MMSE says.
 
     Below the first stratum d − d_eff is proportional to t^p, so that its integral over ln t is 1/p of its
     value at t_min: that at the first stratum's t, scaled. Of a smooth density p is 1. Of one with jumps, as
@@ -98,24 +65,40 @@ def first_rise_gap(
 
     Args:
         clean_energy: U(x, 0) in nats, shape (n,).
-        energy: U(y_t, t) at the lowest level, shape (n,).
+        energy: U(y_t, t) at the level, shape (n,).
         level: that noise variance, in pixel².
-        variances: as in `energy_rise_gaps`.
-        space: as there.
+        variances: as in `energy_rises`, shape (n, S).
+        space: as there, shape (n, S).
         width: as there.
         dimension: d.
         t_min: where the first stratum begins, in pixel².
         jumps: whether the images' density has jumps.
 
     Returns:
-        The gap.
+        Nats, shape (n,).
     """
     integrand = 0.5 * dimension * (1.0 - space.double())
     power = 0.5 if jumps else 1.0
     below = integrand[:, 0] * (t_min / variances[:, 0].double()) ** power / power
     expected = torch.where(variances < level, width * integrand, 0.0).sum(dim=1) + below
-    rise = energy.double() - clean_energy.double() - expected
-    return Gap("energy rise", f"no noise to {in_decibels(level)} dB", bits(mean(rise), dimension))
+    return energy.double() - clean_energy.double() - expected
+
+
+def steadied(space: Tensor, square: Tensor, slope: Tensor) -> Tensor:
+    """Space losses with most of the noise's own fluctuation taken out, of the same mean.
+
+    Where little is denoised the loss is nearly ‖z‖²/d, whose mean is 1: it serves as a control variate.
+
+    Args:
+        space: ‖x − x̂‖²/(t d), shape (n, S).
+        square: ‖z‖²/d of the same noise, shape (n, S).
+        slope: how much of the one is in the other, independent of these draws, such as other draws' mean
+            loss, shape (S,).
+
+    Returns:
+        Losses, shape (n, S).
+    """
+    return space.double() - slope.double() * (square.double() - 1.0)
 
 
 def heat_residual(gradients: Gradients, laplacian: Tensor, noise_variance: Tensor) -> Tensor:
@@ -135,85 +118,32 @@ def heat_residual(gradients: Gradients, laplacian: Tensor, noise_variance: Tenso
     return noise_variance * residual / gradients.image[0].numel()
 
 
-def heat_gaps(residual: Tensor, levels: Sequence[float]) -> list[Gap]:
-    """The heat equation's mean residual at each level, as the likelihood it would cost over its surroundings.
+def space_moments(space: Tensor, square: Tensor, gradient_square: Tensor) -> Tensor:
+    """(t‖∇U‖² − ⟨z, √t ∇U⟩)/d, whose mean is 0, and ½ of it the error of dE U/d ln t a dimension.
 
     Args:
-        residual: what `heat_residual` found, shape (n, L).
-        levels: rising noise variances, in pixel².
+        space: ‖√t ∇U − z‖²/d, any shape.
+        square: ‖z‖²/d, of the same shape.
+        gradient_square: t‖∇U‖²/d, of the same shape.
 
     Returns:
-        A gap for each level: ½ residual · (nats of ln t nearer to this level than to its neighbours) / ln 2.
+        Dimensionless, of the same shape.
     """
-    gaps = []
-    logs = [math.log(t) for t in levels]
-    for j, t in enumerate(levels):
-        low, high = logs[max(0, j - 1)], logs[min(len(logs) - 1, j + 1)]
-        width = 0.5 * (high - low) if len(levels) > 1 else 1.0
-        cost = mean(residual[:, j]) * (0.5 * width / math.log(2.0))
-        gaps.append(Gap("heat equation", f"{in_decibels(t)} dB", cost))
-    return gaps
+    product = 0.5 * (gradient_square.double() + square.double() - space.double())
+    return gradient_square.double() - product
 
 
-def entropy_doubt(prior: StationaryGaussian, noise_variance: float) -> float:
-    """How uncertain noisy images' entropy is, in nats: it lies between the noise's and their Gaussian's."""
-    return float(0.5 * torch.log1p(prior.eigenvalues.double() / noise_variance).sum())
+def time_moments(slope: Tensor, square: Tensor) -> Tensor:
+    """(t ∂_tU/d)² − ½(1 − ‖z‖²/d) t ∂_tU/d, whose mean is 0 where ∂_tU is right.
 
-
-def log_normalizers(
-    energy: Tensor, noise_square: Tensor, entropies: Sequence[float], dimension: int
-) -> Tensor:
-    """Log Z of each image at several large noise variances, in nats; its mean estimates log Z.
+    Where ∂_tU errs by e nats a dimension and nat of ln t, on its own, the mean is E e².
 
     Args:
-        energy: U(y_t, t) in nats, shape (n, T).
-        noise_square: ‖z‖² of the noise, the same for all variances of an image, shape (n,).
-        entropies: of the noisy images' Gaussian at each variance, nearly their own at large t, in nats.
-        dimension: d.
+        slope: t ∂_tU/d, any shape.
+        square: ‖z‖²/d, of the same shape.
 
     Returns:
-        Nats, shape (n, T).
+        Squared nats a dimension and nat of ln t, of the same shape.
     """
-    entropy = torch.tensor(entropies, dtype=torch.float64)
-    return entropy - 0.5 * dimension - (energy.double() - 0.5 * noise_square.double()[:, None])
-
-
-def normalizer_gaps(log_z: Tensor, variances: Sequence[float], dimension: int) -> list[Gap]:
-    """How log Z drifts from the largest noise variance, the last one, to the smaller ones.
-
-    Args:
-        log_z: what `log_normalizers` found, shape (n, T).
-        variances: t, in pixel², rising.
-        dimension: d.
-
-    Returns:
-        A gap for each variance but the last.
-    """
-    return [
-        Gap(
-            "log Z",
-            f"{in_decibels(t)} against {in_decibels(variances[-1])} dB",
-            bits(mean(log_z[:, j] - log_z[:, -1]), dimension),
-        )
-        for j, t in enumerate(variances[:-1])
-    ]
-
-
-def verdict(gaps: Sequence[Gap], listed: int = 4) -> str:
-    """One line in words: consistent or not, and where.
-
-    Args:
-        gaps: everything that was compared.
-        listed: how many violations are spelt out, the largest first.
-
-    Returns:
-        The line.
-    """
-    if not gaps:
-        return "not checked"
-    by_size = sorted(gaps, key=lambda gap: -abs(gap.gap.value))
-    broken = [gap for gap in by_size if not gap.consistent]
-    if not broken:
-        return f"consistent within {TOLERANCE} bits/dim and three standard errors; largest gap: {by_size[0]}"
-    more = f"; and {len(broken) - listed} more" if len(broken) > listed else ""
-    return "NOT consistent: " + "; ".join(map(str, broken[:listed])) + more
+    target = 0.5 * (1.0 - square.double())
+    return slope.double().square() - target * slope.double()

@@ -10,7 +10,8 @@ Source: Guth et al. 2025, arXiv 2506.05310, section 3.
 
 from torch import Tensor
 
-from dualscore.likelihood.units import Estimate, bits, mean
+from dualscore.likelihood.estimates import Estimate, mean
+from dualscore.likelihood.units import bits
 
 
 def log_normalizer(noisy_energy: Tensor, noise_square: Tensor, dimension: int, entropy: float) -> Estimate:

@@ -1,4 +1,4 @@
-r"""Units of likelihoods, and figures with their standard errors.
+r"""Units of likelihoods.
 
 An 8-bit image k/255 has the discrete probability P(x) of its cell, one step wide in every pixel, and a
 density p on [0, 1]^d. The paper's convention for a density is bits/dim = 8 + U/(d ln 2), which turns it into
@@ -6,59 +6,16 @@ one on 256 levels; a cell of width 1/255 costs log₂ 255 instead of 8, a differ
 """
 
 import math
-from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import Tensor
+
+from dualscore.likelihood.estimates import Estimate
 
 LEVELS = 256
 """Grey levels of an 8-bit image, k/255."""
 STEP = 1.0 / (LEVELS - 1)
 """Distance of neighbouring levels, in pixels."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its standard error, in the same unit."""
-
-    value: float
-    stderr: float
-
-    def __str__(self) -> str:
-        """`3.914 ± 0.015`."""
-        return f"{self.value:.3f} ± {self.stderr:.3f}"
-
-    def __add__(self, other: "Estimate") -> "Estimate":
-        """The sum of two independent figures."""
-        return Estimate(self.value + other.value, math.hypot(self.stderr, other.stderr))
-
-    def __sub__(self, other: "Estimate") -> "Estimate":
-        """The difference of two independent figures."""
-        return Estimate(self.value - other.value, math.hypot(self.stderr, other.stderr))
-
-    def __mul__(self, factor: float) -> "Estimate":
-        """The figure in another unit."""
-        return Estimate(self.value * factor, self.stderr * abs(factor))
-
-
-def mean(values: Tensor) -> Estimate:
-    """Mean over images with its standard error.
-
-    Args:
-        values: one a image, shape (n,), n ≥ 2.
-
-    Returns:
-        The mean and the standard error over images, in the values' unit.
-
-    Raises:
-        ValueError: if there are fewer than two values, or some are not finite (never averaged away).
-    """
-    values = values.double()
-    if values.numel() < 2:
-        raise ValueError(f"a standard error needs at least 2 images, got {values.numel()}")
-    if wrong := int((~values.isfinite()).sum()):
-        raise ValueError(f"{wrong} of {values.numel()} values are not finite")
-    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(values.numel()))
 
 
 Nats = TypeVar("Nats", float, Tensor, Estimate)

@@ -11,15 +11,19 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dualscore.data.batch import Batch
-from dualscore.energy import EnergyModel, ScoreModel
+from dualscore.energy import ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, to_pixels
-from dualscore.likelihood.bound import bound_range, decode, prior_divergence
-from dualscore.noise import GOLDEN_RATIO, TRAINING, corrupt, fixed_noise, log_uniform, seeded_generator
-from dualscore.objective import DualLoss, dual_score_matching, space_loss
+from dualscore.likelihood.bound import bound_range
+from dualscore.measuring.bound_range import Grid
+from dualscore.measuring.measured import Measured
+from dualscore.measuring.quantities import validation_stages
+from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Images, Subject
+from dualscore.noise import TRAINING, fixed_noise, log_uniform, seeded_generator
+from dualscore.objective import DualLoss, dual_score_matching
 from dualscore.settings.config import OptimConfig
 from dualscore.training.compiling import Loss, compiled_loss
-from dualscore.training.metrics import BoundDraw, ImageFigures
 from dualscore.training.optimizers import make_optimizer, schedule
 
 
@@ -205,46 +209,38 @@ class DualScoreModule(lightning.LightningModule):
             self.average.update_parameters(self.model)
         self.log_normalizer.fill_(math.nan)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, ImageFigures]:  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:  # noqa: ARG002
         """Measure each image with the noise that belongs to it: energies, losses at one level, the bound."""
+        measured = self.measured()
         clean = to_pixels(batch.image, self.image_shape[0], self.working_dtype)
-        noise = [self.fixed_noise(batch, draw).to(clean) for draw in range(3)]
-        level = batch.ordinal % len(self.levels)
-        losses = dual_score_matching(
-            self.evaluated, clean, noise[1], self.levels.to(clean)[level.to(self.levels.device)]
-        ).detach()
-        energies = self._energies(clean, noise[0])
-        bound = self._bound(batch.ordinal, clean, noise[2]) if self.quantized else None
-        return {"figures": ImageFigures(*energies, level, losses.space, losses.time, bound)}
+        images = Images(clean, batch.position.tolist(), ordinal=batch.ordinal)
+        rows: Rows = {"position": batch.position}
+        for stage in validation_stages(measured.subject, measured.levels, self.span, self.strata):
+            found = stage.measure(measured.subject, images)
+            rows |= {f"{stage.name}/{name}": values.detach() for name, values in found.items()}
+        return {"rows": rows}
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The bound's t0 and t1 in validation, in pixel²."""
+        return bound_range(self.t_range)
+
+    def measured(self) -> Measured:
+        """A measurement of the evaluated weights, without rows."""
+        subject = Subject(
+            self.evaluated,
+            self.prior,
+            None,
+            quantized=self.quantized,
+            dequantize=self.dequantize,
+            t_range=self.t_range,
+            seed=self.seed,
+        )
+        return Measured(subject, self.dimension, Grid(*self.t_range, self.strata), self.levels.tolist())
 
     def fixed_noise(self, batch: Batch, draw: int) -> Tensor:
         """The noise that belongs to the images of a batch, whatever device they are on."""
         return fixed_noise(batch.position.tolist(), self.image_shape, self.seed, draw)
-
-    def _energies(self, clean: Tensor, noise: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """U(x, 0), and U(y, t_max) − ½‖z‖², in nats; None for a denoiser."""
-        model = self.evaluated
-        if not isinstance(model, EnergyModel):
-            return None, None
-        t_max = torch.full_like(clean[:, 0, 0, 0], self.t_range[1])
-        with torch.no_grad():
-            noisy = model(corrupt(clean, noise, t_max), t_max)
-            half_square = 0.5 * noise.double().square().sum(dim=(1, 2, 3))
-            return model(clean, torch.zeros_like(t_max)), noisy.double() - half_square
-
-    def _bound(self, ordinal: Tensor, clean: Tensor, noise: Tensor) -> BoundDraw:
-        """The bound on the cheap: each image in one of a few strata of ln t, which the images share."""
-        t0, t1 = bound_range(self.t_range)
-        place = (
-            ordinal // self.strata * GOLDEN_RATIO
-        ) % 1.0  # spread evenly over each stratum, the same always
-        stratum = ordinal % self.strata
-        t = log_uniform((stratum + place.double()) / self.strata, t0, t1).to(clean)
-        with torch.no_grad():
-            gradient = self.evaluated.gradients(corrupt(clean, noise, t), t, time=False).image
-            space = space_loss(gradient, noise, t)
-            ends = decode(self.evaluated, clean, noise, t0) + prior_divergence(clean, self.prior, t1)
-        return BoundDraw(stratum, space, ends)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The experiment's optimiser and schedule."""

@@ -1,8 +1,7 @@
 """Lightning callbacks: what a run reports, and what stops it."""
 
 from dualscore.training.callbacks.bar import TrainingBar
-from dualscore.training.callbacks.energies import Energies
-from dualscore.training.callbacks.figures import BitsPerDim, Bound, NoiseCurves
+from dualscore.training.callbacks.figures import ValidationFigures
 from dualscore.training.callbacks.health import GradientHealth
 from dualscore.training.callbacks.heartbeat import Heartbeat
 from dualscore.training.callbacks.journal import Journal
@@ -15,15 +14,11 @@ from dualscore.training.callbacks.skipped import SkippedImages
 from dualscore.training.callbacks.spikes import SpikeGuard
 
 __all__ = [
-    "BitsPerDim",
-    "Bound",
     "ConsoleReport",
-    "Energies",
     "GradientHealth",
     "Heartbeat",
     "Journal",
     "LearningRate",
-    "NoiseCurves",
     "Pictures",
     "References",
     "Saving",
@@ -31,4 +26,5 @@ __all__ = [
     "SpikeGuard",
     "Throughput",
     "TrainingBar",
+    "ValidationFigures",
 ]

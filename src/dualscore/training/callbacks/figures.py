@@ -1,40 +1,49 @@
 """Validation figures: bits/dim by the paper's protocol, the bound, and losses per noise level."""
 
 import math
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import lightning
+import numpy as np
 from lightning.pytorch.callbacks import Callback
+from numpy.typing import NDArray
+from torch import Tensor
 
 from dualscore.dashboard import tags
 from dualscore.dashboard.tags import band
-from dualscore.likelihood import Estimate
-from dualscore.likelihood.bound import bound_range
+from dualscore.likelihood import Estimate, decibels_per_dim
+from dualscore.measuring.estimators import paper
+from dualscore.measuring.figures import shared_bound, shared_level_figures
+from dualscore.measuring.measured import Measured
+from dualscore.measuring.rows import Rows
 from dualscore.training.callbacks.references import References
-from dualscore.training.metrics import BoundFigures, EnergyFigures, LevelFigures
+from dualscore.training.callbacks.steps import logged_step
+from dualscore.training.metrics import GatheredRows
 from dualscore.training.module import DualScoreModule
 
-Figures = TypeVar("Figures", EnergyFigures, BoundFigures, LevelFigures)
 
+class ValidationFigures(Callback):
+    """Gathers a validation's rows over devices, and logs the figures that are made of them.
 
-class _ValidationCallback(Callback, Generic[Figures]):
-    """Gathers figures over a validation and reports them at its end."""
+    `val/bits_per_dim` with log Z, which the module is given; `val/bound`; of each noise level both losses,
+    the effective dimension, the denoised PSNR and what that is above others'; a histogram of log p.
 
-    figures: Figures
+    Args:
+        references: what the PSNR is compared with.
+        show: takes the histogram's name, its values and the step.
+    """
 
-    def make(self, module: DualScoreModule) -> Figures:
-        """Empty figures for a validation."""
-        raise NotImplementedError
-
-    def report(self, module: DualScoreModule) -> None:
-        """Log what was gathered; called on every device."""
-        raise NotImplementedError
+    def __init__(self, references: References, show: Callable[[str, NDArray[np.float64], int], None]) -> None:
+        self.references, self.show = references, show
+        self._gathered: GatheredRows | None = None
 
     def on_validation_epoch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        assert isinstance(pl_module, DualScoreModule)
-        self.figures = self.make(pl_module)
+        self._gathered = None
 
     def on_validation_batch_end(
         self,
@@ -43,70 +52,44 @@ class _ValidationCallback(Callback, Generic[Figures]):
         outputs: Any,  # noqa: ANN401 - what validation_step returned
         *_: object,
     ) -> None:
-        self.figures.update(outputs["figures"])
+        rows = {name: values.to(pl_module.device) for name, values in outputs["rows"].items()}
+        if self._gathered is None:
+            self._gathered = GatheredRows(list(rows)).to(pl_module.device)
+        self._gathered.update(rows)
 
     def on_validation_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         assert isinstance(pl_module, DualScoreModule)
-        self.report(pl_module)
-
-
-def _log(module: DualScoreModule, tag: str, estimate: Estimate) -> None:
-    """Log a figure, its standard error and its band."""
-    module.log(f"{tag}_stderr", estimate.stderr)
-    for name, value in band(tag, estimate):
-        module.log(name, value)
-
-
-class BitsPerDim(_ValidationCallback[EnergyFigures]):
-    """Logs `val/bits_per_dim` with its standard error and log Z, and gives the module its log Z."""
-
-    def make(self, module: DualScoreModule) -> EnergyFigures:
-        return EnergyFigures(module.dimension, float(module.prior.entropy(module.t_range[1])), module.device)
-
-    def report(self, module: DualScoreModule) -> None:
-        summary = self.figures.summary()
-        if summary is None:
+        if self._gathered is None:
             return
-        bits_per_dim, log_normalizer = summary
-        _log(module, "val/bits_per_dim", bits_per_dim)
-        module.log("val/log_normalizer", log_normalizer)
-        module.log_normalizer.fill_(log_normalizer)
+        rows = _by_stage(self._gathered.compute())
+        datamodule = getattr(trainer, "datamodule", None)
+        photographs = partial(datamodule.photographs, "val") if datamodule is not None else _unknown
+        measured = replace(pl_module.measured(), photographs=photographs, rows=rows)
+        if "paper" in rows:
+            self._energies(trainer, pl_module, measured)
+        if "one_stratum" in rows:
+            shared = rows["one_stratum"] | rows["ends"]
+            groups = photographs(shared["position"])
+            width = math.log(pl_module.span[1] / pl_module.span[0]) / pl_module.strata
+            bound = _finite(lambda: shared_bound(shared, width, measured.dimension, groups))
+            _log(pl_module, "val/bound", bound)
+        self._levels(pl_module, measured)
 
+    def _energies(self, trainer: lightning.Trainer, module: DualScoreModule, measured: Measured) -> None:
+        clean = measured.rows["paper"]
+        log_z = _finite(lambda: measured.log_z)
+        found = _finite(lambda: measured.mean(paper(measured).bits, clean["position"]) + measured.shared)
+        _log(module, "val/bits_per_dim", found)
+        module.log("val/log_normalizer", log_z.value)
+        module.log_normalizer.fill_(log_z.value)
+        if trainer.is_global_zero:
+            shown = decibels_per_dim(-(clean["energy"] + log_z.value), measured.dimension)
+            self.show("val/energies", shown.numpy(), logged_step(trainer))
 
-class Bound(_ValidationCallback[BoundFigures]):
-    """Logs `val/bound`, the certified bound in bits/dim, with its standard error."""
-
-    def make(self, module: DualScoreModule) -> BoundFigures:
-        t0, t1 = bound_range(module.t_range)
-        width = math.log(t1 / t0) / module.strata
-        return BoundFigures(module.dimension, module.strata, width, module.device)
-
-    def report(self, module: DualScoreModule) -> None:
-        bound = self.figures.summary()
-        if bound is not None:
-            _log(module, "val/bound", bound)
-
-
-class NoiseCurves(_ValidationCallback[LevelFigures]):
-    """Logs what each noise level says, and the losses' means over levels.
-
-    Of a level: both losses, the effective dimension, the denoised PSNR and what that is above the best linear
-    denoiser's and, where there is one, a score network's.
-
-    Args:
-        references: what the PSNR is compared with.
-    """
-
-    def __init__(self, references: References) -> None:
-        self.references = references
-
-    def make(self, module: DualScoreModule) -> LevelFigures:
-        return LevelFigures(module.dimension, module.levels.tolist(), module.device)
-
-    def report(self, module: DualScoreModule) -> None:
-        levels = self.figures.summary()
+    def _levels(self, module: DualScoreModule, measured: Measured) -> None:
+        levels = shared_level_figures(measured.rows["one_level"], measured.levels, measured.dimension)
         if not levels:
             return
         space = sum(level.space_loss for level in levels) / len(levels)
@@ -125,3 +108,32 @@ class NoiseCurves(_ValidationCallback[LevelFigures]):
                 module.log(f"psnr_gain_{reference}/{name}", level.psnr_out - psnr_out)
             if level.time_loss is not None:
                 module.log(f"time_loss/{name}", level.time_loss)
+
+
+def _unknown(_: Tensor) -> None:
+    """The photographs of images of which nobody knows them."""
+
+
+def _by_stage(rows: Rows) -> dict[str, Rows]:
+    """Rows whose columns are named `stage/column`, as tables by stage."""
+    found: dict[str, Rows] = {}
+    for name, values in rows.items():
+        stage, _, column = name.rpartition("/")
+        if stage:
+            found.setdefault(stage, {"position": rows["position"]})[column] = values
+    return found
+
+
+def _finite(figure: Callable[[], Estimate]) -> Estimate:
+    """A figure, or NaN where a row is not finite: training says what is wrong with the weights then."""
+    try:
+        return figure()
+    except ValueError:
+        return Estimate(math.nan, math.nan)
+
+
+def _log(module: DualScoreModule, tag: str, estimate: Estimate) -> None:
+    """Log a figure, its standard error and its band."""
+    module.log(f"{tag}_stderr", estimate.stderr)
+    for name, value in band(tag, estimate):
+        module.log(name, value)

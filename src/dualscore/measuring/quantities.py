@@ -1,108 +1,27 @@
-"""What is measured of each image: one stage a quantity, one row an image, nothing twice."""
+"""The quantities that estimates are made of: each draws one row an image, nothing twice."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from dualscore.densities import GaussianMixture
-from dualscore.energy import EnergyModel, ScoreModel
-from dualscore.evaluation.store import Rows
-from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
-from dualscore.images import dequantize
+from dualscore.energy import EnergyModel
+from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood.bound import decode, prior_divergence, stratified_variances
-from dualscore.likelihood.consistency import heat_residual
-from dualscore.likelihood.ode import OdeEnergy, laplacian, ode_energy
-from dualscore.noise import corrupt, fixed_noise, fixed_signs, fixed_uniform
+from dualscore.likelihood.ode import OdeEnergy, ode_energy
+from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import (
+    DECODER,
+    LEVELS,
+    NORMALIZER,
+    ODE,
+    STRATA,
+    Images,
+    Stage,
+    Subject,
+)
+from dualscore.noise import GOLDEN_RATIO, corrupt, log_uniform
 from dualscore.objective import space_loss, time_loss
-
-# Which of an image's independent draws a stage uses; strata take one each, from STRATA on.
-NORMALIZER, LEVELS, DECODER, HEAT, ODE, STRATA, TRAIN = 0, 1, 2, 3, 4, 10, 10_000
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is measured."""
-
-    model: ScoreModel
-    """On the device, in the precision it is measured in."""
-    prior: StationaryGaussian
-    """Gaussian of the training images, on the same device."""
-    density: GaussianMixture | None
-    """The truth, where it is known, on the same device."""
-    quantized: bool
-    """Whether images are 8-bit."""
-    dequantize: bool
-    """Whether the model was trained on dequantized images."""
-    t_range: tuple[float, float]
-    """Smallest and largest noise variance in training, in pixel²."""
-    seed: int
-
-    @property
-    def energy(self) -> EnergyModel:
-        """The model, which must be an energy."""
-        assert isinstance(self.model, EnergyModel)
-        return self.model
-
-
-@dataclass(frozen=True)
-class Images:
-    """A batch of clean pixels, and which images they are."""
-
-    clean: Tensor
-    """Pixels in [0, 1], shape (B, C, H, W), on the device."""
-    position: list[int]
-    split: str = "val"
-
-    def _draw(self, draw: int) -> int:
-        # Training images choose t0 and t1: their noise must not be that of the images they choose for.
-        return draw + (TRAIN if self.split == "train" else 0)
-
-    def noise(self, subject: Subject, draw: int) -> Tensor:
-        """Standard normal noise that belongs to these images."""
-        shape = self.clean.shape[1:]
-        return fixed_noise(self.position, shape, subject.seed, self._draw(draw)).to(self.clean)
-
-    def uniform(self, subject: Subject, shape: Sequence[int], draw: int) -> Tensor:
-        """Uniform numbers that belong to these images."""
-        return fixed_uniform(self.position, shape, subject.seed, self._draw(draw)).to(self.clean)
-
-    def probe(self, subject: Subject, draw: int) -> Tensor:
-        """Hutchinson's probes that belong to these images."""
-        signs = fixed_signs(self.position, self.clean.shape[1:], subject.seed, draw)
-        return subject.prior.synthesize(signs.to(self.clean))
-
-    def with_density(self, subject: Subject, draw: int = 0) -> Tensor:
-        """The images spread over their quantisation step, if they have one."""
-        if not subject.quantized:
-            return self.clean
-        return dequantize(self.clean, self.uniform(subject, self.clean.shape[1:], draw))
-
-    def as_trained(self, subject: Subject) -> Tensor:
-        """The images as the model saw them in training: dequantized or not."""
-        return self.with_density(subject) if subject.dequantize else self.clean
-
-    def constant(self, t: float) -> Tensor:
-        """A noise variance for each image, shape (B,)."""
-        return torch.full_like(self.clean[:, 0, 0, 0], t)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One quantity, measured of evenly spaced images of a split."""
-
-    name: str
-    split: str
-    count: int
-    """Images."""
-    measure: Callable[[Subject, Images], Rows]
-    settings: dict[str, Any] = field(default_factory=dict)
-    """What decides the figures, beside the model, the data and the seed; plain values."""
-    batch_divisor: int = 1
-    """How many times smaller batches are than elsewhere, where an image takes more memory."""
 
 
 def clean_energies(split: str, count: int, name: str) -> Stage:
@@ -115,7 +34,7 @@ def clean_energies(split: str, count: int, name: str) -> Stage:
     return Stage(name, split, count, measure)
 
 
-def noisy_energies(variances: list[float], count: int, name: str, split: str = "val") -> Stage:
+def noisy_energies(variances: list[float], split: str, count: int, name: str) -> Stage:
     """U(y, t) at large noise variances, of one noise an image, for log Z."""
 
     def measure(subject: Subject, images: Images) -> Rows:
@@ -131,42 +50,36 @@ def noisy_energies(variances: list[float], count: int, name: str, split: str = "
     return Stage(name, split, count, measure, {"variances": variances})
 
 
-def noise_levels(variances: list[float], count: int, heat: bool) -> Stage:
-    """Both losses at each noise level and, of the same derivatives, the energy and the heat equation.
+def noise_levels(variances: list[float], split: str, count: int) -> Stage:
+    """Both losses at each noise level, what they are made of and, where there is one, the energy.
 
     An image has one noise for all its levels: differences between levels are then nearly free of it.
     """
 
     def measure(subject: Subject, images: Images) -> Rows:
         clean, noise = images.as_trained(subject), images.noise(subject, LEVELS)
-        probe = images.probe(subject, HEAT) if heat else None
-        rows: dict[str, list[Tensor]] = {}
-        for variance in variances:
-            for name, values in _level(subject, clean, noise, images.constant(variance), probe).items():
-                rows.setdefault(name, []).append(values)
-        return {name: torch.stack(values, dim=1) for name, values in rows.items()}
+        found = [at_level(subject, clean, noise, images.constant(variance)) for variance in variances]
+        return {name: torch.stack([rows[name] for rows in found], dim=1) for name in found[0]}
 
-    settings = {"variances": variances, "heat": heat}
-    return Stage("noise_levels", "val", count, measure, settings, 2 if heat else 1)
+    return Stage("noise_levels", split, count, measure, {"variances": variances, "moments": True})
 
 
-def _level(subject: Subject, clean: Tensor, noise: Tensor, t: Tensor, probe: Tensor | None) -> Rows:
+def at_level(subject: Subject, clean: Tensor, noise: Tensor, t: Tensor) -> Rows:
+    """The figures of images (B, C, H, W) at noise variances t (B,): losses, energy and moments, each (B,)."""
     noisy = corrupt(clean, noise, t)
-    rows: Rows = {}
-    if probe is None:
-        with torch.no_grad():
-            found = subject.model.gradients(noisy, t)
-    else:
-        found, curvature = laplacian(subject.model, noisy, t, probe, time=True)
+    with torch.no_grad():
+        found = subject.model.gradients(noisy, t)
+        rows: Rows = {
+            "space": space_loss(found.image, noise, t),
+            "noise_square": noise.double().square().mean(dim=(1, 2, 3)),
+            "gradient_square": t.double() * found.image.double().square().mean(dim=(1, 2, 3)),
+        }
         if found.noise_variance is not None:
-            rows["heat"] = heat_residual(found, curvature, t)
-    rows["space"] = space_loss(found.image, noise, t)
-    if found.noise_variance is not None:
-        rows["time"] = time_loss(found.noise_variance, noise, t)
-    if found.energy is not None:
-        rows["energy"] = found.energy
-    if subject.density is not None:
-        with torch.no_grad():
+            rows["time"] = time_loss(found.noise_variance, noise, t)
+            rows["slope"] = t * found.noise_variance / clean[0].numel()
+        if found.energy is not None:
+            rows["energy"] = found.energy
+        if subject.density is not None:
             rows["truth"] = subject.density(noisy, t + _extra_variance(subject))
     return rows
 
@@ -174,6 +87,19 @@ def _level(subject: Subject, clean: Tensor, noise: Tensor, t: Tensor, probe: Ten
 def _extra_variance(subject: Subject) -> float:
     """Variance that rounding and dequantizing add to a known density's images."""
     return QUANTIZATION_VARIANCE * (int(subject.quantized) + int(subject.dequantize))
+
+
+def one_level(variances: list[float], split: str, count: int) -> Stage:
+    """Both losses on the cheap: each image at one of the levels, which the images share."""
+
+    def measure(subject: Subject, images: Images) -> Rows:
+        assert images.ordinal is not None
+        level = images.ordinal.cpu() % len(variances)
+        t = torch.tensor(variances, dtype=torch.float64)[level].to(images.clean)
+        rows = at_level(subject, images.clean, images.noise(subject, LEVELS), t)
+        return {"level": level, **{name: rows[name] for name in ("space", "time") if name in rows}}
+
+    return Stage("one_level", split, count, measure, {"variances": variances})
 
 
 def strata(split: str, count: int, number: int, span: tuple[int, int], name: str, as_trained: bool) -> Stage:
@@ -199,6 +125,23 @@ def strata(split: str, count: int, number: int, span: tuple[int, int], name: str
     return Stage(name, split, count, measure, settings)
 
 
+def one_stratum(t0: float, t1: float, number: int, split: str, count: int) -> Stage:
+    """The bound's integral on the cheap: each image in one of the strata of ln t that they share."""
+
+    def measure(subject: Subject, images: Images) -> Rows:
+        assert images.ordinal is not None
+        ordinal = images.ordinal.cpu()
+        place = (ordinal // number * GOLDEN_RATIO) % 1.0  # spread evenly over each stratum, the same always
+        stratum = ordinal % number
+        t = log_uniform((stratum + place.double()) / number, t0, t1).to(images.clean)
+        noise = images.noise(subject, DECODER)
+        with torch.no_grad():
+            gradient = subject.model.gradients(corrupt(images.clean, noise, t), t, time=False).image
+        return {"stratum": stratum, "stratum_space": space_loss(gradient, noise, t)}
+
+    return Stage("one_stratum", split, count, measure, {"t0": t0, "t1": t1, "number": number})
+
+
 def ends(split: str, count: int, starts: list[float], stops: list[float], name: str) -> Stage:
     """The bound's decoder at each candidate t0 and its prior at each candidate t1."""
 
@@ -212,7 +155,7 @@ def ends(split: str, count: int, starts: list[float], stops: list[float], name: 
     return Stage(name, split, count, measure, {"starts": starts, "stops": stops})
 
 
-def dequantized_energies(count: int, draws: int) -> Stage:
+def dequantized_energies(split: str, count: int, draws: int) -> Stage:
     """U(x + (u − ½)/255, 0) of several independent u an image."""
 
     def measure(subject: Subject, images: Images) -> Rows:
@@ -221,11 +164,11 @@ def dequantized_energies(count: int, draws: int) -> Stage:
             energies = [subject.energy(images.with_density(subject, draw), t) for draw in range(draws)]
         return {"energy": torch.stack(energies, dim=1)}
 
-    return Stage("dequantized", "val", count, measure, {"draws": draws})
+    return Stage("dequantized", split, count, measure, {"draws": draws})
 
 
-def ode_energies(count: int, tolerance: float) -> Stage:
-    """−log p of the dequantized images by the probability-flow ODE."""
+def ode_energies(split: str, count: int, tolerance: float) -> Stage:
+    """−log p of the dequantized images by the probability-flow ODE, and U(·, 0) of the very same."""
 
     def solve(subject: Subject, x: Tensor, probe: Tensor) -> OdeEnergy:
         t_min, t_max = subject.t_range
@@ -249,10 +192,10 @@ def ode_energies(count: int, tolerance: float) -> Stage:
                 evaluations.append(float(alone.evaluations))
             return {"energy": torch.cat(energies), "evaluations": torch.tensor(evaluations)}
 
-    return Stage("ode", "val", count, measure, {"tolerance": tolerance})
+    return Stage("ode", split, count, measure, {"tolerance": tolerance})
 
 
-def true_energies(count: int) -> Stage:
+def true_energies(split: str, count: int) -> Stage:
     """The known density's own energies: of 8-bit images, of the probability of their cell; no network.
 
     A cell is one step wide, and averaging a density over it is, up to fourth-order cumulants, adding normal
@@ -266,4 +209,30 @@ def true_energies(count: int) -> Stage:
             energy = subject.density(images.clean, t)
             return {"energy": energy, "component": subject.density.component(images.clean, t)}
 
-    return Stage("truth", "val", count, measure)
+    return Stage("truth", split, count, measure)
+
+
+def validation_stages(
+    subject: Subject, levels: list[float], span: tuple[float, float], strata_shared: int
+) -> list[Stage]:
+    """What a validation measures of each image on the cheap, in this order.
+
+    Args:
+        subject: the model.
+        levels: noise variances that images share, in pixel².
+        span: the bound's t0 and t1.
+        strata_shared: of ln t, that images share for the bound.
+
+    Returns:
+        The stages; their `measure` is what validation calls.
+    """
+    stages = [one_level(levels, "val", 0)]
+    if isinstance(subject.model, EnergyModel):
+        stages += [
+            clean_energies("val", 0, "paper"),
+            noisy_energies([subject.t_range[1]], "val", 0, "normalizer"),
+        ]
+    if subject.quantized:
+        t0, t1 = span
+        stages += [one_stratum(t0, t1, strata_shared, "val", 0), ends("val", 0, [t0], [t1], "ends")]
+    return stages

@@ -1,0 +1,139 @@
+"""From rows to what evaluation.json holds: functions of what was measured, and of nothing else."""
+
+from dataclasses import asdict
+from typing import Any
+
+from dualscore.data.base import ImageDataModule
+from dualscore.likelihood.paper import paper_bits_per_dim
+from dualscore.likelihood.verdict import Check, overall, verdict
+from dualscore.measuring.checks import all_checks, image_figures, looked_at
+from dualscore.measuring.estimators import ESTIMATORS, Estimated
+from dualscore.measuring.figures import (
+    PerImage,
+    component_weights,
+    level_figures,
+    plain,
+    truth_figures,
+)
+from dualscore.measuring.measured import Extent, Measured
+from dualscore.settings.config import ExperimentConfig, KnownDensity
+
+DIFFERENCES = (("bound", "dequantized"), ("dequantized", "paper"))
+"""Pairs of estimates that a reader wants to see image by image, though none is an identity."""
+
+
+def estimates(measured: Measured, config: ExperimentConfig, extent: Extent) -> dict[str, Estimated]:
+    """Every estimate that was asked for and whose rows are there, in the order of their table."""
+    found = {}
+    for name, estimator in ESTIMATORS.items():
+        usable = measured.subject.is_energy or not estimator.energy
+        if name in config.evaluate.estimators and usable:
+            needs = [stage.name for stage in estimator.stages(measured, extent)]
+            needs += ["normalizer"] if estimator.energy else []
+            if all(need in measured.rows for need in needs):
+                found[name] = estimator.estimate(measured)
+    return found
+
+
+def figures(
+    measured: Measured, config: ExperimentConfig, extent: Extent, others: list[Check], chains: int
+) -> dict[str, Any]:
+    """Everything that rows alone decide, as far as they are there.
+
+    Args:
+        measured: the rows.
+        config: the experiment.
+        extent: how much was to be measured.
+        others: checks that are not made of the images' rows, such as the mass.
+        chains: how many chains were looked at for them.
+
+    Returns:
+        Entries of the report.
+    """
+    m, rows = measured, measured.rows
+    report: dict[str, Any] = {"bits_per_dim": {}}
+    per_image, found = PerImage(m.photographs), estimates(m, config, extent)
+    if "normalizer" in rows:
+        report["log_normalizer"] = m.log_z.value
+    for name, estimated in found.items():
+        energy = ESTIMATORS[name].energy
+        shared = m.shared if energy else None
+        normalizing = rows["normalizer"]["energy"].numel() if energy else 0
+        per_image.add(name, estimated.position, estimated.bits, shared)
+        report["bits_per_dim"][name] = estimated.figure(m, shared, normalizing)
+    if "train_paper" in rows and "train_normalizer" in rows:
+        report["train"] = _training(m)
+    if "noise_levels" in rows:
+        report["noise_levels"] = [
+            asdict(level) for level in level_figures(rows["noise_levels"], m.levels, m.dimension)
+        ]
+    report["differences"] = {
+        f"{one} − {other}": plain(per_image.difference(one, other))
+        for one, other in DIFFERENCES
+        if one in found and other in found
+    }
+    if "truth" in rows:
+        _truth(m, config, per_image, report)
+    if "rises" in rows:
+        report["image_by_image"] = image_figures(m)
+    _checks(m, report, others, chains)
+    return report
+
+
+def _training(measured: Measured) -> dict[str, Any]:
+    """The paper's protocol on training images, beside."""
+    clean, noisy = measured.rows["train_paper"], measured.rows["train_normalizer"]
+    log_z = measured.normalizer("train_normalizer")
+    images = len(clean["energy"])
+    return {
+        **plain(paper_bits_per_dim(clean["energy"], log_z, measured.dimension)),
+        "images": images,
+        "evaluations": images + noisy["energy"].numel(),
+        "log_normalizer": plain(log_z),
+    }
+
+
+def _truth(measured: Measured, config: ExperimentConfig, per_image: PerImage, report: dict[str, Any]) -> None:
+    m, rows = measured, measured.rows["truth"]
+    bits = m.density_bits(rows["energy"])
+    names = list(report["bits_per_dim"])
+    per_image.add(PerImage.TRUTH, rows["position"], bits)
+    log_z = m.log_z if "normalizer" in m.rows else None
+    report["truth"] = truth_figures(bits, m.rows.get("noise_levels", {}), log_z, m.dimension)
+    density = m.subject.density
+    if "paper" in m.rows and density is not None and config.data.density is KnownDensity.mode_mixture:
+        weights = density.log_weights.exp().cpu()
+        report["truth"]["component_weights"] = component_weights(rows, m.rows["paper"], weights)
+    for name in names:
+        report["bits_per_dim"][name]["above_truth"] = plain(per_image.difference(name, PerImage.TRUTH))
+
+
+def _checks(measured: Measured, report: dict[str, Any], others: list[Check], chains: int) -> None:
+    checks = [*others, *all_checks(measured)]
+    report["checks"] = [
+        {
+            "check": check.name,
+            "where": check.where,
+            "value": check.size,
+            "stderr": plain(check.gap)["stderr"] if not check.square else None,
+            "unit": check.unit,
+            "tolerance": check.tolerance,
+            "word": check.word.value,
+        }
+        for check in checks
+    ]
+    report["word"] = overall(checks).value if checks else "not checked"
+    report["consistent"] = report["word"] == "consistent"
+    report["verdict"] = verdict(checks, measured.dimension, looked_at(measured, chains))
+
+
+def dataset(datamodule: ImageDataModule, channels: int) -> dict[str, Any]:
+    """What the images are, for the report."""
+    return {
+        "name": datamodule.dataset,
+        "release": datamodule.release,
+        "path": str(datamodule.path) if datamodule.path else None,
+        "split": datamodule.reported,
+        "chosen_on": "val",
+        "colour": "gray" if channels == 1 else "colour",
+    }

@@ -1,0 +1,134 @@
+"""Checks, the word that each comes to, and one line about all of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from dualscore.likelihood.estimates import Estimate
+
+TOLERANCE = 0.02
+"""Bits/dim up to which two figures are called the same."""
+MASS_TOLERANCE = 1.0
+"""Nats up to which an energy's mass is called one."""
+
+
+class Word(Enum):
+    """What a check comes to."""
+
+    consistent = "consistent"
+    """The gap is below its tolerance, by two standard errors over photographs."""
+    inconsistent = "inconsistent"
+    """The gap of the images that were looked at is above it, by three standard errors over images."""
+    undecided = "undecided"
+    """Neither."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """The difference of two figures that are the same for every −log p, or its root mean square over images.
+
+    Args:
+        name: what is compared.
+        where: at which noise levels; empty where the check has none.
+        gap: the difference, in `unit`; of a root mean square that of the square, in its unit squared.
+        here: the gap's standard error over the images alone. If the energy were right, every image's gap
+            would be zero but for independent noise: so many deviations, whatever photographs they are of.
+        tolerance: in `unit`.
+        unit: `bits/dim`, `nats` or `rank`.
+        square: whether the gap is a mean square.
+        said: the word, where it was found in another way.
+    """
+
+    name: str
+    where: str
+    gap: Estimate
+    here: float
+    tolerance: float = TOLERANCE
+    unit: str = "bits/dim"
+    square: bool = False
+    said: Word | None = None
+
+    @property
+    def word(self) -> Word:
+        """Consistent: |gap| + 2σ < tolerance; inconsistent: |gap| − 3σ > tolerance; else undecided."""
+        if self.said is not None:
+            return self.said
+        # A mean square below zero is noise: the check is about how large it is.
+        size = max(self.gap.value, 0.0) if self.square else abs(self.gap.value)
+        limit = self.tolerance**2 if self.square else self.tolerance
+        if size - 3.0 * self.here > limit:
+            return Word.inconsistent
+        if size + self.gap.quantile(2.0) * self.gap.stderr < limit:
+            return Word.consistent
+        return Word.undecided
+
+    @property
+    def size(self) -> float:
+        """The gap in `unit`: with its sign, or the root of a mean square (0 if that is negative)."""
+        return math.sqrt(max(self.gap.value, 0.0)) if self.square else self.gap.value
+
+    @property
+    def error(self) -> float:
+        """The standard error of `size`, to first order; where a square is lost in noise, what could hide."""
+        if not self.square:
+            return self.gap.stderr
+        return math.sqrt(max(self.gap.value, 0.0) + self.gap.stderr) - self.size
+
+    @property
+    def excess(self) -> float:
+        """How many tolerances the gap is."""
+        return abs(self.size) / self.tolerance
+
+    def __str__(self) -> str:
+        """`energy rise, 30 to 15 dB: +0.031 ± 0.002 bits/dim`."""
+        place = f", {self.where}" if self.where else ""
+        error = "" if math.isnan(self.error) else f" ± {self.error:.3f}"
+        shown = (
+            f"{self.size:.3f}{error} {self.unit} rms"
+            if self.square
+            else f"{self.size:+.3f}{error} {self.unit}"
+        )
+        return f"{self.name}{place}: {shown}"
+
+
+def overall(checks: Sequence[Check]) -> Word:
+    """One word for all: inconsistent if one check is, consistent if all are."""
+    words = {check.word for check in checks}
+    if Word.inconsistent in words:
+        return Word.inconsistent
+    return Word.consistent if words == {Word.consistent} else Word.undecided
+
+
+def verdict(checks: Sequence[Check], dimension: int, looked_at: str, listed: int = 3) -> str:
+    """One line in words: what the checks came to, and where; what was looked at, and what cannot be seen.
+
+    Args:
+        checks: everything that was compared.
+        dimension: d.
+        looked_at: what the checks are of, such as `512 images of 2 photographs and 64 chains`.
+        listed: how many checks are spelt out, the largest first.
+
+    Returns:
+        The line.
+    """
+    if not checks:
+        return "not checked"
+    word = overall(checks)
+    chosen = sorted((c for c in checks if c.word is word), key=lambda c: -c.excess)
+    words = [check.word for check in checks]
+    counts = ", ".join(f"{words.count(w)} {w.value}" for w in Word if w in words)
+    tolerance = f"{TOLERANCE} bits/dim ({TOLERANCE * dimension * math.log(2.0):.1f} nats an image)"
+    named = "; ".join(map(str, chosen[:listed])) + (
+        f"; and {len(chosen) - listed} more" if len(chosen) > listed else ""
+    )
+    said = {
+        Word.consistent: f"consistent within {tolerance}; largest gap: {chosen[0]}",
+        Word.inconsistent: f"INCONSISTENT: {named}",
+        Word.undecided: f"undecided: {named}",
+    }[word]
+    unseen = "" if any(c.name == "mass" for c in checks) else "; the mass was not measured"
+    return (
+        f"{said}. Of {len(checks)} checks {counts}, on {looked_at}{unseen}; mass that neither these images "
+        "nor the chains come near cannot be seen"
+    )

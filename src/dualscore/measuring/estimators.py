@@ -1,0 +1,181 @@
+"""The estimates of a likelihood: their table, and how each comes from rows to bits/dim of each image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from dualscore.likelihood import Estimate, bits, bits_per_dim, dequantized_bits_per_dim
+from dualscore.likelihood.bound import BoundTerms, diffusion_energy
+from dualscore.measuring.figures import Figure, plain
+from dualscore.measuring.measured import Extent, Measured
+from dualscore.measuring.quantities import (
+    clean_energies,
+    dequantized_energies,
+    ends,
+    noisy_energies,
+    ode_energies,
+    strata,
+)
+from dualscore.measuring.rows import joined
+from dualscore.measuring.subject import Stage
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """One estimate of the images' likelihood."""
+
+    position: Tensor
+    """Which images, as rows have them, shape (n,)."""
+    bits: Tensor
+    """Bits/dim of each, shape (n,); of an estimate of an energy, without log Z."""
+    evaluations: int
+    """Of the network, over all images; without those of log Z."""
+    also: Figure = field(default_factory=dict)
+    """What the report says beside."""
+
+    def figure(self, measured: Measured, shared: Estimate | None, normalizing: int) -> Figure:
+        """The report's entry.
+
+        Args:
+            measured: knows the images' photographs.
+            shared: log Z in bits/dim, with its error; None where the bits hold it already.
+            normalizing: network evaluations that log Z took.
+
+        Returns:
+            Mean, its standard error over photographs (that of log Z included), and what they cost.
+        """
+        found = measured.mean(self.bits, self.position)
+        total = found if shared is None else found + shared
+        low, high = Estimate(total.value, total.stderr, found.groups).interval()
+        known = measured.photographs(self.position) is not None
+        return {
+            **plain(total),
+            "interval": [low, high] if found.groups > 1 else None,
+            "images": len(self.bits),
+            "photographs": found.groups if known else None,
+            "evaluations": self.evaluations + normalizing,
+            **self.also,
+        }
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """An estimate of the likelihood, as experiments name it in `evaluate.estimators`."""
+
+    label: str
+    """In tables."""
+    kind: str
+    """What sort of figure it is, in table 2."""
+    stages: Callable[[Measured, Extent], list[Stage]]
+    """What it reads rows of, beside log Z's."""
+    estimate: Callable[[Measured], Estimated]
+    """Gives each image's bits/dim."""
+    energy: bool = False
+    """Whether it needs an energy; log Z, and its error, are then added to what is measured."""
+    discrete: bool = False
+    """Whether it is of 8-bit images only."""
+
+
+FEWEST_FOR_NORMALIZER = 64
+NORMALIZER_SHARE = 16
+"""Log Z is estimated on one image in this many: its noise is far below that of U(x, 0)."""
+
+
+def normalizer_count(images: int) -> int:
+    """Images that log Z is estimated on."""
+    return min(images, max(FEWEST_FOR_NORMALIZER, images // NORMALIZER_SHARE))
+
+
+def paper_stages(measured: Measured, extent: Extent) -> list[Stage]:
+    """U(x, 0) of the reported images, and beside it the same protocol on training images."""
+    train, t_max = extent.train_images, measured.subject.t_range[1]
+    return [
+        clean_energies(extent.reported, extent.images, "paper"),
+        noisy_energies([t_max], "train", normalizer_count(train), "train_normalizer"),
+        clean_energies("train", train, "train_paper"),
+    ]
+
+
+def paper(measured: Measured) -> Estimated:
+    """The paper's protocol."""
+    clean = measured.rows["paper"]
+    also = {"log_normalizer": plain(measured.log_z)}
+    return Estimated(
+        clean["position"], bits_per_dim(clean["energy"], measured.dimension), len(clean["energy"]), also
+    )
+
+
+def dequantized(measured: Measured) -> Estimated:
+    """Uniform dequantization: each image's figure is the mean over its draws of u."""
+    rows = measured.rows["dequantized"]
+    found = dequantized_bits_per_dim(rows["energy"].mean(dim=1), measured.dimension)
+    return Estimated(rows["position"], found, rows["energy"].numel(), {"draws": rows["energy"].shape[1]})
+
+
+def bound_stages(measured: Measured, extent: Extent) -> list[Stage]:
+    """The denoiser's errors between t0 and t1, and what the bound has at its ends."""
+    grid, (first, last) = measured.grid, measured.span
+    return [
+        strata(extent.reported, extent.subset, grid.number, (first, last), "bound_strata", as_trained=False),
+        ends(extent.reported, extent.subset, [grid.edge(first)], [grid.edge(last)], "ends"),
+    ]
+
+
+def bound(measured: Measured) -> Estimated:
+    """The variational bound, one unbiased estimate an image."""
+    m, rows = measured, measured.rows
+    inside, ending = rows["bound_strata"], rows["ends"]
+    a, b = joined(inside, ending)
+    space = inside["space"][a]
+    diffusion = diffusion_energy(space, m.dimension, m.grid.width)
+    terms = BoundTerms(ending["decoder"][b, 0], diffusion, ending["prior"][b, 0])
+    position = inside["position"][a]
+    used = m.span[1] - m.span[0]
+    pilots = rows["pilot"]["space"].numel() + rows["pilot_ends"]["decoder"].numel()
+    also = {
+        "t0": m.grid.edge(m.span[0]),
+        "t1": m.grid.edge(m.span[1]),
+        "strata": used,
+        "parts": {
+            name: plain(bits(m.mean(part, position), m.dimension)) for name, part in terms._asdict().items()
+        },
+    }
+    return Estimated(position, bits(terms.total, m.dimension), len(a) * (used + 1) + pilots, also)
+
+
+def ode(measured: Measured) -> Estimated:
+    """The probability-flow ODE of the dequantized images."""
+    rows = measured.rows["ode"]
+    return Estimated(rows["position"], measured.density_bits(rows["energy"]), int(rows["evaluations"].sum()))
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "paper": Estimator("paper's protocol", "estimate, one evaluation", paper_stages, paper, energy=True),
+    "dequantized": Estimator(
+        "dequantized",
+        "bound, if normalized",
+        lambda _, extent: [dequantized_energies(extent.reported, extent.images, extent.draws)],
+        dequantized,
+        energy=True,
+        discrete=True,
+    ),
+    "bound": Estimator("bound", "upper bound", bound_stages, bound, discrete=True),
+    "ode": Estimator(
+        "ODE",
+        "ODE",
+        lambda _, extent: [ode_energies(extent.reported, extent.ode_images, extent.ode_tolerance)],
+        ode,
+    ),
+}
+"""In the order of the report, where those of an energy come first; docs/extending.md adds one."""
+
+
+def label(name: str) -> str:
+    """What tables call an estimate; a report may hold one that is not known here."""
+    return ESTIMATORS[name].label if name in ESTIMATORS else name
+
+
+def kind(name: str) -> str:
+    """What sort of figure table 2 says an estimate is; a report may hold one that is not known here."""
+    return ESTIMATORS[name].kind if name in ESTIMATORS else "estimate"

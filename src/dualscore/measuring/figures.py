@@ -1,0 +1,171 @@
+"""From rows to figures: pure functions, the same in validation and evaluation, on any number of devices."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualscore.likelihood import Estimate, bits, decibels_per_dim, mean
+from dualscore.measuring.rows import Rows, joined
+from dualscore.noise import psnr
+
+Figure = dict[str, Any]
+"""A figure of evaluation.json: value, stderr, images, evaluations, and what belongs to it."""
+
+
+def plain(estimate: Estimate) -> Figure:
+    """An estimate as plain values: no error is null, and photographs are counted where they are known."""
+    stderr = None if math.isnan(estimate.stderr) else estimate.stderr
+    return {"value": estimate.value, "stderr": stderr}
+
+
+def estimate_of(figure: Figure) -> Estimate:
+    """The estimate that `plain` wrote."""
+    stderr = figure["stderr"]
+    return Estimate(figure["value"], math.nan if stderr is None else stderr, figure.get("photographs") or 0)
+
+
+@dataclass(frozen=True)
+class LevelSummary:
+    """Losses at one noise level; the time loss is None for a denoiser."""
+
+    noise_variance: float
+    psnr_in: float
+    psnr_out: float
+    space_loss: float
+    time_loss: float | None
+    effective_dimension: float
+    images: int
+
+
+def level_summary(t: float, space: Tensor, time: Tensor | None, dimension: int) -> LevelSummary:
+    """What losses at one noise level say: denoised PSNR and effective dimension d · space loss.
+
+    Args:
+        t: noise variance in pixel².
+        space: space losses, shape (n,).
+        time: time losses, shape (n,); None for a denoiser.
+        dimension: d.
+
+    Returns:
+        Their means, in words that tables use.
+    """
+    loss = mean(space).value
+    return LevelSummary(
+        noise_variance=t,
+        psnr_in=psnr(t),
+        # x̂ − x has mean square t · space loss.
+        psnr_out=psnr(t * loss) if loss > 0 else math.nan,
+        space_loss=loss,
+        time_loss=None if time is None else mean(time).value,
+        effective_dimension=dimension * loss,
+        images=len(space),
+    )
+
+
+def level_figures(rows: Rows, variances: list[float], dimension: int) -> list[LevelSummary]:
+    """Losses, denoising and effective dimension at each noise level, of rows with columns (n, L)."""
+    times = rows["time"].unbind(1) if "time" in rows else [None] * len(variances)
+    return [
+        level_summary(t, space, time, dimension)
+        for t, space, time in zip(variances, rows["space"].unbind(1), times, strict=True)
+    ]
+
+
+def shared_level_figures(rows: Rows, variances: list[float], dimension: int) -> list[LevelSummary]:
+    """The same of rows in which each image has one level; levels of fewer than two images are left out."""
+    found = []
+    for place, t in enumerate(variances):
+        mine = rows["level"] == place
+        if int(mine.sum()) > 1:
+            time = rows["time"][mine] if "time" in rows else None
+            found.append(level_summary(t, rows["space"][mine], time, dimension))
+    return found
+
+
+def shared_bound(rows: Rows, width: float, dimension: int, groups: Tensor | None) -> Estimate:
+    """The bound in bits/dim over images that share strata of ln t.
+
+    Args:
+        rows: `stratum` and `stratum_space` (n,), `decoder` and `prior` (n, 1).
+        width: of a stratum, in nats of ln t.
+        dimension: d.
+        groups: which photograph each image is of, shape (n,); None if not known.
+
+    Returns:
+        The bound; strata are taken for independent, as images of a stratum are all over the photographs.
+    """
+    total = mean(rows["decoder"][:, 0] + rows["prior"][:, 0], groups)
+    for stratum in torch.unique(rows["stratum"]):
+        mine = rows["stratum"] == stratum
+        found = mean(rows["stratum_space"][mine], None if groups is None else groups[mine])
+        total = total + found * (0.5 * dimension * width)
+    return bits(total, dimension)
+
+
+def component_weights(truth: Rows, clean: Rows, weights: Tensor) -> Figure | None:
+    """The weights that the energy gives a mixture's components, beside the true ones.
+
+    Where each component has its right shape, U − U_true is constant in it, −ln(model's weight/true weight).
+
+    Args:
+        truth: true energies, and which component each image is of.
+        clean: the model's energies of the same images.
+        weights: the true weights, shape (K,).
+
+    Returns:
+        Both, and how many images of each component there were; None where a component had none.
+    """
+    a, b = joined(truth, clean)
+    error, component = clean["energy"][b] - truth["energy"][a], truth["component"][a]
+    counts = torch.bincount(component.long(), minlength=len(weights))
+    if not bool(counts.all()):
+        return None
+    sums = torch.zeros(len(weights), dtype=torch.float64).index_add_(0, component.long(), error)
+    log_weights = weights.double().log() - sums / counts
+    model = torch.softmax(log_weights, dim=0)
+    return {"truth": weights.tolist(), "model": model.tolist(), "images": counts.tolist()}
+
+
+def truth_figures(per_image: Tensor, levels: Rows, log_z: Estimate | None, dimension: int) -> Figure:
+    """The known density's own figure, and how far the energy is from its own at the noise levels."""
+    figure: Figure = {**plain(mean(per_image)), "images": len(per_image)}
+    if log_z is not None and "energy" in levels and "truth" in levels:
+        error = levels["energy"] + log_z.value - levels["truth"]
+        figure["largest_energy_error_db_per_dim"] = decibels_per_dim(float(error.abs().max()), dimension)
+        figure["energy_error_db_per_dim"] = [
+            decibels_per_dim(float(value), dimension) for value in error.abs().amax(dim=0)
+        ]
+    return figure
+
+
+class PerImage:
+    """Each image's bits/dim by every estimator, for differences over the images that two of them share.
+
+    Args:
+        photographs: positions (n,) → which photograph each image is of, (n,); None if not known.
+    """
+
+    TRUTH = "truth"
+
+    def __init__(self, photographs: Callable[[Tensor], Tensor | None]) -> None:
+        self._photographs = photographs
+        self._tables: dict[str, Rows] = {}
+        self._shared: dict[str, Estimate] = {}
+
+    def add(self, name: str, position: Tensor, bits_per_dim: Tensor, shared: Estimate | None = None) -> None:
+        """Add an estimator: bits/dim of each image, without what is added to all (log Z) and its error."""
+        self._tables[name] = {"position": position, "figure": bits_per_dim.double()}
+        self._shared[name] = shared or Estimate(0.0, 0.0)
+
+    def difference(self, one: str, other: str) -> Estimate:
+        """Mean difference over the images that both have measured; log Z cancels where both use it."""
+        a, b = joined(self._tables[one], self._tables[other])
+        values = self._tables[one]["figure"][a] - self._tables[other]["figure"][b]
+        found = mean(values, self._photographs(self._tables[one]["position"][a]))
+        if self._shared[one] is self._shared[other]:
+            return found
+        return found + (self._shared[one] - self._shared[other])

@@ -1,0 +1,21 @@
+"""Rows of figures, one an image, as quantities draw them and figures read them."""
+
+import torch
+from torch import Tensor
+
+Rows = dict[str, Tensor]
+"""Named figures of n images in float64, each of shape (n,) or (n, m); `position` (int64) says of which."""
+
+
+def joined(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
+    """Indices into two tables of the images that both hold.
+
+    Args:
+        one: a table, whose positions differ from one another, rising.
+        other: another.
+
+    Returns:
+        Index tensors of equal length, in the order of positions.
+    """
+    a, b = one["position"], other["position"]
+    return torch.isin(a, b).nonzero()[:, 0], torch.isin(b, a).nonzero()[:, 0]

@@ -1,0 +1,115 @@
+"""What is measured, of which images, with which random numbers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualscore.densities import GaussianMixture
+from dualscore.energy import EnergyModel, ScoreModel
+from dualscore.gaussian import StationaryGaussian
+from dualscore.images import dequantize
+from dualscore.measuring.rows import Rows
+from dualscore.noise import fixed_noise, fixed_signs, fixed_uniform
+
+# Which of an image's independent draws a quantity uses; strata take one each, from STRATA on.
+NORMALIZER, LEVELS, DECODER, HEAT, ODE, STRATA = 0, 1, 2, 3, 4, 10
+AGAIN, CERTIFICATE, CALIBRATION = 1_000, 2_000, 3_000
+"""Second, independent draws of the strata; those of the certificate; those of noisy images' own levels."""
+_OTHERS = {"train": 10_000, "val": 20_000}
+"""Images that choose (t0 and t1) have other noise than those that are reported, whatever their positions."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured."""
+
+    model: ScoreModel
+    """On the device, in the precision it is measured in."""
+    prior: StationaryGaussian
+    """Gaussian of the training images, on the same device."""
+    density: GaussianMixture | None
+    """The truth, where it is known, on the same device."""
+    quantized: bool
+    """Whether images are 8-bit."""
+    dequantize: bool
+    """Whether the model was trained on dequantized images."""
+    t_range: tuple[float, float]
+    """Smallest and largest noise variance in training, in pixel²."""
+    seed: int
+
+    @property
+    def energy(self) -> EnergyModel:
+        """The model, which must be an energy."""
+        assert isinstance(self.model, EnergyModel)
+        return self.model
+
+    @property
+    def is_energy(self) -> bool:
+        """Whether the model has an energy; a denoiser has none."""
+        return isinstance(self.model, EnergyModel)
+
+    def inside(self, noise_variance: float) -> bool:
+        """Whether the model was trained at a noise variance."""
+        return 0.999 * self.t_range[0] <= noise_variance <= 1.001 * self.t_range[1]
+
+
+@dataclass(frozen=True)
+class Images:
+    """A batch of clean pixels, and which images they are."""
+
+    clean: Tensor
+    """Pixels in [0, 1], shape (B, C, H, W), on the device."""
+    position: list[int]
+    split: str = ""
+    """Of images that choose, `train` or `val`; anything else for those that are reported."""
+    ordinal: Tensor | None = None
+    """Places among the images that are measured, int64, shape (B,), where images share levels and strata."""
+
+    def _draw(self, draw: int) -> int:
+        return draw + _OTHERS.get(self.split, 0)
+
+    def noise(self, subject: Subject, draw: int) -> Tensor:
+        """Standard normal noise that belongs to these images, shape (B, C, H, W)."""
+        shape = self.clean.shape[1:]
+        return fixed_noise(self.position, shape, subject.seed, self._draw(draw)).to(self.clean)
+
+    def uniform(self, subject: Subject, shape: Sequence[int], draw: int) -> Tensor:
+        """Uniform numbers that belong to these images, shape (B, *shape)."""
+        return fixed_uniform(self.position, shape, subject.seed, self._draw(draw)).to(self.clean)
+
+    def probe(self, subject: Subject, draw: int) -> Tensor:
+        """Hutchinson's probes that belong to these images, shape (B, C, H, W)."""
+        signs = fixed_signs(self.position, self.clean.shape[1:], subject.seed, draw)
+        return subject.prior.synthesize(signs.to(self.clean))
+
+    def with_density(self, subject: Subject, draw: int = 0) -> Tensor:
+        """The images spread over their quantisation step, if they have one, shape (B, C, H, W)."""
+        if not subject.quantized:
+            return self.clean
+        return dequantize(self.clean, self.uniform(subject, self.clean.shape[1:], draw))
+
+    def as_trained(self, subject: Subject) -> Tensor:
+        """The images as the model saw them in training: dequantized or not, shape (B, C, H, W)."""
+        return self.with_density(subject) if subject.dequantize else self.clean
+
+    def constant(self, t: float) -> Tensor:
+        """A noise variance for each image, shape (B,)."""
+        return torch.full_like(self.clean[:, 0, 0, 0], t)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One quantity, measured of evenly spaced images of a split."""
+
+    name: str
+    split: str
+    count: int
+    """Images."""
+    measure: Callable[[Subject, Images], Rows]
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What decides the figures, beside the model, the data and the seed; plain values."""
+    batch_divisor: int = 1
+    """How many times smaller batches are than elsewhere, where an image takes more memory."""
