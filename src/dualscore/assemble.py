@@ -197,7 +197,7 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
         anchor=anchors[options.anchor],
         whiteners=whiteners,
         offset=SlopeOffset(config.noise.t_min, config.noise.t_max) if options.offset else None,
-        fading=Fading(statistics.pixel_variance) if options.fading else None,
+        fading=Fading(stationary.eigenvalues.max()) if options.fading else None,
         phase=LevelPhase() if options.phase else None,
     )
 

@@ -119,10 +119,12 @@ class SlopeOffset(nn.Module):
 
 
 class Fading(nn.Module):
-    """a(t) = σ²/(σ² + t): makes the residual vanish where the anchor is exact.
+    """a(t) = λ/(λ + t): makes the residual vanish where the anchor is exact.
 
     Args:
-        variance: the images' pixel variance σ² in pixel², a scalar.
+        variance: λ in pixel², a scalar: the largest eigenvalue of the images' covariance Σ. Structure of that
+            size remains until t is far above it; the pixel variance, which checkpoints from before have here,
+            is many times smaller, and silences the residual where it is still needed.
     """
 
     variance: Tensor
