@@ -115,11 +115,10 @@ def stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[
         made += estimator.stages(measured, extent)
     made.append(noise_levels(measured.levels, reported, extent.subset))
     if checked(measured, options):
-        inside = [t for t in measured.levels if subject.inside(t)]
-        top, few = (inside or [subject.t_range[1]])[-1], min(CHECKED_IMAGES, extent.subset)
-        made.append(rises(reported, extent.subset, measured.grid.number, top))
-        if inside:
-            made += [heat(reported, few, inside), calibration(reported, few, inside)]
+        known, few = measured.known, min(CHECKED_IMAGES, extent.subset)
+        made.append(rises(reported, extent.subset, measured.anchors))
+        if known:
+            made += [heat(reported, few, known), calibration(reported, few, known)]
     return made
 
 

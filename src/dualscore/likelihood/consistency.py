@@ -12,6 +12,7 @@ A mean over images is zero too where errors cancel between them. Of an error e w
 e + n₂ whose noises are independent, the product's mean is E e²: without bias, and nothing cancels.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -19,10 +20,14 @@ import torch
 from torch import Tensor
 
 from dualscore.energy import Gradients
+from dualscore.gaussian import StationaryGaussian
+
+FEWEST_FITTED = 32
+"""Images that control variates are fitted on, at least; with fewer there are none."""
 
 
 def energy_rises(
-    energy: Tensor, levels: Sequence[float], variances: Tensor, space: Tensor, width: float, dimension: int
+    energy: Tensor, levels: Sequence[float], variances: Tensor, space: Tensor, width: Tensor, dimension: int
 ) -> Tensor:
     """The energy's rise between neighbouring noise levels, less the I-MMSE integral of the same images.
 
@@ -31,7 +36,7 @@ def energy_rises(
         levels: rising noise variances t_1 < … < t_L, in pixel².
         variances: where the denoiser was measured, one t a stratum of ln t, in pixel², shape (n, S).
         space: the space losses d_eff/d there, shape (n, S).
-        width: of a stratum, in nats of ln t; the strata cover the levels.
+        width: of each stratum, in nats of ln t, shape (S,); the strata cover the levels.
         dimension: d.
 
     Returns:
@@ -52,7 +57,7 @@ def rise_from_nothing(
     level: float,
     variances: Tensor,
     space: Tensor,
-    width: float,
+    width: Tensor,
     dimension: int,
     t_min: float,
     jumps: bool,
@@ -69,7 +74,7 @@ def rise_from_nothing(
         level: that noise variance, in pixel².
         variances: as in `energy_rises`, shape (n, S).
         space: as there, shape (n, S).
-        width: as there.
+        width: as there, shape (S,).
         dimension: d.
         t_min: where the first stratum begins, in pixel².
         jumps: whether the images' density has jumps.
@@ -84,21 +89,101 @@ def rise_from_nothing(
     return energy.double() - clean_energy.double() - expected
 
 
-def steadied(space: Tensor, square: Tensor, slope: Tensor) -> Tensor:
-    """Space losses with most of the noise's own fluctuation taken out, of the same mean.
-
-    Where little is denoised the loss is nearly ‖z‖²/d, whose mean is 1: it serves as a control variate.
+def aligned_strata(levels: Sequence[float], widest: float) -> list[float]:
+    """Edges of strata of ln t of which every level is one.
 
     Args:
-        space: ‖x − x̂‖²/(t d), shape (n, S).
-        square: ‖z‖²/d of the same noise, shape (n, S).
-        slope: how much of the one is in the other, independent of these draws, such as other draws' mean
-            loss, shape (S,).
+        levels: rising noise variances in pixel², two or more.
+        widest: width of a stratum in nats of ln t, at most.
 
     Returns:
-        Losses, shape (n, S).
+        Rising variances from the first level to the last.
     """
-    return space.double() - slope.double() * (square.double() - 1.0)
+    edges = [levels[0]]
+    for low, high in pairwise(levels):
+        parts = math.ceil(math.log(high / low) / widest - 1e-9)
+        edges += [low * (high / low) ** (k / parts) for k in range(1, parts)] + [high]
+    return edges
+
+
+def linear_deviation(
+    prior: StationaryGaussian, clean: Tensor, noise: Tensor, noise_variance: Tensor, low: float, high: float
+) -> Tensor:
+    """The best linear denoiser's space loss less its mean over noise and a stratum, known for every image.
+
+    x − x̂ = (1 − a)(x − μ) − a √t z in the eigenbasis of Σ, a = λ/(λ + t). With c = x − μ there, the loss has
+    the mean Σ [t c² + λ²]/(λ + t)² / d over z, whose integral over ln t is
+    Σ [ln(t/(λ + t)) + (λ − c²)/(λ + t)] / d.
+
+    Args:
+        prior: N(μ, Σ).
+        clean: x, shape (B, C, H, W).
+        noise: z, of the same shape.
+        noise_variance: t in pixel², uniform in ln t from `low` to `high`, shape (B,).
+        low: lower edge of the stratum, in pixel².
+        high: its upper edge.
+
+    Returns:
+        Dimensionless, of mean 0 over z and t, shape (B,).
+    """
+    t, spectrum = noise_variance.double()[:, None, None, None], prior.eigenvalues.double()
+    centred = prior.analyze(clean - prior.mean[:, None, None]).double()
+    kept = spectrum / (spectrum + t)
+    error = (1.0 - kept) * centred / t.sqrt() - kept * prior.analyze(noise).double()
+
+    def integral(edge: float) -> Tensor:
+        total = spectrum + edge
+        return (edge / total).log() + (spectrum - centred.square()) / total
+
+    known = (integral(high) - integral(low)) / math.log(high / low)
+    return (error.square() - known).mean(dim=(1, 2, 3))
+
+
+def energy_deviation(
+    prior: StationaryGaussian, clean: Tensor, noise: Tensor, noise_variance: Tensor
+) -> Tensor:
+    """The Gaussian's energy of a noisy image less its mean over the noise, which is known for every image.
+
+    Args:
+        prior: N(μ, Σ).
+        clean: x, shape (B, C, H, W).
+        noise: z, of the same shape.
+        noise_variance: t in pixel², shape (B,).
+
+    Returns:
+        Nats, of mean 0 over z, shape (B,).
+    """
+    t = noise_variance[:, None, None, None]
+    coefficients, white = prior.analyze(clean - prior.mean[:, None, None]), prior.analyze(noise)
+    change = t * (white.square() - 1.0) + 2.0 * t.sqrt() * coefficients * white
+    return 0.5 * (change / (prior.eigenvalues + t)).double().sum(dim=(1, 2, 3))
+
+
+def steadied(values: Tensor, *controls: Tensor) -> Tensor:
+    """Values with the noise taken out that they share with control variates; their mean stays what it is.
+
+    How much of a control is in the values is fitted on every other image and used on the rest, so that what
+    is subtracted has mean zero exactly.
+
+    Args:
+        values: one an image and column, shape (n, S).
+        controls: of mean zero for every image, each of shape (n, S).
+
+    Returns:
+        Values of the same means, shape (n, S).
+    """
+    values = values.double()
+    if len(values) < 2 * FEWEST_FITTED:
+        return values
+    stacked = torch.stack([control.double() for control in controls], dim=2).transpose(0, 1)  # (S, n, K)
+    found = values.clone()
+    for mine, others in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        centred = stacked[:, others] - stacked[:, others].mean(dim=1, keepdim=True)
+        target = (values[others] - values[others].mean(dim=0)).mT[:, :, None]
+        # The pseudoinverse: two controls may be one and the same, where noise hides every structure.
+        slopes = torch.linalg.pinv(centred, rtol=1e-9) @ target
+        found[mine] -= (stacked[:, mine] @ slopes)[:, :, 0].mT
+    return found
 
 
 def heat_residual(gradients: Gradients, laplacian: Tensor, noise_variance: Tensor) -> Tensor:

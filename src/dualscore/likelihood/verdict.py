@@ -37,6 +37,8 @@ class Check:
         tolerance: in `unit`.
         unit: `bits/dim`, `nats` or `rank`.
         square: whether the gap is a mean square.
+        decisive: whether the check must be consistent for the energy to be called so; others, of which few
+            images say little, only testify against it.
         said: the word, where it was found in another way.
     """
 
@@ -47,6 +49,7 @@ class Check:
     tolerance: float = TOLERANCE
     unit: str = "bits/dim"
     square: bool = False
+    decisive: bool = True
     said: Word | None = None
 
     @property
@@ -93,11 +96,11 @@ class Check:
 
 
 def overall(checks: Sequence[Check]) -> Word:
-    """One word for all: inconsistent if one check is, consistent if all are."""
-    words = {check.word for check in checks}
-    if Word.inconsistent in words:
+    """One word for all: inconsistent if one check is, consistent if all that are decisive are."""
+    if any(check.word is Word.inconsistent for check in checks):
         return Word.inconsistent
-    return Word.consistent if words == {Word.consistent} else Word.undecided
+    decisive = {check.word for check in checks if check.decisive}
+    return Word.consistent if decisive == {Word.consistent} else Word.undecided
 
 
 def verdict(checks: Sequence[Check], dimension: int, looked_at: str, listed: int = 3) -> str:
@@ -115,7 +118,12 @@ def verdict(checks: Sequence[Check], dimension: int, looked_at: str, listed: int
     if not checks:
         return "not checked"
     word = overall(checks)
-    chosen = sorted((c for c in checks if c.word is word), key=lambda c: -c.excess)
+    chosen = sorted(
+        (c for c in checks if c.word is word and (c.decisive or word is not Word.undecided)),
+        key=lambda c: -c.excess,
+    )
+    if not chosen:  # nothing that decides was looked at
+        chosen = sorted(checks, key=lambda c: -c.excess)
     words = [check.word for check in checks]
     counts = ", ".join(f"{words.count(w)} {w.value}" for w in Word if w in words)
     tolerance = f"{TOLERANCE} bits/dim ({TOLERANCE * dimension * math.log(2.0):.1f} nats an image)"

@@ -1,6 +1,7 @@
 """From rows to checks: what must hold for an energy to be one density's −log at every noise level."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -8,15 +9,16 @@ from torch import Tensor
 from dualscore.likelihood import Estimate, bits, mean
 from dualscore.likelihood.calibration import MEAN_TOLERANCE, SPREAD_TOLERANCE
 from dualscore.likelihood.consistency import (
+    aligned_strata,
     energy_rises,
     rise_from_nothing,
     space_moments,
     steadied,
     time_moments,
 )
-from dualscore.likelihood.verdict import Check
+from dualscore.likelihood.verdict import TOLERANCE, Check
 from dualscore.measuring.figures import Figure, plain
-from dualscore.measuring.identities import width_around
+from dualscore.measuring.identities import WIDEST_STRATUM, width_around
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.rows import joined
 from dualscore.noise import in_decibels
@@ -47,10 +49,20 @@ def all_checks(measured: Measured) -> list[Check]:
 
 
 def _of(
-    measured: Measured, name: str, where: str, values: Tensor, position: Tensor, **more: float | str | bool
+    measured: Measured,
+    name: str,
+    where: str,
+    values: Tensor,
+    position: Tensor,
+    *,
+    square: bool = False,
+    decisive: bool = True,
+    tolerance: float = TOLERANCE,
+    unit: str = "bits/dim",
 ) -> Check:
     """A check that the mean of some values (n,) is zero."""
-    return Check(name, where, measured.mean(values, position), mean(values).stderr, **more)  # type: ignore[arg-type]
+    gap, here = measured.mean(values, position), mean(values).stderr
+    return Check(name, where, gap, here, tolerance, unit, square=square, decisive=decisive)
 
 
 def image_gaps(measured: Measured) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,34 +72,30 @@ def image_gaps(measured: Measured) -> tuple[Tensor, Tensor, Tensor]:
         measured: with the rows of `identities.rises`.
 
     Returns:
-        The two gaps and the images' positions, each of shape (n,). What is above `top` is left out.
+        The two gaps and the images' positions, each of shape (n,).
     """
     rows, m = measured.rows["rises"], measured
-    top = top_level(m)
     found = []
-    for mine, other in ((1, 2), (2, 1)):
-        # The other draws' mean loss, so that the control variate's coefficient knows nothing of these.
-        slope = rows[f"space_{other}"].mean(dim=0)
-        space = steadied(rows[f"space_{mine}"], rows[f"square_{mine}"], slope)
-        share = 1.0 - float(slope[-1].clamp(0.0, 1.0))
-        energy = rows[f"top_{mine}"] - 0.5 * share * m.dimension * (rows[f"top_square_{mine}"] - 1.0)
+    for draw in (1, 2):
+        space = steadied(rows[f"space_{draw}"], rows[f"square_{draw}"], rows[f"linear_{draw}"])
+        energy = steadied(rows[f"top_{draw}"][:, None], rows[f"top_linear_{draw}"][:, None])[:, 0]
         gap = rise_from_nothing(
-            rows["clean"], energy, top, rows[f"variance_{mine}"], space, m.grid.width, m.dimension,
-            m.grid.t_min, m.subject.dequantize,
+            rows["clean"], energy, m.anchors[-1], rows[f"variance_{draw}"], space, _widths(m), m.dimension,
+            m.anchors[0], m.subject.dequantize,
         )  # fmt: skip
         found.append(bits(gap, m.dimension))
     return found[0], found[1], rows["position"]
 
 
-def top_level(measured: Measured) -> float:
-    """The largest reported noise variance within those of training; else the largest of training."""
-    inside = [t for t in measured.levels if measured.subject.inside(t)]
-    return inside[-1] if inside else measured.subject.t_range[1]
+def _widths(measured: Measured) -> Tensor:
+    """Of the strata of `identities.rises`, in nats of ln t, shape (S,)."""
+    edges = aligned_strata(measured.anchors, WIDEST_STRATUM)
+    return torch.tensor(edges, dtype=torch.float64).log().diff()
 
 
 def _image_by_image(measured: Measured) -> list[Check]:
     one, two, position = image_gaps(measured)
-    where = f"no noise to {in_decibels(top_level(measured))} dB"
+    where = f"no noise to {in_decibels(measured.anchors[-1])} dB"
     return [
         _of(measured, IMAGE, where, one * two, position, square=True),
         _of(measured, RISE, where, 0.5 * (one + two), position),
@@ -129,24 +137,26 @@ def image_figures(measured: Measured) -> Figure:
 def _rises(measured: Measured) -> list[Check]:
     m, rises = measured, measured.rows["rises"]
     levels = m.rows["noise_levels"]
-    known = [j for j, t in enumerate(m.levels) if m.subject.inside(t)]
+    known = [j for j, t in enumerate(m.levels) if t in m.anchors]
     if not known:
         return []
     a, b = joined(levels, rises)
-    energy = levels["energy"][a][:, known]
-    there = [m.levels[j] for j in known]
-    space, position = (rises["variance_1"][b], rises["space_1"][b]), levels["position"][a]
-    gaps = energy_rises(energy, there, *space, m.grid.width, m.dimension)
-    found = [
-        _of(m, RISE, f"{in_decibels(low)} to {in_decibels(high)} dB", bits(gap, m.dimension), position)
-        for low, high, gap in zip(there, there[1:], gaps.unbind(1), strict=False)
+    energy = steadied(levels["energy"][a][:, known], levels["linear"][a][:, known])
+    there, position = [m.levels[j] for j in known], levels["position"][a]
+    draws = []
+    for draw in (1, 2):
+        space = steadied(rises[f"space_{draw}"], rises[f"square_{draw}"], rises[f"linear_{draw}"])[b]
+        measured_at = (rises[f"variance_{draw}"][b], space, _widths(m), m.dimension)
+        first = rise_from_nothing(
+            rises["clean"][b], energy[:, 0], there[0], *measured_at, m.anchors[0], m.subject.dequantize
+        )
+        draws.append(torch.cat([first[:, None], energy_rises(energy, there, *measured_at)], dim=1))
+    gaps = bits(0.5 * (draws[0] + draws[1]), m.dimension)
+    names = ["no noise", *map(in_decibels, there)]
+    return [
+        _of(m, RISE, f"{low} to {high} dB", gap, position, decisive=False)
+        for (low, high), gap in zip(pairwise(names), gaps.unbind(1), strict=True)
     ]
-    first = rise_from_nothing(
-        rises["clean"][b], energy[:, 0], there[0], *space, m.grid.width, m.dimension, m.grid.t_min,
-        m.subject.dequantize,
-    )  # fmt: skip
-    where = f"no noise to {in_decibels(there[0])} dB"
-    return [_of(m, RISE, where, bits(first, m.dimension), position), *found]
 
 
 def _moments(measured: Measured) -> list[Check]:
@@ -161,33 +171,37 @@ def _moments(measured: Measured) -> list[Check]:
         score = 0.5 * width * space_moments(rows["space"][:, j], square, rows["gradient_square"][:, j])
         time = width**2 * time_moments(rows["slope"][:, j], square)
         found += [
-            _of(m, SPACE, where, score, position),
-            _of(m, TIME, where, time, position, square=True),
+            _of(m, SPACE, where, score, position, decisive=False),
+            _of(m, TIME, where, time, position, square=True, decisive=False),
         ]
     return found
 
 
 def _heat(measured: Measured) -> list[Check]:
     m, rows, found = measured, measured.rows["heat"], []
-    levels = [t for t in m.levels if m.subject.inside(t)]
+    levels = m.known
     for j, t in enumerate(levels):
         cost = 0.5 * width_around(levels, j) / math.log(2.0)
         product = cost**2 * rows["heat_1"][:, j] * rows["heat_2"][:, j]
-        found.append(_of(m, HEAT, f"{in_decibels(t)} dB", product, rows["position"], square=True))
+        where = f"{in_decibels(t)} dB"
+        found.append(_of(m, HEAT, where, product, rows["position"], square=True, decisive=False))
     return found
 
 
 def _calibration(measured: Measured) -> list[Check]:
     m, rows, found = measured, measured.rows["calibration"], []
-    levels = [t for t in m.levels if m.subject.inside(t)]
+    levels = m.known
     for t, ranks in zip(levels, rows["rank"].unbind(1), strict=True):
         where, position = f"{in_decibels(t)} dB", rows["position"]
         off, spread = ranks - 0.5, (ranks - 0.5).square() - 1.0 / 12.0
-        more = {"unit": "rank"}
-        found += [
-            _of(m, f"{CALIBRATION}, mean", where, off, position, tolerance=MEAN_TOLERANCE, **more),
-            _of(m, f"{CALIBRATION}, spread", where, spread, position, tolerance=SPREAD_TOLERANCE, **more),
-        ]
+        for statistic, values, tolerance in (
+            ("mean", off, MEAN_TOLERANCE),
+            ("spread", spread, SPREAD_TOLERANCE),
+        ):
+            name = f"{CALIBRATION}, {statistic}"
+            found.append(
+                _of(m, name, where, values, position, decisive=False, tolerance=tolerance, unit="rank")
+            )
     return found
 
 
@@ -203,7 +217,8 @@ def _ode(measured: Measured) -> list[Check]:
     difference, position = bits(rows["energy"][a] - energy, m.dimension), rows["position"][a]
     shared = Estimate(-m.shared.value, m.shared.stderr, m.shared.groups)
     gap = m.mean(difference, position) + shared
-    return [Check(ODE, "", gap, math.hypot(mean(difference).stderr, shared.stderr))]
+    here = math.hypot(mean(difference).stderr, shared.stderr)
+    return [Check(ODE, "", gap, here, decisive=False)]
 
 
 def looked_at(measured: Measured, chains: int) -> str:

@@ -5,9 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from dualscore.likelihood.bound import stratified_variances
 from dualscore.likelihood.calibration import rank, window
-from dualscore.likelihood.consistency import heat_residual
+from dualscore.likelihood.consistency import aligned_strata, energy_deviation, heat_residual, linear_deviation
 from dualscore.likelihood.ode import laplacian
 from dualscore.measuring.rows import Rows
 from dualscore.measuring.subject import (
@@ -23,42 +22,50 @@ from dualscore.measuring.subject import (
 from dualscore.noise import corrupt
 from dualscore.objective import space_loss
 
+WIDEST_STRATUM = 1.0
+"""Nats of ln t, at most, of a stratum in which the denoiser is measured once a draw."""
 
-def rises(split: str, count: int, number: int, top: float) -> Stage:
-    """Both sides of I-MMSE for each image, from no noise up to `top`, with two independent draws of noise.
 
-    U(x, 0) of the image as the model was trained on it; for the draws 1 and 2 U(y, top) and the denoiser's
-    error at one noise variance in each of `number` strata of ln t.
+def rises(split: str, count: int, levels: list[float]) -> Stage:
+    """Both sides of I-MMSE for each image, from no noise up to the last level, with two draws of noise.
+
+    U(x, 0) of the image as the model was trained on it; for the draws 1 and 2 U(y, t) at the last level and
+    the denoiser's error at one noise variance in each stratum of ln t between the levels.
     """
+    edges = aligned_strata(levels, WIDEST_STRATUM)
 
     def measure(subject: Subject, images: Images) -> Rows:
         clean = images.as_trained(subject)
         with torch.no_grad():
             rows: Rows = {"clean": subject.energy(clean, images.constant(0.0))}
             for draw, offset in ((1, 0), (2, AGAIN)):
-                found = _rise(subject, images, clean, number, top, offset)
+                found = _rise(subject, images, clean, edges, offset)
                 rows |= {f"{name}_{draw}": values for name, values in found.items()}
         return rows
 
-    return Stage("rises", split, count, measure, {"number": number, "top": top})
+    return Stage("rises", split, count, measure, {"edges": edges})
 
 
-def _rise(subject: Subject, images: Images, clean: Tensor, number: int, top: float, offset: int) -> Rows:
-    uniform = images.uniform(subject, (number,), STRATA + offset)
-    variances = stratified_variances(uniform.double(), *subject.t_range)
-    space, square = [], []
+def _rise(subject: Subject, images: Images, clean: Tensor, edges: list[float], offset: int) -> Rows:
+    uniform = images.uniform(subject, (len(edges) - 1,), STRATA + offset).double()
+    logs = torch.tensor(edges, dtype=torch.float64, device=uniform.device).log()
+    variances = (logs[:-1] + uniform * logs.diff()).exp()
+    space, square, linear = [], [], []
     for stratum, t in enumerate(variances.to(clean).unbind(1)):
         noise = images.noise(subject, STRATA + stratum + offset)
         gradient = subject.model.gradients(corrupt(clean, noise, t), t, time=False).image
         space.append(space_loss(gradient, noise, t))
-        square.append(noise.double().square().mean(dim=(1, 2, 3)))
-    noise, t = images.noise(subject, LEVELS + offset), images.constant(top)
+        square.append(noise.double().square().mean(dim=(1, 2, 3)) - 1.0)
+        linear.append(linear_deviation(subject.prior, clean, noise, t, edges[stratum], edges[stratum + 1]))
+    noise, t = images.noise(subject, LEVELS + offset), images.constant(edges[-1])
     return {
         "variance": variances,
         "space": torch.stack(space, dim=1),
+        # What their noise and their places alone do, of mean zero for every image.
         "square": torch.stack(square, dim=1),
+        "linear": torch.stack(linear, dim=1),
         "top": subject.energy(corrupt(clean, noise, t), t),
-        "top_square": noise.double().square().mean(dim=(1, 2, 3)),
+        "top_linear": energy_deviation(subject.prior, clean, noise, t),
     }
 
 

@@ -63,6 +63,18 @@ class Measured:
     span: tuple[int, int] = (0, 0)
     rows: dict[str, Rows] = field(default_factory=dict)
 
+    @property
+    def known(self) -> list[float]:
+        """The reported noise levels at which the model was trained, rising."""
+        return [t for t in self.levels if self.subject.inside(t)]
+
+    @property
+    def anchors(self) -> list[float]:
+        """Noise variances between which the energy's rise is looked at: t_min, `known` or t_max."""
+        t_min, t_max = self.subject.t_range
+        above = [t for t in self.known if t > 1.01 * t_min]
+        return [t_min, *(above or [t_max])]
+
     @cached_property
     def log_z(self) -> Estimate:
         """Log Z by the paper's protocol on the reported images, in nats."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood.bound import decode, prior_divergence, stratified_variances
+from dualscore.likelihood.consistency import energy_deviation
 from dualscore.likelihood.ode import OdeEnergy, ode_energy
 from dualscore.measuring.rows import Rows
 from dualscore.measuring.subject import (
@@ -79,6 +80,7 @@ def at_level(subject: Subject, clean: Tensor, noise: Tensor, t: Tensor) -> Rows:
             rows["slope"] = t * found.noise_variance / clean[0].numel()
         if found.energy is not None:
             rows["energy"] = found.energy
+            rows["linear"] = energy_deviation(subject.prior, clean, noise, t)
         if subject.density is not None:
             rows["truth"] = subject.density(noisy, t + _extra_variance(subject))
     return rows
