@@ -32,7 +32,7 @@ from dualscore.likelihood.bounded import (
     space_ceiling,
     space_tail,
 )
-from dualscore.likelihood.certificate import sum_limit
+from dualscore.likelihood.certificate import _foreseen, sum_limit
 from dualscore.likelihood.units import STEP
 from dualscore.noise import corrupt
 
@@ -354,17 +354,42 @@ def test_a_draw_that_is_not_finite_certifies_nothing_and_one_out_of_range_is_ref
 
 def test_crops_of_a_photograph_count_as_one() -> None:
     """Copies of every image tell nothing new."""
-    _, rows = draw(DENOISERS["exact"], 1, 512, P)
+    _, rows = draw(DENOISERS["exact"], 1, 8192, P)
     ceiling = prior_ceiling(PRIOR, T1)
     alone = population_limit(rows, ceiling)
+    assert alone < math.inf
     copied = rows._replace(
         decoder=rows.decoder.repeat_interleave(3, 0),
         space=rows.space.repeat_interleave(3, 0),
         prior=rows.prior.repeat_interleave(3, 0),
     )
-    photographs = torch.arange(512).repeat_interleave(3)
+    photographs = torch.arange(8192).repeat_interleave(3)
     assert population_limit(copied, ceiling, photographs) == pytest.approx(alone)
-    assert population_limit(copied, ceiling) < alone
+    assert population_limit(copied, ceiling) < alone - 0.01
+
+
+def test_nothing_is_foreseen_from_the_draw_itself_or_later_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = 0.2 + 0.6 * torch.rand(5, 4, generator=generator, dtype=torch.float64)
+    influence = torch.autograd.functional.jacobian(lambda v: _foreseen(v, 1.0), values).view(20, 20)
+    assert not influence.triu().any()
+    assert influence.tril(-1).any()
+
+
+def test_what_is_foreseen_exactly_costs_the_range_and_no_more() -> None:
+    values = torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    limit = sum_limit(values, values, 3.0, 0.95)
+    # Of all bets the greatest is best then, and half of the risk is its.
+    assert limit == pytest.approx(float(values.sum()) + 3.0 * math.log(2 / 0.05))
+    noisy = sum_limit(values, values.flip(0), 3.0, 0.95)
+    deviations = (values.flip(0) - values) / 3.0
+    bets = [2.0**-k for k in range(12)]
+    expected = min(
+        float(values.sum())
+        + 3.0 / bet * (math.log(2 / (0.05 * bet)) - float(torch.log1p(bet * deviations).sum()))
+        for bet in bets
+    )
+    assert noisy == pytest.approx(expected)
 
 
 class Lopsided(ScoreModel):
