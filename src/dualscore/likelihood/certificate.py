@@ -96,15 +96,19 @@ def sum_limit(values: Tensor, centres: Tensor, ceiling: float, confidence: float
     return min(limits)
 
 
+def _above(values: Tensor) -> Tensor:
+    """Sums over the rows above; not cumsum − values, whose rounding errors would know of the row itself."""
+    return torch.cat([torch.zeros_like(values[:1]), values.cumsum(0)[:-1]])
+
+
 def _foreseen(values: Tensor, ceiling: float) -> Tensor:
     """Centres of draws (n, m), read row by row: from the rows above, and the draw before in the same row."""
     rows = torch.arange(len(values), dtype=torch.float64, device=values.device)[:, None]
-    mean = (values.cumsum(0) - values) / rows.clamp(min=1.0)
+    mean = _above(values) / rows.clamp(min=1.0)
     rest = torch.where(rows > 0, values - mean, 0.0)
     before = torch.cat([torch.zeros_like(rest[:, :1]), rest[:, :-1]], dim=1)
     # How much of a draw's deviation from its column's mean the next column shares, as far as is known above.
-    shared, square = before * rest, before.square()
-    shared, square = shared.cumsum(0) - shared, square.cumsum(0) - square
+    shared, square = _above(before * rest), _above(before.square())
     slope = torch.where(square > 0, shared / square, 0.0).clamp(0.0, 1.0)
     return (mean + slope * before).clamp(0.0, ceiling)
 
