@@ -1,7 +1,10 @@
 """Every estimate of a likelihood, their units, and the checks that they are consistent. Torch only."""
 
 from dualscore.likelihood.bound import BoundTerms, variational_bound
+from dualscore.likelihood.bounded import BoundedRows, bounded_rows
+from dualscore.likelihood.certificate import Certificate, certify, population_limit
 from dualscore.likelihood.estimates import Estimate, mean
+from dualscore.likelihood.mirrored import Mirrored
 from dualscore.likelihood.ode import OdeEnergy, ode_energy
 from dualscore.likelihood.paper import log_normalizer, paper_bits_per_dim
 from dualscore.likelihood.units import (
@@ -16,10 +19,15 @@ from dualscore.likelihood.units import (
 
 __all__ = [
     "BoundTerms",
+    "BoundedRows",
+    "Certificate",
     "Estimate",
+    "Mirrored",
     "OdeEnergy",
     "bits",
     "bits_per_dim",
+    "bounded_rows",
+    "certify",
     "check_clean",
     "check_floating",
     "decibels_per_dim",
@@ -29,5 +37,6 @@ __all__ = [
     "noise_entropy",
     "ode_energy",
     "paper_bits_per_dim",
+    "population_limit",
     "variational_bound",
 ]

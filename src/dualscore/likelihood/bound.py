@@ -1,10 +1,14 @@
-r"""The certified variational bound on the likelihood of 8-bit images, from a denoiser alone.
+r"""An upper bound on −log P of 8-bit images, so a lower bound on log P, from a denoiser alone.
 
-For any denoiser x̂(y, t), any decoder P(x | y) and any prior, with y_t = x + √t z,
+P is the law of images that the *denoiser's* diffusion defines, together with the decoder and the prior: where
+the denoiser comes from an energy, the bound says nothing of exp(−U). For any denoiser x̂(y, t), any decoder
+P(x | y) and any prior, with y_t = x + √t z,
 
     −log P(x) ≤ E[−log P(x | y_{t0})] + ½ ∫_{t0}^{t1} E‖x − x̂(y_t, t)‖² dt/t² + KL(q(y_{t1} | x) ‖ prior),
 
-in nats. No energy has to be normalized, or to exist.
+in nats. No energy has to be normalized, or to exist. The bound is an expectation over the noise; what is
+measured here are unbiased *estimates* of it, whose mean may lie below it, and below −log P, by chance.
+`dualscore.likelihood.certificate` has an upper confidence limit that assumes no normal law.
 Source: Kingma et al. 2021, Variational diffusion models, arXiv 2107.00630, section 4.
 """
 
@@ -30,7 +34,7 @@ def bound_range(t_range: tuple[float, float]) -> tuple[float, float]:
 
 
 class BoundTerms(NamedTuple):
-    """The bound's three parts in nats, each of shape (B,) and ≥ 0."""
+    """The three parts of the bound on −log P(x), one draw of each in nats, of shape (B,) and ≥ 0."""
 
     decoder: Tensor
     """−log P(x | y_{t0}), for one draw of y_{t0} an image."""
@@ -82,7 +86,7 @@ def decode(
 
     For the true score, E‖x − x̂‖² = t (d − t E‖∇U‖²) (Miyasawa 1961): v = t (1 − t‖∇U‖²/d),
     a function of y alone; at least t √(2/d), as one draw of t‖∇U‖²/d scatters by so much. Whatever the model,
-    P(x | y) sums to one, so the bound stays a bound.
+    P(x | y) sums to one, so the bound on −log P(x) stays one.
 
     Args:
         model: the denoiser.
@@ -162,10 +166,10 @@ def variational_bound(
     generator: torch.Generator,
     levels: int = LEVELS,
 ) -> BoundTerms:
-    """Estimate the bound for images on their grey levels.
+    """Estimate, without bias, the upper bound on −log P of images on their grey levels.
 
     Args:
-        model: its denoiser is what is certified.
+        model: its denoiser defines P; any will do, such as `Mirrored(model)`.
         clean: images x on the levels k/(levels−1), shape (B, C, H, W).
         prior: the prior without noise.
         t0: where the decoder takes over, in pixel²; √t0 of about half a step is best for smooth models.
@@ -175,7 +179,7 @@ def variational_bound(
         levels: number of grey levels.
 
     Returns:
-        The bound's parts of each image.
+        One draw of the bound's parts of each image.
 
     Raises:
         ValueError: if the images are not on their grey levels or the range of variances is empty.
