@@ -28,10 +28,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dualscore.annealing.conditions import NOTHING, Condition
+from dualscore.annealing.metropolis import evaluate, mala, normal_like
 from dualscore.energy import Gradients, ScoreModel
 from dualscore.gaussian import StationaryGaussian
-from dualscore.sampling.conditions import NOTHING, Condition
-from dualscore.sampling.metropolis import evaluate, mala, normal_like
 
 BEST_ACCEPTANCE = 0.574
 """Of Langevin proposals: where chains move fastest. Roberts and Rosenthal 1998."""

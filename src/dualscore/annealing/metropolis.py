@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dualscore.annealing.conditions import NOTHING, Condition
 from dualscore.energy import Gradients, ScoreModel
-from dualscore.sampling.conditions import NOTHING, Condition
 
 
 class Chain(NamedTuple):
