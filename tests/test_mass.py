@@ -137,7 +137,7 @@ def test_the_mean_weight_is_unbiased_however_coarse_the_schedule() -> None:
     truth = -1.5 + 0.1 * math.log(1e-4)
     for steps in (0, 2):
         sizes = pilot_step_sizes(model, prior, schedule, steps=steps) if steps else None
-        rows = weigh_chains(model, prior, schedule, range(8000), steps=steps, step_sizes=sizes)
+        rows = weigh_chains(model, prior, schedule, range(4000), steps=steps, step_sizes=sizes)
         found = mass_of(rows.log_weights, schedule, rows.acceptance, steps)
         assert 0.05 < found.at.share < 0.95
         assert found.at.stderr < 0.05
@@ -231,13 +231,13 @@ def test_a_ghost_that_annealing_never_meets_is_not_found() -> None:
 
 
 def test_the_limit_is_above_the_truth_in_one_of_twenty_at_most() -> None:
-    """Of 400 estimates from two chains each, on a schedule so coarse that weights differ by nats."""
+    """Of 400 estimates from two chains each, on a schedule of four levels, so that weights differ by nats."""
     density = known("texture_mixture", (1, 8, 8))
     schedule = falling_levels(5.0, 1e-6, 4)
     rows = weigh_chains(density, prior_of(density), schedule, range(800))
     pairs = rows.log_weights[:, -1].view(400, 2)
     limits = torch.tensor([log_mean(pair).limit for pair in pairs])
-    assert float(pairs.std()) > 2.0
+    assert float(pairs.std()) > 1.0
     assert float((limits > 0.0).double().mean()) <= 0.05
     assert float((limits + SLACK > 0.0).double().mean()) > 0.05  # without the slack it would not hold
 

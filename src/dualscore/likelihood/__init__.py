@@ -1,6 +1,24 @@
 """Every estimate of a likelihood, their units, and the checks that they are consistent. Torch only."""
 
 from dualscore.likelihood.bound import BoundTerms, variational_bound
+from dualscore.likelihood.mass import (
+    LogMean,
+    Mass,
+    Weighed,
+    annealed_mass,
+    falling_levels,
+    log_mean,
+    mass_of,
+    pilot_step_sizes,
+    weigh_chains,
+)
+from dualscore.likelihood.normalizer import (
+    MeasuredMass,
+    Normalization,
+    importance_weights,
+    measured_mass,
+    normalizer_variances,
+)
 from dualscore.likelihood.ode import OdeEnergy, ode_energy
 from dualscore.likelihood.paper import log_normalizer, paper_bits_per_dim
 from dualscore.likelihood.units import (
@@ -18,17 +36,31 @@ from dualscore.likelihood.units import (
 __all__ = [
     "BoundTerms",
     "Estimate",
+    "LogMean",
+    "Mass",
+    "MeasuredMass",
+    "Normalization",
     "OdeEnergy",
+    "Weighed",
+    "annealed_mass",
     "bits",
     "bits_per_dim",
     "check_clean",
     "check_floating",
     "decibels_per_dim",
     "dequantized_bits_per_dim",
+    "falling_levels",
+    "importance_weights",
+    "log_mean",
     "log_normalizer",
+    "mass_of",
     "mean",
+    "measured_mass",
     "noise_entropy",
+    "normalizer_variances",
     "ode_energy",
     "paper_bits_per_dim",
+    "pilot_step_sizes",
     "variational_bound",
+    "weigh_chains",
 ]

@@ -131,7 +131,13 @@ class Normalization:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Normalization":
-        """Of what `plain` gave.
+        """What `plain` gave, as an object again.
+
+        Args:
+            plain: as JSON holds it.
+
+        Returns:
+            The same normalization.
 
         Raises:
             TypeError: if a value is missing or unknown.
