@@ -4,7 +4,25 @@ from dualscore.likelihood.bound import BoundTerms, variational_bound
 from dualscore.likelihood.bounded import BoundedRows, bounded_rows
 from dualscore.likelihood.certificate import Certificate, certify, population_limit
 from dualscore.likelihood.estimates import Estimate, mean
+from dualscore.likelihood.mass import (
+    LogMean,
+    Mass,
+    Weighed,
+    annealed_mass,
+    falling_levels,
+    log_mean,
+    mass_of,
+    pilot_step_sizes,
+    weigh_chains,
+)
 from dualscore.likelihood.mirrored import Mirrored
+from dualscore.likelihood.normalizer import (
+    MeasuredMass,
+    Normalization,
+    importance_weights,
+    measured_mass,
+    normalizer_variances,
+)
 from dualscore.likelihood.ode import OdeEnergy, ode_energy
 from dualscore.likelihood.paper import log_normalizer, paper_bits_per_dim
 from dualscore.likelihood.units import (
@@ -22,8 +40,14 @@ __all__ = [
     "BoundedRows",
     "Certificate",
     "Estimate",
+    "LogMean",
+    "Mass",
+    "MeasuredMass",
     "Mirrored",
+    "Normalization",
     "OdeEnergy",
+    "Weighed",
+    "annealed_mass",
     "bits",
     "bits_per_dim",
     "bounded_rows",
@@ -32,11 +56,19 @@ __all__ = [
     "check_floating",
     "decibels_per_dim",
     "dequantized_bits_per_dim",
+    "falling_levels",
+    "importance_weights",
+    "log_mean",
     "log_normalizer",
+    "mass_of",
     "mean",
+    "measured_mass",
     "noise_entropy",
+    "normalizer_variances",
     "ode_energy",
     "paper_bits_per_dim",
+    "pilot_step_sizes",
     "population_limit",
     "variational_bound",
+    "weigh_chains",
 ]

@@ -1,7 +1,17 @@
 """Sampling from an energy: annealed and exact, along the flow, and given parts of an image. Torch only."""
 
-from dualscore.sampling.annealed import Annealed, anneal, effective_samples, resample, start_from
-from dualscore.sampling.conditions import Condition, Known, Noisy
+from dualscore.annealing import (
+    Annealed,
+    Chain,
+    Condition,
+    Known,
+    Noisy,
+    anneal,
+    effective_samples,
+    mala,
+    resample,
+    start_from,
+)
 from dualscore.sampling.flow import flow
 from dualscore.sampling.images import (
     T_MIN,
@@ -13,7 +23,6 @@ from dualscore.sampling.images import (
     posterior,
     sample,
 )
-from dualscore.sampling.metropolis import Chain, mala
 
 __all__ = [
     "T_MIN",

@@ -8,13 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dualscore.annealing import NOTHING, Annealed, Condition, Known, Noisy, anneal, start_from
 from dualscore.energy import EnergyModel
 from dualscore.errors import SamplingError
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.model import ImageModel
 from dualscore.noise import SAMPLING, log_uniform, seeded_generator
-from dualscore.sampling.annealed import Annealed, anneal, start_from
-from dualscore.sampling.conditions import NOTHING, Condition, Known, Noisy
 from dualscore.sampling.flow import flow
 
 T_MIN = QUANTIZATION_VARIANCE
@@ -26,7 +25,7 @@ SAMPLES = -3
 
 
 class Method(Enum):
-    """How samples are drawn: see `dualscore.sampling.annealed` and `dualscore.sampling.flow`."""
+    """How samples are drawn: see `dualscore.annealing.annealed` and `dualscore.sampling.flow`."""
 
     metropolis = "metropolis"
     langevin = "langevin"

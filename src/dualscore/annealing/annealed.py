@@ -1,12 +1,8 @@
 r"""Annealed sampling: from noise down a falling schedule of noise variances, with weights that make it exact.
 
-Between two levels t > s a step back along the diffusion is drawn,
-
-    y_s ~ q(y_s | y_t) = N(y_t − (t−s) ∇_y U, (t−s)(1 − (t−s) λ) I),    λ = (2 ∂_t U + ‖∇_y U‖²)/d,
-
-and Langevin steps at s follow, which the energy accepts or rejects. λ is the mean curvature ΔU/d by
-the heat equation, so that the variance is the one the density itself has, averaged over directions: the
-second gradient of dual score matching tells it for free. The way forward is known: it adds noise. So with
+Between two levels t > s a step back along the diffusion is drawn, y_s ~ q(y_s | y_t) of
+`dualscore.annealing.reverse`, and Langevin steps at s follow, which the energy accepts or rejects. The way
+forward is known: it adds noise. So with
 
     w = exp(−U(y_s, s)) N(y_t; y_s, (t−s) I) / (exp(−U(y_t, t)) q(y_s | y_t))
 
@@ -15,9 +11,10 @@ weighted with the product over all levels are of p(y | t_min) exactly, as many a
 schedule and the steps: coarse ones only make weights uneven. What is compared are energies of different
 levels, so this is where normalization counts: the mean of the weights is Z(t_min)/Z of the start, 1 for a
 normalized energy. Modes that share no mass at t_min get their right shares from where they still did.
+Exact is meant of steps that do not depend on the chains they move: step sizes that follow the chains' own
+acceptance bias the mean weight a little. Where that mean is the result, they are frozen (`step_sizes`).
 Source: Neal 2001, Annealed importance sampling, arXiv physics/9803008; Del Moral, Doucet, Jasra 2006,
-Sequential Monte Carlo samplers, equation 12, with the diffusion as backward kernel; the variance is that of
-Bao et al. 2022, Analytic-DPM, arXiv 2201.06503, of each image.
+Sequential Monte Carlo samplers, equation 12, with the diffusion as backward kernel.
 """
 
 import math
@@ -28,10 +25,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dualscore.annealing.conditions import NOTHING, Condition
+from dualscore.annealing.metropolis import Random, evaluate, mala
+from dualscore.annealing.reverse import step_down
 from dualscore.energy import Gradients, ScoreModel
 from dualscore.gaussian import StationaryGaussian
-from dualscore.sampling.conditions import NOTHING, Condition
-from dualscore.sampling.metropolis import evaluate, mala, normal_like
 
 BEST_ACCEPTANCE = 0.574
 """Of Langevin proposals: where chains move fastest. Roberts and Rosenthal 1998."""
@@ -47,7 +45,11 @@ class Annealed(NamedTuple):
     log_weight: Tensor | None
     """Natural log of the weights, float64, shape (B,); None for samples that were not adjusted."""
     acceptance: list[float]
-    """The mean acceptance at each level but the first."""
+    """The mean acceptance at each level but the first; empty without Langevin steps."""
+    step_sizes: list[float]
+    """Of the Langevin steps at each level but the first, relative to its t."""
+    log_weights: Tensor | None
+    """The logs of the weights as they grew, at each level, float64, shape (B, L)."""
 
 
 def effective_samples(log_weight: Tensor) -> float:
@@ -97,12 +99,14 @@ def anneal(
     start: Tensor,
     schedule: Sequence[float],
     *,
-    generator: torch.Generator,
+    generator: Random,
     steps: int = 1,
     step_size: float | None = None,
+    step_sizes: Sequence[float] | None = None,
     adjust: bool = True,
     condition: Condition = NOTHING,
     start_energy: Tensor | None = None,
+    prior: StationaryGaussian | None = None,
 ) -> Annealed:
     """Carry samples of p(y | t) from the first level of a schedule to the last.
 
@@ -110,23 +114,30 @@ def anneal(
         model: an energy; without adjustment a denoiser does as well.
         start: samples at the first level, shape (B, C, H, W).
         schedule: noise variances t > 0 in pixel², falling.
-        generator: on the images' device.
+        generator: on the images' device; one for all chains, or one a chain.
         steps: Langevin steps at each level but the first.
         step_size: of the first level's steps, relative to its t; by default 1.65² d^(−1/3), the best for a
             normal density. Adjusted steps follow the acceptance of the levels before, towards 0.574.
+        step_sizes: of the steps at each level but the first, relative to its t, chosen by other chains; then
+            nothing follows the acceptance.
         adjust: accept or reject by the energy and weigh the samples; False is annealed Langevin sampling.
         condition: what is known of the images.
         start_energy: −log of the density that `start` was drawn from, shape (B,), so that the weights
             correct that too; by default it was the model's own.
+        prior: the clean images' Gaussian, which gives the steps down a variance for each frequency; None
+            gives them one for all. Weights are right with either, and more even with it.
 
     Returns:
         The samples at the last level, their weights, and the acceptance.
 
     Raises:
-        ValueError: if the schedule does not fall, or steps are to be adjusted and the model has no energy.
+        ValueError: if the schedule does not fall, there is not a step size for each level but the first, or
+            steps are to be adjusted and the model has no energy.
     """
     if not schedule or any(s >= t for t, s in pairwise(schedule)) or schedule[-1] <= 0:
         raise ValueError("a schedule must fall, and end above 0")
+    if step_sizes is not None and len(step_sizes) != len(schedule) - 1:
+        raise ValueError(f"{len(schedule)} levels need {len(schedule) - 1} step sizes, got {len(step_sizes)}")
     free = start[0].numel() if condition.free is None else int(condition.free.expand(start.shape)[0].sum())
     relative = 1.65**2 * max(1, free) ** (-1 / 3) if step_size is None else step_size
     levels = [start.new_full((len(start),), t) for t in schedule]
@@ -137,21 +148,23 @@ def anneal(
         log_weight = torch.zeros(len(start), dtype=torch.float64, device=start.device)
         if start_energy is not None:
             log_weight = start_energy.double() - _energy(found)
-    acceptance = []
-    for (t, s), level in zip(pairwise(schedule), levels[1:], strict=True):
-        new, ratio = _step_down(found, images, (t, s), generator, condition, free)
+    acceptance, used, grown = [], [], [log_weight]
+    for j, ((t, s), level) in enumerate(zip(pairwise(schedule), levels[1:], strict=True)):
+        new, ratio = step_down(found, images, (t, s), generator, condition, prior)
         images = condition.hold(new, level)
         there = evaluate(model, images, level)
         if log_weight is not None:
             log_weight = log_weight + _energy(found) - _energy(there) + ratio
+            grown.append(log_weight)
         found = there
         if steps:
+            used.append(relative if step_sizes is None else step_sizes[j])
             images, found, accepted = mala(
                 model,
                 images,
                 s,
                 steps=steps,
-                step_size=relative * s,
+                step_size=used[-1] * s,
                 generator=generator,
                 adjust=adjust,
                 condition=condition,
@@ -160,33 +173,11 @@ def anneal(
             acceptance.append(float(accepted.mean()))
             if adjust:
                 relative *= math.exp(_PATIENCE * (acceptance[-1] - BEST_ACCEPTANCE))
-    return Annealed(images, log_weight, acceptance)
+    path = None if log_weight is None else torch.stack([w for w in grown if w is not None], dim=1)
+    return Annealed(images, log_weight, acceptance, used, path)
 
 
 def _energy(found: Gradients) -> Tensor:
     if found.energy is None:
         raise ValueError("a denoiser has no energy to weigh samples by: adjust=False")
     return found.energy.double()
-
-
-def _step_down(
-    found: Gradients,
-    images: Tensor,
-    levels: tuple[float, float],
-    generator: torch.Generator,
-    condition: Condition,
-    dimension: int,
-) -> tuple[Tensor, Tensor]:
-    """A step of free pixels from t down to s, and log N(y_t; y_s, (t−s) I) − log q(y_s | y_t), float64."""
-    t, s = levels
-    # The share of the forward step's variance that is left; U's Hessian is below I/t, so this is ≥ s/t.
-    left = images.new_full((len(images),), s / t)
-    if found.noise_variance is not None:
-        curvature = 2.0 * found.noise_variance + found.image.square().sum(dim=(1, 2, 3))
-        left = (1.0 - (t - s) * curvature / images[0].numel()).nan_to_num(s / t).clamp(s / t, 1.0)
-    gradient = found.image if condition.free is None else found.image * condition.free
-    noise = normal_like(images, generator, condition)
-    change = ((t - s) * left).sqrt()[:, None, None, None] * noise - (t - s) * gradient
-    forward = change.double().square().sum(dim=(1, 2, 3)) / (t - s)
-    back = noise.double().square().sum(dim=(1, 2, 3))
-    return images + change, 0.5 * (back - forward + dimension * left.double().log())

@@ -6,13 +6,17 @@ p(y | t) exactly as it is, whatever ε; without the acceptance it leaves another
 Source: Roberts and Tweedie 1996, Exponential convergence of Langevin distributions, algorithm MALA.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dualscore.annealing.conditions import NOTHING, Condition
 from dualscore.energy import Gradients, ScoreModel
-from dualscore.sampling.conditions import NOTHING, Condition
+
+Random = torch.Generator | Sequence[torch.Generator]
+"""What draws: one generator for all chains, or one a chain, whose way is then the same in every batch."""
 
 
 class Chain(NamedTuple):
@@ -32,10 +36,24 @@ def evaluate(model: ScoreModel, images: Tensor, t: Tensor) -> Gradients:
         return model.gradients(images, t)
 
 
-def normal_like(images: Tensor, generator: torch.Generator, condition: Condition) -> Tensor:
-    """Standard normal noise where pixels are free, 0 elsewhere, of the images' shape."""
-    noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+def normal_like(images: Tensor, generator: Random, condition: Condition) -> Tensor:
+    """Standard normal noise where pixels are free, 0 elsewhere, of the images' shape (B, C, H, W)."""
+
+    def draw(shape: torch.Size, one: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=one, dtype=images.dtype, device=images.device)
+
+    if isinstance(generator, torch.Generator):
+        noise = draw(images.shape, generator)
+    else:
+        noise = torch.stack([draw(images.shape[1:], one) for one in generator])
     return noise if condition.free is None else noise * condition.free
+
+
+def _uniform(count: int, generator: Random, device: torch.device) -> Tensor:
+    if isinstance(generator, torch.Generator):
+        return torch.rand(count, generator=generator, dtype=torch.float64, device=device)
+    draws = [torch.rand(1, generator=one, dtype=torch.float64, device=device) for one in generator]
+    return torch.cat(draws)
 
 
 def mala(
@@ -45,7 +63,7 @@ def mala(
     *,
     steps: int,
     step_size: float,
-    generator: torch.Generator,
+    generator: Random,
     adjust: bool = True,
     condition: Condition = NOTHING,
     found: Gradients | None = None,
@@ -58,7 +76,7 @@ def mala(
         noise_variance: t ≥ 0, in pixel².
         steps: how many; each is one evaluation of the model.
         step_size: ε in pixel², the variance of a step's noise.
-        generator: on the images' device.
+        generator: on the images' device; one for all chains, or one a chain.
         adjust: accept or reject by the energy (MALA); False takes every step (unadjusted Langevin).
         condition: what is known of the images.
         found: what the model says of `images`, where that is known already.
@@ -91,7 +109,7 @@ def mala(
         back = images - proposed + 0.5 * step_size * there.image * free
         log_ratio = here.energy.double() - there.energy.double() + 0.5 * _square(noise)
         log_ratio = log_ratio - 0.5 * _square(back) / step_size
-        uniform = torch.rand(len(images), generator=generator, dtype=torch.float64, device=t.device)
+        uniform = _uniform(len(images), generator, t.device)
         accept = uniform.log() < log_ratio  # never where that is not a number
         accepted += accept
         images, found = _choose(accept, proposed, images), _chosen(accept, new, found)

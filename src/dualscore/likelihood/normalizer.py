@@ -1,0 +1,152 @@
+r"""Log Z where noise is large, by importance from the images' Gaussian, and what is said of a model's log Z.
+
+At a noise variance t far above the images' variances their noisy density is nearly N(μ, Σ + t I) = exp(−U_G),
+so that
+
+    Z(t) = ∫ exp(−U(y, t)) dy = E_{y ~ N(μ, Σ + t I)} exp(U_G(y, t) − U(y, t))
+
+is a mean of nearly equal weights. It needs no images and no entropy of theirs, and Z is one number: at
+smaller t the same mean must come out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dualscore.annealing import start_from
+from dualscore.energy import EnergyModel
+from dualscore.gaussian import StationaryGaussian
+from dualscore.likelihood.mass import CONFIDENCE, Mass
+from dualscore.likelihood.units import bits
+from dualscore.noise import MEASURING, in_decibels, seeded_generator
+
+NORMALIZER = -6
+"""Second number of the random keys of draws from the Gaussian."""
+
+
+def normalizer_variances(t_max: float) -> list[float]:
+    """Where log Z is measured, and where the same must come out: t_max, t_max/√10, t_max/10, in pixel²."""
+    return [t_max, t_max / math.sqrt(10.0), t_max / 10.0]
+
+
+@torch.no_grad()
+def importance_weights(
+    model: EnergyModel,
+    prior: StationaryGaussian,
+    variances: Sequence[float],
+    draws: Sequence[int],
+    *,
+    seed: int = 0,
+) -> Tensor:
+    """Weights of draws from the Gaussian, U_G − U, whose mean is Z; `log_mean` makes log Z of a column.
+
+    Args:
+        model: the energy U.
+        prior: the clean images' Gaussian N(μ, Σ), which gives U_G.
+        variances: t in pixel².
+        draws: their numbers, in one batch. A draw depends on its number and the seed alone.
+        seed: of all that is random.
+
+    Returns:
+        Natural logs of the weights, float64, shape (n, T).
+    """
+    columns = []
+    for j, t in enumerate(variances):
+        generators = [seeded_generator(prior.mean.device, MEASURING, NORMALIZER, seed, j, n) for n in draws]
+        starts = [start_from(prior, t, 1, one) for one in generators]
+        noisy, energy = (torch.cat(part) for part in zip(*starts, strict=True))
+        columns.append(energy.double() - model(noisy, noisy.new_full((len(noisy),), t)).double())
+    return torch.stack(columns, dim=1)
+
+
+@dataclass(frozen=True)
+class MeasuredMass:
+    """The mass of a normalized energy at one noise level, and the least it is with 95 % confidence."""
+
+    nats: float
+    """Log ∫ exp(−U(y, t)) dy − log Z: 0 where the reported log Z is right."""
+    stderr: float
+    limit: float
+    """Below the true one with 95 % confidence, in nats."""
+    bits: float
+    """Nats as bits/dim: by so much the density is worse than what the energy says."""
+    limit_bits: float
+    effective_share: float
+    """Of the chains."""
+    noise_variance: float
+    """t in pixel²."""
+
+    def __str__(self) -> str:
+        """`mass at 58.9 dB e^31.4, at least e^28.4 (95 %) = 0.160 bits/dim; 2 % of the chains effective`."""
+        return (
+            f"mass at {in_decibels(self.noise_variance)} dB e^{self.nats:.1f}, at least e^{self.limit:.1f} "
+            f"({CONFIDENCE:.0%}) = {self.limit_bits:.3f} bits/dim; "
+            f"{self.effective_share:.0%} of the chains effective"
+        )
+
+
+def measured_mass(found: Mass, log_normalizer: float, dimension: int) -> MeasuredMass:
+    """The mass that is left when an energy is normalized by the log Z reported of it.
+
+    Args:
+        found: of the energy itself.
+        log_normalizer: log Z in nats.
+        dimension: d.
+
+    Returns:
+        The mass in nats and bits/dim.
+    """
+    nats, limit = found.at.value - log_normalizer, found.at.limit - log_normalizer
+    return MeasuredMass(
+        nats=nats,
+        stderr=found.at.stderr,
+        limit=limit,
+        bits=bits(nats, dimension),
+        limit_bits=bits(limit, dimension),
+        effective_share=found.at.share,
+        noise_variance=found.levels[-1],
+    )
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What is known of a model's normalization, in plain values."""
+
+    log_normalizer: float
+    """Log Z in nats, as reported: the density is exp(−U − log Z)."""
+    stderr: float | None
+    """Of it, in nats; None where it is not known."""
+    how: str
+    """How it was estimated, for people."""
+    mass: MeasuredMass | None = None
+    """What the density then integrates to at a small noise level; None where nobody measured it."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it; `from_plain` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Normalization":
+        """What `plain` gave, as an object again.
+
+        Args:
+            plain: as JSON holds it.
+
+        Returns:
+            The same normalization.
+
+        Raises:
+            TypeError: if a value is missing or unknown.
+        """
+        mass = plain.get("mass")
+        return cls(**{**plain, "mass": None if mass is None else MeasuredMass(**mass)})
+
+    def __str__(self) -> str:
+        """`log Z 0.62 ± 0.07 nats (how); mass at 58.9 dB …`, in one line."""
+        doubt = "" if self.stderr is None else f" ± {self.stderr:.2f}"
+        mass = "mass not measured" if self.mass is None else str(self.mass)
+        return f"log Z {self.log_normalizer:.2f}{doubt} nats ({self.how}); {mass}"
