@@ -5,7 +5,7 @@ from typing import Any
 
 from dualscore.data.base import ImageDataModule
 from dualscore.likelihood.paper import paper_bits_per_dim
-from dualscore.likelihood.verdict import Check, overall, verdict
+from dualscore.likelihood.verdict import overall, verdict
 from dualscore.measuring.checks import all_checks, image_figures, looked_at
 from dualscore.measuring.estimators import ESTIMATORS, Estimated
 from dualscore.measuring.figures import (
@@ -15,6 +15,7 @@ from dualscore.measuring.figures import (
     plain,
     truth_figures,
 )
+from dualscore.measuring.mass import mass_figures
 from dualscore.measuring.measured import Extent, Measured
 from dualscore.settings.config import ExperimentConfig, KnownDensity
 
@@ -35,17 +36,13 @@ def estimates(measured: Measured, config: ExperimentConfig, extent: Extent) -> d
     return found
 
 
-def figures(
-    measured: Measured, config: ExperimentConfig, extent: Extent, others: list[Check], chains: int
-) -> dict[str, Any]:
+def figures(measured: Measured, config: ExperimentConfig, extent: Extent) -> dict[str, Any]:
     """Everything that rows alone decide, as far as they are there.
 
     Args:
         measured: the rows.
         config: the experiment.
         extent: how much was to be measured.
-        others: checks that are not made of the images' rows, such as the mass.
-        chains: how many chains were looked at for them.
 
     Returns:
         Entries of the report.
@@ -76,7 +73,9 @@ def figures(
         _truth(m, config, per_image, report)
     if "rises" in rows:
         report["image_by_image"] = image_figures(m)
-    _checks(m, report, others, chains)
+    if m.subject.is_energy and (found_mass := mass_figures(m)) is not None:
+        report["normalization"] = found_mass
+    _checks(m, report)
     return report
 
 
@@ -108,8 +107,8 @@ def _truth(measured: Measured, config: ExperimentConfig, per_image: PerImage, re
         report["bits_per_dim"][name]["above_truth"] = plain(per_image.difference(name, PerImage.TRUTH))
 
 
-def _checks(measured: Measured, report: dict[str, Any], others: list[Check], chains: int) -> None:
-    checks = [*others, *all_checks(measured)]
+def _checks(measured: Measured, report: dict[str, Any]) -> None:
+    checks = all_checks(measured)
     report["checks"] = [
         {
             "check": check.name,
@@ -124,7 +123,7 @@ def _checks(measured: Measured, report: dict[str, Any], others: list[Check], cha
     ]
     report["word"] = overall(checks).value if checks else "not checked"
     report["consistent"] = report["word"] == "consistent"
-    report["verdict"] = verdict(checks, measured.dimension, looked_at(measured, chains))
+    report["verdict"] = verdict(checks, measured.dimension, looked_at(measured))
 
 
 def dataset(datamodule: ImageDataModule, channels: int) -> dict[str, Any]:

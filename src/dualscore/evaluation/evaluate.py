@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from dualscore.evaluation import content, plan
 from dualscore.evaluation.opening import Opened, open_checkpoint
 from dualscore.evaluation.report import print_figure, print_report, write_report
 from dualscore.files.archives import sha256
+from dualscore.measuring import mass
 from dualscore.measuring.bound_range import Grid, choose
 from dualscore.measuring.estimators import ESTIMATORS, label
 from dualscore.measuring.measured import Measured
@@ -92,14 +94,21 @@ def _measure(config: ExperimentConfig, opened: Opened, report: dict[str, Any], o
         measured.rows[stage.name] = session.run(stage)
         found = content.estimates(measured, config, extent)
         if set(found) > shown and session.fabric.is_global_zero:
-            report |= content.figures(measured, config, extent, [], 0)
+            report |= content.figures(measured, config, extent)
             for name in found:
                 if name not in shown:
                     print_figure(ESTIMATORS[name].label, report["bits_per_dim"][name], session.console)
             shown = set(found)
             if output is not None:
                 write_report(report, output)
-    report |= content.figures(measured, config, extent, [], 0)
+    if plan.checked(measured, options) and session.fabric.is_global_zero:
+        subject, settings = session.subject, {"levels": mass.schedule(measured)}
+        if options.chains > 1:
+            chains = partial(mass.chain_rows, subject, settings["levels"])
+            measured.rows["mass"] = session.rows("mass", options.chains, chains, settings)
+        draws = partial(mass.draw_rows, subject)
+        measured.rows["anchor"] = session.rows("anchor", mass.DRAWS, draws, {})
+    report |= content.figures(measured, config, extent)
 
 
 def blank(opened: Opened, config: ExperimentConfig) -> Measured:

@@ -56,6 +56,7 @@ def extent(options: EvaluateConfig, counts: dict[str, int], reported: str) -> Ex
         ode_images=options.ode_images,
         draws=options.draws,
         ode_tolerance=options.ode_tolerance,
+        mirror=options.mirror,
     )
 
 
@@ -87,8 +88,8 @@ def pilot_stages(measured: Measured, options: EvaluateConfig, extent: Extent) ->
     grid, split = measured.grid, extent.chooser
     outer = [grid.edge(i) for i in grid.starts()], [grid.edge(i) for i in grid.stops()]
     return [
-        strata(split, PILOT_IMAGES, grid.number, (0, grid.number), "pilot", as_trained=False),
-        ends(split, PILOT_IMAGES, *outer, "pilot_ends"),
+        strata(split, PILOT_IMAGES, grid.number, (0, grid.number), "pilot", extent.mirror),
+        ends(split, PILOT_IMAGES, *outer, "pilot_ends", extent.mirror),
     ]
 
 
@@ -151,10 +152,10 @@ def costs(config: ExperimentConfig, counts: dict[str, int], reported: str) -> li
         "dequantized": f"{found.images:,} images, {options.draws} times each",
         "bound": (
             f"{found.subset:,} images, at most {options.strata + 1} times each; {pilot:,} {chooser} images "
-            f"before, {options.strata + len(grid.starts())} times each"
+            f"before, {options.strata + len(grid.starts())} times each; as often for its certificate"
         ),
         "ode": f"{min(options.ode_images, found.images):,} images, some hundred times each",
-        CHECKS: f"{found.subset:,} images, {2 * options.strata + 3} times each, and {few:,} more often",
+        CHECKS: f"{found.subset:,} images, fifty times each, {few:,} more often, {options.chains} chains",
     }
     return [
         *((name, rows.get(name, "as its code says")) for name in options.estimators),

@@ -11,7 +11,7 @@ smaller t the same mean must come out.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -89,6 +89,17 @@ class MeasuredMass:
         )
 
 
+def moved(mass: MeasuredMass, nats: float, dimension: int) -> MeasuredMass:
+    """The same mass where the reported log Z is lower by some nats than the one that it was taken with."""
+    return replace(
+        mass,
+        nats=mass.nats + nats,
+        limit=mass.limit + nats,
+        bits=mass.bits + bits(nats, dimension),
+        limit_bits=mass.limit_bits + bits(nats, dimension),
+    )
+
+
 def measured_mass(found: Mass, log_normalizer: float, dimension: int) -> MeasuredMass:
     """The mass that is left when an energy is normalized by the log Z reported of it.
 
@@ -116,7 +127,7 @@ def measured_mass(found: Mass, log_normalizer: float, dimension: int) -> Measure
 class Normalization:
     """What is known of a model's normalization, in plain values."""
 
-    log_normalizer: float
+    value: float
     """Log Z in nats, as reported: the density is exp(−U − log Z)."""
     stderr: float | None
     """Of it, in nats; None where it is not known."""
@@ -124,6 +135,11 @@ class Normalization:
     """How it was estimated, for people."""
     mass: MeasuredMass | None = None
     """What the density then integrates to at a small noise level; None where nobody measured it."""
+
+    @property
+    def limit(self) -> float | None:
+        """What the mass's log is at least, in nats, with 95 % confidence; None where nobody measured it."""
+        return None if self.mass is None else self.mass.limit
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it; `from_plain` reads it."""
@@ -149,4 +165,4 @@ class Normalization:
         """`log Z 0.62 ± 0.07 nats (how); mass at 58.9 dB …`, in one line."""
         doubt = "" if self.stderr is None else f" ± {self.stderr:.2f}"
         mass = "mass not measured" if self.mass is None else str(self.mass)
-        return f"log Z {self.log_normalizer:.2f}{doubt} nats ({self.how}); {mass}"
+        return f"log Z {self.value:.2f}{doubt} nats ({self.how}); {mass}"

@@ -19,6 +19,7 @@ from dualscore.likelihood.consistency import (
 from dualscore.likelihood.verdict import TOLERANCE, Check
 from dualscore.measuring.figures import Figure, plain
 from dualscore.measuring.identities import WIDEST_STRATUM, width_around
+from dualscore.measuring.mass import mass_checks
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.rows import joined
 from dualscore.noise import in_decibels
@@ -41,7 +42,7 @@ def all_checks(measured: Measured) -> list[Check]:
         "calibration": [_calibration],
         "ode": [_ode],
     }
-    found = []
+    found = mass_checks(measured) if measured.subject.is_energy else []
     for stage, functions in makers.items():
         if stage in measured.rows and measured.subject.is_energy:
             found += [check for function in functions for check in function(measured)]
@@ -221,10 +222,11 @@ def _ode(measured: Measured) -> list[Check]:
     return [Check(ODE, "", gap, here, decisive=False)]
 
 
-def looked_at(measured: Measured, chains: int) -> str:
+def looked_at(measured: Measured) -> str:
     """What the checks are of, for the verdict: `512 images of 2 photographs and 64 chains`."""
     rows = measured.rows.get("rises") or measured.rows.get("noise_levels") or {}
     position = rows.get("position", torch.zeros(0, dtype=torch.int64))
     groups = measured.photographs(position)
     of = "" if groups is None else f" of {len(torch.unique(groups)):,} photographs"
+    chains = len(measured.rows["mass"]["log_weight"]) if "mass" in measured.rows else 0
     return f"{len(position):,} images{of}" + (f" and {chains:,} chains" if chains else "")

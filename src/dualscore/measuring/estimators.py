@@ -1,5 +1,6 @@
 """The estimates of a likelihood: their table, and how each comes from rows to bits/dim of each image."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -7,9 +8,12 @@ from torch import Tensor
 
 from dualscore.likelihood import Estimate, bits, bits_per_dim, dequantized_bits_per_dim
 from dualscore.likelihood.bound import BoundTerms, diffusion_energy
+from dualscore.likelihood.bounded import BoundedRows
+from dualscore.likelihood.certificate import certify
 from dualscore.measuring.figures import Figure, plain
 from dualscore.measuring.measured import Extent, Measured
 from dualscore.measuring.quantities import (
+    certificate,
     clean_energies,
     dequantized_energies,
     ends,
@@ -116,9 +120,12 @@ def dequantized(measured: Measured) -> Estimated:
 def bound_stages(measured: Measured, extent: Extent) -> list[Stage]:
     """The denoiser's errors between t0 and t1, and what the bound has at its ends."""
     grid, (first, last) = measured.grid, measured.span
+    t0, t1, mirror = grid.edge(first), grid.edge(last), extent.mirror
+    images = extent.reported, extent.subset
     return [
-        strata(extent.reported, extent.subset, grid.number, (first, last), "bound_strata", as_trained=False),
-        ends(extent.reported, extent.subset, [grid.edge(first)], [grid.edge(last)], "ends"),
+        strata(*images, grid.number, (first, last), "bound_strata", mirror),
+        ends(*images, [t0], [t1], "ends", mirror),
+        certificate(*images, (t0, t1), last - first, mirror),
     ]
 
 
@@ -141,7 +148,24 @@ def bound(measured: Measured) -> Estimated:
             name: plain(bits(m.mean(part, position), m.dimension)) for name, part in terms._asdict().items()
         },
     }
+    also["certificate"] = _certificate(m)
     return Estimated(position, bits(terms.total, m.dimension), len(a) * (used + 1) + pilots, also)
+
+
+def _certificate(measured: Measured) -> Figure:
+    """What the bound of these very images is at most, in bits/dim: no normal law is assumed."""
+    m, rows = measured, measured.rows["certificate"]
+    span = m.grid.edge(m.span[0]), m.grid.edge(m.span[1])
+    draws = BoundedRows(rows["decoder"], rows["space"], rows["prior"], m.dimension, *span)
+    found = certify(draws)
+    infinite = math.isinf(found.limit)
+    return {
+        "value": None if infinite else bits(found.limit, m.dimension),
+        "estimate": bits(found.estimate, m.dimension),
+        "confidence": found.confidence,
+        "images": len(rows["decoder"]),
+        "evaluations": rows["decoder"].numel() + rows["space"].numel(),
+    }
 
 
 def ode(measured: Measured) -> Estimated:

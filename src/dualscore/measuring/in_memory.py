@@ -10,6 +10,7 @@ from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.measuring.bound_range import Grid
 from dualscore.measuring.identities import calibration, heat, rises
+from dualscore.measuring.mass import DRAWS, chain_rows, draw_rows, schedule
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.quantities import (
     clean_energies,
@@ -37,6 +38,7 @@ def measure(
     dequantize: bool = False,
     psnr: Sequence[float] = PSNR,
     ode_images: int = 16,
+    chains: int = 64,
     seed: int = 0,
     batch_size: int = 128,
 ) -> Measured:
@@ -52,6 +54,7 @@ def measure(
         dequantize: whether the energy is of dequantized images.
         psnr: noise levels in dB.
         ode_images: how many are followed along the flow; 0 for none.
+        chains: annealed chains for the mass; 0 for none.
         seed: of all noise.
         batch_size: images at once.
 
@@ -84,6 +87,13 @@ def measure(
     for stage in stages:
         chosen = images[:ode_images] if stage.name == "ode" else images
         measured.rows[stage.name] = _rows(stage, subject, chosen, batch_size)
+    if chains > 1:
+        parts = [
+            chain_rows(subject, schedule(measured), range(start, min(start + batch_size, chains)))
+            for start in range(0, chains, batch_size)
+        ]
+        measured.rows["mass"] = {"log_weight": torch.cat([part["log_weight"] for part in parts])}
+    measured.rows["anchor"] = draw_rows(subject, range(DRAWS))
     return measured
 
 

@@ -25,6 +25,7 @@ class Extent:
         ode_images: of the reported split.
         draws: dequantizations an image.
         ode_tolerance: of the ODE solver, in standard deviations.
+        mirror: whether the bound's denoiser is averaged with its mirror image.
     """
 
     reported: str
@@ -35,6 +36,7 @@ class Extent:
     ode_images: int
     draws: int
     ode_tolerance: float
+    mirror: bool = False
 
 
 def _unknown(_: Tensor) -> None:

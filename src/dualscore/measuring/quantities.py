@@ -5,13 +5,16 @@ import math
 import torch
 from torch import Tensor
 
-from dualscore.energy import EnergyModel
+from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood.bound import decode, prior_divergence, stratified_variances
+from dualscore.likelihood.bounded import bounded_space, decode_bounded
 from dualscore.likelihood.consistency import energy_deviation
+from dualscore.likelihood.mirrored import Mirrored
 from dualscore.likelihood.ode import OdeEnergy, ode_energy
 from dualscore.measuring.rows import Rows
 from dualscore.measuring.subject import (
+    CERTIFICATE,
     DECODER,
     LEVELS,
     NORMALIZER,
@@ -104,26 +107,32 @@ def one_level(variances: list[float], split: str, count: int) -> Stage:
     return Stage("one_level", split, count, measure, {"variances": variances})
 
 
-def strata(split: str, count: int, number: int, span: tuple[int, int], name: str, as_trained: bool) -> Stage:
-    """The denoiser's error at one noise variance in each stratum of ln t, those in `span` of `number`.
+def _denoiser(subject: Subject, mirror: bool) -> ScoreModel:
+    return Mirrored(subject.model) if mirror else subject.model
 
-    The bound is of the images themselves; the checks compare with energies of images as the model saw them.
-    """
+
+def _mirrored(mirror: bool) -> dict[str, bool]:
+    """What a stage's settings say of it: nothing where it is not, as in rows of earlier versions."""
+    return {"mirror": True} if mirror else {}
+
+
+def strata(split: str, count: int, number: int, span: tuple[int, int], name: str, mirror: bool) -> Stage:
+    """The denoiser's error at one noise variance in each stratum of ln t, those in `span` of `number`."""
     first, last = span
 
     def measure(subject: Subject, images: Images) -> Rows:
-        clean = images.as_trained(subject) if as_trained else images.clean
+        clean, model = images.clean, _denoiser(subject, mirror)
         uniform = images.uniform(subject, (number,), STRATA)
         variances = stratified_variances(uniform.double(), *subject.t_range)[:, first:last]
         space = []
         with torch.no_grad():
             for stratum, t in enumerate(variances.to(clean).unbind(1), start=first):
                 noise = images.noise(subject, STRATA + stratum)
-                gradient = subject.model.gradients(corrupt(clean, noise, t), t, time=False).image
+                gradient = model.gradients(corrupt(clean, noise, t), t, time=False).image
                 space.append(space_loss(gradient, noise, t))
         return {"variance": variances, "space": torch.stack(space, dim=1)}
 
-    settings = {"number": number, "span": list(span), "as_trained": as_trained}
+    settings = {"number": number, "span": list(span), "as_trained": False} | _mirrored(mirror)
     return Stage(name, split, count, measure, settings)
 
 
@@ -144,17 +153,43 @@ def one_stratum(t0: float, t1: float, number: int, split: str, count: int) -> St
     return Stage("one_stratum", split, count, measure, {"t0": t0, "t1": t1, "number": number})
 
 
-def ends(split: str, count: int, starts: list[float], stops: list[float], name: str) -> Stage:
+def ends(
+    split: str, count: int, starts: list[float], stops: list[float], name: str, mirror: bool = False
+) -> Stage:
     """The bound's decoder at each candidate t0 and its prior at each candidate t1."""
 
     def measure(subject: Subject, images: Images) -> Rows:
-        noise = images.noise(subject, DECODER)
+        noise, model = images.noise(subject, DECODER), _denoiser(subject, mirror)
         with torch.no_grad():
-            decoders = [decode(subject.model, images.clean, noise, t0) for t0 in starts]
+            decoders = [decode(model, images.clean, noise, t0) for t0 in starts]
         priors = [prior_divergence(images.clean, subject.prior, t1) for t1 in stops]
         return {"decoder": torch.stack(decoders, dim=1), "prior": torch.stack(priors, dim=1)}
 
-    return Stage(name, split, count, measure, {"starts": starts, "stops": stops})
+    settings = {"starts": starts, "stops": stops} | _mirrored(mirror)
+    return Stage(name, split, count, measure, settings)
+
+
+def certificate(split: str, count: int, span: tuple[float, float], number: int, mirror: bool) -> Stage:
+    """Draws of the bound with known ranges, for a limit on it that holds whatever their law."""
+    t0, t1 = span
+
+    def measure(subject: Subject, images: Images) -> Rows:
+        clean, model = images.clean, _denoiser(subject, mirror)
+        uniform = images.uniform(subject, (number,), CERTIFICATE).double()
+        with torch.no_grad():
+            space = [
+                bounded_space(model, clean, images.noise(subject, CERTIFICATE + 1 + stratum), t)
+                for stratum, t in enumerate(stratified_variances(uniform, t0, t1).to(clean).unbind(1))
+            ]
+            decoder = decode_bounded(model, clean, images.noise(subject, CERTIFICATE), t0)
+        return {
+            "decoder": decoder,
+            "space": torch.stack(space, dim=1),
+            "prior": prior_divergence(clean, subject.prior, t1),
+        }
+
+    settings = {"span": list(span), "number": number} | _mirrored(mirror)
+    return Stage("certificate", split, count, measure, settings)
 
 
 def dequantized_energies(split: str, count: int, draws: int) -> Stage:

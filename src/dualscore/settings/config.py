@@ -277,6 +277,10 @@ class EvaluateConfig:
     strata: int = option(24, "noise variances an image for the bound and the energy's rise", POSITIVE)
     ode_images: int = option(64, "validation images for ode", SEVERAL)
     ode_tolerance: float = option(1e-3, "tolerance of the ODE solver, in standard deviations", POSITIVE)
+    mirror: bool = option(False, "average the bound's denoiser with its mirror image: twice the evaluations")
+    chains: int = option(
+        128, "annealed chains that the energy's mass is measured by; 0 for none", NOT_NEGATIVE
+    )
     batch_size: int = option(128, "images a batch on each device", POSITIVE)
     psnr: list[float] = field(
         default_factory=lambda: [90.0, 75.0, 60.0, 45.0, 30.0, 15.0, 0.0, -15.0, -30.0],

@@ -1,0 +1,113 @@
+"""From the rows of chains to what is said of an energy's normalization."""
+
+import math
+from collections.abc import Sequence
+
+from dualscore.gaussian import QUANTIZATION_VARIANCE
+from dualscore.likelihood import Estimate, bits
+from dualscore.likelihood.mass import LEVELS, Mass, falling_levels, log_mean, mass_of, weigh_chains
+from dualscore.likelihood.normalizer import (
+    Normalization,
+    importance_weights,
+    measured_mass,
+    normalizer_variances,
+)
+from dualscore.likelihood.verdict import MASS_TOLERANCE, Check, Word
+from dualscore.measuring.figures import Figure
+from dualscore.measuring.measured import Measured
+from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Subject
+from dualscore.noise import in_decibels
+
+MASS, LOG_Z = "mass", "log Z"
+DRAWS = 512
+"""From the Gaussian, for log Z at large noise."""
+SURE = 0.1
+"""Share of the chains that must be effective for a mass to be called one."""
+EVEN = 0.5
+"""Share of the draws that must be effective for log Z at a noise level to be compared."""
+
+
+def schedule(measured: Measured) -> list[float]:
+    """Noise variances of the chains, falling to that of training or of rounding to 8 bits, in pixel²."""
+    t_min, t_max = measured.subject.t_range
+    return falling_levels(t_max, max(t_min, QUANTIZATION_VARIANCE), LEVELS)
+
+
+def chain_rows(subject: Subject, levels: Sequence[float], chains: Sequence[int]) -> Rows:
+    """Log weights of some chains at every level, shape (n, L): what the mass is made of."""
+    found = weigh_chains(subject.energy, subject.prior, levels, chains, seed=subject.seed)
+    return {"log_weight": found.log_weights}
+
+
+def draw_rows(subject: Subject, draws: Sequence[int]) -> Rows:
+    """Log weights of some draws from the Gaussian at large noise variances, shape (n, 3), for log Z."""
+    variances = normalizer_variances(subject.t_range[1])
+    found = importance_weights(subject.energy, subject.prior, variances, draws, seed=subject.seed)
+    return {"log_weight": found}
+
+
+def found_mass(measured: Measured) -> Mass | None:
+    """What the chains found of the energy itself; None where there were none."""
+    rows = measured.rows.get("mass")
+    return None if rows is None else mass_of(rows["log_weight"], schedule(measured), [], 0)
+
+
+def normalization(measured: Measured) -> Normalization | None:
+    """What is known of the reported log Z and of the mass that is left with it; None without log Z."""
+    if "normalizer" not in measured.rows:
+        return None
+    log_z, mass = measured.log_z, found_mass(measured)
+    images = len(measured.rows["normalizer"]["noise_square"])
+    return Normalization(
+        value=log_z.value,
+        stderr=None if math.isnan(log_z.stderr) else log_z.stderr,
+        how=f"the paper's protocol on {images:,} images at t = {measured.subject.t_range[1]:g}",
+        mass=None if mass is None else measured_mass(mass, log_z.value, measured.dimension),
+    )
+
+
+def mass_checks(measured: Measured) -> list[Check]:
+    """Whether the energy integrates to one, and whether log Z is one number at every large noise level."""
+    checks = []
+    found = normalization(measured)
+    if found is not None and (mass := found.mass) is not None:
+        gap = Estimate(mass.nats, mass.stderr)
+        where = f"{in_decibels(mass.noise_variance)} dB"
+        word = _word(mass.nats, mass.stderr, mass.limit, mass.effective_share)
+        checks.append(Check(MASS, where, gap, mass.stderr, MASS_TOLERANCE, "nats", said=word))
+    if "anchor" in measured.rows:
+        variances = normalizer_variances(measured.subject.t_range[1])
+        top, *others = [log_mean(column) for column in measured.rows["anchor"]["log_weight"].unbind(1)]
+        for t, other in zip(variances[1:], others, strict=True):
+            if min(top.share, other.share) < EVEN:
+                continue
+            gap = bits(other.estimate - top.estimate, measured.dimension)
+            where = f"{in_decibels(t)} against {in_decibels(variances[0])} dB"
+            checks.append(Check(LOG_Z, where, gap, gap.stderr))
+    return checks
+
+
+def _word(nats: float, stderr: float, limit: float, share: float) -> Word:
+    """A limit above the tolerance is proof; a mass of one needs chains that agree."""
+    if limit > MASS_TOLERANCE or (share > 2 * SURE and abs(nats) - 3.0 * stderr > MASS_TOLERANCE):
+        return Word.inconsistent
+    if share > SURE and abs(nats) + 2.0 * stderr < MASS_TOLERANCE:
+        return Word.consistent
+    return Word.undecided
+
+
+def mass_figures(measured: Measured) -> Figure | None:
+    """The report's entry: log Z, the mass, where it appears, and log Z without images."""
+    found, mass = normalization(measured), found_mass(measured)
+    if found is None:
+        return None
+    figure: Figure = {**found.plain(), "text": str(found)}
+    if mass is not None:
+        figure["levels"] = mass.levels
+        figure["profile"] = [value - found.value for value in mass.profile]
+        figure["chains"] = mass.at.count
+    if "anchor" in measured.rows:
+        top = log_mean(measured.rows["anchor"]["log_weight"][:, 0])
+        figure["without_images"] = {"value": top.value, "stderr": top.stderr, "share": top.share}
+    return figure
