@@ -13,6 +13,7 @@ from dualscore.energy import Energy, EnergyModel, ScoreModel
 from dualscore.errors import NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import bits_per_dim, check_clean, check_floating, log_normalizer, noise_entropy
+from dualscore.likelihood.normalizer import MeasuredMass, Normalization, moved
 from dualscore.noise import MEASURING, corrupt, seeded_generator
 
 
@@ -53,6 +54,7 @@ class ImageModel(nn.Module):
         prior: the training images' Gaussian, where sampling starts; None where it is not known.
         provenance: what the model came from, for people.
         origin: what `dualscore.save` writes beside the weights; None where that is not known.
+        mass: what the energy integrates to with that log Z, as annealed chains found; None if nobody looked.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ImageModel(nn.Module):
         prior: StationaryGaussian | None = None,
         provenance: str = "",
         origin: Origin | None = None,
+        mass: MeasuredMass | None = None,
     ) -> None:
         super().__init__()
         self.score_model = score_model
@@ -80,6 +83,19 @@ class ImageModel(nn.Module):
         self.prior = prior
         self.provenance = provenance
         self.origin = origin
+        self.mass = mass
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """Log Z with its error, how it was found, and the mass that is left with it; None without log Z.
+
+        `log_prob` is that of a density as far as the mass is one. A mass that was not measured, or measured and
+        above one, is said in `str(model.normalization)`.
+        """
+        if self.log_normalizer is None:
+            return None
+        how = self.normalized_on or "not said"
+        return Normalization(self.log_normalizer, self.log_normalizer_stderr, how, self.mass)
 
     def _like(self) -> Tensor:
         # A known density has no parameters.
@@ -229,6 +245,8 @@ class ImageModel(nn.Module):
         if entropy is None:
             entropy = noise_entropy(dimension, self.t_max)
         found = log_normalizer(torch.cat(energies), torch.cat(squares), dimension, entropy)
+        if self.mass is not None and self.log_normalizer is not None:
+            self.mass = moved(self.mass, self.log_normalizer - found.value, dimension)
         self.log_normalizer, self.log_normalizer_stderr = found.value, found.stderr
         count = sum(len(part) for part in energies)
         self.normalized_on = f"estimated by the paper's protocol on {count:,} images at t = {self.t_max:g}"

@@ -66,6 +66,7 @@ def _what(document: dict[str, Any], model: ImageModel) -> str:
     }
     if energy:
         rows["log Z"] = _log_z(document["log_normalizer"])
+        rows["mass of exp(−U − log Z)"] = _mass(model)
     rows |= document["facts"]
     rows["written by"] = ", ".join(f"{k} {v}" for k, v in document["written_by"].items())
     return _table(["", ""], [[k, v] for k, v in rows.items()])
@@ -76,6 +77,13 @@ def _log_z(found: dict[str, Any] | None) -> str:
         return "not known: `model.normalize(images)` estimates it; until then there are energies only"
     error = "" if found["stderr"] is None else f" ± {found['stderr']:.3f}"
     return f"{found['value']:.3f}{error} nats, {found['how']}"
+
+
+def _mass(model: ImageModel) -> str:
+    """Whether these are probabilities: what the density integrates to."""
+    if model.mass is None:
+        return "not measured: whether the energy is normalized is not known"
+    return f"{model.mass}; a normalized density has e^0"
 
 
 def _use(model: ImageModel, folder: str) -> str:

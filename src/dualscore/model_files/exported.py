@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +28,7 @@ from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel, Origin
 from dualscore.model_files import architecture
 from dualscore.model_files.card import card
+from dualscore.model_files.evaluated import read_mass
 from dualscore.version import installed_version
 
 MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
@@ -134,6 +136,7 @@ def describe(model: ImageModel, origin: Origin) -> dict[str, Any]:
             "value": log_z,
             "stderr": model.log_normalizer_stderr,
             "how": model.normalized_on or "not said",
+            "mass": None if model.mass is None else asdict(model.mass),
         }
         if known
         else None,
@@ -271,13 +274,15 @@ def _assembled(
     shape: tuple[int, int, int] | None,
     energies: Tensor | None,
 ) -> ImageModel:
-    value = stderr = None
+    value = stderr = mass = None
     how = ""
     if (log_z := document["log_normalizer"]).value is not None:
         if not isinstance(network, EnergyModel):
             raise log_z.fail("is of a denoiser, which has none")
         value, how = log_z["value"].number(), log_z["how"].text()
         stderr = None if log_z["stderr"].value is None else log_z["stderr"].number(0.0)
+        # Files from before the mass was measured do not have it.
+        mass = read_mass(log_z["mass"]) if log_z.mapping().get("mass") is not None else None
     if energies is not None and (energies.ndim != 1 or not len(energies) or not energies.isfinite().all()):
         raise document.fail(f"stands beside {ENERGIES} that are no list of finite numbers")
     names = [_Document(k, document.path, "facts").text() for k in document["facts"].mapping()]
@@ -303,4 +308,5 @@ def _assembled(
             None if energies is None else energies.double().sort().values,
             document["licence"].text(r"[^\x00-\x1f\x7f]*"),
         ),
+        mass=mass,
     )

@@ -1,5 +1,6 @@
 """Loads models from files: our checkpoints and the paper's released ones; no code is executed."""
 
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from dualscore.files.archives import DAMAGED, refuse_bombs, sha256
 from dualscore.files.plain_text import printable
 from dualscore.model import ImageModel, Origin
 from dualscore.model_files import architecture
+from dualscore.model_files.evaluated import evaluated_mass
 from dualscore.model_files.exported import MODEL_FILE, is_model_file, read_model
 from dualscore.model_files.released import read_network
 from dualscore.runs.checkpoints import read_checkpoint
@@ -110,6 +112,7 @@ def _assembled(content: dict[str, Any], path: Path) -> ImageModel:
         prior=prior,
         provenance=f"{config.name}, step {step}, {release}",
         origin=Origin(config.name, architecture.of_experiment(config), facts),
+        mass=evaluated_mass(path, log_normalizer, math.prod(image_shape(config))) if known else None,
     ).eval()
 
 
