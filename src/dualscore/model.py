@@ -89,8 +89,8 @@ class ImageModel(nn.Module):
     def normalization(self) -> Normalization | None:
         """Log Z with its error, how it was found, and the mass that is left with it; None without log Z.
 
-        `log_prob` is that of a density as far as the mass is one. A mass that was not measured, or measured and
-        above one, is said in `str(model.normalization)`.
+        `log_prob` is that of a density as far as the mass is one. A mass that was not measured, or is
+        above one, is told by `str(model.normalization)`.
         """
         if self.log_normalizer is None:
             return None
