@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import lightning
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dualscore.data.batch import Batch
 from dualscore.data.shards import Shard
 from dualscore.data.source import Source
+from dualscore.errors import DataError
 
 
 class ImageDataModule(lightning.LightningDataModule, ABC):
@@ -19,7 +21,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         release: which release, or what the images are, for people.
         path: where it is; None where the images are drawn.
         identity: what changes whenever the images do.
-        counts: images of each split, `train` and `val`.
+        counts: images of each split, `train`, `val` and, where there is one, `test`.
         training_shards: what the training images are read from; none where they are drawn.
         validate_images: validation images used while training.
         validate_batch_size: images a batch on a device then.
@@ -57,6 +59,27 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     @property
+    def reported(self) -> str:
+        """The split that figures are of: `test` where there is one, else `val`."""
+        return "test" if "test" in self.counts else "val"
+
+    def photographs(self, split: str, positions: Tensor) -> Tensor | None:  # noqa: ARG002 - nothing is known
+        """Which photograph images are of, so that errors can be taken over photographs.
+
+        Args:
+            split: `train`, `val` or `test`.
+            positions: the images' places in it, int64, shape (n,).
+
+        Returns:
+            The photographs' numbers, from 0 in each split, int64, shape (n,); None where nobody knows.
+        """
+        return None
+
+    def photograph_name(self, split: str, number: int) -> str | None:  # noqa: ARG002 - nothing is known
+        """The name of a split's photograph, None where it has none."""
+        return None
+
+    @property
     def statistics_images(self) -> int:
         """How many images the stationary statistics are of: all training images, also where few are used."""
         return self.counts["train"]
@@ -77,7 +100,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         """`count` images of a split in order, each once: evenly spaced, or the first where they are drawn.
 
         Args:
-            split: `train` or `val`.
+            split: `train`, `val` or `test`.
             count: how many at most.
             batch_size: images a batch.
             place: which device of how many takes its share, (rank, world size).
@@ -142,3 +165,19 @@ class ResumableLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a place that `state_dict` returned."""
         self.epoch, self.consumed = state["epoch"], state["consumed"] * self._parts
+
+
+def check_positions(split: str, positions: Tensor, images: int) -> None:
+    """Refuse positions that are none of a split.
+
+    Args:
+        split: its name.
+        positions: places in it, shape (n,).
+        images: how many it has.
+
+    Raises:
+        DataError: naming the first that is wrong.
+    """
+    outside = positions[(positions < 0) | (positions >= images)]
+    if len(outside):
+        raise DataError(f"position {int(outside[0])} is not one of the {images} {split} images")
