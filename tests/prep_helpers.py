@@ -46,6 +46,12 @@ def read_split(out: Path, split: str) -> NDArray[np.uint8]:
     return np.stack(images)
 
 
+def names_of(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """The names of each split's photographs."""
+    assert manifest.photographs is not None
+    return {split: known.names for split, known in manifest.photographs.splits.items()}
+
+
 def contents(out: Path) -> dict[str, bytes]:
     """Every file of a folder, by name."""
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
