@@ -174,6 +174,8 @@ def lay_out(plan: Plan, images_per_shard: int | None = None) -> list[tuple[Unit,
 
 def even_cuts(total: int, most: int) -> list[tuple[int, int]]:
     """Cut range(total) into the fewest nearly equal pieces of at most ``most``, as (start, stop)."""
+    if total == 0:
+        return []
     pieces = -(-total // most)
     return list(pairwise(total * piece // pieces for piece in range(pieces + 1)))
 

@@ -73,6 +73,30 @@ def test_imagenet64_png(tmp_path: Path, form: str) -> None:
     assert "not comparable" in Manifest.load(tmp_path / "out").release
 
 
+@pytest.mark.parametrize(
+    ("rows", "most", "share", "expected"),
+    [
+        (128_116, 10_000, 10, 10_000),  # ImageNet's tenth training batch
+        (1_281_149, 10_000, 10, 10_000),  # all of the PNG release
+        (10_000, 5_000, 2, 5_000),  # data_batch_5 of CIFAR-10
+        (50, 10_000, 10, 5),
+        (9, 10_000, 10, 1),
+    ],
+)
+def test_the_end_of_the_training_images_validates(rows: int, most: int, share: int, expected: int) -> None:
+    from data_prep.sources.archive import FileRef
+    from data_prep.sources.batches import BatchUnit, held_out, split_last
+
+    assert held_out(rows, most, share) == expected
+    first, last = (BatchUnit("train", n, FileRef(Path("x")), (3, 32, 32), rows=n) for n in (7, rows))
+    units = split_last([first, last], most, share)
+    assert [(u.split, u.start, u.images, u.rows) for u in units] == [
+        ("train", 0, 7, 7),
+        ("train", 0, rows - expected, rows),
+        ("val", rows - expected, expected, rows),
+    ]
+
+
 def _all_crops(image: np.ndarray, side: int, stride: int) -> list[bytes]:
     """Every crop by plain loops, as an independent reference; ``image`` is (H, W, 3) uint8."""
     crops = []
