@@ -14,15 +14,24 @@ from typing import Any
 import numpy as np
 
 from data_prep import pool, progress
-from data_prep.plan import Plan, Request, ShardJob, Source, Unit, lay_out
+from data_prep.plan import Plan, Request, ShardJob, Source, Unit, check_splits, lay_out
 from data_prep.shard_writer import BUILD_FOLDER, Finished, read_finished, sidecar_path, write_shard
 from data_prep.statistics import Sums
-from dualscore.data.shards import FORMAT, MANIFEST_FILE, SPECTRUM_FILE, SPLITS, Manifest, Split, Statistics
+from dualscore.data.photographs import PHOTOGRAPHS_FILE, Photographs, pack
+from dualscore.data.shards import (
+    FORMAT,
+    MANIFEST_FILE,
+    SPECTRUM_FILE,
+    SPLITS,
+    Manifest,
+    Split,
+    Statistics,
+)
 from dualscore.errors import DataError
 from dualscore.files.aside import write_aside
 from dualscore.terminal import shared_console
 
-PREPARATION = 1  # raise it when the same request would give other bytes
+PREPARATION = 2  # raise it when the same request would give other bytes
 WARNINGS_SHOWN = 20
 WARNINGS_KEPT = 200
 
@@ -56,7 +65,7 @@ def build(request: Request, source: Source, out: Path) -> Manifest:
         _say(f"already complete: {out}")
         return manifest
     plan = source.plan(request)
-    _check_splits(plan, request)
+    check_splits(plan, request)
     _warn(plan)
     (out / BUILD_FOLDER).mkdir(parents=True, exist_ok=True)
     with _only_build(out):
@@ -87,23 +96,31 @@ def preview(request: Request, source: Source, out: Path) -> list[tuple[str, str]
     files = source.find(request.src)
     _refuse_other_content(out, _fingerprint(request, files))
     plan = source.plan(request)
-    _check_splits(plan, request)
+    check_splits(plan, request)
     _warn(plan)
     layout = lay_out(plan, request.images_per_shard)
     shards = [shard for _, jobs in layout for shard in jobs]
-    counts = {split: sum(unit.images for unit in plan.units if unit.split == split) for split in SPLITS}
+    counts = plan.counts
     size = sum(counts.values()) * int(np.prod(plan.image_shape)) / 2**20
     there = sum((out / shard.file).exists() for shard in shards)
     found = f"{len(files)} files" if files else "shipped with the installed packages"
     return [
         ("source", f"{request.src or request.dataset}, {found}: {plan.release}"),
         *(
-            (split, f"{count:,} images of {'×'.join(map(str, plan.image_shape))}")
+            (split, f"{count:,} images of {'×'.join(map(str, plan.image_shape))}{_of(plan, split)}")
             for split, count in counts.items()
         ),
         ("work", f"{len(shards)} shards, {size:,.0f} MB of pixels, by {request.workers} processes"),
         *([("there", f"{there} shards already, which stay")] if there else []),
     ]
+
+
+def _of(plan: Plan, split: str) -> str:
+    """Of how many photographs a split's images are, in words."""
+    if not plan.photographs:
+        return ""
+    count = len(plan.photographs[split].sha256)
+    return f", of {count:,} photograph{'s' * (count > 1)}"
 
 
 def _say(text: str) -> None:
@@ -135,6 +152,7 @@ def _fingerprint(request: Request, files: list[Path]) -> dict[str, Any]:
         "dataset": request.dataset,
         "size": request.size,
         "val_fraction": request.val_fraction,
+        "test_fraction": request.test_fraction,
         "seed": request.seed,
         "images_per_shard": request.images_per_shard,
         "source_files": f"{len(files)} files, {digest.hexdigest()}",
@@ -177,12 +195,6 @@ def _complete(out: Path) -> Manifest | None:
     except DataError as error:
         _say(f"warning: {error}; doing so now")
         return None
-
-
-def _check_splits(plan: Plan, request: Request) -> None:
-    for split in SPLITS:
-        if sum(unit.images for unit in plan.units if unit.split == split) == 0:
-            raise DataError(f"{request.src} gives no {split} image: check --src")
 
 
 @contextmanager
@@ -242,7 +254,9 @@ def _finish(layout: list[tuple[Unit, list[ShardJob]]], plan: Plan, request: Requ
         dataset=request.dataset,
         release=plan.release,
         image_shape=plan.image_shape,
-        splits={split: Split(sum(s.images for s in made), tuple(made)) for split, made in shards.items()},
+        splits={
+            split: Split(sum(s.images for s in made), tuple(made)) for split, made in shards.items() if made
+        },
         statistics=Statistics(
             images=sums.images,
             pixel_mean=mean,
@@ -251,11 +265,27 @@ def _finish(layout: list[tuple[Unit, list[ShardJob]]], plan: Plan, request: Requ
             spectrum_sha256=hashlib.sha256(spectrum.getvalue()).hexdigest(),
         ),
         source={**plan.source, "warnings": list(plan.warnings[:WARNINGS_KEPT])},
+        photographs=_write_photographs([unit for unit, _ in layout], plan, out),
     )
     manifest.save(out)
     for sidecar in (out / BUILD_FOLDER).glob("*.npz"):
         sidecar.unlink()
     return manifest
+
+
+def _write_photographs(units: list[Unit], plan: Plan, out: Path) -> Photographs | None:
+    """Write which photograph each image is of; units come in their splits' order."""
+    if plan.photographs is None:
+        return None
+    if not plan.photographs:
+        return Photographs()
+    numbers = {
+        split: np.concatenate([unit.numbers() for unit in units if unit.split == split])
+        for split in plan.photographs
+    }
+    content = pack(numbers)
+    write_aside(out / PHOTOGRAPHS_FILE, content)
+    return Photographs(PHOTOGRAPHS_FILE, hashlib.sha256(content).hexdigest(), dict(plan.photographs))
 
 
 def _read(out: Path, job: ShardJob) -> Finished:

@@ -17,8 +17,14 @@ from dualscore.terminal.dry import Plan
 if TYPE_CHECKING:
     from data_prep.plan import Request, Source
 
-DEFAULTS = {"size": 16, "val_fraction": 0.1, "seed": 0}
-OPTIONS = {"src": "--src", "size": "--size", "val_fraction": "--val-fraction", "seed": "--seed"}
+DEFAULTS = {"size": 16, "val_fraction": 0.1, "test_fraction": 0.1, "seed": 0}
+OPTIONS = {
+    "src": "--src",
+    "size": "--size",
+    "val_fraction": "--val-fraction",
+    "test_fraction": "--test-fraction",
+    "seed": "--seed",
+}
 REPEATED = "An interrupted build goes on when the same command is given again."
 
 
@@ -69,8 +75,12 @@ def _request(options: argparse.Namespace) -> "tuple[Request, Source]":
                     f"{options.dataset} needs a source, SRC=… (--src): the folder or archive it is made from"
                 )
             given[name] = DEFAULTS[name]
-    if given["val_fraction"] is not None and not 0 < given["val_fraction"] < 1:
-        raise DataError(f"--val-fraction must lie between 0 and 1, not {given['val_fraction']}")
+    shares = {name: given[name] for name in ("val_fraction", "test_fraction") if given[name] is not None}
+    for name, fraction in shares.items():
+        if not 0 < fraction < 1:
+            raise DataError(f"{OPTIONS[name]} must lie between 0 and 1, not {fraction}")
+    if (total := sum(shares.values())) >= 1:
+        raise DataError(f"--val-fraction and --test-fraction leave nothing to train on: together {total:g}")
     request = Request(
         options.dataset, **given, images_per_shard=options.images_per_shard, workers=options.workers
     )
@@ -104,7 +114,8 @@ def _plan_build(options: argparse.Namespace) -> Plan:
     request, source = _request(options)
     for name, text in preview(request, source, options.out):
         plan.add(name, text)
-    return plan.writes(options.out, "shards (.tar)", "manifest.json", "spectrum.npy")
+    crops = ("photographs.npz",) if "size" in source.uses else ()
+    return plan.writes(options.out, "shards (.tar)", "manifest.json", "spectrum.npy", *crops)
 
 
 def _plan_verify(options: argparse.Namespace) -> Plan:
@@ -172,16 +183,25 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--size",
         type=_at_least(4),
         metavar="PIXELS",
-        help="side of the crops, for demo and folder (default: 16)",
+        help="side of the crops, for demo, folder and bsds500 (default: 16)",
     )
     build.add_argument(
         "--val-fraction",
         type=float,
         metavar="F",
-        help="share of the photographs kept apart, for folder (default: 0.1)",
+        help="share of the photographs kept for validation, for folder (default: 0.1)",
     )
     build.add_argument(
-        "--seed", type=_seed, metavar="N", help="of split and shuffle, for demo and folder (default: 0)"
+        "--test-fraction",
+        type=float,
+        metavar="F",
+        help="share of the photographs kept for test, for folder (default: 0.1)",
+    )
+    build.add_argument(
+        "--seed",
+        type=_seed,
+        metavar="N",
+        help="of split and shuffle, for demo, folder and bsds500 (default: 0)",
     )
     build.add_argument(
         "--images-per-shard",

@@ -1,16 +1,20 @@
 """What a source promises: independent units of images, and how they are cut into shards."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dualscore.data.shards import SPLITS, shard_name
+from dualscore.data.photographs import SplitPhotographs, leak
+from dualscore.data.shards import REQUIRED_SPLITS, SPLITS, shard_name
+from dualscore.errors import DataError
 
 SHARD_BYTES = 16 * 2**20
 SMALLEST_SHARD_COUNT = 8
@@ -28,6 +32,7 @@ class Request:
     src: Path | None
     size: int | None = None
     val_fraction: float | None = None
+    test_fraction: float | None = None
     seed: int | None = None
     images_per_shard: int | None = None
     workers: int = 1
@@ -59,9 +64,20 @@ class Unit(ABC):
     split: str
     images: int
 
+    def numbers(self) -> NDArray[np.int32]:
+        """Number, in the split, of the photograph that each image is of, where the plan names photographs.
+
+        Returns:
+            int32, shape (images,).
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def open(self) -> AbstractContextManager[Images]:
         """Open what the images are read from."""
+
+
+EACH_IMAGE: Mapping[str, SplitPhotographs] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,8 @@ class Plan:
     """Everything a source will produce; the units of a split follow one another in order.
 
     ``image_shape`` is (C, H, W). ``source`` and ``warnings`` go into the manifest; the latter are shown too.
+    ``photographs`` are each split's, EACH_IMAGE where every image is a photograph of its own, and None where
+    nobody knows which one an image is of.
     """
 
     image_shape: tuple[int, int, int]
@@ -76,10 +94,34 @@ class Plan:
     units: tuple[Unit, ...]
     source: dict[str, Any]
     warnings: tuple[str, ...] = field(default=())
+    photographs: Mapping[str, SplitPhotographs] | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of each split that has any."""
+        counts = {split: sum(unit.images for unit in self.units if unit.split == split) for split in SPLITS}
+        return {split: count for split, count in counts.items() if count}
+
+
+def check_splits(plan: Plan, request: Request) -> None:
+    """Refuse a plan without images to train on or to validate on, or with a photograph in two splits.
+
+    Args:
+        plan: what a source would produce.
+        request: what was asked for.
+
+    Raises:
+        DataError: naming the source, and the photograph or the split.
+    """
+    for split in REQUIRED_SPLITS:
+        if split not in plan.counts:
+            raise DataError(f"{request.src} gives no {split} image: check --src")
+    if plan.photographs and (problem := leak(plan.photographs)) is not None:
+        raise DataError(f"{request.src or request.dataset}: {problem}; delete one of the two files")
 
 
 class Source(ABC):
-    """A kind of input. ``uses`` names the options it takes: of src, size, val_fraction, seed."""
+    """A kind of input; ``uses`` names the options it takes: src, size, val_fraction, test_fraction, seed."""
 
     uses: ClassVar[frozenset[str]]
 
@@ -132,6 +174,8 @@ def lay_out(plan: Plan, images_per_shard: int | None = None) -> list[tuple[Unit,
 
 def even_cuts(total: int, most: int) -> list[tuple[int, int]]:
     """Cut range(total) into the fewest nearly equal pieces of at most ``most``, as (start, stop)."""
+    if total == 0:
+        return []
     pieces = -(-total // most)
     return list(pairwise(total * piece // pieces for piece in range(pieces + 1)))
 

@@ -72,6 +72,7 @@ def verify(out: Path, workers: int) -> list[str]:
             if report.sums is not None:
                 sums.merge(report.sums)
     problems += _check_statistics(out, manifest, sums)
+    problems += _check_photographs(out, manifest)
     if len(problems) > PROBLEMS_SHOWN:
         return [*problems[: PROBLEMS_SHOWN - 1], f"… and {len(problems) - PROBLEMS_SHOWN + 1} more problems"]
     return problems
@@ -145,4 +146,21 @@ def _check_statistics(out: Path, manifest: Manifest, sums: Sums | None) -> list[
     if not np.allclose(spectrum, sums.spectrum(), rtol=TOLERANCE, atol=1e-12):
         path = out / manifest.statistics.spectrum_file
         problems.append(f"{path} is not the spectrum of the training images")
+    return problems
+
+
+def _check_photographs(out: Path, manifest: Manifest) -> list[str]:
+    """Check which photograph each image is said to be of: a number for each image, an image of each."""
+    if manifest.photographs is None:
+        return []
+    try:
+        numbers = manifest.photographs.load(out, manifest.images)
+    except DataError as error:
+        return [str(error)]
+    problems = []
+    for split, array in numbers.items():
+        told = manifest.photographs.splits[split]
+        for number in set(range(len(told.sha256))) - set(array.tolist()):
+            path = out / manifest.photographs.file
+            problems.append(f"{path} has no image of {told.name(number)}, a photograph of {split}")
     return problems

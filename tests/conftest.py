@@ -62,7 +62,7 @@ def official_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
                 write_cifar10(folder / "source", images_per_batch=40)
             else:
                 size = int(dataset.removeprefix("imagenet"))
-                write_official_imagenet(folder / "source", size, train_images=80, val_images=40)
+                write_official_imagenet(folder / "source", size, train_images=840, val_images=40)
             made[dataset] = _prepare(
                 dataset, "--src", str(folder / "source"), "--out", str(folder / "shards")
             )

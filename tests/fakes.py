@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.sources.crops import cut
-from data_prep.sources.demo import TRAIN, VAL, locate
+from data_prep.sources.demo import TEST, TRAIN, VAL, locate
 
 Pixels = NDArray[np.uint8]
 
 
 def photograph_paths() -> dict[str, Path]:
-    """Name → file of each colour photograph shipped in the test environment."""
+    """Name → file of the photographs that the demo trains and validates on."""
     return {name: locate(*where) for name, where in (TRAIN | VAL).items()}
 
 
 def photograph(name: str, side: int | None = None) -> Image.Image:
     """A photograph as RGB; with ``side``, its top left square of that many pixels."""
-    image = Image.open(photograph_paths()[name]).convert("RGB")
+    image = Image.open(locate(*(TRAIN | VAL | TEST)[name])).convert("RGB")
     return image if side is None else image.crop((0, 0, side, side))
 
 
@@ -42,15 +42,17 @@ def real_images(count: int, size: int, seed: int = 0) -> Pixels:
 
 def write_official_imagenet(
     folder: Path, size: int, train_images: int, val_images: int, form: str = "pickle", batches: int = 2
-) -> tuple[Pixels, Pixels]:
+) -> tuple[Pixels, Pixels, Pixels]:
     """Write ``train_data_batch_1`` …, ``val_data`` as the down-sampled release does; ``form`` pickle or npz.
 
     Returns:
-        The training and validation images in order, uint8, shape (N, 3, size, size).
+        The images of the splits train, val (the last tenth of the last batch) and test (all of ``val_data``)
+        in order, uint8, shape (N, 3, size, size).
     """
     folder.mkdir(parents=True, exist_ok=True)
     images = real_images(train_images + val_images, size)
     train, val = images[:train_images], images[train_images:]
+    kept = train_images - max(1, (train_images // batches) // 10)  # array_split's last part is a smallest one
     parts = {f"train_data_batch_{i + 1}": part for i, part in enumerate(np.array_split(train, batches))}
     for name, part in (parts | {"val_data": val}).items():
         labels = [1 + position % 1000 for position in range(len(part))]
@@ -60,14 +62,17 @@ def write_official_imagenet(
         else:
             batch = {"data": table, "labels": labels, "mean": table.mean(axis=0)}
             (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
-    return train, val
+    return train[:kept], train[kept:], val
 
 
-def write_cifar10(folder: Path, images_per_batch: int = 20, archive: bool = False) -> tuple[Pixels, Pixels]:
+def write_cifar10(
+    folder: Path, images_per_batch: int = 20, archive: bool = False
+) -> tuple[Pixels, Pixels, Pixels]:
     """Write CIFAR-10's Python version below ``folder``: its folder, or only ``cifar-10-python.tar.gz``.
 
     Returns:
-        The training and test images in order, uint8, shape (N, 3, 32, 32).
+        The images of the splits train, val (half of the last batch) and test in order, uint8, shape
+        (N, 3, 32, 32).
     """
     batches = real_images(6 * images_per_batch, 32).reshape(6, images_per_batch, 3, 32, 32)
     names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
@@ -85,14 +90,18 @@ def write_cifar10(folder: Path, images_per_batch: int = 20, archive: bool = Fals
         _write_tar(folder / "cifar-10-python.tar.gz", contents)
     else:
         _write_files(folder, contents)
-    return batches[:5].reshape(-1, 3, 32, 32), batches[5]
+    train, kept = batches[:5].reshape(-1, 3, 32, 32), 5 * images_per_batch - images_per_batch // 2
+    return train[:kept], train[kept:], batches[5]
 
 
-def write_imagenet64_png(folder: Path, train: int, val: int, form: str = ".tar") -> tuple[Pixels, Pixels]:
+def write_imagenet64_png(
+    folder: Path, train: int, val: int, form: str = ".tar"
+) -> tuple[Pixels, Pixels, Pixels]:
     """Write the PNG release; ``form`` is .tar, .tar.gz, .zip or "" for folders.
 
     Returns:
-        The images in order, uint8, shape (N, 3, 64, 64).
+        The images of the splits train, val (the last tenth of the training images) and test in order, uint8,
+        shape (N, 3, 64, 64).
     """
     folder.mkdir(parents=True, exist_ok=True)
     images = real_images(train + val, 64)
@@ -106,7 +115,8 @@ def write_imagenet64_png(folder: Path, train: int, val: int, form: str = ".tar")
             _write_tar(folder / f"{split}{form}", contents)
         else:
             _write_files(folder, contents)
-    return images[:train], images[train:]
+    kept = train - max(1, train // 10)
+    return images[:kept], images[kept:train], images[train:]
 
 
 def encode(image: Pixels, kind: str = "PNG") -> bytes:

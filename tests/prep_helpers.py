@@ -19,13 +19,16 @@ def build(
     workers: int = 1,
     size: int | None = None,
     val_fraction: float | None = None,
+    test_fraction: float | None = None,
     seed: int | None = None,
     images_per_shard: int | None = None,
 ) -> Manifest:
     """Build as the command line does, by default in this process."""
     if "seed" in SOURCES[dataset].uses and seed is None:
         seed = 0
-    request = Request(dataset, src, size, val_fraction, seed, images_per_shard, workers)
+    if "test_fraction" in SOURCES[dataset].uses and test_fraction is None:
+        test_fraction = 0.1
+    request = Request(dataset, src, size, val_fraction, test_fraction, seed, images_per_shard, workers)
     return data_prep.build.build(request, SOURCES[dataset], out)
 
 
@@ -41,6 +44,12 @@ def read_split(out: Path, split: str) -> NDArray[np.uint8]:
                 assert file is not None
                 images.append(np.frombuffer(file.read(), np.uint8).reshape(manifest.image_shape))
     return np.stack(images)
+
+
+def names_of(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """The names of each split's photographs."""
+    assert manifest.photographs is not None
+    return {split: known.names for split, known in manifest.photographs.splits.items()}
 
 
 def contents(out: Path) -> dict[str, bytes]:

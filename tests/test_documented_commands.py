@@ -220,7 +220,7 @@ def typist(
     np.save(typed_at / "energies.npy", draw.gumbel(-1e4, 1e3, 200))
     (typed_at / "some").mkdir()
     shutil.copy(typed_at / "runs/patches_dual/checkpoints/best.ckpt", typed_at / "some/file.ckpt")
-    write_official_imagenet(tmp_path / "official", 64, train_images=40, val_images=20)
+    write_official_imagenet(tmp_path / "official", 64, train_images=400, val_images=20)
     return Typist(typed_at, tmp_path / "official")
 
 

@@ -7,9 +7,11 @@ import torch
 
 from dualscore.assemble import build_datamodule, load_statistics
 from dualscore.data.base import ResumableLoader
-from dualscore.data.known import KnownDataModule, TrainingDraws
+from dualscore.data.known import KnownDataModule, TrainingDraws, draw_images
+from dualscore.errors import DataError
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.images import dequantize, to_pixels
+from dualscore.noise import SAMPLING, seeded_generator
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment
 from workspace import ROOT
@@ -133,3 +135,24 @@ def test_settings_that_do_not_go_together(settings: list[str], message: str) -> 
 
     with pytest.raises(ConfigError, match=message):
         config(*settings)
+
+
+def test_the_test_split_is_a_stream_of_its_own_and_each_image_is_its_own_photograph() -> None:
+    data = module()
+    assert data.reported == "test"
+    drawn = {split: next(iter(data.evenly_spaced(split, 64, 64))) for split in ("train", "val", "test")}
+    for a, b in (("train", "test"), ("val", "test"), ("train", "val")):
+        assert not torch.equal(drawn[a].image, drawn[b].image)
+    found = data.photographs("test", drawn["test"].position)
+    assert torch.equal(found, torch.arange(64))
+    with pytest.raises(DataError, match="position 131072 is not one of the 131072 test images"):
+        data.photographs("test", torch.tensor([0, 2**17]))
+
+
+def test_validation_images_are_what_they_were_before_there_was_a_test_split() -> None:
+    """Rows that were measured on them stay valid: each split keeps the key of its own random numbers."""
+    data = module()
+    for split, key in (("train", -1), ("val", -2), ("test", -3)):
+        images = next(iter(data.evenly_spaced(split, 64, 64))).image
+        generator = seeded_generator(torch.device("cpu"), SAMPLING, key, 0)
+        assert torch.equal(images, draw_images(data.density, 64, data.quantized, generator))

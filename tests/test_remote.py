@@ -128,7 +128,7 @@ def test_a_run_trains_from_a_server_and_downloads_each_shard_once(
     shards = {name: n for name, n in server.asked.items() if name.endswith(".tar")}
     assert shards
     assert set(shards.values()) == {1}
-    assert server.asked["spectrum.npy"] == 1
+    assert server.asked["spectrum.npy"] == server.asked["photographs.npz"] == 1
     workspace.run("train", "patches_dual", *settings, f"data.path={small_shards}", "--runs", "runs/local")
     a, b = workspace.checkpoint("remote/patches_dual"), workspace.checkpoint("local/patches_dual")
     assert all(torch.equal(a["state_dict"][k], b["state_dict"][k]) for k in a["state_dict"])
@@ -216,6 +216,35 @@ def test_a_damaged_cached_shard_is_fetched_again(server: Server, tmp_path: Path)
     path.write_bytes(path.read_bytes()[:5000])
     assert read(source, shard) == whole
     assert server.asked[shard.file] == 2
+
+
+def test_which_photograph_an_image_is_of_is_fetched_once(
+    server: Server, small_shards: Path, tmp_path: Path
+) -> None:
+    source, manifest = opened(server, tmp_path)
+    assert manifest.photographs is not None
+    here = manifest.photographs.load(small_shards, manifest.images)
+    there = manifest.photographs.load(source.folder, manifest.images)
+    assert set(there) == {"train", "val", "test"}
+    assert {split: array.tolist() for split, array in here.items()} == {
+        split: array.tolist() for split, array in there.items()
+    }
+    (source.folder / "photographs.npz").write_bytes(b"damaged")
+    opened(server, tmp_path)
+    opened(server, tmp_path)
+    assert server.asked["photographs.npz"] == 2
+    assert manifest.photographs.load(source.folder, manifest.images)["test"].tolist() == here["test"].tolist()
+
+
+def test_photographs_that_are_another_file_stop_the_run_before_it_begins(
+    small_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dualscore.data.transfer.FIRST_WAIT", 0.0)
+    folder = shutil.copytree(small_shards, tmp_path / "served")
+    for content, reason in ((b"another", "checksum is not the manifest"), (bytes(10**7), "it has more than")):
+        (folder / "photographs.npz").write_bytes(content)
+        with serving(folder) as server, pytest.raises(SourceError, match=rf"photographs\.npz.*{reason}"):
+            opened(server, tmp_path / "cache")
 
 
 def test_a_set_that_changed_is_not_mixed_with_what_it_was(small_shards: Path, tmp_path: Path) -> None:

@@ -199,18 +199,21 @@ def test_an_image_that_claims_more_is_refused_before_it_is_decoded(
 ) -> None:
     content = _png(12_000) if kind == "pixels" else bytes(5 * 10**7)
     for split in ("train_64x64", "valid_64x64"):
-        name = f"{split}/1.png"
+        names = [f"{split}/1.png", f"{split}/2.png"]  # one of two validates
         if form == ".zip":
             with zipfile.ZipFile(tmp_path / f"{split}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-                archive.writestr(name, content)
+                for name in names:
+                    archive.writestr(name, content)
         elif form:
             with tarfile.open(tmp_path / f"{split}{form}", "w:gz" if "gz" in form else "w") as tar:
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+                for name in names:
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
         else:
             (tmp_path / split).mkdir()
-            (tmp_path / name).write_bytes(content)
+            for name in names:
+                (tmp_path / name).write_bytes(content)
     error = _failed(capsys, "imagenet64_png", "--src", str(tmp_path), "--out", str(tmp_path / "out"))
     assert ("12000×12000 pixels instead of 64×64" if kind == "pixels" else "cannot be decoded") in error
 

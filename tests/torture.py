@@ -191,7 +191,8 @@ def torture(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         The report; `faults` lists what was lost.
     """
     chance = random.Random(seed)
-    write_official_imagenet(folder / "source", 32, train_images=IMAGES, val_images=40)
+    train, _, _ = write_official_imagenet(folder / "source", 32, train_images=IMAGES + 5, val_images=40)
+    assert len(train) == IMAGES
     data = folder / "data"
     if prepare(
         ["build", "imagenet32", "--src", str(folder / "source"), "--out", str(data), "--workers", "1"]

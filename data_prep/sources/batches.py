@@ -5,7 +5,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ MOST_BYTES = 2**34
 
 @dataclass(frozen=True)
 class BatchUnit(Unit):
-    """All images of one batch file, in the file's order."""
+    """Images of one batch file in the file's order, from ``start`` on, of ``rows`` that it holds."""
 
     ref: FileRef
     image_shape: tuple[int, int, int]
+    rows: int
+    start: int = 0
 
     @contextmanager
     def open(self) -> Iterator[Images]:
@@ -34,9 +36,9 @@ class BatchUnit(Unit):
         table = _read_npz(self.ref) if self.ref.name.endswith(".npz") else _read_pickle(self.ref)
         _check_table(self.ref, table.shape, self.image_shape)
         _check_kind(self.ref, table.dtype)
-        if len(table) != self.images:
+        if len(table) != self.rows:
             raise DataError(f"{self.ref} changed while it was read: run again")
-        yield Table(table.reshape(-1, *self.image_shape))
+        yield Table(table.reshape(-1, *self.image_shape)[self.start : self.start + self.images])
 
 
 def batch_unit(split: str, ref: FileRef, image_shape: tuple[int, int, int]) -> BatchUnit:
@@ -47,7 +49,21 @@ def batch_unit(split: str, ref: FileRef, image_shape: tuple[int, int, int]) -> B
         with ref.open() as file:
             shape = safe_pickle.peek_shape(file, str(ref))  # type: ignore[arg-type]
     _check_table(ref, shape, image_shape)
-    return BatchUnit(split, shape[0], ref, image_shape)
+    return BatchUnit(split, shape[0], ref, image_shape, rows=shape[0])
+
+
+def held_out(count: int, most: int, share: int) -> int:
+    """How many of the last training images validate: ``most``, or of few one in ``share``, at least one."""
+    return max(1, min(most, count // share))
+
+
+def split_last(units: Sequence[BatchUnit], most: int, share: int) -> list[BatchUnit]:
+    """Training files, the end of the last of which becomes the validation split; see `held_out`."""
+    *others, last = units
+    val = held_out(last.rows, most, share)
+    train = replace(last, images=last.rows - val)
+    parts = [train] if train.images else []
+    return [*others, *parts, replace(last, split="val", images=val, start=train.images)]
 
 
 def search(src: Path, pattern: str, archives: str) -> list[FileRef]:

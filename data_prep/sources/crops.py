@@ -12,7 +12,6 @@ from data_prep.plan import Images, Unit
 from data_prep.pool import stop_if_told
 from data_prep.sources.photographs import Photograph
 from dualscore.errors import DataError
-from dualscore.pictures.photographs import read_rgb
 
 REDUCTIONS = (1, 2, 4)
 
@@ -41,13 +40,30 @@ def cut(image: Image.Image, side: int, stride: int, channels: int) -> list[NDArr
 
 @dataclass(frozen=True)
 class CropUnit(Unit):
-    """Crops of a group of photographs, shuffled together if a seed is given, else in their order."""
+    """Crops of a group of photographs, shuffled together if a seed is given, else in their order.
+
+    ``first`` is the number of the first of these photographs among those of the split.
+    """
 
     photographs: tuple[Photograph, ...]
     side: int
     stride: int
     channels: int
     shuffle_seed: tuple[int, ...] | None
+    first: int
+
+    def numbers(self) -> NDArray[np.int32]:
+        """Number, in the split, of the photograph that each crop is of: int32, shape (images,)."""
+        counts = [count_crops(photo.size, self.side, self.stride) for photo in self.photographs]
+        last = self.first + len(counts)
+        return np.repeat(np.arange(self.first, last, dtype=np.int32), counts)[self.order()]
+
+    def order(self) -> NDArray[np.int64]:
+        """Place, photograph by photograph, of each crop: shape (images,)."""
+        order = np.arange(self.images)
+        if self.shuffle_seed is not None:
+            np.random.default_rng(self.shuffle_seed).shuffle(order)
+        return order
 
     @contextmanager
     def open(self) -> Iterator[Images]:
@@ -56,7 +72,7 @@ class CropUnit(Unit):
         for photograph in self.photographs:
             stop_if_told()
             try:
-                image = read_rgb(photograph.path)
+                image = photograph.read()
             except (OSError, ValueError) as error:
                 raise DataError(f"{photograph.path} changed while it was read ({error}): run again") from None
             grids += cut(image, self.side, self.stride, self.channels)
@@ -70,9 +86,7 @@ class _Crops:
         if self.starts[-1] != unit.images:
             names = ", ".join(photograph.name for photograph in unit.photographs)
             raise DataError(f"a photograph changed its size while it was read, one of {names}: run again")
-        self.order = np.arange(unit.images)
-        if unit.shuffle_seed is not None:
-            np.random.default_rng(unit.shuffle_seed).shuffle(self.order)
+        self.order = unit.order()
 
     def take(self, start: int, stop: int) -> NDArray[np.uint8]:
         crops = []

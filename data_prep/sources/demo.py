@@ -1,4 +1,4 @@
-"""The colour photographs that scikit-image and scikit-learn ship: a small data set that needs no download."""
+"""Colour photographs that installed packages ship: a small data set that needs no download."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_prep.plan import Plan, Request, Source
 from data_prep.sources.folder import crop_plan, look
+from data_prep.sources.photographs import Photograph
 from dualscore.errors import DataError
 
 TRAIN = {
@@ -19,7 +20,14 @@ VAL = {
     "chelsea": ("skimage", "data/chelsea.png"),
     "flower": ("sklearn", "datasets/images/flower.jpg"),
 }
-PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+TEST = {
+    "grace_hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+    "ihc": ("skimage", "data/ihc.png"),
+}
+"""A portrait, and stained tissue under a microscope. The other colour photographs that are shipped are of
+an eye, a fifth of it plain black, of galaxies, and of the motorcycle above."""
+PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+SHIPPERS = "scikit-image, scikit-learn and matplotlib"
 
 
 HALVES = {
@@ -30,38 +38,42 @@ HALVES = {
 
 
 class Demo(Source):
-    """Photographs to train on, all five unless named, and two to validate on."""
+    """Photographs to train on, all five unless named, two to validate on and two to test on."""
 
     uses = frozenset({"size", "seed"})
 
     def __init__(self, train: Sequence[str] = tuple(TRAIN)) -> None:
         self.train = {name: TRAIN[name] for name in train}
+        self.all = self.train | VAL | TEST
 
     @property
     def about(self) -> str:
         """All of the photographs, or which ones."""
         if len(self.train) == len(TRAIN):
-            return "photographs shipped with scikit-image and scikit-learn; no --src"
+            return f"photographs shipped with {SHIPPERS}; no --src"
         return f"the same, trained on {' and '.join(self.train)} only"
 
     def find(self, src: Path | None) -> list[Path]:  # noqa: ARG002 - it needs none
         """The files, found without importing the packages."""
-        return [locate(package, file) for package, file in (self.train | VAL).values()]
+        return [locate(package, file) for package, file in self.all.values()]
 
     def plan(self, request: Request) -> Plan:
         """Crop the photographs; which one is on which side is fixed."""
         assert request.size is not None
-        # looking at seven photographs takes less time than starting processes
-        photographs = look(list(self.train | VAL), self.find(None), request.size, workers=1)
+        files = [Photograph(*file) for file in zip(self.all, self.find(None), strict=True)]
+        # looking at nine photographs takes less time than starting processes
+        photographs = look(files, request.size, workers=1)
         for photograph in photographs:
             if photograph.problem:
                 raise DataError(
                     f"{photograph.path} {photograph.problem}: choose a smaller --size or reinstall it"
                 )
-        train, val = photographs[: len(self.train)], photographs[len(self.train) :]
-        count = {4: "four", 5: "five", 7: "seven"}[len(photographs)]
-        release = f"demo: {count} photographs shipped with scikit-image and scikit-learn, cut into crops"
-        return crop_plan(train, val, 3, request, release)
+        rest = iter(photographs)
+        sides = {"train": self.train, "val": VAL, "test": TEST}
+        splits = {split: [next(rest) for _ in names] for split, names in sides.items()}
+        count = {6: "six", 7: "seven", 9: "nine"}[len(photographs)]
+        release = f"demo: {count} photographs shipped with {SHIPPERS}, cut into crops"
+        return crop_plan(splits, 3, request, release)
 
 
 def locate(package: str, file: str) -> Path:

@@ -11,19 +11,25 @@ from data_prep import pool, progress
 from data_prep.plan import Plan, Request, Source
 from data_prep.sources.crops import CropUnit, count_crops
 from data_prep.sources.photographs import Photograph, inspect
+from dualscore.data.photographs import NAMES_KEPT, SplitPhotographs
 from dualscore.errors import DataError
 from dualscore.pictures.photographs import SUFFIXES
 
 GROUP_CROPS = 2**16
 GROUP_BYTES = 200 * 10**6
-NAMES_KEPT = 2000
+NO_TEST = (
+    "2 photographs are too few for a test split: figures will be of the validation photograph, "
+    "which also chooses the checkpoint"
+)
+STRIDES = {"train": 2, "val": 1, "test": 1}
+"""Crops a side: every half square to train on, side by side to measure."""
 
 
 class Folder(Source):
-    """Photographs below a folder; ``val_fraction`` of them, chosen by the seed, are kept for validation."""
+    """Photographs below a folder; shares of them, chosen by the seed, are kept for validation and test."""
 
     about = "any folder of photographs, cut into crops"
-    uses = frozenset({"src", "size", "val_fraction", "seed"})
+    uses = frozenset({"src", "size", "val_fraction", "test_fraction", "seed"})
 
     def find(self, src: Path | None) -> list[Path]:
         """Every picture below ``src``, sorted by its name relative to it."""
@@ -47,20 +53,32 @@ class Folder(Source):
         assert request.size is not None
         assert request.seed is not None
         assert request.val_fraction is not None
-        files = self.find(request.src)
-        names = [path.relative_to(request.src).as_posix() for path in files]
-        usable, channels, warnings = select(look(names, files, request.size, request.workers), request.src)
+        assert request.test_fraction is not None
+        src = request.src
+        files = [Photograph(path.relative_to(src).as_posix(), path) for path in self.find(src)]
+        usable, channels, warnings = select(look(files, request.size, request.workers), src)
         order = np.random.default_rng([request.seed, 0]).permutation(len(usable))
-        held_out = min(max(1, round(request.val_fraction * len(usable))), len(usable) - 1)
-        train = [usable[i] for i in order[held_out:]]
-        val = [usable[i] for i in sorted(order[:held_out])]
+        val, test = _held_out(len(usable), request.val_fraction, request.test_fraction)
+        splits = {
+            "train": [usable[i] for i in order[val + test :]],
+            "val": [usable[i] for i in sorted(order[:val])],
+            "test": [usable[i] for i in sorted(order[val : val + test])],
+        }
         release = f"{len(usable)} photographs of one's own, cut into crops"
-        return crop_plan(train, val, channels, request, release, warnings)
+        return crop_plan(splits, channels, request, release, warnings)
 
 
-def look(names: Sequence[str], files: Sequence[Path], size: int, workers: int) -> list[Photograph]:
+def _held_out(count: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
+    """How many of two or more photographs are kept for validation and for test; of two, none for test."""
+    if count < 3:
+        return 1, 0
+    val = min(max(1, round(val_fraction * count)), count - 2)
+    return val, min(max(1, round(test_fraction * count)), count - 1 - val)
+
+
+def look(files: Sequence[Photograph], size: int, workers: int) -> list[Photograph]:
     """Inspect every file, in processes."""
-    jobs = [(name, path, size) for name, path in zip(names, files, strict=True)]
+    jobs = [(file, size) for file in files]
     done = 0
     with progress.bar("looking at photographs", len(jobs), "photographs") as show:
 
@@ -98,25 +116,30 @@ def select(photographs: list[Photograph], src: Path) -> tuple[list[Photograph], 
 
 
 def crop_plan(
-    train: list[Photograph],
-    val: list[Photograph],
+    splits: dict[str, list[Photograph]],
     channels: int,
     request: Request,
     release: str,
     warnings: tuple[str, ...] = (),
 ) -> Plan:
-    """Cut split photographs: overlapping shuffled crops to train on, disjoint ordered ones to validate."""
+    """Cut split photographs: overlapping shuffled crops to train on, disjoint ordered ones to measure."""
     assert request.size is not None
     assert request.seed is not None
     shape = (channels, request.size, request.size)
-    strides = {"train": max(1, request.size // 2), "val": request.size}
+    splits = {split: photographs for split, photographs in splits.items() if photographs}
+    strides = {split: max(1, request.size // STRIDES[split]) for split in splits}
     units = []
-    for split, photographs in (("train", train), ("val", val)):
+    for split, photographs in splits.items():
+        first = 0
         most = min(GROUP_CROPS, GROUP_BYTES // int(np.prod(shape)))
         for number, group in enumerate(_groups(photographs, request.size, strides[split], most)):
             total = sum(count_crops(photo.size, request.size, strides[split]) for photo in group)
             seed = (request.seed, 1, number) if split == "train" else None
-            units.append(CropUnit(split, total, tuple(group), request.size, strides[split], channels, seed))
+            units.append(
+                CropUnit(split, total, tuple(group), request.size, strides[split], channels, seed, first)
+            )
+            first += len(group)
+    counts = {split: len(photographs) for split, photographs in splits.items()}
     source: dict[str, Any] = {
         "crops": {
             "size": request.size,
@@ -125,11 +148,28 @@ def crop_plan(
             "seed": request.seed,
         },
         "transparency": "laid over white",
-        "photographs": {"train": len(train), "val": len(val), "left_out": len(warnings)},
+        "photographs": counts | {"left_out": sum(text.startswith("left out") for text in warnings)},
     }
-    if len(train) + len(val) <= NAMES_KEPT:
-        source["names"] = {"train": [photo.name for photo in train], "val": [photo.name for photo in val]}
-    return Plan(shape, release, tuple(units), source, warnings)
+    if "test" not in splits:
+        warnings = (NO_TEST, *warnings)
+    return Plan(shape, release, tuple(units), source, warnings, told(splits))
+
+
+def told(splits: dict[str, list[Photograph]]) -> dict[str, SplitPhotographs]:
+    """What the manifest says of each split's photographs."""
+    few = sum(map(len, splits.values())) <= NAMES_KEPT
+    return {
+        split: SplitPhotographs(
+            tuple(photo.sha256 for photo in photographs),
+            tuple(_printable(photo.name) for photo in photographs) if few else (),
+        )
+        for split, photographs in splits.items()
+    }
+
+
+def _printable(name: str) -> str:
+    """A file's name without what a manifest may not hold: line ends, a terminal's commands, broken bytes."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
 
 
 def _groups(photographs: list[Photograph], size: int, stride: int, most: int) -> list[list[Photograph]]:

@@ -3,21 +3,28 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.plan import Plan, Request, Source
-from data_prep.sources.batches import batch_unit, numbers, search, source_files
+from data_prep.plan import EACH_IMAGE, Plan, Request, Source
+from data_prep.sources.batches import batch_unit, numbers, search, source_files, split_last
 from dualscore.errors import DataError
 
 BATCHES = 10
+VALIDATION = 10_000
+"""Images at the end of the last training file that validate, so that the official ones are left for test."""
+VALIDATION_SHARE = 10
+"""One in so many of that file, where it holds few."""
 
 
 @dataclass(frozen=True)
 class Imagenet(Source):
-    """Images of ``side``×``side``; the order of the files and within them is kept."""
+    """Images of ``side``×``side``; the order of the files and within them is kept.
+
+    The official validation set is the test split; the end of the training set validates.
+    """
 
     side: int
     uses = frozenset({"src"})
     train_pattern = r"train_data_batch_\d+(\.npz)?"
-    val_pattern = r"val_data(\.npz)?"
+    test_pattern = r"val_data(\.npz)?"
 
     @property
     def about(self) -> str:
@@ -37,7 +44,7 @@ class Imagenet(Source):
             raise DataError(
                 f"{src} does not exist: give the folder of train_data_batch_1 … and val_data as --src"
             )
-        files = source_files(src, f"{self.train_pattern}|{self.val_pattern}", self.archives)
+        files = source_files(src, f"{self.train_pattern}|{self.test_pattern}", self.archives)
         if not files:
             raise DataError(
                 f"{src} holds no train_data_batch_1 …, no val_data and no Imagenet{self.side}_*.zip: "
@@ -50,12 +57,12 @@ class Imagenet(Source):
         assert request.src is not None
         shape = (3, self.side, self.side)
         train = search(request.src, self.train_pattern, self.archives)
-        val = search(request.src, self.val_pattern, self.archives)
+        test = search(request.src, self.test_pattern, self.archives)
         if not train:
             raise DataError(
                 f"{request.src} holds no train_data_batch_1 …: add the training files of the release"
             )
-        if not val:
+        if not test:
             raise DataError(f"{request.src} holds no val_data: add the validation file of the release")
         present = numbers(train)
         missing = sorted(set(range(1, BATCHES + 1)) - set(present))
@@ -63,8 +70,8 @@ class Imagenet(Source):
         if missing:
             absent = ", ".join(map(str, missing))
             warnings.append(f"only {len(present)} of {BATCHES} training batches are there, without {absent}")
-        units = [batch_unit("train", ref, shape) for ref in train]
-        units += [batch_unit("val", ref, shape) for ref in val]
+        units = split_last([batch_unit("train", ref, shape) for ref in train], VALIDATION, VALIDATION_SHARE)
+        units += [batch_unit("test", ref, shape) for ref in test]
         release = f"imagenet{self.side} down-sampled, official anti-aliased release (Chrabaszcz et al. 2017)"
-        source = {"batches": present, "images": {unit.ref.name: unit.images for unit in units}}
-        return Plan(shape, release, tuple(units), source, tuple(warnings))
+        source = {"batches": present, "images": {unit.ref.name: unit.rows for unit in units}}
+        return Plan(shape, release, tuple(units), source, tuple(warnings), EACH_IMAGE)

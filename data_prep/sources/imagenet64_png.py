@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.plan import Images, Plan, Request, Source, Unit, even_cuts
+from data_prep.plan import EACH_IMAGE, Images, Plan, Request, Source, Unit, even_cuts
 from data_prep.sources.archive import TAR_SUFFIXES, FileRef, explained, forget_members
+from data_prep.sources.batches import held_out
+from data_prep.sources.imagenet import VALIDATION, VALIDATION_SHARE
 from dualscore.errors import DataError
 
-NAMES = {"train": "train_64x64", "val": "valid_64x64"}
+NAMES = {"train": "train_64x64", "test": "valid_64x64"}
 SHAPE = (3, 64, 64)
 IMAGES_PER_UNIT = 4096
 MOST_BYTES = 2**20
@@ -107,7 +109,7 @@ class _Pngs:
 
 
 class Imagenet64Png(Source):
-    """Archives are read in their own order, folders by sorted name."""
+    """Archives are read in their own order, folders by sorted name; the training images' end validates."""
 
     about = "the older PNG release, train_64x64 and valid_64x64; never compare the two"
     uses = frozenset({"src"})
@@ -130,10 +132,15 @@ class Imagenet64Png(Source):
                 raise DataError(f"{path} holds no PNG file: check --src")
             # a compressed tar has no random access: one process reads all of it
             most = len(places) if path.name.endswith((".gz", ".tgz")) else IMAGES_PER_UNIT
-            for start, stop in even_cuts(len(places), most):
-                units.append(PngUnit(split, stop - start, path, tuple(places[start:stop])))
+            parts = {split: places}
+            if split == "train":
+                kept = len(places) - held_out(len(places), VALIDATION, VALIDATION_SHARE)
+                parts = {"train": places[:kept], "val": places[kept:]}
+            for part, those in parts.items():
+                for start, stop in even_cuts(len(those), most):
+                    units.append(PngUnit(part, stop - start, path, tuple(those[start:stop])))
         source = {"files": {split: path.name for split, path in zip(NAMES, files, strict=True)}}
-        return Plan(SHAPE, RELEASE, tuple(units), source)
+        return Plan(SHAPE, RELEASE, tuple(units), source, photographs=EACH_IMAGE)
 
 
 def _locate(src: Path, name: str) -> Path:

@@ -1,20 +1,23 @@
 """Looks at photographs, and tells which ones can be used."""
 
 import hashlib
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from dualscore.pictures.photographs import read_rgb
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """What looking at one file told.
+    """A file, and what looking at it told.
 
     ``name`` is relative to the source folder; ``size`` is (width, height) in pixels; ``gray`` means that red,
-    green and blue agree in every pixel; ``problem`` says why the file cannot be used, or is None.
+    green and blue agree in every pixel; ``problem`` says why the file cannot be used, or is None; ``content``
+    is the file's, where it lies in an archive.
     """
 
     name: str
@@ -23,20 +26,25 @@ class Photograph:
     gray: bool = False
     sha256: str = ""
     problem: str | None = None
+    content: bytes | None = None
+
+    def read(self) -> Image.Image:
+        """Decode it, as `read_rgb` does."""
+        return read_rgb(self.path if self.content is None else io.BytesIO(self.content))
 
 
-def inspect(job: tuple[str, Path, int]) -> Photograph:
-    """Look at one (name, path, smallest side): decode it whole, since a broken file only shows then."""
-    name, path, smallest = job
+def inspect(job: tuple[Photograph, int]) -> Photograph:
+    """Look at one (file, smallest side): decode it whole, since a broken file only shows then."""
+    found, smallest = job
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        image = read_rgb(path)
+        raw = found.path.read_bytes() if found.content is None else found.content
+        image = found.read()
     except OSError as error:
-        return Photograph(name, path, problem=f"cannot be read: {error.strerror}")
+        return replace(found, problem=f"cannot be read: {error.strerror}")
     except ValueError as error:
-        return Photograph(name, path, problem=str(error))
+        return replace(found, problem=str(error))
     if min(image.size) < smallest:
-        return Photograph(name, path, problem=f"is too small: {image.width}×{image.height}")
+        return replace(found, problem=f"is too small: {image.width}×{image.height}")
     pixels = np.asarray(image)
     gray = bool((pixels == pixels[..., :1]).all())
-    return Photograph(name, path, image.size, gray, digest)
+    return replace(found, size=image.size, gray=gray, sha256=hashlib.sha256(raw).hexdigest())

@@ -19,7 +19,7 @@ from prep_helpers import build, contents
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound")
-    write_official_imagenet(folder / "src", 32, 16, 8)
+    write_official_imagenet(folder / "src", 32, 17, 8)
     build("imagenet32", folder / "out", src=folder / "src")
     return folder / "out"
 

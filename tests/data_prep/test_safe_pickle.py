@@ -84,7 +84,7 @@ def test_column_major_and_big_endian_arrays() -> None:
 
 
 def test_a_python_2_batch_becomes_shards(tmp_path: Path) -> None:
-    train, val = write_official_imagenet(tmp_path / "src", 32, 12, 8)
+    train, val, test = write_official_imagenet(tmp_path / "src", 32, 12, 8)
     for path in (tmp_path / "src").iterdir():
         batch = pickle.loads(path.read_bytes())  # noqa: S301
         raw = batch["data"].tobytes()
@@ -95,6 +95,7 @@ def test_a_python_2_batch_becomes_shards(tmp_path: Path) -> None:
     build("imagenet32", tmp_path / "out", src=tmp_path / "src")
     assert np.array_equal(read_split(tmp_path / "out", "train"), train)
     assert np.array_equal(read_split(tmp_path / "out", "val"), val)
+    assert np.array_equal(read_split(tmp_path / "out", "test"), test)
 
 
 class _Call:

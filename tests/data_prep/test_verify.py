@@ -21,7 +21,7 @@ from prep_helpers import build
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound")
-    write_official_imagenet(folder / "src", 32, 64, 24)
+    write_official_imagenet(folder / "src", 32, 71, 24, batches=1)
     build("imagenet32", folder / "out", src=folder / "src")
     return folder / "out"
 
@@ -82,7 +82,7 @@ def test_flipped_byte(out: Path, position: int) -> None:
     [(0, "cannot be read whole"), (3000, "cannot be read whole"), (4000, "holds 1 images")],
 )
 def test_truncated_shard(out: Path, length: int, problem: str) -> None:
-    path = out / "val-000001.tar"
+    path = out / "test-000001.tar"
     path.write_bytes(path.read_bytes()[:length])
     problems = verify(out, workers=1)
     assert problems[0] == f"{path} has another checksum than the manifest says"
@@ -167,8 +167,8 @@ def test_wrong_counts_in_the_manifest(out: Path) -> None:
 
 
 def test_total_that_does_not_add_up(out: Path) -> None:
-    _edit(out, lambda document: document["splits"]["val"].update(images=25))
-    with pytest.raises(DataError, match=r"splits\.val\.images is 25, but its shards hold 24"):
+    _edit(out, lambda document: document["splits"]["test"].update(images=25))
+    with pytest.raises(DataError, match=r"splits\.test\.images is 25, but its shards hold 24"):
         verify(out, workers=1)
 
 
@@ -177,7 +177,7 @@ def test_at_most_twenty_problems(out: Path) -> None:
         path.write_bytes(b"nothing")
     problems = verify(out, workers=1)
     assert len(problems) == 20
-    assert problems[-1] == "… and 13 more problems"  # two for each of 16 shards
+    assert problems[-1] == "… and 27 more problems"  # two for each of 23 shards
 
 
 def test_command_line(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,6 +180,14 @@ def test_png_of_another_size_or_broken(tmp_path: Path, capsys: pytest.CaptureFix
     assert "0000003.png: cannot be decoded" in _fail(tmp_path, capsys, "imagenet64_png")
 
 
+def test_one_training_image_cannot_validate_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_imagenet64_png(tmp_path / "src", 1, 4, "")
+    assert "gives no train image: check --src" in _fail(tmp_path, capsys, "imagenet64_png")
+    shutil.rmtree(tmp_path / "src")
+    write_official_imagenet(tmp_path / "src", 32, 1, 6, batches=1)
+    assert "gives no train image: check --src" in _fail(tmp_path, capsys, "imagenet32")
+
+
 def test_png_folder_without_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_imagenet64_png(tmp_path / "src", 12, 4, "")
     shutil.rmtree(tmp_path / "src" / "valid_64x64")
@@ -223,6 +231,13 @@ def test_archive_member_that_points_elsewhere(tmp_path: Path, capsys: pytest.Cap
         (["imagenet64", "--src", "nowhere"], "nowhere does not exist"),
         (["imagenet64_png", "--src", "nowhere"], "nowhere is not a folder"),
         (["folder", "--src", "x", "--val-fraction", "1"], "--val-fraction must lie between 0 and 1"),
+        (["folder", "--src", "x", "--test-fraction", "0"], "--test-fraction must lie between 0 and 1"),
+        (["demo", "--test-fraction", "0.5"], "demo does not use --test-fraction: leave it out"),
+        (
+            ["folder", "--src", "x", "--val-fraction", "0.5", "--test-fraction", "0.5"],
+            "--val-fraction and --test-fraction leave nothing to train on: together 1",
+        ),
+        (["bsds500"], "bsds500 needs a source"),
         (["demo", "--size", "400"], "is too small"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from dualscore.data.base import ImageDataModule
+from dualscore.data.base import ImageDataModule, check_positions
 from dualscore.data.batch import Batch
 from dualscore.data.plan import share
 from dualscore.data.workers import live_with_the_run
@@ -16,10 +16,10 @@ from dualscore.noise import SAMPLING, seeded_generator
 
 EPOCH_IMAGES = 2**17
 """Training images in what is called an epoch; the next one has new images."""
-SPLIT_IMAGES = {"train": 2**17, "val": 2**17}
+SPLIT_IMAGES = {"train": 2**17, "val": 2**17, "test": 2**17}
 BLOCK = 64
 """Measured images are drawn in blocks of this many, so that each depends on its position alone."""
-_SPLITS = {"train": 1, "val": 2}
+_SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
 def draw_images(density: GaussianMixture, count: int, quantized: bool, generator: torch.Generator) -> Tensor:
@@ -175,6 +175,19 @@ class KnownDataModule(ImageDataModule):
         )
         self.density, self.quantized = density, quantized
         self.batch_size, self.streams, self.seed = batch_size, streams, seed
+
+    def photographs(self, split: str, positions: Tensor) -> Tensor:
+        """Each image is one of its own: its position.
+
+        Args:
+            split: `train`, `val` or `test`.
+            positions: the images' places in it, int64, shape (n,).
+
+        Returns:
+            The same numbers, int64, shape (n,).
+        """
+        check_positions(split, positions, self.counts[split])
+        return positions.clone()
 
     @property
     def batches(self) -> int:

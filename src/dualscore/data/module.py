@@ -1,16 +1,18 @@
 """The Lightning data module of prepared shards."""
 
 import hashlib
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dualscore.data.base import ImageDataModule
+from dualscore.data.base import ImageDataModule, check_positions
 from dualscore.data.plan import EpochPlan
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.shards import Manifest
-from dualscore.data.source import Source
+from dualscore.data.source import Source, local_folder
 from dualscore.data.workers import live_with_the_run
 from dualscore.errors import DataError
 
@@ -55,8 +57,7 @@ class ShardDataModule(ImageDataModule):
             release=manifest.release,
             path=source,
             identity=hashlib.sha256(f"{manifest.splits}{training or ''}".encode()).hexdigest(),
-            counts={name: split.images for name, split in manifest.splits.items()}
-            | ({} if training is None else {"train": len(training)}),
+            counts=manifest.images | ({} if training is None else {"train": len(training)}),
             training_shards=manifest.splits["train"].shards,
             validate_images=validate_images,
             validate_batch_size=validate_batch_size,
@@ -76,6 +77,39 @@ class ShardDataModule(ImageDataModule):
         shards = self.manifest.splits["train"].shards
         groups = max(1, self.workers)
         return EpochPlan(shards, self.batch_size, self.streams, groups, self.seed, epoch, self.training)
+
+    def photographs(self, split: str, positions: Tensor) -> Tensor | None:
+        """Which photograph images are of; see `ImageDataModule`.
+
+        Args:
+            split: `train`, `val` or `test`.
+            positions: the images' places in it, int64, shape (n,).
+
+        Returns:
+            The photographs' numbers, int64, shape (n,); None where the manifest does not tell.
+
+        Raises:
+            DataError: if a position is not one of the split, or the photographs' file is damaged.
+        """
+        check_positions(split, positions, self.manifest.splits[split].images)
+        if self.manifest.photographs is None:
+            return None
+        if self.manifest.photographs.each_image:
+            return positions.clone()
+        return self._numbers[split][positions.cpu()].to(positions)
+
+    def photograph_name(self, split: str, number: int) -> str | None:
+        """The file name of a split's photograph, None where it was not kept."""
+        known = self.manifest.photographs
+        names = () if known is None or known.each_image else known.splits[split].names
+        return names[number] if names else None
+
+    @cached_property
+    def _numbers(self) -> dict[str, Tensor]:
+        """For each split, the number of each image's photograph."""
+        assert self.manifest.photographs is not None
+        numbers = self.manifest.photographs.load(local_folder(self.source), self.manifest.images)
+        return {split: torch.from_numpy(array) for split, array in numbers.items()}
 
     @property
     def statistics_images(self) -> int:

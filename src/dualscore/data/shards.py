@@ -1,6 +1,7 @@
 r"""The on-disk format of a prepared data set, shared by its writer and its reader.
 
-A folder holds ``manifest.json``, ``spectrum.npy`` and shards ``train-000000.tar``, …, ``val-000000.tar``, ….
+A folder holds ``manifest.json``, ``spectrum.npy`` and shards ``train-000000.tar``, …, ``val-000000.tar``, …;
+it may hold ``test-000000.tar``, … and, of crops, ``photographs.npz`` (see `dualscore.data.photographs`).
 A shard is a plain tar; an entry is one image: ``{index:09d}.u8``, its raw uint8 pixels, channel-major,
 where ``index`` counts the images of the split from 0 in shard order.
 
@@ -13,13 +14,14 @@ import io
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dualscore.data.photographs import Photographs, parse_photographs
 from dualscore.errors import DataError
 from dualscore.files.aside import write_aside
 from dualscore.files.typed_json import TypedJson
@@ -29,7 +31,9 @@ FORMAT = "dualscore-shards-1"
 MANIFEST_FILE = "manifest.json"
 SPECTRUM_FILE = "spectrum.npy"
 IMAGE_SUFFIX = ".u8"
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
+"""In the manifest's order: what is learned from, what chooses, and, where it is kept, what is reported."""
+REQUIRED_SPLITS = ("train", "val")
 MOST_CHANNELS = 16
 MOST_VALUES = 2**24
 """Values of an image that are borne; what a manifest claims is allocated."""
@@ -83,7 +87,8 @@ class Statistics:
 class Manifest:
     """What ``manifest.json`` says: a prepared data set's shape, splits, statistics and origin.
 
-    ``image_shape`` is (C, H, W); ``source`` is free-form JSON saying what the images were made from.
+    ``image_shape`` is (C, H, W); ``source`` is free-form JSON saying what the images were made from;
+    ``photographs`` is None where nobody knows which photograph an image is of.
     """
 
     format: str
@@ -93,15 +98,25 @@ class Manifest:
     splits: dict[str, Split]
     statistics: Statistics
     source: dict[str, Any]
+    photographs: Photographs | None = None
+
+    @property
+    def images(self) -> dict[str, int]:
+        """How many images each split has."""
+        return {name: split.images for name, split in self.splits.items()}
 
     def save(self, folder: str | Path) -> None:
         """Write ``folder/manifest.json``, whole or not at all."""
-        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        document = asdict(replace(self, photographs=None))
+        del document["photographs"]  # absent where nothing is known
+        if self.photographs is not None:
+            document["photographs"] = self.photographs.document()
+        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
         write_aside(Path(folder) / MANIFEST_FILE, text.encode())
 
     @classmethod
     def load(cls, folder: str | Path, hint: str | None = None) -> "Manifest":
-        """Read ``folder/manifest.json``; check it, the presence and size of each shard, and the spectrum.
+        """Read ``folder/manifest.json``; check it, the presence and size of each shard, and the other files.
 
         Args:
             folder: where the data set was prepared.
@@ -118,6 +133,8 @@ class Manifest:
             for shard in split.shards:
                 _check_size(Path(folder) / shard.file, shard.bytes)
         load_spectrum(folder, manifest)
+        if manifest.photographs is not None:
+            manifest.photographs.load(folder, manifest.images)
         return manifest
 
     @classmethod
@@ -207,11 +224,16 @@ def _parse(document: object, path: str | Path) -> Manifest:
         raise root["image_shape"].fail(f"must be [channels, height, width], not {sides}")
     if sides[0] > MOST_CHANNELS or math.prod(sides) > MOST_VALUES:
         raise root["image_shape"].fail(f"is {sides}, more than images here may have")
-    splits = {name: _parse_split(root["splits"][name], name) for name in SPLITS}
+    named = root["splits"].mapping()
+    splits = {
+        name: _parse_split(root["splits"][name], name)
+        for name in SPLITS
+        if name in REQUIRED_SPLITS or name in named
+    }
     statistics = root["statistics"]
     if statistics["images"].count() != splits["train"].images:
         raise statistics["images"].fail(f"differs from splits.train.images, {splits['train'].images}")
-    return Manifest(
+    manifest = Manifest(
         format=FORMAT,
         dataset=root["dataset"].text(),
         release=root["release"].text(),
@@ -226,6 +248,9 @@ def _parse(document: object, path: str | Path) -> Manifest:
         ),
         source=root["source"].mapping(),
     )
+    if "photographs" not in root.mapping():
+        return manifest
+    return replace(manifest, photographs=parse_photographs(root["photographs"], manifest.images))
 
 
 def _parse_split(split: TypedJson, name: str) -> Split:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from dualscore.data.cache import ShardCache
+from dualscore.data.photographs import HEADER_BYTES
 from dualscore.data.shards import MANIFEST_FILE, Manifest, Shard
 from dualscore.data.transfer import Address, is_remote
 from dualscore.errors import SourceError
@@ -35,7 +36,7 @@ class RemoteFolder:
         try:
             if not (self.folder / MANIFEST_FILE).exists():
                 write_aside(self.folder / MANIFEST_FILE, raw)
-            self._keep_spectrum()
+            self._keep_files()
         except OSError as error:
             raise SourceError(
                 f"{self.folder}: cannot be written ({error.strerror}); see data.cache"
@@ -69,13 +70,22 @@ class RemoteFolder:
                 "data.workers"
             )
 
-    def _keep_spectrum(self) -> None:
+    def _keep_files(self) -> None:
+        """Have the files beside the shards that the manifest names."""
         statistics, (channels, height, width) = self.manifest.statistics, self.manifest.image_shape
-        path = self.folder / statistics.spectrum_file
-        if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == statistics.spectrum_sha256:
-            return
         most = 8 * channels**2 * height * width + 2**12  # with NumPy's header
-        write_aside(path, self._fetch(statistics.spectrum_file, most, statistics.spectrum_sha256))
+        self._keep(statistics.spectrum_file, most, statistics.spectrum_sha256)
+        photographs, images = self.manifest.photographs, self.manifest.images
+        if photographs is not None and not photographs.each_image:
+            # compression may lengthen what it cannot shorten, by less than this
+            most = 5 * sum(images.values()) + 2 * HEADER_BYTES * len(images)
+            self._keep(photographs.file, most, photographs.sha256)
+            photographs.load(self.folder, images)
+
+    def _keep(self, name: str, most: int, sha256: str) -> None:
+        path = self.folder / name
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            write_aside(path, self._fetch(name, most, sha256))
 
     def _fetch(self, name: str, most: int, sha256: str | None = None) -> bytes:
         sink = io.BytesIO()
@@ -115,5 +125,5 @@ def open_shard(source: Source, shard: Shard) -> int:
 
 
 def local_folder(source: Source) -> Path:
-    """The folder that holds a source's manifest and spectrum."""
+    """The folder that holds a source's manifest, spectrum and photographs' numbers."""
     return source.folder if isinstance(source, RemoteFolder) else source

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -25,11 +26,11 @@ def any_size(size: tuple[int, int]) -> None:
     """Accept photographs of every (width, height) that Pillow itself accepts."""
 
 
-def read_rgb(path: Path, check: Callable[[tuple[int, int]], None] = any_size) -> Image.Image:
+def read_rgb(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] = any_size) -> Image.Image:
     """Read a photograph.
 
     Args:
-        path: the file.
+        path: the file, or its content.
         check: told (width, height), as they are stored, before anything is decoded; raises UnsuitableError.
 
     Returns:
