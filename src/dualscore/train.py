@@ -28,7 +28,7 @@ from dualscore.runs.folder import Run
 from dualscore.runs.signals import StopSignals
 from dualscore.runs.status import State, Status
 from dualscore.runs.watchdog import Watchdog, within
-from dualscore.settings.config import Best, ExperimentConfig
+from dualscore.settings.config import Anchor, Best, ExperimentConfig
 from dualscore.settings.experiment import to_plain
 from dualscore.telling import introduce, tell_results
 from dualscore.terminal import final, quiet, rank, shared_console
@@ -122,6 +122,17 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
         _say(status, run)
 
 
+def _look_at_range(config: ExperimentConfig, module: DualScoreModule, console: Console) -> None:
+    """Say so where noise ends before the images' largest structure is drowned: the anchor is not exact there."""
+    largest, t_max = float(module.prior.eigenvalues.max()), module.t_range[1]
+    if config.energy.anchor is not Anchor.none and t_max < 10.0 * largest:
+        console.print(
+            f"noise.t_max: {t_max:g} is less than ten times the images' largest eigenvalue, {largest:.3g}: at "
+            f"t_max they are not yet Gaussian; {10.0 * largest:.0f} or more lets log Z be taken there",
+            soft_wrap=True,
+        )
+
+
 def _watchdog(config: ExperimentConfig, run: Run, status: Status, place: tuple[int, int]) -> Watchdog:
     """A watchdog that says why it ends the process, on the terminal and in the run's status."""
 
@@ -198,6 +209,7 @@ def _fit(
     if rank() == 0:
         run.write_config(plain)
     introduce(config, run, module, datamodule, trainer, step)
+    _look_at_range(config, module, console)
     if newest:
         _compare_devices(newest[1]["dualscore"].get("devices", 1), trainer.world_size, console)
     parameters = sum(p.numel() for p in module.model.parameters())
