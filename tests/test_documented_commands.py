@@ -40,7 +40,7 @@ ELSEWHERE = {
     r"make figures": "test_figures.py; of the demo's run here",
     r"make (convert|train EXP=(?!patches_dual))": "test_model_files.py, test_training.py: every experiment",
     r"make train$": "make newcomer: the whole of it",
-    r"make .*(imagenet|cifar10|https?:|EXP=some)": "needs files that no test has; test_remote.py, data_prep/",
+    r"make .*(imagenet|cifar10|bsds500|https?:|EXP=some)": "needs others' files; test_remote.py, data_prep/",
     r"dualscore ": "what the line of make above it runs",
     r"python benchmarks/": "test_benchmarks.py, test_ood.py, test_pictures.py",
     r"\.venv/bin/jupyter": "test_notebooks.py",
