@@ -1,4 +1,4 @@
-"""The causal network's likelihood is exact: it sums to one, sees the past alone, and learns a known source."""
+"""The causal network: its likelihood is exact, it sees the past alone, and it learns a known source."""
 
 import itertools
 import math

@@ -7,7 +7,6 @@ it; side by side in one picture they have the seams against them instead.
 import io
 import math
 from collections.abc import Callable
-from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,13 +71,13 @@ def webp(picture: Picture) -> bytes:
 def jpeg_xl(picture: Picture) -> bytes:
     """A lossless JPEG XL file, by libjxl."""
     try:
-        codecs = import_module("imagecodecs")
+        import imagecodecs
     except ImportError:
         raise UnavailableError(JPEG_XL) from None
-    if not codecs.JPEGXL.available:
+    if not imagecodecs.JPEGXL.available:
         raise UnavailableError("this imagecodecs was built without libjxl: pip install imagecodecs")
     effort = GRAY_EFFORT if picture.ndim == 2 else COLOUR_EFFORT
-    return bytes(codecs.jpegxl_encode(picture, lossless=True, effort=effort, numthreads=1))
+    return bytes(imagecodecs.jpegxl_encode(picture, lossless=True, effort=effort, numthreads=1))
 
 
 CODECS: dict[str, tuple[str, Callable[[Picture], bytes]]] = {

@@ -86,6 +86,7 @@ class _Measure:
     detail: str
 
 
+@torch.random.fork_rng(devices=[])  # a loader draws a seed of the global random numbers
 def measure_yardsticks(
     datamodule: ImageDataModule,
     stationary: StationaryGaussian,
