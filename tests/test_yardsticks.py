@@ -116,9 +116,9 @@ def test_what_is_fitted_is_taken_from_its_file_until_something_else_is_asked_for
         for name in names:
             assert torch.equal(first[name].bits_per_dim, again[name].bits_per_dim)
             assert first[name].training_images == again[name].training_images
-        fewer, _ = opened("patches_dual", f"data.path={shards}", "data.images=1000", "data.half=A")
+        patch.setattr(datamodule, "identity", "other images")
         with pytest.raises(AssertionError, match="again"):
-            measured(fewer, stationary, tmp_path, wanted=["causal"])
+            measured(datamodule, stationary, tmp_path, wanted=["causal"])
 
     for harm in (damage, disguise, empty):
         for path in kept:
