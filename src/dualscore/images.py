@@ -18,6 +18,11 @@ def to_gray(image: Tensor) -> Tensor:
     return ((weighted + 32768) >> 16).to(torch.uint8)
 
 
+def in_channels(image: Tensor, channels: int) -> Tensor:
+    """Stored images, uint8 of shape (B, C, H, W), with the channels wanted: 1 makes gray of colour."""
+    return to_gray(image) if channels == 1 and image.shape[1] == 3 else image
+
+
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 """The same weights for statistics: gray = Σ weight · channel, up to rounding."""
 
@@ -35,9 +40,7 @@ def to_pixels(image: Tensor, channels: int, dtype: torch.dtype = torch.float32) 
     """
     if image.is_floating_point():
         return image.to(dtype)
-    if channels == 1 and image.shape[1] == 3:
-        image = to_gray(image)
-    return image.to(dtype) / 255.0
+    return in_channels(image, channels).to(dtype) / 255.0
 
 
 def to_stored(pixels: Tensor) -> Tensor:

@@ -1,8 +1,13 @@
 """The Gaussians that stand beside every evaluation, measured on the same images."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+
 from dualscore.data.base import ImageDataModule
+from dualscore.data.batch import Batch
+from dualscore.evaluation.kept import Keep, Tensors
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import to_pixels
 from dualscore.likelihood.baselines import FullGaussian, gaussian_bits_per_dim
@@ -12,6 +17,62 @@ FULL_COVARIANCE_LIMIT = 4096
 IMAGES_PER_DIMENSION = 16
 """Training images used for that fit per dimension, at most; of small images, `FEWEST_IMAGES`."""
 FEWEST_IMAGES = 2**15
+BATCH = 512
+VERSION = 1
+"""Of the fit; what another one made is made anew."""
+
+
+def fitting_images(datamodule: ImageDataModule, dimension: int) -> int:
+    """How many training images the full-covariance Gaussian of d pixels is fitted to."""
+    return min(datamodule.counts["train"], max(FEWEST_IMAGES, IMAGES_PER_DIMENSION * dimension))
+
+
+def full_gaussian(
+    datamodule: ImageDataModule,
+    channels: int,
+    dimension: int,
+    keep: Keep,
+    watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+) -> FullGaussian:
+    """The Gaussian with a mean and a covariance for all pixels, fitted once a data set.
+
+    Args:
+        datamodule: the training images.
+        channels: 1 makes gray of colour.
+        dimension: d = C·H·W of the images then.
+        keep: where it is kept.
+        watch: passes batches of training images on and shows them.
+
+    Returns:
+        The fitted Gaussian.
+
+    Raises:
+        DataError: if training images cannot be read.
+    """
+    count = fitting_images(datamodule, dimension)
+
+    def fit() -> Tensors:
+        full = FullGaussian(dimension)
+        for batch in watch(datamodule.evenly_spaced("train", count, BATCH)):
+            full.add(to_pixels(batch.image, channels))
+        full.fit()
+        return {"mean": full.mean, "factor": full.factor, "count": torch.tensor(full.count)}
+
+    def fits(tensors: Tensors) -> bool:
+        expected = {"mean": (dimension,), "factor": (dimension, dimension), "count": ()}
+        return {name: tuple(value.shape) for name, value in tensors.items()} == expected
+
+    identity = {
+        "version": VERSION,
+        "dataset": datamodule.identity,
+        "channels": channels,
+        "dimension": dimension,
+        "images": count,
+    }
+    found = keep("full-covariance", identity, fits, fit)
+    full = FullGaussian(0)
+    full.restore(found["mean"], found["factor"], int(found["count"]))
+    return full
 
 
 def measure_gaussians(
@@ -21,11 +82,7 @@ def measure_gaussians(
     dimension = stationary.eigenvalues.numel()
     full = None
     if dimension <= FULL_COVARIANCE_LIMIT:
-        full = FullGaussian(dimension)
-        count = min(datamodule.counts["train"], max(FEWEST_IMAGES, IMAGES_PER_DIMENSION * dimension))
-        for batch in datamodule.evenly_spaced("train", count, 512):
-            full.add(to_pixels(batch.image, channels))
-        full.fit()
+        full = full_gaussian(datamodule, channels, dimension, Keep([]))
     batches = (batch.image for batch in datamodule.evenly_spaced("val", images, 512))
     return {
         **gaussian_bits_per_dim(stationary, full, batches, channels),

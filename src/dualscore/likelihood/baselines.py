@@ -37,13 +37,23 @@ class FullGaussian:
         covariance = self._products / self.count - mean[:, None] * mean
         covariance.diagonal().add_(QUANTIZATION_VARIANCE)
         self.mean = mean + 0.5
-        self._factor = torch.linalg.cholesky(covariance)
+        self.factor = torch.linalg.cholesky(covariance)
+
+    def restore(self, mean: Tensor, factor: Tensor, count: int) -> None:
+        """Take what another one was fitted to.
+
+        Args:
+            mean: its `mean`, float64, shape (d,).
+            factor: its `factor`, the covariance's lower Cholesky factor, float64, shape (d, d).
+            count: its `count`, of images.
+        """
+        self.mean, self.factor, self.count = mean, factor, count
 
     def energy(self, pixels: Tensor) -> Tensor:
         """−log p in nats of images of shape (B, …), shape (B,)."""
         centered = (pixels.flatten(1).double() - self.mean).mT
-        white = torch.linalg.solve_triangular(self._factor, centered, upper=False)
-        log_determinant = 2.0 * self._factor.diagonal().log().sum()
+        white = torch.linalg.solve_triangular(self.factor, centered, upper=False)
+        log_determinant = 2.0 * self.factor.diagonal().log().sum()
         constant = log_determinant + len(self.mean) * math.log(2 * math.pi)
         energy: Tensor = 0.5 * (white.square().sum(dim=0) + constant)
         return energy

@@ -1,0 +1,268 @@
+"""What stands beside every evaluation: likelihoods of the same images that anybody gets within a minute.
+
+Two Gaussians, a small causal network with an exact likelihood, and lossless codecs. What is fitted to the
+training images is kept beside them, or, where that is no folder to write to, with the evaluation.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dualscore.data.base import ImageDataModule
+from dualscore.data.batch import Batch
+from dualscore.errors import DataError
+from dualscore.evaluation import gaussians
+from dualscore.evaluation.causal import STEPS, causal_mlp
+from dualscore.evaluation.codecs import CODECS, mosaic
+from dualscore.evaluation.kept import Keep
+from dualscore.evaluation.plan import nested_choice
+from dualscore.gaussian import StationaryGaussian
+from dualscore.images import dequantize, in_channels, to_pixels
+from dualscore.likelihood import bits, bits_per_dim, dequantized_bits_per_dim
+from dualscore.noise import fixed_uniform
+
+STATIONARY, FULL_COVARIANCE, CAUSAL = "stationary", "full_covariance", "causal"
+YARDSTICKS = (STATIONARY, FULL_COVARIANCE, CAUSAL, *CODECS)
+"""Names of all of them, in the order they are shown."""
+LABELS = {
+    STATIONARY: "Gaussian, stationary",
+    FULL_COVARIANCE: "Gaussian, full cov.",
+    CAUSAL: "causal MLP",
+    **{name: label for name, (label, _) in CODECS.items()},
+}
+EXACT, DEQUANTIZED, DENSITY, FILE = "exact", "dequantized", "density", "file"
+"""What a figure is of: −log₂ P of 8-bit images; a bound on it; a density on [0, 1]^d; a file's length."""
+FOLDER = ".yardsticks"
+"""Beside the shards: what is kept."""
+CAUSAL_VALUES = 2**22
+"""8-bit values that the network is measured on, at most: about 15 seconds of a core."""
+CODEC_PIXELS = 2**21
+"""Pixels of a mosaic, at most: half a minute of WebP."""
+BATCH = 512
+_NO_LEVELS = "of 8-bit images only, and these are floats"
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """One row: a figure in bits/dim, or why there is none."""
+
+    label: str
+    kind: str
+    """`EXACT`, `DEQUANTIZED`, `DENSITY` or `FILE`."""
+    value: float | None = None
+    """Bits/dim, the mean over images; None where there is a `reason`."""
+    images: int = 0
+    training_images: int | None = None
+    """What it was fitted to; None for codecs."""
+    positions: Tensor | None = None
+    """The images' places in the split, int64, shape (n,); None for codecs."""
+    bits_per_dim: Tensor | None = None
+    """Of each of these images, float64, shape (n,)."""
+    detail: str = ""
+    """How it was made, for people."""
+    reason: str = ""
+    """Why there is no figure."""
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """How a fitted yardstick measures a batch."""
+
+    kind: str
+    training_images: int
+    bits_per_dim: Callable[[Tensor, list[int]], Tensor]
+    """Stored images (B, C, H, W) and their positions → (B,)."""
+    most: int
+    """Images it measures, at most."""
+    detail: str
+
+
+@torch.random.fork_rng(devices=[])  # a loader draws a seed of the global random numbers
+def measure_yardsticks(
+    datamodule: ImageDataModule,
+    stationary: StationaryGaussian,
+    channels: int,
+    *,
+    split: str,
+    count: int,
+    seed: int,
+    folder: Path,
+    console: Console,
+    wanted: Sequence[str] = YARDSTICKS,
+) -> dict[str, Yardstick]:
+    """Measure yardsticks on the same images; to be called by one process.
+
+    The Gaussians are measured on all images, the network and the codecs on an even choice where there are
+    many (`nested_choice`, as stages of the evaluation).
+
+    Args:
+        datamodule: the images.
+        stationary: the Gaussian of the training images, dequantized, in double precision.
+        channels: 1 makes gray of colour.
+        split: which images are measured.
+        count: how many, evenly spaced.
+        seed: of the noise that dequantizes images, the first draw of the evaluation's own.
+        folder: where fitted things are kept that cannot be kept beside the data.
+        console: for progress.
+        wanted: names of `YARDSTICKS`.
+
+    Returns:
+        By name, in their own order.
+
+    Raises:
+        DataError: if images of the split cannot be read; of training images the rows say it.
+    """
+    setting = _Setting(datamodule, stationary, channels, seed, folder, console)
+    count = min(count, datamodule.counts[split])
+    floats = _are_floats(datamodule, split)
+    rows: dict[str, Yardstick] = {}
+    measures: dict[str, _Measure] = {}
+    for name in (name for name in YARDSTICKS if name in wanted and name not in CODECS):
+        kind = EXACT if name == CAUSAL else DENSITY if floats else DEQUANTIZED
+        try:
+            measures[name] = setting.fitted(name, kind)
+        except DataError as error:
+            rows[name] = Yardstick(LABELS[name], kind, reason=str(error))
+    codecs = [name for name in CODECS if name in wanted]
+    limits = {name: measure.most for name, measure in measures.items()}
+    limits |= {"mosaic": max(1, CODEC_PIXELS // setting.pixels)} if codecs and not floats else {}
+    chosen = {name: nested_choice(count, min(count, most)) for name, most in limits.items()}
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in limits}
+    for batch in _shown(
+        datamodule.evenly_spaced(split, count, BATCH), "yardsticks", -(-count // BATCH), console
+    ):
+        stored = in_channels(batch.image, channels)
+        for name in limits:
+            keep = torch.tensor([ordinal in chosen[name] for ordinal in batch.ordinal.tolist()])
+            if keep.any():
+                images, positions = stored[keep], batch.position[keep]
+                values = (
+                    measures[name].bits_per_dim(images, positions.tolist()) if name in measures else images
+                )
+                found[name].append((positions, values))
+    for name, measure in measures.items():
+        positions, values = (torch.cat(parts) for parts in zip(*found[name], strict=True))
+        rows[name] = Yardstick(
+            LABELS[name], measure.kind, float(values.mean()), len(values),
+            measure.training_images, positions, values, measure.detail,
+        )  # fmt: skip
+    tiles = torch.cat([images for _, images in found["mosaic"]]) if "mosaic" in found else None
+    rows |= {name: _codec(name, tiles) for name in codecs}
+    return {name: rows[name] for name in YARDSTICKS if name in rows}
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What yardsticks are fitted to, and where they are kept."""
+
+    datamodule: ImageDataModule
+    stationary: StationaryGaussian
+    channels: int
+    seed: int
+    folder: Path
+    console: Console
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.stationary.eigenvalues.shape)
+
+    @property
+    def dimension(self) -> int:
+        return self.stationary.eigenvalues.numel()
+
+    @property
+    def pixels(self) -> int:
+        return self.shape[1] * self.shape[2]
+
+    @property
+    def keep(self) -> Keep:
+        path = self.datamodule.path
+        return Keep([*([path / FOLDER] if isinstance(path, Path) else []), self.folder])
+
+    def fitted(self, name: str, kind: str) -> _Measure:
+        """Fit a yardstick, or take it from its file; a DataError says why there is none."""
+        if name == STATIONARY:
+            return self._gaussian(kind, self._stationary_energy, self.datamodule.statistics_images)
+        if name == FULL_COVARIANCE:
+            return self._full_covariance(kind)
+        return self._causal(kind)
+
+    def _stationary_energy(self, x: Tensor) -> Tensor:
+        energy: Tensor = self.stationary(x, torch.zeros(len(x), dtype=x.dtype)).energy
+        return energy
+
+    def _full_covariance(self, kind: str) -> _Measure:
+        limit = gaussians.FULL_COVARIANCE_LIMIT
+        if self.dimension > limit:
+            raise DataError(f"d = {self.dimension:,} is too large: at most {limit:,}")
+        count = gaussians.fitting_images(self.datamodule, self.dimension)
+        full = gaussians.full_gaussian(
+            self.datamodule, self.channels, self.dimension, self.keep,
+            lambda batches: _shown(batches, "Gaussian", -(-count // gaussians.BATCH), self.console),
+        )  # fmt: skip
+        return self._gaussian(kind, full.energy, full.count)
+
+    def _gaussian(self, kind: str, energy: Callable[[Tensor], Tensor], training_images: int) -> _Measure:
+        def measure(stored: Tensor, positions: list[int]) -> Tensor:
+            x = to_pixels(stored, self.channels, torch.float64)
+            if kind == DENSITY:
+                return bits_per_dim(energy(x), self.dimension)
+            x = dequantize(x, fixed_uniform(positions, self.shape, self.seed).double())
+            return dequantized_bits_per_dim(energy(x), self.dimension)
+
+        return _Measure(kind, training_images, measure, sys.maxsize, "")
+
+    def _causal(self, kind: str) -> _Measure:
+        if _are_floats(self.datamodule, "train"):
+            raise DataError(_NO_LEVELS)
+        model, count = causal_mlp(
+            self.datamodule, self.channels, self.shape, self.keep,
+            lambda steps: _shown(steps, "causal MLP", STEPS, self.console),
+        )  # fmt: skip
+        weights = sum(parameter.numel() for parameter in model.parameters())
+
+        def measure(stored: Tensor, _: list[int]) -> Tensor:
+            return bits(model.energy(stored), self.dimension)
+
+        most = max(1, CAUSAL_VALUES // self.dimension)
+        return _Measure(kind, count, measure, most, f"{weights:,} weights, {STEPS:,} steps")
+
+
+def _codec(name: str, tiles: Tensor | None) -> Yardstick:
+    """What a codec makes of a mosaic of 8-bit images."""
+    label, encode = CODECS[name]
+    if tiles is None:
+        return Yardstick(label, FILE, reason=_NO_LEVELS)
+    try:
+        picture = mosaic(tiles.numpy())
+        size = len(encode(picture))
+    except DataError as error:
+        return Yardstick(label, FILE, reason=str(error))
+    height, width = picture.shape[:2]
+    detail = f"a mosaic of {len(tiles):,} images, {height:,}×{width:,} pixels, {size:,} bytes"
+    return Yardstick(label, FILE, 8 * size / tiles.numel(), len(tiles), detail=detail)
+
+
+def _are_floats(datamodule: ImageDataModule, split: str) -> bool:
+    """Whether images are no 8-bit ones, told by the first."""
+    first: Batch = next(iter(datamodule.evenly_spaced(split, 1, 1)))
+    return first.image.is_floating_point()
+
+
+def _shown(items: Iterable[Item], name: str, total: int, console: Console) -> Iterator[Item]:
+    """Pass items on, with a bar on a terminal."""
+    columns = (TextColumn("{task.description:14}"), BarColumn(), TimeRemainingColumn(), TextColumn("left"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=total)
+        for item in items:
+            yield item
+            progress.advance(task)
