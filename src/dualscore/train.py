@@ -123,12 +123,12 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
 
 
 def _look_at_range(config: ExperimentConfig, module: DualScoreModule, console: Console) -> None:
-    """Say so where noise ends before the images' largest structure is drowned: the anchor is not exact there."""
+    """Say so where noise ends before it drowns the images: the anchor is not exact there."""
     largest, t_max = float(module.prior.eigenvalues.max()), module.t_range[1]
     if config.energy.anchor is not Anchor.none and t_max < 10.0 * largest:
         console.print(
-            f"noise.t_max: {t_max:g} is less than ten times the images' largest eigenvalue, {largest:.3g}: at "
-            f"t_max they are not yet Gaussian; {10.0 * largest:.0f} or more lets log Z be taken there",
+            f"noise.t_max: {t_max:g} is less than ten times the images' largest eigenvalue, {largest:.3g}: "
+            f"at t_max they are not yet Gaussian; {10.0 * largest:.0f} or more lets log Z be taken there",
             soft_wrap=True,
         )
 

@@ -61,7 +61,7 @@ def extent(options: EvaluateConfig, counts: dict[str, int], reported: str) -> Ex
 
 
 def check_estimators(config: ExperimentConfig) -> None:
-    """Refuse estimates that are not known, or that the images have none of.
+    """Refuse estimates and yardsticks that are not known, or that the images have none of.
 
     Args:
         config: the experiment.
@@ -73,6 +73,9 @@ def check_estimators(config: ExperimentConfig) -> None:
     if unknown := [name for name in wanted if name not in known]:
         listed = ", ".join(map(repr, unknown))
         raise ConfigError(f"evaluate.estimators: must be some of {', '.join(known)}, not {listed:.80}")
+    if unknown := [name for name in config.evaluate.yardsticks if name not in YARDSTICKS]:
+        listed = ", ".join(map(repr, unknown))
+        raise ConfigError(f"evaluate.yardsticks: must be some of {', '.join(YARDSTICKS)}, not {listed:.80}")
     discrete = [name for name in wanted if name in ESTIMATORS and ESTIMATORS[name].discrete]
     if discrete and not config.data.quantized:
         raise ConfigError(

@@ -277,6 +277,13 @@ class EvaluateConfig:
     strata: int = option(24, "noise variances an image for the bound and the energy's rise", POSITIVE)
     ode_images: int = option(64, "validation images for ode", SEVERAL)
     ode_tolerance: float = option(1e-3, "tolerance of the ODE solver, in standard deviations", POSITIVE)
+    yardsticks: list[str] = field(
+        default_factory=lambda: ["stationary", "full_covariance", "causal", "png", "webp", "jpeg_xl"],
+        metadata={
+            "meaning": "what stands beside: names of the table in evaluation/yardsticks.py",
+            "check": (lambda v: len(v) == len(set(v)), "must name each once"),
+        },
+    )
     mirror: bool = option(False, "average the bound's denoiser with its mirror image: twice the evaluations")
     chains: int = option(
         128, "annealed chains that the energy's mass is measured by; 0 for none", NOT_NEGATIVE
