@@ -10,29 +10,31 @@ from torch import Tensor
 from dualscore.densities import GaussianMixture, texture_mixture
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
-from dualscore.likelihood import Estimate, mean, noise_entropy
+from dualscore.likelihood import Estimate, bits, mean
 from dualscore.likelihood.bound import stratified_variances
 from dualscore.likelihood.consistency import (
-    TOLERANCE,
-    Gap,
-    energy_rise_gaps,
-    entropy_doubt,
-    first_rise_gap,
-    heat_gaps,
+    energy_rises,
     heat_residual,
-    log_normalizers,
-    normalizer_gaps,
-    verdict,
+    rise_from_nothing,
+    space_moments,
+    steadied,
+    time_moments,
 )
 from dualscore.likelihood.ode import laplacian
+from dualscore.likelihood.verdict import TOLERANCE, Check, Word, verdict
+from dualscore.measuring.bound_range import Grid
+from dualscore.measuring.checks import CALIBRATION, HEAT, IMAGE, RISE, SPACE, TIME, all_checks
+from dualscore.measuring.identities import calibration, heat, rises
+from dualscore.measuring.measured import Measured
+from dualscore.measuring.quantities import noise_levels
+from dualscore.measuring.subject import Images, Subject
 from dualscore.noise import corrupt, random_signs
 from dualscore.objective import space_loss
 
 LEVELS = [10.0 ** (-k / 10) for k in (75, 60, 45, 30, 15, 0, -15)]
-LARGE = [10.0, 100.0, 1000.0]
 SHAPE = (1, 8, 8)
 DIMENSION = 64
-WIDTH = math.log(LEVELS[-1] / LEVELS[0])
+RANKS = {f"{CALIBRATION}, mean", f"{CALIBRATION}, spread"}
 
 
 class Wrong(EnergyModel):
@@ -46,49 +48,32 @@ class Wrong(EnergyModel):
         return self.change(self.right(noisy, noise_variance), noisy, noise_variance)
 
 
-def gaps(model: EnergyModel, density: GaussianMixture, seed: int = 0, images: int = 400) -> list[Gap]:
+def measure(model: EnergyModel, density: GaussianMixture, seed: int = 0, images: int = 400) -> Measured:
+    """All that checks are made of, on samples of a density."""
+    clean = density.sample(images, torch.Generator().manual_seed(seed))
+    center, spectrum = density.moments()
+    prior = StationaryGaussian(center, spectrum).double()
+    t_range = (LEVELS[0], LEVELS[-1])
+    subject = Subject(model, prior, None, quantized=False, dequantize=False, t_range=t_range, seed=seed)
+    measured = Measured(subject, DIMENSION, Grid(*t_range, 24), LEVELS)
+    batch = Images(clean, list(range(images)))
+    for stage in (
+        rises("val", images, 24, LEVELS[-1]),
+        noise_levels(LEVELS, "val", images),
+        heat("val", images, LEVELS),
+        calibration("val", images, LEVELS),
+    ):
+        measured.rows[stage.name] = {"position": torch.arange(images), **stage.measure(subject, batch)}
+    return measured
+
+
+def checks(model: EnergyModel, density: GaussianMixture, seed: int = 0, images: int = 400) -> list[Check]:
     """Every check of an energy on samples of a density."""
-    generator = torch.Generator().manual_seed(seed)
-    kind = torch.float64
-    clean = density.sample(images, generator)
-    noise = torch.randn(clean.shape, generator=generator, dtype=kind)
-    mean_, spectrum = density.moments()
-    prior = StationaryGaussian(mean_, spectrum).double()
-    signs = torch.stack([random_signs(SHAPE, generator) for _ in range(images)]).double()
-    probe = prior.synthesize(signs)
-    energies, residuals = [], []
-    for level in LEVELS:
-        t = torch.full((images,), level, dtype=kind)
-        found, curvature = laplacian(model, corrupt(clean, noise, t), t, probe, time=True)
-        assert found.energy is not None
-        energies.append(found.energy)
-        residuals.append(heat_residual(found, curvature, t))
-    strata = 24
-    variances = stratified_variances(
-        torch.rand(images, strata, generator=generator, dtype=kind), LEVELS[0], LEVELS[-1]
-    )
-    losses = []
-    with torch.no_grad():
-        for t in variances.unbind(1):
-            fresh = torch.randn(clean.shape, generator=generator, dtype=kind)
-            losses.append(space_loss(model.gradients(corrupt(clean, fresh, t), t).image, fresh, t))
-        large = []
-        for variance in LARGE:
-            t = torch.full((images,), variance, dtype=kind)
-            large.append(model(corrupt(clean, noise, t), t))
-        clean_energy = model(clean, torch.zeros(images, dtype=kind))
-    energy = torch.stack(energies, dim=1)
-    square = noise.square().sum(dim=(1, 2, 3))
-    log_z = log_normalizers(
-        torch.stack(large, 1), square, [float(prior.entropy(t)) for t in LARGE], DIMENSION
-    )
-    measured = (variances, torch.stack(losses, 1), WIDTH / strata, DIMENSION)
-    return [
-        *energy_rise_gaps(energy, LEVELS, *measured),
-        first_rise_gap(clean_energy, energy[:, 0], LEVELS[0], *measured, LEVELS[0], jumps=False),
-        *heat_gaps(torch.stack(residuals, dim=1), LEVELS),
-        *normalizer_gaps(log_z, LARGE, DIMENSION),
-    ]  # fmt: skip
+    return all_checks(measure(model, density, seed, images))
+
+
+def told(found: list[Check], word: Word = Word.inconsistent) -> set[str]:
+    return {check.name for check in found if check.word is word}
 
 
 @pytest.fixture(scope="module")
