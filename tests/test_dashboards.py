@@ -26,8 +26,8 @@ from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.score_network import neighbour
 from dualscore.dashboard.tags import describe, level
 from dualscore.errors import DivergenceError
-from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.gaussian import StationaryGaussian
+from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.noise import psnr
 from dualscore.pictures.heat import COLOURS, colour, common_scale
 from dualscore.runs.folder import Run

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dualscore.evaluation.stages import Images, Subject, noise_levels
 from rich.console import Console
 
 import dualscore
 from dualscore.energy import Energy
 from dualscore.errors import FigureError
-from dualscore.evaluation.stages import Images, Subject, noise_levels
 from dualscore.figures.denoising import gaussian_denoising
 from dualscore.figures.slices import haar_details, participation_ratio
 from dualscore.figures.trained import open_run
