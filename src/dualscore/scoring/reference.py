@@ -10,7 +10,6 @@ from dualscore.evaluation.opening import DEFINITIONS
 from dualscore.evaluation.store import RowStore, read_json
 from dualscore.files.archives import sha256
 
-
 WHICH = {"val": "validation images", "test": "test images"}
 """Splits whose images are reported, and what those are called."""
 

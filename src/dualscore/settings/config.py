@@ -274,7 +274,7 @@ class EvaluateConfig:
     )
     images: int = option(
         50_000,
-        "reported images (test, or validation where there is no test) for paper and dequantized, evenly spaced",
+        "reported images (test, or validation where there is no test) for paper, dequantized; evenly spaced",
         SEVERAL,
     )
     train_images: int = option(2048, "training images for the figure beside", SEVERAL)
