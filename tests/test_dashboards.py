@@ -345,7 +345,7 @@ def test_a_browser_shows_every_chart_with_its_curves(address: str, trained_demo:
         (
             "hparams",
             "tf-hparams-table-view",
-            ["patches_dual", "stationary anchor", "certified bound"],
+            ["patches_dual", "stationary anchor", "bits/dim, bound"],
         ),
     ],
 )
