@@ -16,10 +16,11 @@ from lightning.fabric import Fabric
 from rich.console import Console
 
 from dualscore.assemble import build
-from dualscore.evaluation.plan import normalizer_count
 from dualscore.evaluation.run import Session
-from dualscore.evaluation.stages import Subject, clean_energies, noisy_energies
 from dualscore.images import to_pixels
+from dualscore.measuring.estimators import normalizer_count
+from dualscore.measuring.quantities import clean_energies, noisy_energies
+from dualscore.measuring.subject import Subject
 from dualscore.settings.experiment import load_experiment
 
 IMAGES = 2048
@@ -57,7 +58,7 @@ def evaluation_figures(folder: Path, data: Path, repeats: int, width: int) -> di
     prior = module.prior.to(fabric.device)
     subject = Subject(model, prior, None, quantized=True, dequantize=False, t_range=module.t_range, seed=0)
     stages = [
-        noisy_energies([config.noise.t_max], normalizer_count(count), "normalizer"),
+        noisy_energies([config.noise.t_max], "val", normalizer_count(count), "normalizer"),
         clean_energies("val", count, "paper"),
     ]
 

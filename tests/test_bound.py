@@ -9,13 +9,17 @@ from torch import Tensor
 
 from dualscore.densities import GaussianMixture, gaussian_textures
 from dualscore.energy import Gradients, ScoreModel
-from dualscore.evaluation.bound import Grid, measure_bound
-from dualscore.evaluation.stages import Images, Stage, Subject
-from dualscore.evaluation.store import Rows
+from dualscore.evaluation import plan
+from dualscore.evaluation.evaluate import with_span
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.likelihood import variational_bound
 from dualscore.likelihood.bound import decode, decoder_energy, prior_divergence, stratified_variances
 from dualscore.likelihood.units import STEP
+from dualscore.measuring.bound_range import Grid
+from dualscore.measuring.estimators import ESTIMATORS
+from dualscore.measuring.measured import Measured
+from dualscore.measuring.subject import Images, Subject
+from dualscore.settings.config import EvaluateConfig
 from test_gaussian import random_spectrum
 
 
@@ -100,14 +104,34 @@ def test_what_an_evaluation_reports_is_a_bound_too(error: float) -> None:
             model, prior, None, quantized=True, dequantize=False, t_range=(2e-5, 1e2), seed=seed
         )
 
-        def run(stage: Stage, images: Tensor = images, subject: Subject = subject) -> Rows:
-            position = torch.arange(REPEATS * len(images))
-            batch = Images(images.repeat(REPEATS, 1, 1, 1), position.tolist(), stage.split)
-            return {"position": position, **stage.measure(subject, batch)}
-
-        measured = measure_bound(run, Grid(2e-5, 1e2, 24), 0, 2, None)
-        assert torch.equal(measured.position, torch.arange(REPEATS * len(images)))
-        per_repeat = (measured.terms.total.reshape(REPEATS, len(images)) * p).sum(dim=1)
+        options = EvaluateConfig(estimators=["bound"])
+        extent = plan.extent(options, {"train": 10**6, "val": 10**6}, "val")
+        measured = Measured(subject, 2, Grid(2e-5, 1e2, 24), [])
+        position = torch.arange(REPEATS * len(images))
+        chosen: list[str] = []
+        for pilot in (True, False):
+            stages = (
+                plan.pilot_stages(measured, options, extent)
+                if pilot
+                else ESTIMATORS["bound"].stages(measured, extent)
+            )
+            chosen += [stage.split for stage in stages]
+            for stage in stages:
+                # The images that are reported have draws of their own, as in a session.
+                split = "" if stage.split == extent.reported else stage.split
+                batch = Images(images.repeat(REPEATS, 1, 1, 1), position.tolist(), split)
+                measured.rows[stage.name] = {"position": position, **stage.measure(subject, batch)}
+            measured = with_span(measured)
+        assert chosen == ["train", "train", "val", "val"]  # t0 and t1 are not chosen on what is reported
+        estimated = ESTIMATORS["bound"].estimate(measured)
+        assert torch.equal(estimated.position, position)
+        first, last = measured.span
+        assert (estimated.also["t0"], estimated.also["t1"]) == (
+            measured.grid.edge(first),
+            measured.grid.edge(last),
+        )
+        nats = estimated.bits * 2 * math.log(2)
+        per_repeat = (nats.reshape(REPEATS, len(images)) * p).sum(dim=1)
         stderr = float(per_repeat.std()) / math.sqrt(REPEATS)
         gap = float(per_repeat.mean()) + float((p * p.log()).sum())
         assert gap > -4 * stderr

@@ -26,8 +26,8 @@ from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.score_network import neighbour
 from dualscore.dashboard.tags import describe, level
 from dualscore.errors import DivergenceError
-from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.gaussian import StationaryGaussian
+from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.noise import psnr
 from dualscore.pictures.heat import COLOURS, colour, common_scale
 from dualscore.runs.folder import Run
@@ -345,7 +345,7 @@ def test_a_browser_shows_every_chart_with_its_curves(address: str, trained_demo:
         (
             "hparams",
             "tf-hparams-table-view",
-            ["patches_dual", "stationary anchor", "certified bound"],
+            ["patches_dual", "stationary anchor", "bits/dim, bound"],
         ),
     ],
 )

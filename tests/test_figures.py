@@ -14,12 +14,13 @@ from rich.console import Console
 import dualscore
 from dualscore.energy import Energy
 from dualscore.errors import FigureError
-from dualscore.evaluation.stages import Images, Subject, noise_levels
 from dualscore.figures.denoising import gaussian_denoising
 from dualscore.figures.slices import haar_details, participation_ratio
 from dualscore.figures.trained import open_run
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import decibels_per_dim
+from dualscore.measuring.quantities import noise_levels
+from dualscore.measuring.subject import Images, Subject
 from dualscore.noise import fixed_noise
 from dualscore.settings.config import Half
 from test_distribution import released_energies
@@ -367,11 +368,11 @@ def test_the_gaussians_denoising_is_wieners() -> None:
         Energy(_Nothing(), gaussian), gaussian, None, quantized=False, dequantize=False, t_range=(1e-3, 10.0),
         seed=0,
     )  # fmt: skip
-    stage = gaussian_denoising(variances, count)
+    stage = gaussian_denoising(variances, "val", count)
     images = Images(clean, list(range(count)))
     rows = stage.measure(subject, images)
     # Networks see the same noise: an energy that is this Gaussian's has the same errors.
-    measured = noise_levels(variances, count, heat=False).measure(subject, images)
+    measured = noise_levels(variances, "val", count).measure(subject, images)
     torch.testing.assert_close(measured["space"] * torch.tensor(variances), rows["squared_error"])
     for column, t in enumerate(variances):
         found = rows["squared_error"][:, column]

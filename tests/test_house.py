@@ -56,7 +56,7 @@ def test_every_dependency_is_justified() -> None:
 
 
 PACKAGE = ROOT / "src" / "dualscore"
-CORE_ROOMS = ("networks", "annealing", "likelihood", "sampling")
+CORE_ROOMS = ("networks", "annealing", "likelihood", "measuring", "sampling")
 CORE_FILES = (
     "noise", "energy", "gaussian", "objective", "densities", "images", "errors",
     "model",

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dualscore.densities import GaussianMixture
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.images import to_gray, to_pixels
 from dualscore.likelihood import (
@@ -21,17 +22,24 @@ from dualscore.likelihood import (
     paper_bits_per_dim,
 )
 from dualscore.likelihood.baselines import FullGaussian, gaussian_bits_per_dim
-from dualscore.training.metrics import (
-    BoundDraw,
-    BoundFigures,
-    EnergyFigures,
-    ImageFigures,
-    LevelFigures,
-    Moments,
-)
+from dualscore.measuring.bound_range import Grid
+from dualscore.measuring.estimators import paper
+from dualscore.measuring.figures import shared_bound, shared_level_figures
+from dualscore.measuring.measured import Measured
+from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Subject
+from dualscore.training.callbacks.figures import _by_stage
+from dualscore.training.metrics import GatheredRows, Moments
 from test_gaussian import random_spectrum
 
-CPU = torch.device("cpu")
+
+def gathered(rows: Rows, *, parts: tuple[int, ...]) -> Rows:
+    """Rows that came in uneven batches."""
+    metric = GatheredRows(list(rows))
+    cut = {name: values.split(list(parts)) for name, values in rows.items()}
+    for place in range(len(parts)):
+        metric.update({name: pieces[place] for name, pieces in cut.items()})
+    return metric.compute()
 
 
 def test_uniform_noise_costs_eight_bits() -> None:
@@ -115,42 +123,59 @@ def test_moments_are_those_of_all_values_in_any_batches(values: list[float], spl
 
 def test_energy_figures_are_the_papers_over_batches() -> None:
     generator = torch.Generator().manual_seed(0)
-    clean, around = 100 * torch.randn(40, generator=generator), 7000 + torch.randn(40, generator=generator)
-    figures = EnergyFigures(12, noise_entropy(12, 1e3), CPU)
-    for part in (slice(0, 7), slice(7, 40)):
-        level = torch.zeros(len(clean[part]), dtype=torch.int64)
-        figures.update(ImageFigures(clean[part], around[part], level, clean[part], None, None))
-    summary = figures.summary()
-    assert summary is not None
+    clean, around, square = torch.randn(3, 40, generator=generator, dtype=torch.float64)
+    clean, around, square = 100 * clean, 7000 + around, square.square()
+    prior = StationaryGaussian(torch.tensor([0.5]), torch.full((1, 1, 3, 4), 1e-9)).double()
+    model = GaussianMixture([1.0], [prior], (1, 3, 4))
+    subject = Subject(model, prior, None, quantized=True, dequantize=False, t_range=(1e-3, 1e3), seed=0)
+    columns = {
+        "position": torch.arange(40),
+        "paper/energy": clean,
+        "normalizer/energy": (around + 0.5 * square)[:, None],
+        "normalizer/noise_square": square,
+    }
+    rows = _by_stage(gathered(columns, parts=(7, 1, 32)))
+    measured = Measured(subject, 12, Grid(1e-3, 1e3, 4), [], rows=rows)
     log_z = log_normalizer(around, torch.zeros(40), 12, noise_entropy(12, 1e3))
+    assert measured.log_z.value == pytest.approx(log_z.value)
+    assert measured.log_z.stderr == pytest.approx(log_z.stderr)
     expected = paper_bits_per_dim(clean, log_z, 12)
-    assert summary[0].value == pytest.approx(expected.value)
-    assert summary[0].stderr == pytest.approx(expected.stderr)
-    assert summary[1] == pytest.approx(log_z.value)
+    found = measured.mean(paper(measured).bits, rows["paper"]["position"]) + measured.shared
+    assert found.value == pytest.approx(expected.value)
+    assert found.stderr == pytest.approx(expected.stderr)
 
 
 def test_bound_figures_add_up_the_strata() -> None:
-    figures = BoundFigures(10, 2, 1.5, CPU)
-    assert figures.summary() is None
-    level = torch.zeros(4, dtype=torch.int64)
-    stratum, space = torch.tensor([0, 1, 0, 1]), torch.tensor([0.2, 0.6, 0.4, 1.0])
-    draw = BoundDraw(stratum, space, torch.tensor([1.0, 2.0, 3.0, 6.0]))
-    figures.update(ImageFigures(None, None, level, space, None, draw))
-    summary = figures.summary()
-    assert summary is not None
+    ends = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    rows = {
+        "position": torch.arange(4),
+        "stratum": torch.tensor([0, 1, 0, 1]),
+        "stratum_space": torch.tensor([0.2, 0.6, 0.4, 1.0]),
+        "decoder": 0.75 * ends[:, None],
+        "prior": 0.25 * ends[:, None],
+    }
+    found = shared_bound(gathered(rows, parts=(1, 3)), 1.5, 10, None)
     nats = 3.0 + 0.5 * 10 * 1.5 * (0.3 + 0.8)
-    assert summary.value == pytest.approx(nats / (10 * math.log(2)))
-    errors = [7.5 * 0.1, 7.5 * 0.2, float(draw.ends.std()) / 2]
-    assert summary.stderr == pytest.approx(math.sqrt(sum(e**2 for e in errors)) / (10 * math.log(2)))
+    assert found.value == pytest.approx(nats / (10 * math.log(2)))
+    errors = [7.5 * 0.1, 7.5 * 0.2, float(ends.std()) / 2]
+    assert found.stderr == pytest.approx(math.sqrt(sum(e**2 for e in errors)) / (10 * math.log(2)))
+    # The same of two photographs, of which either has an image in each stratum: (m₁ − m₂)/2 each.
+    groups = torch.tensor([0, 0, 1, 1])
+    clustered = shared_bound(rows, 1.5, 10, groups)
+    errors = [7.5 * 0.1, 7.5 * 0.2, 0.5 * (4.5 - 1.5)]
+    assert clustered.value == pytest.approx(found.value)
+    assert clustered.stderr == pytest.approx(math.sqrt(sum(e**2 for e in errors)) / (10 * math.log(2)))
+    assert clustered.groups == 2
 
 
 def test_level_figures_turn_losses_into_decibels_and_dimensions() -> None:
-    figures = LevelFigures(100, [1e-2, 1.0, 10.0], CPU)
-    level = torch.tensor([0, 0, 2])
-    figures.update(
-        ImageFigures(None, None, level, torch.tensor([0.2, 0.3, 0.01]), torch.tensor([1.0, 3.0, 5.0]), None)
-    )
-    low, high = figures.summary()
+    rows = {
+        "position": torch.arange(6),
+        "level": torch.tensor([0, 0, 3, 2, 2, 2]),
+        "space": torch.tensor([0.2, 0.3, 0.5, 0.01, 0.02, 0.03]),
+        "time": torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0, 8.0]),
+    }
+    low, high = shared_level_figures(gathered(rows, parts=(1, 4, 1)), [1e-2, 1.0, 10.0, 100.0], 100)
     assert (low.noise_variance, low.images, low.space_loss, low.time_loss) == (
         1e-2,
         2,
@@ -160,7 +185,23 @@ def test_level_figures_turn_losses_into_decibels_and_dimensions() -> None:
     assert low.psnr_in == pytest.approx(20.0)
     assert low.psnr_out == pytest.approx(20 - 10 * math.log10(0.25))  # mean squared error t · loss
     assert low.effective_dimension == pytest.approx(25.0)
-    assert (high.noise_variance, high.images, high.psnr_in) == (10.0, 1, pytest.approx(-10.0))
+    # No image is at the second level, and one alone at the last: neither has a figure.
+    assert (high.noise_variance, high.images, high.psnr_in) == (10.0, 3, pytest.approx(-10.0))
+    assert (high.space_loss, high.time_loss) == (pytest.approx(0.02), pytest.approx(6.0))
+    del rows["time"]
+    assert [level.time_loss for level in shared_level_figures(rows, [1e-2, 1.0, 10.0], 100)] == [None, None]
+
+
+def test_rows_are_gathered_in_double_precision_and_in_order() -> None:
+    rows = {"position": torch.arange(9) + 2**40, "ends/energy": torch.rand(9, 2), "a.b/c": torch.rand(9)}
+    found = gathered(rows, parts=(2, 6, 1))
+    assert found["position"].tolist() == rows["position"].tolist()
+    assert found["position"].dtype == torch.int64
+    for name in ("ends/energy", "a.b/c"):
+        assert found[name].dtype == torch.float64
+        assert torch.equal(found[name], rows[name].double())
+    assert list(_by_stage(found)) == ["ends", "a.b"]
+    assert _by_stage(found)["a.b"].keys() == {"position", "c"}
 
 
 def test_gray_is_pillows_gray() -> None:

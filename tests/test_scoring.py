@@ -202,6 +202,14 @@ def test_the_rows_of_the_checkpoints_own_evaluation_are_found(tmp_path: Path) ->
     found = find_reference(checkpoint)
     assert found is not None
     assert sorted(found.energies.tolist()) == [2.0, 3.0, 4.0]
+    assert found.which == "validation images"
+    # Of test images where an evaluation reported those: most images win.
+    keep([5.0, 6.0, 7.0, 8.0], checkpoint=digest, split="test", definitions=DEFINITIONS, count=4)
+    keep([1.0] * 9, checkpoint=digest, split="test", definitions=DEFINITIONS - 1)
+    tested = find_reference(checkpoint)
+    assert tested is not None
+    assert sorted(tested.energies.tolist()) == [5.0, 6.0, 7.0, 8.0]
+    assert tested.which == "test images"
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dualscore.runs.folder import Run
 from dualscore.settings.experiment import available, load_experiment, to_plain
 from dualscore.study.plan import PAPER, SIZE_KEYS, Study, Variant, load_study, paper_settings
 from dualscore.study.plot import plot_differences
 from dualscore.study.result import Result
-from dualscore.study.results import table, time_to
+from dualscore.study.results import read_result, table, time_to
 from dualscore.study.run import steps_of
 from workspace import ROOT, TINY, Workspace
 
@@ -164,9 +165,15 @@ def test_a_study_runs_and_goes_on(workspace: Workspace, demo_shards: Path) -> No
     assert [run["steps"] for run in numbers if run["variant"] != "explodes"] == [[2, 4], [2, 4]]
     evaluation = json.loads((out / "runs" / "recipe-seed0" / "evaluation.json").read_text())
     assert numbers[0]["final"]["bound"] == evaluation["bits_per_dim"]["bound"]["value"]
-    assert [-c["value"] for c in evaluation["checks"] if c["check"] == "bound − dequantized"] == [
-        numbers[0]["gap"]
-    ]
+    assert numbers[0]["gap"] == -evaluation["differences"]["bound − dequantized"]["value"]
+    # Older reports had it among their checks.
+    old = {**evaluation, "checks": [{"check": "bound − dequantized", "value": -0.25}]}
+    del old["differences"]
+    (out / "old").mkdir()
+    (out / "old/evaluation.json").write_text(json.dumps(old))
+    read = read_result(Run(out / "old"), "recipe", 0, 1.0, out / "old/none")
+    assert read is not None
+    assert read.gap == 0.25
     # The paper's row was the paper's.
     config = yaml.safe_load((out / "runs" / "paper-seed0" / "config.yaml").read_text())
     assert config["energy"]["anchor"] == "none"

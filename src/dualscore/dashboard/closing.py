@@ -7,7 +7,7 @@ from dualscore.dashboard import hparams
 from dualscore.dashboard.hparams import PSNR_SHOWN
 from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.tags import band, level
-from dualscore.likelihood import Estimate
+from dualscore.measuring.figures import estimate_of
 
 
 def figures(report: dict[str, Any]) -> dict[str, float]:
@@ -24,7 +24,7 @@ def figures(report: dict[str, Any]) -> dict[str, float]:
 
 def _figures(report: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, figure in report["bits_per_dim"].items():
-        yield from band(f"final/{name}", Estimate(figure["value"], figure["stderr"]))
+        yield from band(f"final/{name}", estimate_of(figure))
     for measured in report["noise_levels"]:
         for decibels in PSNR_SHOWN:
             if abs(measured["psnr_in"] - decibels) < 0.05:
@@ -41,7 +41,7 @@ def write_closing(logger: PatientLogger, report: dict[str, Any], steps: tuple[in
         steps: of training, counted from 0, that its lines and bands go from and to.
     """
     found = figures(report)
-    full = report["gaussian"]["full_covariance"]
+    full = report.get("gaussian", {}).get("full_covariance")
     if full is not None:
         found["gaussian/full_covariance"] = full
     for step in steps:

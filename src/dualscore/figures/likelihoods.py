@@ -60,7 +60,7 @@ def _content(report: dict[str, Any], name: str) -> tuple[list[list[str]], str, d
     ]
     if (truth := report.get("truth")) is not None:
         rows.append(["truth", str(estimate_of(truth)), data, "exact", f"{truth['images']:,}"])
-    gaussian = report["gaussian"]
+    gaussian = report.get("gaussian", {})
     rows += [
         [f"Gaussian, {label}", f"{gaussian[key]:.3f}", data, "exact", f"{gaussian['images']:,}"]
         for key, label in (("stationary", "stationary"), ("full_covariance", "full covariance"))

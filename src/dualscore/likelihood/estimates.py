@@ -62,7 +62,8 @@ class Estimate:
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """The interval that holds the truth with this probability, by Student's t; infinite for G = 1."""
-        half = self.quantile(math.sqrt(2.0) * float(torch.erfinv(torch.tensor(confidence).double())))
+        central = torch.erfinv(torch.tensor(confidence, dtype=torch.float64))
+        half = self.quantile(math.sqrt(2.0) * float(central))
         reach = math.inf if math.isinf(half) else half * self.stderr
         return self.value - reach, self.value + reach
 

@@ -4,13 +4,13 @@ from typing import Any
 
 from dualscore.energy import EnergyModel
 from dualscore.errors import CheckpointError
-from dualscore.likelihood import Estimate
+from dualscore.measuring.figures import estimate_of
 from dualscore.model import ImageModel
 
 FIGURES = {
     "paper": "paper's protocol: an estimate, no bound",
     "dequantized": "dequantized: a bound, if the energy is normalized",
-    "bound": "certified variational bound",
+    "bound": "variational upper bound",
     "ode": "probability-flow ODE",
 }
 """Names of estimates, as the card explains them."""
@@ -141,16 +141,18 @@ def _evaluated(report: dict[str, Any]) -> list[str]:
         rows.append(["paper's protocol, training images", _estimate(train), f"{train['images']:,}"])
     names = {"stationary": "Gaussian, stationary", "full_covariance": "Gaussian, full covariance"}
     for key, name in names.items():
-        if (value := report["gaussian"][key]) is not None:
+        if (value := report.get("gaussian", {}).get(key)) is not None:
             rows.append([name, f"{value:.3f}", f"{report['gaussian']['images']:,}"])
     levels = [
         [f"{level['psnr_in']:.0f}", f"{level['psnr_out']:.2f}", f"{level['effective_dimension']:,.1f}"]
         for level in report["noise_levels"]
     ]
     splits = {"val": "validation"}
+    known = any(figure.get("photographs") for figure in report["bits_per_dim"].values())
+    over = "photographs" if known else "images"
     return [
         f"On the {splits.get(data['split'], data['split'])} images of: {data['release']} ({data['colour']}); "
-        "± is one standard error over images. Figures of other data sets, or of other releases of this one, "
+        f"± is one standard error over {over}. Figures of other data sets, or of other releases of this one, "
         "cannot be compared.",
         _table(["bits/dim", "value", "images"], rows),
         f"**Verdict** of the checks: {report['verdict']}",
@@ -159,7 +161,7 @@ def _evaluated(report: dict[str, Any]) -> list[str]:
 
 
 def _estimate(figure: dict[str, Any]) -> str:
-    return str(Estimate(figure["value"], figure["stderr"]))
+    return str(estimate_of(figure))
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

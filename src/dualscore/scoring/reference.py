@@ -1,4 +1,4 @@
-"""The validation images' energies, which an evaluation of the checkpoint kept, to rank others among."""
+"""The reported images' energies, which an evaluation of the checkpoint kept, to rank others among."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,9 @@ from torch import Tensor
 from dualscore.evaluation.opening import DEFINITIONS
 from dualscore.evaluation.store import RowStore, read_json
 from dualscore.files.archives import sha256
+
+WHICH = {"val": "validation images", "test": "test images"}
+"""Splits whose images are reported, and what those are called."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Reference:
 
 
 def find_reference(checkpoint: Path) -> Reference | None:
-    """The rows that an evaluation kept of the validation images, on the pixel lattice at t = 0.
+    """The rows that an evaluation kept of the images that it reports, on the pixel lattice at t = 0.
 
     Args:
         checkpoint: the file whose evaluation is wanted: its content must be what was evaluated.
@@ -51,14 +54,15 @@ def find_reference(checkpoint: Path) -> Reference | None:
     Returns:
         Those of the most images; None where there are none.
     """
-    wanted = {"checkpoint": sha256(checkpoint), "split": "val", "definitions": DEFINITIONS}
+    wanted = {"checkpoint": sha256(checkpoint), "definitions": DEFINITIONS}
     found = []
     # Where `evaluate` keeps them: in the run's folder, or beside the checkpoint that it was given.
     for root in (checkpoint.parent.parent / "evaluation", checkpoint.parent / "evaluation"):
         for description in sorted(root.glob("paper-*/identity.json")):
             identity = read_json(description)
-            if all(identity.get(key) == value for key, value in wanted.items()):
+            which = WHICH.get(identity.get("split", ""))
+            if which and all(identity.get(key) == value for key, value in wanted.items()):
                 energies = RowStore(root, "paper", identity, rank=0).read().get("energy")
                 if energies is not None and len(energies):
-                    found.append(Reference(energies, str(description.parent)))
+                    found.append(Reference(energies, str(description.parent), which))
     return max(found, key=lambda reference: len(reference.energies), default=None)

@@ -33,7 +33,7 @@ VECTORS = {KnownDensity.scale_mixture, KnownDensity.mode_mixture}
 RADIAL = "radial"
 """The network of vectors, which is an energy by itself; the others are functions f(y, t) of images."""
 CHECKS = "checks"
-"""Named beside estimators: the energy's identities (`dualscore.likelihood.consistency`)."""
+"""Named beside estimators: the energy's identities (`dualscore.measuring.checks`)."""
 
 
 class Half(Enum):
@@ -179,7 +179,9 @@ class EnergyConfig:
     residual_input: ResidualInput = option(ResidualInput.raw, "what the network sees")
     potential: bool = option(False, "a second map of the network, summed over its pixels")
     phase: bool = option(False, "whether the network sees where in its grey level each pixel lies")
-    fading: bool = option(False, "residual times σ²/(σ²+t)")
+    fading: bool = option(
+        False, "residual times λ_max/(λ_max+t), λ_max the largest eigenvalue of the images' covariance"
+    )
     offset: bool = option(False, "c(t), learned by its slopes")
 
 
@@ -266,16 +268,20 @@ class EvaluateConfig:
     estimators: list[str] = field(
         default_factory=lambda: ["paper", "dequantized", "bound", "ode", CHECKS],
         metadata={
-            "meaning": "estimates of the table in evaluation/estimators.py, and the checks",
+            "meaning": "estimates of the table in measuring/estimators.py, and the checks",
             "check": (lambda v: len(v) == len(set(v)) > 0, "must name one estimator or more, each once"),
         },
     )
-    images: int = option(50_000, "validation images for paper and dequantized, evenly spaced", SEVERAL)
+    images: int = option(
+        50_000,
+        "reported images (test, or validation where there is no test) for paper, dequantized; evenly spaced",
+        SEVERAL,
+    )
     train_images: int = option(2048, "training images for the figure beside", SEVERAL)
-    subset_images: int = option(2048, "validation images for noise levels, checks and bound", SEVERAL)
+    subset_images: int = option(2048, "reported images for noise levels, checks and bound", SEVERAL)
     draws: int = option(4, "dequantizations an image", POSITIVE)
     strata: int = option(24, "noise variances an image for the bound and the energy's rise", POSITIVE)
-    ode_images: int = option(64, "validation images for ode", SEVERAL)
+    ode_images: int = option(64, "reported images for ode", SEVERAL)
     ode_tolerance: float = option(1e-3, "tolerance of the ODE solver, in standard deviations", POSITIVE)
     yardsticks: list[str] = field(
         default_factory=lambda: ["stationary", "full_covariance", "causal", "png", "webp", "jpeg_xl"],

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,7 +20,7 @@ from dualscore.study.result import Result, paired
 TAGS = {"bound": "val/bound", "paper": "val/bits_per_dim"}
 ESTIMATES = ("bound", "paper", "dequantized")
 GAP = "bound − dequantized"
-"""Among an evaluation's checks."""
+"""Among an evaluation's differences; reports of before 0.2 have it among their checks."""
 
 
 def _curve(run: Run, tag: str) -> dict[int, float]:
@@ -52,10 +53,18 @@ def read_result(run: Run, variant: str, seed: int, seconds_per_step: float, fail
         [curves["bound"][s] for s in steps],
         [curves["paper"][s] for s in steps],
         {k: v["value"] for k, v in content.get("bits_per_dim", {}).items() if k in ESTIMATES},
-        next((-check["value"] for check in content.get("checks", []) if check["check"] == GAP), None),
+        _gap(content),
         content.get("verdict", ""),
         diverged,
     )
+
+
+def _gap(report: dict[str, Any]) -> float | None:
+    """Dequantized less bound, image by image, in bits/dim; None where they were not both measured."""
+    found = report.get("differences", {}).get(GAP)
+    if found is None:
+        found = next((check for check in report.get("checks", []) if check["check"] == GAP), None)
+    return None if found is None else -found["value"]
 
 
 def time_to(value: float, results: Sequence[Result]) -> float | None:
