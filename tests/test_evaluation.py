@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualscore.densities import gaussian_textures
-from dualscore.evaluation.plan import nested_choice
 from dualscore.evaluation.report import legend
+from dualscore.evaluation.spread import nested_choice
 from dualscore.evaluation.store import RowStore
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import Estimate

@@ -41,7 +41,7 @@ def write_closing(logger: PatientLogger, report: dict[str, Any], steps: tuple[in
         steps: of training, counted from 0, that its lines and bands go from and to.
     """
     found = figures(report)
-    full = report.get("gaussian", {}).get("full_covariance")
+    full = report.get("yardsticks", {}).get("full_covariance", {}).get("value")
     if full is not None:
         found["gaussian/full_covariance"] = full
     for step in steps:

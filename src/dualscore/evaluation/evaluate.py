@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dualscore.evaluation import content, plan
+from dualscore.assemble import load_statistics
+from dualscore.evaluation import content, plan, yardsticks
 from dualscore.evaluation.opening import Opened, open_checkpoint
 from dualscore.evaluation.report import print_figure, print_report, write_report
 from dualscore.files.archives import sha256
+from dualscore.gaussian import StationaryGaussian
 from dualscore.measuring import mass
 from dualscore.measuring.bound_range import Grid, choose
 from dualscore.measuring.estimators import ESTIMATORS, label
@@ -57,6 +59,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
     _measure(config, opened, report, None if finished else output)
     fabric = opened.session.fabric
     if fabric.is_global_zero:
+        report["yardsticks"] = _yardsticks(config, opened, output.parent / "evaluation")
         report["estimators"] = list(config.evaluate.estimators)
         report["complete"] = True
         write_report(report, output)
@@ -65,6 +68,24 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
     # A process that left while the first one still measures would be taken for a crash.
     fabric.barrier()
     return report
+
+
+def _yardsticks(config: ExperimentConfig, opened: Opened, folder: Path) -> dict[str, Any]:
+    """What anybody gets within a minute, on the reported images."""
+    datamodule, statistics = opened.session.datamodule, load_statistics(config)
+    found = yardsticks.measure_yardsticks(
+        datamodule,
+        StationaryGaussian(statistics.mean, statistics.spectrum).double(),
+        config.data.channels,
+        split=datamodule.reported,
+        count=config.evaluate.images,
+        seed=config.seed,
+        folder=folder,
+        console=opened.session.console,
+        wanted=config.evaluate.yardsticks,
+    )
+    photographs = partial(datamodule.photographs, datamodule.reported)
+    return {name: yardsticks.figure(yardstick, photographs) for name, yardstick in found.items()}
 
 
 def _opening(config: ExperimentConfig, checkpoint: Path, opened: Opened) -> dict[str, Any]:

@@ -1,32 +1,18 @@
 """Which stages an evaluation has, and in which order: from the estimators that were asked for."""
 
 from dualscore.errors import ConfigError
+from dualscore.evaluation.yardsticks import YARDSTICKS
 from dualscore.measuring.bound_range import PILOT_IMAGES, Grid
 from dualscore.measuring.estimators import ESTIMATORS, normalizer_count
 from dualscore.measuring.identities import calibration, heat, rises
 from dualscore.measuring.measured import Extent, Measured
 from dualscore.measuring.quantities import ends, noise_levels, noisy_energies, strata, true_energies
 from dualscore.measuring.subject import Stage
-from dualscore.noise import GOLDEN_RATIO, variance_at_psnr
+from dualscore.noise import variance_at_psnr
 from dualscore.settings.config import CHECKS, EvaluateConfig, ExperimentConfig
 
 CHECKED_IMAGES = 128
 """Images for the checks whose figures are known well from few: heat equation, ranks of the noise level."""
-
-
-def nested_choice(total: int, count: int) -> frozenset[int]:
-    """`count` of `total` ordinals, spread evenly, and a part of every larger choice.
-
-    Those whose multiples of the golden ratio have the smallest fractional parts.
-
-    Args:
-        total: how many there are.
-        count: how many are wanted.
-
-    Returns:
-        Ordinals below `total`.
-    """
-    return frozenset(sorted(range(total), key=lambda j: (j + 1) * GOLDEN_RATIO % 1.0)[:count])
 
 
 def levels(options: EvaluateConfig) -> list[float]:

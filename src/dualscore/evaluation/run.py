@@ -14,7 +14,7 @@ from torch import Tensor
 from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
 from dualscore.errors import DataError, NormalizationError
-from dualscore.evaluation.plan import nested_choice
+from dualscore.evaluation.spread import nested_choice
 from dualscore.evaluation.store import RowStore
 from dualscore.images import to_pixels
 from dualscore.measuring.rows import Rows

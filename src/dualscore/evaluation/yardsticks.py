@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -22,10 +22,11 @@ from dualscore.evaluation import gaussians
 from dualscore.evaluation.causal import STEPS, causal_mlp
 from dualscore.evaluation.codecs import CODECS, mosaic
 from dualscore.evaluation.kept import Keep
-from dualscore.evaluation.plan import nested_choice
+from dualscore.evaluation.spread import nested_choice
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, in_channels, to_pixels
-from dualscore.likelihood import bits, bits_per_dim, dequantized_bits_per_dim
+from dualscore.likelihood import bits, bits_per_dim, dequantized_bits_per_dim, mean
+from dualscore.measuring.figures import plain
 from dualscore.noise import fixed_uniform
 
 STATIONARY, FULL_COVARIANCE, CAUSAL = "stationary", "full_covariance", "causal"
@@ -84,6 +85,32 @@ class _Measure:
     most: int
     """Images it measures, at most."""
     detail: str
+
+
+def figure(yardstick: Yardstick, photographs: Callable[[Tensor], Tensor | None]) -> dict[str, Any]:
+    """A yardstick as evaluation.json holds it.
+
+    Args:
+        yardstick: what was measured.
+        photographs: positions (n,) → which photograph each image is of, (n,); None if not known.
+
+    Returns:
+        Plain values; the error is over photographs, and null where there is none.
+    """
+    y, stderr, groups = yardstick, None, None
+    if y.bits_per_dim is not None and y.positions is not None and len(y.positions) > 1:
+        groups = photographs(y.positions)
+        stderr = plain(mean(y.bits_per_dim, groups))["stderr"]
+    return {
+        "label": y.label,
+        "kind": y.kind,
+        "value": y.value,
+        "stderr": stderr,
+        "images": y.images,
+        "photographs": None if groups is None else len(torch.unique(groups)),
+        "training_images": y.training_images,
+        "note": y.reason or y.detail,
+    }
 
 
 @torch.random.fork_rng(devices=[])  # a loader draws a seed of the global random numbers

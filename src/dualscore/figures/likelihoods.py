@@ -6,6 +6,7 @@ from typing import Any
 
 from dualscore.errors import FigureError
 from dualscore.evaluation import evaluate, is_complete
+from dualscore.evaluation.run import KINDS
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood import published
@@ -41,7 +42,7 @@ def draw_likelihoods(trained: Trained, out: Path) -> list[Path]:
             f"{path}: is not what this version writes ({error!r:.80}); delete it to evaluate anew"
         ) from error
     with page.style():
-        figure = page.table(HEADER, rows, "Likelihoods of validation images", note)
+        figure = page.table(HEADER, rows, f"Likelihoods of {KINDS[report['dataset']['split']]} images", note)
         return page.write(figure, numbers, out, "table2", [HEADER, *rows])
 
 
@@ -60,11 +61,11 @@ def _content(report: dict[str, Any], name: str) -> tuple[list[list[str]], str, d
     ]
     if (truth := report.get("truth")) is not None:
         rows.append(["truth", str(estimate_of(truth)), data, "exact", f"{truth['images']:,}"])
-    gaussian = report.get("gaussian", {})
+    yardsticks = report["yardsticks"]
     rows += [
-        [f"Gaussian, {label}", f"{gaussian[key]:.3f}", data, "exact", f"{gaussian['images']:,}"]
-        for key, label in (("stationary", "stationary"), ("full_covariance", "full covariance"))
-        if gaussian.get(key) is not None  # too large a covariance is not measured
+        [y["label"], _value(y), data, y["kind"], f"{y['images']:,}"]
+        for y in yardsticks.values()
+        if y["value"] is not None  # a codec may be missing, or a covariance too large
     ]
     rows += [
         [
@@ -85,11 +86,16 @@ def _content(report: dict[str, Any], name: str) -> tuple[list[list[str]], str, d
         "dataset": report["dataset"],
         "bits_per_dim": report["bits_per_dim"],
         "train": report.get("train"),
-        "gaussian": gaussian,
+        "yardsticks": yardsticks,
         "verdict": report["verdict"],
         "published": [entry._asdict() for entry in published.LIKELIHOODS],
     }
     return rows, note, numbers
+
+
+def _value(yardstick: dict[str, Any]) -> str:
+    """A yardstick's figure; a file's length has no error."""
+    return f"{yardstick['value']:.3f}" if yardstick["stderr"] is None else str(estimate_of(yardstick))
 
 
 def _data(report: dict[str, Any]) -> str:

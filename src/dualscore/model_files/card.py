@@ -139,10 +139,11 @@ def _evaluated(report: dict[str, Any]) -> list[str]:
     ]
     if train := report.get("train"):
         rows.append(["paper's protocol, training images", _estimate(train), f"{train['images']:,}"])
-    names = {"stationary": "Gaussian, stationary", "full_covariance": "Gaussian, full covariance"}
-    for key, name in names.items():
-        if (value := report.get("gaussian", {}).get(key)) is not None:
-            rows.append([name, f"{value:.3f}", f"{report['gaussian']['images']:,}"])
+    rows += [
+        [f"{y['label']} (not this model)", f"{y['value']:.3f}", f"{y['images']:,}"]
+        for y in report.get("yardsticks", {}).values()
+        if y["value"] is not None
+    ]
     levels = [
         [f"{level['psnr_in']:.0f}", f"{level['psnr_out']:.2f}", f"{level['effective_dimension']:,.1f}"]
         for level in report["noise_levels"]
