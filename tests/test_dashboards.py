@@ -87,7 +87,9 @@ def test_the_evaluation_stands_in_the_log_and_in_hparams(trained_demo: Path) -> 
         width = events.Scalars(f"final/{name}_high")[-1].value - events.Scalars(f"final/{name}_low")[-1].value
         assert width == pytest.approx(2 * 1.96 * figure["stderr"], rel=1e-3)
     full = [(event.step, event.value) for event in events.Scalars("gaussian/full_covariance")]
-    assert full == [(step, pytest.approx(report["gaussian"]["full_covariance"])) for step in (0, 1)]
+    assert full == [
+        (step, pytest.approx(report["yardsticks"]["full_covariance"]["value"])) for step in (0, 1)
+    ]
     assert hparams.metrics(ESTIMATORS).keys() <= set(events.Tags()["scalars"])
     stored = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
     ended = metadata.parse_session_end_info_plugin_data(stored)
@@ -120,7 +122,8 @@ def test_a_run_that_goes_on_is_one_run_and_says_so(workspace: Workspace, demo_sh
     stationary = [event.value for event in events.Scalars("gaussian/stationary")]
     assert (
         stationary
-        == [pytest.approx(workspace.report("patches_dual")["gaussian"]["stationary"], abs=0.02)] * 2
+        == [pytest.approx(workspace.report("patches_dual")["yardsticks"]["stationary"]["value"], abs=0.02)]
+        * 2
     )
     with tensorboard(workspace.folder / "runs") as url:
         served = json.load(urllib.request.urlopen(f"{url}/data/plugin/custom_scalars/layout"))

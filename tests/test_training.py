@@ -67,14 +67,14 @@ def test_a_run_trains_validates_logs_and_evaluates(workspace: Workspace, demo_sh
     assert list(figures) == ["paper", "dequantized", "bound", "ode"]
     for figure in figures.values():
         assert {"value", "stderr", "images", "evaluations"} <= set(figure)
-        assert figure["value"] == pytest.approx(report["gaussian"]["stationary"], abs=0.5)
+        assert figure["value"] == pytest.approx(report["yardsticks"]["stationary"]["value"], abs=0.5)
     assert "verdict" in printed
     assert report["complete"]
     # At the start the anchored energy is the stationary Gaussian on the same images.
     assert report["bits_per_dim"]["paper"]["value"] == pytest.approx(
-        report["gaussian"]["stationary"], abs=0.15
+        report["yardsticks"]["stationary"]["value"], abs=0.15
     )
-    assert report["gaussian"]["full_covariance"] < report["gaussian"]["stationary"]
+    assert report["yardsticks"]["full_covariance"]["value"] < report["yardsticks"]["stationary"]["value"]
     assert report["train"]["images"] == 32
     assert report["train"]["value"] > 0
     keys = {"noise_variance", "psnr_in", "psnr_out", "space_loss", "time_loss", "effective_dimension"}
@@ -205,8 +205,8 @@ def test_every_experiment_trains_a_step_and_evaluates(
     floats = "not quantised" in report["dataset"]["release"]
     assert ("bound" in report["bits_per_dim"]) == (not floats)
     assert (report["noise_levels"][0]["time_loss"] is None) == ("denoiser" in experiment)
-    assert report["gaussian"]["stationary"] > 0
-    assert (report["gaussian"]["full_covariance"] is None) == (report["dimension"] > 4096)
+    assert report["yardsticks"]["stationary"]["value"] > 0
+    assert (report["yardsticks"]["full_covariance"]["value"] is None) == (report["dimension"] > 4096)
 
 
 def test_imagenet64_dual_at_full_size(workspace: Workspace, official_shards: Callable[[str], Path]) -> None:
@@ -228,7 +228,7 @@ def test_imagenet64_dual_at_full_size(workspace: Workspace, official_shards: Cal
     assert report["dimension"] == 3 * 64 * 64
     assert report["bits_per_dim"]["paper"]["images"] == 6
     assert report["dataset"]["release"].startswith("imagenet64 down-sampled, official")
-    assert report["gaussian"]["full_covariance"] is None
+    assert report["yardsticks"]["full_covariance"]["value"] is None
     model = dualscore.load(workspace.folder / "runs/imagenet64_dual/checkpoints/best.ckpt")
     assert sum(p.numel() for p in model.parameters()) == 8_649_856
     assert model.denoise(torch.rand(1, 3, 64, 64), 0.1).shape == (1, 3, 64, 64)

@@ -27,6 +27,8 @@ TINY = [
     "evaluate.draws=1",
     "evaluate.ode_images=2",
     "evaluate.ode_tolerance=1e-2",
+    "evaluate.chains=4",
+    "evaluate.yardsticks=[stationary,full_covariance]",
 ]
 """Overrides that shrink any experiment to seconds."""
 

@@ -72,7 +72,7 @@ def _likelihoods(estimates: Sequence[str], published: Sequence[str]) -> list[Cat
                            [_bands("bits/dim of ImageNet64", figures, names)]))  # fmt: skip
     each = [
         _bands("paper's protocol: validations, evaluation", ["val/bits_per_dim", "final/paper"]),
-        _bands("certified bound: validations, evaluation", ["val/bound", "final/bound"]),
+        _bands("bound: validations, evaluation", ["val/bound", "final/bound"]),
         _bands("evaluation: dequantized, ODE", ["final/dequantized", "final/ode"]),
     ]
     return [*found, _open("Bits/dim: each estimate (bands: ± 1.96 standard errors)", each)]

@@ -10,7 +10,7 @@ from matplotlib.ticker import ScalarFormatter
 from dualscore.study.plan import PAPER, Study
 from dualscore.study.result import Result, paired
 
-ESTIMATES = {"bound": "certified bound", "dequantized": "dequantized"}
+ESTIMATES = {"bound": "bound", "dequantized": "dequantized"}
 LINEAR = 0.1
 """Bits/dim up to which differences are drawn on a linear scale."""
 Differences = Mapping[str, Mapping[str, tuple[float, float]]]
@@ -35,7 +35,7 @@ def plot_curves(study: Study, results: Sequence[Result]) -> Figure:
                                        marker=".", ms=3, label=variant.name)  # fmt: skip
                 axes[row, column].fill_between(x, [min(c) for c in columns], [max(c) for c in columns],
                                                color=color, alpha=0.15, lw=0)  # fmt: skip
-    for row, label in enumerate(("certified bound, bits/dim", "paper's protocol, bits/dim")):
+    for row, label in enumerate(("bound, bits/dim", "paper's protocol, bits/dim")):
         axes[row, 0].set_ylabel(label)
         axes[row, 0].set_yscale("log")
         axes[row, 0].yaxis.set_major_formatter(ScalarFormatter())
