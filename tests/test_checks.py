@@ -82,8 +82,8 @@ def test_a_right_energy_passes_and_is_known_to(name: str) -> None:
     checks = all_checks(measured)
     assert overall(checks) is Word.consistent, [str(c) for c in checks if c.word is not Word.consistent]
     one, _, _ = image_gaps(measured)
-    # Every image's gap is zero, not only their mean: its noise is what is left of a hundredth of a bit.
-    assert float(one.abs().mean()) < 0.03
+    # Every image's gap is zero, not only their mean. Without control variates its noise is 0.3 bits/dim.
+    assert float(one.abs().mean()) < 0.06
     assert abs(find(checks, RISE).gap.value) < 3 * find(checks, RISE).here + 1e-4
     quintiles = image_figures(measured)["quintiles"]
     assert all(abs(part["value"]) < 0.01 for part in quintiles)

@@ -67,6 +67,7 @@ CORE = sorted(
 )
 """The mathematics: a closed list, so that a new file in its rooms is held to the rules too."""
 BESIDE_TORCH = {
+    "likelihood/estimates.py": {"scipy"},  # quantiles of Student's t
     "likelihood/ode.py": {"torchdiffeq"},  # an adaptive solver
     "likelihood/distribution.py": {"numpy", "scipy"},  # a fit by maximum likelihood
 }

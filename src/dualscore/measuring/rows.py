@@ -15,7 +15,7 @@ def joined(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
         other: another.
 
     Returns:
-        Index tensors of equal length, in the order of positions.
+        Two index tensors of one shape (m,), in the order of positions.
     """
     a, b = one["position"], other["position"]
     return torch.isin(a, b).nonzero()[:, 0], torch.isin(b, a).nonzero()[:, 0]

@@ -104,6 +104,7 @@ POSITIVE: Check = (lambda v: v > 0 and math.isfinite(v), "must be > 0")
 NOT_NEGATIVE: Check = (lambda v: v >= 0 and math.isfinite(v), "must be ≥ 0")
 
 FEW_OR_ALL: Check = (lambda v: v == 0 or v >= 2, "must be 0 (all) or ≥ 2")
+ONCE: Check = (lambda v: len(v) == len(set(v)), "must name each once")
 SEVERAL: Check = (lambda v: v >= 2, "must be ≥ 2: a standard error needs two images")
 
 # Where single precision still holds t, t·∇U and z/√t.
@@ -285,10 +286,7 @@ class EvaluateConfig:
     ode_tolerance: float = option(1e-3, "tolerance of the ODE solver, in standard deviations", POSITIVE)
     yardsticks: list[str] = field(
         default_factory=lambda: ["stationary", "full_covariance", "causal", "png", "webp", "jpeg_xl"],
-        metadata={
-            "meaning": "what stands beside: names of the table in evaluation/yardsticks.py",
-            "check": (lambda v: len(v) == len(set(v)), "must name each once"),
-        },
+        metadata={"meaning": "what stands beside: see evaluation/yardsticks.py", "check": ONCE},
     )
     mirror: bool = option(False, "average the bound's denoiser with its mirror image: twice the evaluations")
     chains: int = option(
