@@ -131,7 +131,7 @@ def component_weights(truth: Rows, clean: Rows, weights: Tensor) -> Figure | Non
 
 
 def truth_figures(per_image: Tensor, levels: Rows, log_z: Estimate | None, dimension: int) -> Figure:
-    """The known density's bits/dim (n,), and how far the energies of levels (n, L) are from its own."""
+    """The known density's bits/dim, shape (n,), and how far energies at levels (n, L) are from its own."""
     figure: Figure = {**plain(mean(per_image)), "images": len(per_image)}
     if log_z is not None and "energy" in levels and "truth" in levels:
         error = levels["energy"] + log_z.value - levels["truth"]
