@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dualscore.data.base import ImageDataModule
-from dualscore.likelihood.paper import paper_bits_per_dim
+from dualscore.likelihood import bits, bits_per_dim, mean
 from dualscore.likelihood.verdict import overall, verdict
 from dualscore.measuring.checks import all_checks, image_figures, looked_at
 from dualscore.measuring.estimators import ESTIMATORS, Estimated
@@ -83,10 +83,12 @@ def _training(measured: Measured) -> dict[str, Any]:
     """The paper's protocol on training images, beside."""
     clean, noisy = measured.rows["train_paper"], measured.rows["train_normalizer"]
     log_z = measured.normalizer("train_normalizer")
-    images = len(clean["energy"])
+    images, groups = len(clean["energy"]), measured.of_training(clean["position"])
+    found = mean(bits_per_dim(clean["energy"], measured.dimension), groups)
     return {
-        **plain(paper_bits_per_dim(clean["energy"], log_z, measured.dimension)),
+        **plain(found + bits(log_z, measured.dimension)),
         "images": images,
+        "photographs": None if groups is None else found.groups,
         "evaluations": images + noisy["energy"].numel(),
         "log_normalizer": plain(log_z),
     }

@@ -140,7 +140,8 @@ def blank(opened: Opened, config: ExperimentConfig) -> Measured:
         dimension=math.prod(opened.image_shape),
         grid=Grid(*subject.t_range, config.evaluate.strata),
         levels=plan.levels(config.evaluate),
-        photographs=lambda position: datamodule.photographs(datamodule.reported, position),
+        photographs=partial(datamodule.photographs, datamodule.reported),
+        of_training=partial(datamodule.photographs, "train"),
     )
 
 

@@ -135,7 +135,7 @@ def _likelihoods(report: dict[str, Any], label: Callable[[str], str]) -> Table:
     if truth:
         add("truth", str(estimate_of(truth)), {"images": truth["images"]})
     if train := report.get("train"):
-        add("paper's, training", str(estimate_of(train)), {"images": train["images"]})
+        add("paper's, training", str(estimate_of(train)), train)
     for figure in report.get("yardsticks", {}).values():
         value = figure["value"]
         shown = figure["note"] if value is None else str(estimate_of(figure))

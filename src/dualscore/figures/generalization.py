@@ -15,6 +15,7 @@ from dualscore.evaluation.opening import open_checkpoint
 from dualscore.figures import page
 from dualscore.figures.trained import Trained, open_run
 from dualscore.likelihood import mean, published
+from dualscore.measuring.figures import plain
 from dualscore.measuring.rows import Rows, joined
 from dualscore.runs.folder import Run, differences, flatten
 from dualscore.settings.config import Half
@@ -122,18 +123,20 @@ def _pairs(trained: Trained, overrides: Sequence[str]) -> list[Pair]:
 
 def _measure(pair: Pair) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor]]]:
     """Figures of a pair, and log p by A and by B of each image of each set."""
-    points = {}
+    points, groups = {}, {}
     for name, owner, split in (("A", pair.a, "train"), ("B", pair.b, "train"), ("held out", pair.a, "")):
         first, second = (_energies(side, owner, split) for side in (pair.a, pair.b))
         i, j = joined(first, second)
         points[name] = (pair.a.decibels(first["energy"][i]), pair.b.decibels(second["energy"][j]))
+        images = owner.session.datamodule
+        groups[name] = images.photographs(split or images.reported, first["position"][i])
     sets = {}
     for name, (a, b) in points.items():
-        difference = mean((a - b).abs())
+        difference = mean((a - b).abs(), groups[name])
         sets[name] = {
             "images": len(a),
             "mean_absolute_difference": difference.value,
-            "stderr": difference.stderr,
+            "stderr": plain(difference)["stderr"],
             "mean_difference": float((a - b).mean()),
             "pearson": float(np.corrcoef(a.numpy(), b.numpy())[0, 1]),
             "spearman": float(stats.spearmanr(a.numpy(), b.numpy()).statistic),

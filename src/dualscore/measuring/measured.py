@@ -53,6 +53,7 @@ class Measured:
         grid: strata of ln t.
         levels: noise variances that are reported, rising, in pixel².
         photographs: positions (n,) of reported images → which photograph each is of, (n,); None if not known.
+        of_training: the same of training images.
         span: edges of the grid between which the bound is taken.
         rows: by stage.
     """
@@ -62,6 +63,7 @@ class Measured:
     grid: Grid
     levels: list[float]
     photographs: Callable[[Tensor], Tensor | None] = _unknown
+    of_training: Callable[[Tensor], Tensor | None] = _unknown
     span: tuple[int, int] = (0, 0)
     rows: dict[str, Rows] = field(default_factory=dict)
 
