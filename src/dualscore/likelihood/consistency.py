@@ -43,12 +43,12 @@ def energy_rises(
         Nats, shape (n, L − 1).
     """
     integrand = 0.5 * dimension * width * (1.0 - space.double())
-    gaps = []
+    gaps = [integrand[:, :0]]
     for j, (low, high) in enumerate(pairwise(levels)):
         # Draws of strata that lie partly inside count only inside: unbiased, whatever the levels are.
         expected = torch.where((variances >= low) & (variances < high), integrand, 0.0).sum(dim=1)
-        gaps.append(energy[:, j + 1].double() - energy[:, j].double() - expected)
-    return torch.stack(gaps, dim=1)
+        gaps.append((energy[:, j + 1].double() - energy[:, j].double() - expected)[:, None])
+    return torch.cat(gaps, dim=1)
 
 
 def rise_from_nothing(
