@@ -69,7 +69,7 @@ def looked_at(name: str, extra: Callable[[Tensor, Tensor], Tensor] | None, count
     density = DENSITIES[name](SHAPE)
     images = density.sample(count, torch.Generator().manual_seed(1))
     model = density if extra is None else Added(density, extra)
-    return measure(model, images, prior_of(density), t_range=RANGE, ode_images=4)
+    return measure(model, images, prior_of(density), t_range=RANGE, ode_images=4, chains=0)
 
 
 def find(checks: list[Check], name: str) -> Check:
