@@ -30,7 +30,7 @@ from dualscore.noise import MEASURING, log_uniform, seeded_generator
 CONFIDENCE = 0.95
 SLACK = math.log(1.0 / (1.0 - CONFIDENCE))
 """ln 20: what Markov's inequality takes off, in nats."""
-LEVELS = 60
+LEVELS = 100
 CHAINS = 128
 MASS = -5
 """Second number of the random keys of chains; others have runs' seeds or splits there."""
