@@ -57,8 +57,17 @@ def test_every_estimator_finds_the_truth_of_gaussian_textures(workspace: Workspa
     bound = report["bits_per_dim"]["bound"]
     assert bound["above_truth"]["value"] > -3 * bound["above_truth"]["stderr"]
     assert sum(part["value"] for part in bound["parts"].values()) == pytest.approx(bound["value"])
-    assert report["consistent"]
-    assert report["verdict"].startswith("consistent")
+    # So few images decide not everything, but nothing of an exact energy is called wrong.
+    assert report["word"] in ("consistent", "undecided")
+    assert report["consistent"] == (report["word"] == "consistent")
+    assert report["verdict"].startswith(report["word"])
+    words = {(check["check"], check["where"]): check["word"] for check in report["checks"]}
+    assert "inconsistent" not in words.values()
+    assert words[RISE, "no noise to 0 dB"] == "consistent"
+    assert {word for (name, _), word in words.items() if name in (HEAT, SPACE)} == {"consistent"}
+    for check in report["checks"]:
+        if check["stderr"] is not None:
+            assert abs(check["value"]) < check["tolerance"] + 3 * check["stderr"], check
     assert {check["check"] for check in report["checks"]} == {
         RISE, IMAGE, HEAT, SPACE, TIME, ODE, f"{CALIBRATION}, mean", f"{CALIBRATION}, spread"
     }  # fmt: skip
@@ -387,7 +396,7 @@ def test_a_wrong_term_in_a_trained_model_changes_the_verdict(workspace: Workspac
         "evaluate.estimators=[paper,bound,checks]",
     ]
     report = train(workspace, *settings, "optim.lr=1e-6", "optim.final_lr=1e-6", "optim.ema_steps=0")
-    assert report["consistent"]
+    assert report["word"] != "inconsistent"
     path = workspace.folder / "runs/gaussian_textures/checkpoints/best.ckpt"
     content = torch.load(path, weights_only=True)
     slopes = content["state_dict"]["model.offset.slopes"]
@@ -396,6 +405,8 @@ def test_a_wrong_term_in_a_trained_model_changes_the_verdict(workspace: Workspac
     workspace.run("evaluate", "gaussian_textures", *settings)
     wrong = workspace.report("gaussian_textures")
     assert not wrong["consistent"]
+    found = {check["check"] for check in wrong["checks"] if check["word"] == "inconsistent"}
+    assert RISE in found
     assert wrong["word"] == "inconsistent"
     assert wrong["verdict"].startswith("INCONSISTENT: ")
     assert wrong["bits_per_dim"]["bound"]["value"] == pytest.approx(
