@@ -18,7 +18,7 @@ from dualscore.likelihood.consistency import (
     linear_deviation,
     steadied,
 )
-from dualscore.likelihood.verdict import Check, Word, overall
+from dualscore.likelihood.verdict import Check, Word, overall, verdict
 from dualscore.measuring.checks import HEAT, IMAGE, RISE, all_checks, image_figures, image_gaps
 from dualscore.measuring.in_memory import measure
 from dualscore.measuring.measured import Measured
@@ -200,3 +200,19 @@ def test_ranks_of_the_noise_level_are_uniform_for_a_right_energy_and_tell_a_wron
     # Too sure of the level, one way on half of the images and the other way on the rest.
     sure = ranks(Added(density, lambda y, t: 8.0 * torch.sign(y.mean(dim=(1, 2, 3))) * t.log()))
     assert float((sure - 0.5).square().mean()) > 1 / 12 + 0.03
+
+
+def test_a_poor_density_is_a_density_and_said_to_be_poor() -> None:
+    """The best Gaussian of textures that are none: every identity of densities holds, and its fit is off."""
+    density = texture_mixture(SHAPE)
+    images = density.sample(800, torch.Generator().manual_seed(1))
+    gaussian = GaussianMixture([1.0], [prior_of(density)], SHAPE)
+    checks = all_checks(measure(gaussian, images, prior_of(density), t_range=RANGE, ode_images=16))
+    assert overall(checks) is Word.consistent
+    off = [check for check in checks if check.word is Word.inconsistent]
+    assert off
+    assert all(check.of_images for check in off)
+    line = verdict(checks, DIMENSION, "800 images")
+    assert line.startswith("consistent within")
+    assert "As a model of these images: " in line
+    assert str(max(off, key=lambda check: check.excess)) in line

@@ -120,6 +120,7 @@ def _checks(measured: Measured, report: dict[str, Any]) -> None:
             "unit": check.unit,
             "tolerance": check.tolerance,
             "word": check.word.value,
+            "of_images": check.of_images,
         }
         for check in checks
     ]

@@ -39,6 +39,8 @@ class Check:
         square: whether the gap is a mean square.
         decisive: whether the check must be consistent for the energy to be called so; others, of which few
             images say little, only testify against it.
+        of_images: whether it holds for the density of these images only: a wrong density may fail it and be
+            one all the same. Such checks are told apart.
         said: the word, where it was found in another way.
     """
 
@@ -50,6 +52,7 @@ class Check:
     unit: str = "bits/dim"
     square: bool = False
     decisive: bool = True
+    of_images: bool = False
     said: Word | None = None
 
     @property
@@ -96,7 +99,11 @@ class Check:
 
 
 def overall(checks: Sequence[Check]) -> Word:
-    """One word for all: inconsistent if one check is, consistent if all that are decisive are."""
+    """One word for all: inconsistent if one check is, consistent if all that are decisive are.
+
+    Checks that compare the density with that of the images do not count: a poor density is one.
+    """
+    checks = [check for check in checks if not check.of_images]
     if any(check.word is Word.inconsistent for check in checks):
         return Word.inconsistent
     decisive = {check.word for check in checks if check.decisive}
@@ -117,7 +124,8 @@ def verdict(checks: Sequence[Check], dimension: int, looked_at: str, listed: int
     """
     if not checks:
         return "not checked"
-    word = overall(checks)
+    word, others = overall(checks), [check for check in checks if check.of_images]
+    checks = [check for check in checks if not check.of_images]
     chosen = sorted(
         (c for c in checks if c.word is word and (c.decisive or word is not Word.undecided)),
         key=lambda c: -c.excess,
@@ -136,7 +144,10 @@ def verdict(checks: Sequence[Check], dimension: int, looked_at: str, listed: int
         Word.undecided: f"undecided: {named}",
     }[word]
     unseen = "" if any(c.name == "mass" for c in checks) else "; the mass was not measured"
+    off = sorted((c for c in others if c.word is Word.inconsistent), key=lambda c: -c.excess)
+    fit = f". As a model of these images: {len(off)} of {len(others)} statistics off" if others else ""
+    fit += f", most {off[0]}" if off else ""
     return (
         f"{said}. Of {len(checks)} checks {counts}, on {looked_at}{unseen}; mass that neither these images "
-        "nor the chains come near cannot be seen"
+        f"nor the chains come near cannot be seen{fit}"
     )

@@ -58,12 +58,15 @@ def _of(
     *,
     square: bool = False,
     decisive: bool = True,
+    of_images: bool = False,
     tolerance: float = TOLERANCE,
     unit: str = "bits/dim",
 ) -> Check:
     """A check that the mean of some values (n,) is zero."""
     gap, here = measured.mean(values, position), mean(values).stderr
-    return Check(name, where, gap, here, tolerance, unit, square=square, decisive=decisive)
+    return Check(
+        name, where, gap, here, tolerance, unit, square=square, decisive=decisive, of_images=of_images
+    )
 
 
 def image_gaps(measured: Measured) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,8 +175,8 @@ def _moments(measured: Measured) -> list[Check]:
         score = 0.5 * width * space_moments(rows["space"][:, j], square, rows["gradient_square"][:, j])
         time = width**2 * time_moments(rows["slope"][:, j], square)
         found += [
-            _of(m, SPACE, where, score, position, decisive=False),
-            _of(m, TIME, where, time, position, square=True, decisive=False),
+            _of(m, SPACE, where, score, position, of_images=True),
+            _of(m, TIME, where, time, position, square=True, of_images=True),
         ]
     return found
 
@@ -201,7 +204,7 @@ def _calibration(measured: Measured) -> list[Check]:
         ):
             name = f"{CALIBRATION}, {statistic}"
             found.append(
-                _of(m, name, where, values, position, decisive=False, tolerance=tolerance, unit="rank")
+                _of(m, name, where, values, position, of_images=True, tolerance=tolerance, unit="rank")
             )
     return found
 
