@@ -94,7 +94,7 @@ def detect(
     scores_of = all_scores(parts["reference"])
     scores = {side: scores_of(part) for side, part in parts.items()}
     photographs = {
-        side: [photograph_of(given)(path) for path in parts[side].paths]
+        side: list(map(photograph_of(given), parts[side].paths))
         for side, given in (("reference", inside), ("in", inside), ("out", outside))
     }
     counted = {side: Counted.of(parts[side].paths, names) for side, names in photographs.items()}
