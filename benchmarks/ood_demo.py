@@ -35,10 +35,10 @@ OTHERS = (
 MOST = 500
 
 
-def photographs() -> Iterator[NDArray[np.uint8]]:
-    """Crops of the demo's two validation photographs, as the demo cuts them."""
-    for package, file in VAL.values():
-        yield from crops(locate(package, file), SIDE)
+def photographs() -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Crops of the demo's two validation photographs, as the demo cuts them, with the photograph's name."""
+    for name, (package, file) in VAL.items():
+        yield from ((name, crop) for crop in crops(locate(package, file), SIDE))
 
 
 def folders(out: Path, most: int) -> list[Path]:
@@ -47,16 +47,17 @@ def folders(out: Path, most: int) -> list[Path]:
     made = [save(out / "photographs", list(photographs()), 4 * most)]
     for name in OTHERS:
         path = locate("skimage", f"data/{name}")
-        made.append(save(out / path.stem, list(crops(path, SIDE)), most))
-    noise = draw.integers(0, 256, (most, SIDE, SIDE), dtype=np.uint8)
-    flat = [np.full((SIDE, SIDE), value, np.uint8) for value in range(256)]
-    return [*made, save(out / "noise", list(noise), most), save(out / "constant", flat, most)]
+        made.append(save(out / path.stem, [("all", crop) for crop in crops(path, SIDE)], most))
+    noise = [("", image) for image in draw.integers(0, 256, (most, SIDE, SIDE), dtype=np.uint8)]
+    flat = [("", np.full((SIDE, SIDE), value, np.uint8)) for value in range(256)]
+    return [*made, save(out / "noise", noise, most), save(out / "constant", flat, most)]
 
 
 def table(results: Path) -> Iterator[str]:
     """The areas of each folder of --out by itself, as a table in Markdown, from ood.csv.
 
     Beside the command's scores stands the distance |log p − median|, which its typicality is instead of.
+    A folder's crops are of one photograph, so there are no intervals.
     """
     columns = {
         "log p": "bits_per_dim",
@@ -67,7 +68,8 @@ def table(results: Path) -> Iterator[str]:
     sides: dict[str, list[dict[str, str]]] = {}
     with (results / "ood.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            side = row["side"] if row["side"] != "out" else Path(row["file"]).parent.name
+            below = Path(row["file"]).relative_to(results / "images")
+            side = row["side"] if row["side"] != "out" else below.parts[0]
             sides.setdefault(side, []).append(row)
 
     def values(side: str, column: str) -> Tensor:
@@ -82,8 +84,8 @@ def table(results: Path) -> Iterator[str]:
             cells = []
             for column in columns.values():
                 two = [values(which, column) for which in ("in", side)]
-                found = area(*(two if column else [(scores - middle).abs() for scores in two]))
-                cells.append(f"{found.auroc:.3f} ({found.low:.3f}–{found.high:.3f})")
+                found = area(*(two if column else [(scores - middle).abs() for scores in two]), resamples=1)
+                cells.append(f"{found.auroc:.3f}")
             yield f"| {side} | {float(values(side, '').median()):.2f} | {' | '.join(cells)} |"
 
 

@@ -27,7 +27,7 @@ def write_examples(out: Path, size: int) -> list[Path]:
     """Write the demo's held-out photographs, and crops of them and of textures, as PNG files.
 
     Args:
-        out: the folder; it gets `photographs`, `patches` and `textures`.
+        out: the folder; it gets `photographs`, and `patches` and `textures` with a sub-folder a photograph.
         size: side of the crops in pixels.
 
     Returns:
@@ -40,13 +40,14 @@ def write_examples(out: Path, size: int) -> list[Path]:
         raise DataError(f"--size must be at least 4, not {size}")
     held_out = [locate(package, file) for package, file in VAL.values()]
     textures = [locate("skimage", f"data/{name}.png") for name in TEXTURES]
+    kinds = {"patches": zip(VAL, held_out, strict=True), "textures": zip(TEXTURES, textures, strict=True)}
     folder = out / "photographs"
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in zip(VAL, held_out, strict=True):
         read_rgb(path).save(folder / f"{name}.png")
     made = [folder]
-    for kind, paths in {"patches": held_out, "textures": textures}.items():
-        images = [crop for path in paths for crop in crops(path, size)]
+    for kind, photographs in kinds.items():
+        images = [(name, crop) for name, path in photographs for crop in crops(path, size)]
         if not images:
             raise DataError(f"no photograph holds a crop of {size}×{size}: choose a smaller --size")
         made.append(save(out / kind, images, MOST))
@@ -59,20 +60,22 @@ def crops(path: Path, side: int) -> Iterator[NDArray[np.uint8]]:
         yield from grid.reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
 
 
-def save(folder: Path, images: Sequence[NDArray[np.uint8]], most: int) -> Path:
+def save(folder: Path, images: Sequence[tuple[str, NDArray[np.uint8]]], most: int) -> Path:
     """Write images as PNG; of more than `most` that many, evenly spaced.
 
     Args:
         folder: made where it is missing.
-        images: uint8, each of shape (H, W) or (H, W, 3).
+        images: each with the sub-folder that it goes into, the photograph's name, or "" for none; uint8,
+            of shape (H, W) or (H, W, 3).
         most: how many at most.
 
     Returns:
         The folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for number in np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)):
-        Image.fromarray(images[number]).save(folder / f"{number:05d}.png")
+        name, pixels = images[number]
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name / f"{number:05d}.png")
     return folder
 
 

@@ -160,7 +160,8 @@ def _dashboards(steps: Walk, run: str) -> None:
 def _scores(steps: Walk) -> None:
     """A photograph of one's own is scored: the one that matplotlib brings."""
     printed = steps.run("make examples")
-    steps.expect("example pictures are written", (steps.clone / "examples/patches/00000.png").is_file())
+    patch = steps.clone / "examples/patches/chelsea/00000.png"
+    steps.expect("example pictures are written", patch.is_file())
     steps.expect("and named", "examples/photographs" in printed)
     python = Path(steps.environment.get("VENV", ".venv"), "bin", "python")
     find = [str(steps.clone / python), "-c", "import matplotlib; print(matplotlib.get_data_path())"]

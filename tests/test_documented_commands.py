@@ -210,7 +210,7 @@ def typist(
         kind = "patches" if name in {"folder", "photographs"} else "textures"
         shutil.copytree(typed_at / "examples" / kind, typed_at / name)
     shutil.copytree(typed_at / "examples/photographs", tmp_path / "photographs")
-    patch = Image.open(typed_at / "examples/patches/00000.png")
+    patch = Image.open(typed_at / "examples/patches/chelsea/00000.png")
     patch.save(typed_at / "photo.png")
     Image.open(typed_at / "examples/photographs/chelsea.png").save(typed_at / "photo.jpg")
     mask = np.zeros((16, 16), np.uint8)

@@ -1,11 +1,11 @@
 """Images of another kind: whole runs against known densities, and whole commands."""
 
 import csv
-import functools
 import importlib
 import json
 import math
 import subprocess
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ from torch import Tensor
 import dualscore
 from dualscore.densities import natural_spectrum
 from dualscore.detection import run
-from dualscore.detection.auroc import area
 from dualscore.detection.run import FEWEST, Options, detect
 from dualscore.detection.scores import Typicality
 from dualscore.energy import Energy
@@ -110,12 +109,48 @@ def test_images_of_the_same_kind_cannot_be_told_apart(tmp_path: Path, exact: Pat
         assert scores["auroc"] == pytest.approx(0.5, abs=3.5 * error)
 
 
+def test_intervals_are_over_sub_folders(tmp_path: Path, exact: Path) -> None:
+    """Images that are alike in a sub-folder and differ between them, as crops of photographs do."""
+    for number, factor in enumerate((0.2, 0.5, 1.0, 2.0, 5.0, 8.0)):
+        draw_folder(tmp_path / "in" / f"p{number}", 20, one_factor(factor), seed=number)
+        draw_folder(
+            tmp_path / "out" / f"p{number}" / "deeper", 10, one_factor(1.5 * factor), seed=10 + number
+        )
+    known = [tmp_path / "in"], [tmp_path / "out"]
+    parts = [sorted((tmp_path / side).iterdir()) for side in ("in", "out")]
+    flat = [list((tmp_path / "out").rglob("*.png"))]
+    printed = StringIO()
+    console = Console(file=printed, width=200)
+    options = Options(tmp_path / "ood", levels=(20.0,))
+    together = detect(exact, *known, options, console)
+    assert together["photographs"] == {"reference": 6, "in": 6, "out": 6}
+    counted = "6 photographs (sub-folders)"
+    assert f"intervals are over {counted} of --in, {counted} of --out" in printed.getvalue()
+    assert printed.getvalue().count("too narrow") == 1
+    apart = detect(exact, parts[0], *flat, options, console)
+    assert apart["photographs"] == {"reference": 60, "in": 60, "out": 60}
+    assert "60 photographs (each image its own) of --out" in printed.getvalue()
+    assert printed.getvalue().count("too narrow") == 1
+    wide, narrow = together["scores"]["log_p"], apart["scores"]["log_p"]
+    assert wide["auroc"] == pytest.approx(narrow["auroc"])
+    assert wide["high"] - wide["low"] > 2.0 * (narrow["high"] - narrow["low"])
+
+    alone = tmp_path / "alone"
+    draw_folder(alone / "photograph", 30, one_factor(0.5), seed=30)
+    found = detect(exact, known[0], [alone], options, console)
+    assert found["photographs"]["out"] == 1
+    assert all(scores["low"] is scores["high"] is None for scores in found["scores"].values())
+    assert printed.getvalue().count("one photograph: no error") == 3
+    assert f"no intervals: {counted} of --in, one photograph (sub-folder) of --out" in printed.getvalue()
+    assert printed.getvalue().count("too narrow") == 1
+    assert json.loads((options.results / "ood.json").read_text())["scores"]["log_p"]["low"] is None
+
+
 def test_the_table_of_the_documentation_can_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], exact: Path
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     ood_demo = importlib.import_module("ood_demo")
-    monkeypatch.setattr(ood_demo, "area", functools.partial(area, resamples=5))
     monkeypatch.setattr(run, "load", lambda _: exact_model(16))
     assert ood_demo.main(["--model", str(exact), "--out", str(tmp_path / "demo"), "--most", "20"]) == 0
     table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

@@ -12,7 +12,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from dualscore.detection.auroc import area, curve
+from dualscore.detection.auroc import Area, area, curve, numbered
 from dualscore.detection.measure import reference_half
 from dualscore.detection.picture import draw
 from dualscore.detection.scores import SCORES, ProfileDistance, Typicality, shrunk_correlation
@@ -46,9 +46,45 @@ def test_intervals_cover_the_known_area_of_two_normals() -> None:
     covered, repeats = 0, 200
     for k in range(repeats):
         found = area(normal(100, seed=2 * k), 1.0 + normal(100, seed=2 * k + 1), seed=k, resamples=200)
+        assert found.low is not None
+        assert found.high is not None
         covered += found.low <= truth <= found.high
     # 95 %, less a little with percentiles of few images: ± 3 standard errors of 200 repeats are ± 5 %.
     assert 0.885 <= covered / repeats <= 0.985
+
+
+def crops(photographs: int, each: int, seed: int) -> Tensor:
+    """Scores N(0, 1) of crops, half of whose variance is their photograph's."""
+    own, common = normal(photographs, each, seed=seed), normal(photographs, 1, seed=seed + 1)
+    return ((own + common) / math.sqrt(2.0)).flatten()
+
+
+def test_intervals_over_photographs_cover_where_those_over_crops_do_not() -> None:
+    truth, repeats, photographs, each = stats.norm.cdf(1.0 / math.sqrt(2.0)), 100, 30, 10
+    which = torch.arange(photographs).repeat_interleave(each)
+    covered = {"photographs": 0, "crops": 0}
+    for k in range(repeats):
+        inside, outside = crops(photographs, each, 4 * k), 1.0 + crops(photographs, each, 4 * k + 2)
+        for over, given in (("photographs", (which, which)), ("crops", None)):
+            found = area(inside, outside, given, seed=k, resamples=60)
+            assert found.low is not None
+            assert found.high is not None
+            covered[over] += found.low <= truth <= found.high
+    # ± 3 standard errors of 100 repeats are ± 8 %; percentiles of few photographs and draws lose a little.
+    assert 0.84 <= covered["photographs"] / repeats <= 0.995
+    assert covered["crops"] / repeats < 0.7
+
+
+def test_photographs_are_drawn_with_all_their_images() -> None:
+    """Of two photographs a side, one far below all others: each draw has one of a few areas."""
+    inside, outside = torch.tensor([0.0, 0.0, 0.0, 10.0]), torch.tensor([5.0, 5.0, 20.0])
+    which = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1])
+    found = area(inside, outside, which, resamples=300)
+    assert (found.low, found.high) == (0.0, 1.0)  # {10} against {5, 5}, and 20 above all
+    assert area(inside, outside).low not in (0.0, None)
+    alone = torch.zeros(4, dtype=torch.long), which[1]
+    assert area(inside, outside, alone) == Area(found.auroc, None, None)
+    assert numbered(["b", "a", "b", "c"]).tolist() == [0, 1, 0, 2]
 
 
 def test_intervals_are_seeded_and_leave_torchs_own_generator_alone() -> None:

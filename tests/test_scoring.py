@@ -8,7 +8,9 @@ import math
 import os
 import struct
 import zlib
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +25,12 @@ from dualscore.evaluation.opening import DEFINITIONS
 from dualscore.evaluation.store import RowStore
 from dualscore.gaussian import StationaryGaussian, WhiteGaussian
 from dualscore.images import to_pixels
+from dualscore.likelihood import mean
 from dualscore.model import ImageModel
 from dualscore.networks import LogEmbedding, UNet
 from dualscore.scoring import files, run, sheet, tables
 from dualscore.scoring.batch import Scorer
+from dualscore.scoring.photographs import Counted, RunningMean, photograph_of
 from dualscore.scoring.reference import Reference, find_reference
 from dualscore.scoring.results import SHEET_EACH, Options
 from dualscore.scoring.run import score
@@ -317,6 +321,76 @@ def test_three_hundred_images_take_no_more_memory_than_sixty(
     assert held[0] == 2 * SHEET_EACH
     assert made[0] < 300
     assert appended[0] == 16
+
+
+def test_sub_folders_are_photographs_where_no_image_lies_beside_them(tmp_path: Path) -> None:
+    for name in (
+        "cut/a/0.png",
+        "cut/a/deep/1.png",
+        "cut/b/0.png",
+        "mixed/a/0.png",
+        "mixed/0.png",
+        "flat/0.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(0).save(tmp_path / name)
+    (tmp_path / "cut" / "notes.txt").write_text("no picture")
+    picture(0).save(tmp_path / "cut" / ".hidden.png")
+    given = [tmp_path / "mixed", tmp_path / "cut", tmp_path / "flat", tmp_path / "cut" / "a" / "0.png"]
+    found = list(map(str, files.find(given, tmp_path / "out")))
+    names = [photograph_of(given)(path).removeprefix(f"{tmp_path}/") for path in found]
+    assert names == ["mixed/0.png", "mixed/a/0.png", "cut/a", "cut/a", "cut/b", "flat/0.png", "cut/a"]
+    assert str(Counted.of(found, [photograph_of(given)(path) for path in found])) == (
+        "5 photographs (2 by sub-folder, 3 by image)"
+    )
+    # The photograph's own folder says nothing of it.
+    assert photograph_of([tmp_path / "cut" / "b"])(found[4]) == found[4]
+
+
+@pytest.mark.parametrize("own", [0, 1, 9])
+def test_a_running_mean_is_the_mean_with_its_error_over_photographs(own: int) -> None:
+    values = 1e3 + torch.randn(60, generator=torch.Generator().manual_seed(own), dtype=torch.float64)
+    which = (torch.arange(60) ** 2) % 7 + 100
+    which[:own] = torch.arange(own)
+    running = RunningMean(lambda file: file if int(file) < own else f"folder {int(which[int(file)])}")
+    for number, value in enumerate(values.tolist()):
+        running.add(str(number), value)
+    found, expected = running.estimate(), mean(values, which)
+    assert found.value == pytest.approx(expected.value, rel=1e-12)
+    assert found.stderr == pytest.approx(expected.stderr, rel=1e-6)
+    assert found.groups == expected.groups == running.counted.total
+    assert len(running.sums) == len(which[own:].unique())  # one entry a photograph, none an image
+
+
+def test_a_mean_is_told_with_its_photographs(tmp_path: Path, loaded: Path) -> None:
+    for number in range(3):
+        for k in range(4):
+            path = tmp_path / "images" / f"p{number}" / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(10 * number + k, contrast=5.0 + 20.0 * number).save(path)
+
+    def told(given: Path) -> tuple[dict[str, Any], str]:
+        printed = StringIO()
+        out = tmp_path / "out"
+        score(loaded, [given], Options(out, batch_size=5, maps=False), Console(file=printed, width=300))
+        return json.loads((out / "scores.json").read_text()), printed.getvalue()
+
+    content, printed = told(tmp_path / "images")
+    bits = torch.tensor([entry["bits_per_dim"] for entry in content["scores"]])
+    over = [mean(bits, groups) for groups in (torch.arange(3).repeat_interleave(4), None)]
+    assert (content["images"], content["photographs"]) == (12, 3)
+    assert content["stderr"] == pytest.approx(over[0].stderr, rel=1e-4)
+    assert f"{over[0]} bits/dim, the mean of 12 images; ± is over 3 photographs (sub-folders)" in printed
+    picture(0).save(tmp_path / "images" / "beside.png")
+    content, printed = told(tmp_path / "images")
+    assert content["photographs"] == 13
+    assert content["stderr"] < 0.8 * over[0].stderr
+    assert "13 images; ± is over 13 photographs (each image its own)" in printed
+    (tmp_path / "one").mkdir()
+    (tmp_path / "images" / "p0").rename(tmp_path / "one" / "p0")
+    content, printed = told(tmp_path / "one")
+    assert (content["photographs"], content["stderr"]) == (1, None)
+    assert "the mean of 4 images, one photograph (sub-folder): no error" in printed
 
 
 def test_loader_processes_keep_the_order(tmp_path: Path) -> None:

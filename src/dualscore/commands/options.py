@@ -31,6 +31,10 @@ def add_runs(command: argparse.ArgumentParser) -> None:
 def add_streaming(command: argparse.ArgumentParser) -> None:
     """How a stream of image files is read and measured."""
     add_decoding(command)
+    command.epilog = (
+        "Errors are over photographs. In a folder that holds sub-folders of images and no image itself, the "
+        "images of a sub-folder are taken for those of one photograph; any other image is its own."
+    )
     command.add_argument("--normalize", action="store_true", help="estimate log Z where it is not known")
 
 

@@ -11,7 +11,11 @@ from torch import Tensor
 from dualscore.detection.measure import Measured
 from dualscore.detection.scores import SCORES, flag
 from dualscore.scoring import tables
+from dualscore.scoring.photographs import Counted
 from dualscore.terminal import final
+
+FEW = 10
+"""Photographs of a side below which the bootstrap's interval is much too narrow: docs/ood.md has figures."""
 
 
 def write_rows(
@@ -32,11 +36,12 @@ def write_rows(
             tables.append(file, [[name, side, *(f"{x:.7g}" for x in values)] for name, *values in rows])
 
 
-def tell(summary: Mapping[str, Any], results: Path, console: Console) -> None:
+def tell(summary: Mapping[str, Any], counted: Mapping[str, Counted], results: Path, console: Console) -> None:
     """Print of each score its medians on either side and its AUROC, and what was compared.
 
     Args:
         summary: what ood.json holds.
+        counted: photographs of either side.
         results: folder.
         console: the terminal.
     """
@@ -46,7 +51,9 @@ def tell(summary: Mapping[str, Any], results: Path, console: Console) -> None:
     for name, label in SCORES.items():
         found = summary["scores"][name]
         cells = (f"{found[key]:.3f}" for key in ("median_in", "median_out", "auroc"))
-        table.add_row(label, *cells, f"{found['low']:.3f} to {found['high']:.3f}")
+        known = found["low"] is not None
+        interval = f"{found['low']:.3f} to {found['high']:.3f}" if known else "one photograph: no error"
+        table.add_row(label, *cells, interval)
     final(console, table)
     images, failed = summary["images"], sum(summary["failed"].values())
     inside, outside = flag("in"), flag("out")
@@ -55,9 +62,16 @@ def tell(summary: Mapping[str, Any], results: Path, console: Console) -> None:
         f"{images['reference']:,} others of {inside} are the reference"
         + (f"; {failed:,} left out, see {results / 'failures.csv'}" if failed else "")
     ]
+    over = f"{counted['in']} of {inside}, {counted['out']} of {outside}"
+    fewest = min(counted["in"].total, counted["out"].total)
+    lines.append(f"no intervals: {over}" if fewest == 1 else f"intervals are over {over}")
+    if 1 < fewest < FEW:
+        lines.append(
+            "so few photographs have too narrow intervals: of 2 against 3 they hold 72 % of the time"
+        )
     if both := summary["on_both_sides"]:
         lines.append(f"{both:,} of {outside} are in {inside} too: no score can tell them apart")
-    if any(found["auroc"] in (0.0, 1.0) for found in summary["scores"].values()):
+    if any(found["low"] is not None and found["auroc"] in (0.0, 1.0) for found in summary["scores"].values()):
         lines.append(
             "where no image overlaps the interval is one point: it does not say how rare overlaps are"
         )

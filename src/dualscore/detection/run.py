@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
-from dualscore.detection.auroc import CONFIDENCE, RESAMPLES, Area, area
+from dualscore.detection.auroc import CONFIDENCE, RESAMPLES, Area, area, numbered
 from dualscore.detection.measure import Measured, measure, reference_half
 from dualscore.detection.picture import draw
 from dualscore.detection.report import tell, write_rows
@@ -21,6 +21,7 @@ from dualscore.model import ImageModel
 from dualscore.model_files.loading import load, locate
 from dualscore.scoring import files, tables
 from dualscore.scoring.effective import DRAWS
+from dualscore.scoring.photographs import Counted, photograph_of
 from dualscore.scoring.size import normalized, wanted_size
 from dualscore.scoring.stream import Problems, check_level, progress_bar, usable
 from dualscore.terminal.hints import option
@@ -92,7 +93,13 @@ def detect(
     parts = {"reference": measured["in"][chosen], "in": measured["in"][~chosen], "out": measured["out"]}
     scores_of = all_scores(parts["reference"])
     scores = {side: scores_of(part) for side, part in parts.items()}
-    areas = {name: area(scores["in"][name], scores["out"][name], SEED) for name in SCORES}
+    photographs = {
+        side: list(map(photograph_of(given), parts[side].paths))
+        for side, given in (("reference", inside), ("in", inside), ("out", outside))
+    }
+    counted = {side: Counted.of(parts[side].paths, names) for side, names in photographs.items()}
+    drawn = numbered(photographs["in"]), numbered(photographs["out"])
+    areas = {name: area(scores["in"][name], scores["out"][name], drawn, SEED) for name in SCORES}
     summary = {
         "model": model.provenance,
         "checkpoint": str(checkpoint),
@@ -101,6 +108,7 @@ def detect(
         "in": [str(path) for path in inside],
         "out": [str(path) for path in outside],
         "images": {side: len(part.paths) for side, part in parts.items()},
+        "photographs": {side: found.total for side, found in counted.items()},
         "failed": {side: problem.count for side, problem in problems.items()},
         "on_both_sides": both,
         "settings": {
@@ -117,7 +125,7 @@ def detect(
         options.results / "ood.csv", {side: (parts[side], scores[side]) for side in parts}, options.levels
     )
     draw(scores["in"], scores["out"], areas, summary, options.results)
-    tell(summary, options.results, console)
+    tell(summary, counted, options.results, console)
     return summary
 
 
@@ -140,7 +148,7 @@ def _measure_side(
         return model, measure(model, chain([first], chunks), options.levels, problems, advance)
 
 
-def _figures(scores: dict[str, dict[str, Tensor]], name: str, found: Area) -> dict[str, float]:
+def _figures(scores: dict[str, dict[str, Tensor]], name: str, found: Area) -> dict[str, float | None]:
     medians = {f"median_{side}": float(scores[side][name].median()) for side in ("in", "out")}
     return asdict(found) | medians
 

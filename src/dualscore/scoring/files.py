@@ -80,6 +80,11 @@ def _beside(path: Path) -> str:
     return f"; {guess}" if guess else ""
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file in a folder is taken for a picture, by its name."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
 def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:
     """The files given, and the pictures below the folders given, folder by folder in the order of names.
 
@@ -102,7 +107,7 @@ def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:
                 n for n in folders if not n.startswith(".") and Path(folder, n).resolve() != hidden
             )
             for name in sorted(names):
-                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                if is_picture(name):
                     yield Path(folder, name)
         yield from unreadable
 

@@ -14,6 +14,7 @@ from PIL import Image
 from dualscore.pictures import heat
 from dualscore.scoring import sheet, tables
 from dualscore.scoring.batch import Scores
+from dualscore.scoring.photographs import RunningMean
 from dualscore.scoring.stream import NOT_FINITE, Problems
 
 SHEET_EACH = 30
@@ -48,11 +49,11 @@ class Results:
     scores: IO[str]
     problems: Problems
     writer: ThreadPoolExecutor
+    mean: RunningMean
+    """Of the bits/dim."""
     written: "Future[None] | None" = None
     extremes: sheet.Extremes = field(default_factory=lambda: sheet.Extremes(SHEET_EACH))
     scale: tuple[float, float] | None = None
-    total: float = 0.0
-    squares: float = 0.0
 
     def add(self, paths: Sequence[str], scores: Scores) -> None:
         """Append a batch's rows, write its maps, and keep the extremes."""
@@ -67,7 +68,7 @@ class Results:
         images = scores.pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
         rows = self._rows(paths, scores, finite.tolist())
         for j, row in rows.items():
-            self.total, self.squares = self.total + row.bits_per_dim, self.squares + row.bits_per_dim**2
+            self.mean.add(row.file, row.bits_per_dim)
             self.extremes.add(
                 row.bits_per_dim,
                 lambda: sheet.Thumbnail(row, images[j].copy(), heat.colour(maps[j], scale)),  # noqa: B023 - called at once

@@ -17,6 +17,7 @@ from dualscore.model_files.loading import load, locate
 from dualscore.pictures.photographs import SUFFIXES
 from dualscore.scoring import files, sheet, tables
 from dualscore.scoring.batch import Scorer
+from dualscore.scoring.photographs import RunningMean, photograph_of
 from dualscore.scoring.reference import Reference, find_reference
 from dualscore.scoring.results import Options, Results
 from dualscore.scoring.size import normalized, wanted_size
@@ -82,7 +83,8 @@ def score_with(
             stack.enter_context(file)
         writer = stack.enter_context(ThreadPoolExecutor(1))
         problems = Problems(console, opened["failures"])
-        results = Results(options, opened["scores"], problems, writer)
+        mean = RunningMean(photograph_of(given))
+        results = Results(options, opened["scores"], problems, writer, mean)
         chunks = usable(iter(loader), problems)
         first = next(chunks, None)
         if first is None:
@@ -128,9 +130,7 @@ def _prepare(out: Path, maps: bool) -> None:
 
 
 def _summary(model: ImageModel, checkpoint: Path, results: Results) -> dict[str, Any]:
-    images = results.extremes.seen
-    mean = results.total / images
-    variance = max(0.0, results.squares / images - mean**2)
+    mean = results.mean.estimate()
     assert model.image_shape is not None
     return {
         "model": model.provenance,
@@ -138,10 +138,11 @@ def _summary(model: ImageModel, checkpoint: Path, results: Results) -> dict[str,
         "image_shape": list(model.image_shape),
         "log_normalizer": model.log_normalizer,
         "normalization": None if model.normalization is None else model.normalization.plain(),
-        "images": images,
+        "images": results.mean.images,
+        "photographs": results.mean.counted.total,
         "failed": results.problems.count,
-        "mean_bits_per_dim": mean,
-        "stderr": math.sqrt(variance / (images - 1)) if images > 1 else None,
+        "mean_bits_per_dim": mean.value,
+        "stderr": None if math.isnan(mean.stderr) else mean.stderr,
         "effective_dimension_at_psnr": results.options.psnr,
         "map_scale_bits": results.scale,
     }
@@ -159,6 +160,9 @@ def _tell(
     left_out = (
         f"; {results.problems.count:,} left out, see {out / 'failures.csv'}" if results.problems.count else ""
     )
+    over = results.mean.counted
+    if images > 1:
+        counted += f", {over}: no error" if over.total == 1 else f"; ± is over {over}"
     lines = [f"{summary['mean_bits_per_dim']:.3f}{stderr} bits/dim, the mean of {counted}{left_out}"]
     if summary["validation"] is None:
         lines.append(
