@@ -85,7 +85,7 @@ def test_the_evaluation_stands_in_the_log_and_in_hparams(trained_demo: Path) -> 
         *_, last = events.Scalars(f"final/{name}")
         assert (last.step, last.value) == (1, pytest.approx(figure["value"]))
         width = events.Scalars(f"final/{name}_high")[-1].value - events.Scalars(f"final/{name}_low")[-1].value
-        assert width == pytest.approx(2 * 1.96 * figure["stderr"], rel=1e-3)
+        assert width == pytest.approx(2 * 2.0 * figure["stderr"], rel=1e-3)
     full = [(event.step, event.value) for event in events.Scalars("gaussian/full_covariance")]
     assert full == [
         (step, pytest.approx(report["yardsticks"]["full_covariance"]["value"])) for step in (0, 1)
