@@ -21,9 +21,9 @@ class Likelihood(NamedTuple):
     model: str
     bits_per_dim: float
     release: str
-    """Of the data: `old`, the PNGs without anti-aliasing (van den Oord et al. 2016; 49,999 validation images),
-    `new` (Chrabaszcz et al. 2017; 50,000), or `new?`, where it is unclear, and probably the new one. Old and
-    new cannot be compared."""
+    """Of the data: `old`, the PNGs without anti-aliasing (van den Oord et al. 2016; 49,999 validation
+    images), `new` (Chrabaszcz et al. 2017; 50,000), or `new?`, where it is unclear, and probably the new one.
+    Old and new cannot be compared."""
     kind: str
     """`exact`, `bound` (of a diffusion's own ELBO), `ODE`, or what the authors call it."""
 
