@@ -155,6 +155,7 @@ def test_all_of_a_run_are_drawn_and_agree_with_the_model(demo_run: Workspace) ->
         rows = list(csv.reader(file))
     assert rows[0] == ["model", "bits/dim", "data", "kind", "images"]
     assert [row[2] for row in rows if row[0] == "VDM (published)"] == ["ImageNet64 old"]
+    assert [row[1:3] for row in rows if row[0] == "TarFlow (published)"] == [["2.99", "ImageNet64 new?"]]
     assert [row[2] for row in rows if row[0].startswith("patches_dual")] == ["demo 1×16×16"]
 
 

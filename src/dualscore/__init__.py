@@ -1,4 +1,4 @@
-"""Normalized energy models of images, by dual score matching."""
+"""Energy models of images, by dual score matching."""
 
 from typing import TYPE_CHECKING, Any
 

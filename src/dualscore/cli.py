@@ -31,7 +31,7 @@ class _Version(argparse.Action):
 
 
 def _parser() -> tuple[commands.Parser, dict[str, commands.Parser]]:
-    parser = commands.Parser(prog="dualscore", description="Normalized energy models of images.")
+    parser = commands.Parser(prog="dualscore", description="Energy models of images, by dual score matching.")
     parser.add_argument("--version", action=_Version, help="of dualscore and what it computes with")
     added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in commands.ALL:

@@ -184,7 +184,7 @@ class ImageModel(nn.Module):
         return self._map(self.score_model.denoise, images, noise_variance, batch_size)
 
     def log_prob(self, images: Tensor, batch_size: int = 256) -> Tensor:
-        """Normalized log density of clean images, −U(x, 0) − log Z, in nats, shape (B,).
+        """−U(x, 0) − log Z of clean images in nats, shape (B,): a log density as far as the mass is one.
 
         Args:
             images: x in [0, 1], shape (B, C, H, W).

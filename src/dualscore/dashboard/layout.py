@@ -75,7 +75,7 @@ def _likelihoods(estimates: Sequence[str], published: Sequence[str]) -> list[Cat
         _bands("bound: validations, evaluation", ["val/bound", "final/bound"]),
         _bands("evaluation: dequantized, ODE", ["final/dequantized", "final/ode"]),
     ]
-    return [*found, _open("Bits/dim: each estimate (bands: ± 1.96 standard errors)", each)]
+    return [*found, _open("Bits/dim: each estimate (bands: ± two standard errors)", each)]
 
 
 def _open(title: str, charts: Sequence[Chart]) -> Category:

@@ -20,7 +20,7 @@ ABOUT = """**{experiment}**: {data}, {parameters:,} parameters.
   stationary Gaussian, on the same validation images with the same noise.
 - Gain in PSNR, `psnr_gain_score_network`: {network}.
 - Published figures: {published}.
-- Bands are ± 1.96 standard errors over validation images.
+- Bands are ± two standard errors over photographs (over images where nobody knows their photographs).
 """
 
 

@@ -79,7 +79,8 @@ def _content(report: dict[str, Any], name: str) -> tuple[list[list[str]], str, d
     ]
     note = (
         "ImageNet64 old (PNGs, no anti-aliasing), ImageNet64 new (Chrabaszcz et al.) and any other data "
-        f"cannot be compared with one another.\n{name}: {report['verdict']}"
+        "cannot be compared with one another; new?: unclear which, probably the new one.\n"
+        f"{name}: {report['verdict']}"
     )
     numbers: dict[str, Any] = {
         "experiment": name,
