@@ -46,7 +46,8 @@ def test_every_estimator_finds_the_truth_of_gaussian_textures(workspace: Workspa
     """The anchored energy is exact at the start, so two small steps leave it right."""
     report = train(
         workspace, "evaluate.images=600", "evaluate.subset_images=300", "evaluate.ode_images=12",
-        "evaluate.strata=16", "evaluate.batch_size=100", "evaluate.chains=64", "optim.lr=1e-6", "optim.final_lr=1e-6",
+        "evaluate.strata=16", "evaluate.batch_size=100", "evaluate.chains=64", "optim.lr=1e-6",
+        "optim.final_lr=1e-6",
     )  # fmt: skip
     assert report["complete"]
     assert list(report["bits_per_dim"]) == ["paper", "dequantized", "bound", "ode"]
