@@ -14,9 +14,6 @@ from dualscore.scoring import tables
 from dualscore.scoring.photographs import Counted
 from dualscore.terminal import final
 
-FEW = 10
-"""Photographs of a side below which the bootstrap's interval is much too narrow: docs/ood.md has figures."""
-
 
 def write_rows(
     path: Path, parts: Mapping[str, tuple[Measured, Mapping[str, Tensor]]], levels: Sequence[float]
@@ -65,10 +62,6 @@ def tell(summary: Mapping[str, Any], counted: Mapping[str, Counted], results: Pa
     over = f"{counted['in']} of {inside}, {counted['out']} of {outside}"
     fewest = min(counted["in"].total, counted["out"].total)
     lines.append(f"no intervals: {over}" if fewest == 1 else f"intervals are over {over}")
-    if 1 < fewest < FEW:
-        lines.append(
-            "so few photographs have too narrow intervals: of 2 against 3 they hold 72 % of the time"
-        )
     if both := summary["on_both_sides"]:
         lines.append(f"{both:,} of {outside} are in {inside} too: no score can tell them apart")
     if any(found["low"] is not None and found["auroc"] in (0.0, 1.0) for found in summary["scores"].values()):

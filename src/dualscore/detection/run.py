@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
-from dualscore.detection.auroc import CONFIDENCE, RESAMPLES, Area, area, numbered
+from dualscore.detection.auroc import CONFIDENCE, Area, area, numbered
 from dualscore.detection.measure import Measured, measure, reference_half
 from dualscore.detection.picture import draw
 from dualscore.detection.report import tell, write_rows
@@ -99,7 +99,7 @@ def detect(
     }
     counted = {side: Counted.of(parts[side].paths, names) for side, names in photographs.items()}
     drawn = numbered(photographs["in"]), numbered(photographs["out"])
-    areas = {name: area(scores["in"][name], scores["out"][name], drawn, SEED) for name in SCORES}
+    areas = {name: area(scores["in"][name], scores["out"][name], drawn) for name in SCORES}
     summary = {
         "model": model.provenance,
         "checkpoint": str(checkpoint),
@@ -115,7 +115,6 @@ def detect(
             "psnr": list(options.levels),
             "draws": DRAWS,
             "resize": options.resize,
-            "resamples": RESAMPLES,
             "confidence": CONFIDENCE,
             "seed": SEED,
         },
