@@ -44,8 +44,8 @@ def area(inside: Tensor, outside: Tensor, photographs: tuple[Tensor, Tensor] | N
     """AUROC and its interval, whose error is over the photographs of each side.
 
     The area is the mean over inside images of the share of outside images that score higher, and the other
-    way round; the errors of both means, clustered by photograph, add up. The interval is symmetric on the scale
-    of the logit, with Student's t of one degree less than the fewer photographs.
+    way round; the errors of both means, clustered by photograph, add up. The interval is symmetric on the
+    scale of the logit, with Student's t of one degree less than the fewer photographs.
     Source: Obuchowski 1997, Nonparametric analysis of clustered ROC curve data, Biometrics 53(2); of images
     that are independent it is DeLong's variance.
 
