@@ -30,9 +30,8 @@ def draw_likelihoods(trained: Trained, out: Path) -> list[Path]:
         FigureError: if the run's evaluation.json is of another version.
     """
     path = trained.run.folder / "evaluation.json"
-    if is_complete(path, trained.checkpoint):
-        report = json.loads(path.read_text(encoding="utf-8"))
-    else:
+    report = json.loads(path.read_text(encoding="utf-8")) if is_complete(path, trained.checkpoint) else {}
+    if "yardsticks" not in report:  # not evaluated, or by an earlier version: what it kept is read again
         report = evaluate(trained.config, trained.checkpoint, path)
     name = trained.config.name
     try:
