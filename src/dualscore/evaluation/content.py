@@ -4,10 +4,11 @@ from dataclasses import asdict
 from typing import Any
 
 from dualscore.data.base import ImageDataModule
+from dualscore.evaluation.yardsticks import CAUSAL, FULL_COVARIANCE, Yardstick
 from dualscore.likelihood import bits, bits_per_dim, mean
 from dualscore.likelihood.verdict import overall, verdict
 from dualscore.measuring.checks import all_checks, image_figures, looked_at
-from dualscore.measuring.estimators import ESTIMATORS, Estimated
+from dualscore.measuring.estimators import ESTIMATORS, Estimated, bound
 from dualscore.measuring.figures import (
     PerImage,
     component_weights,
@@ -17,6 +18,7 @@ from dualscore.measuring.figures import (
 )
 from dualscore.measuring.mass import mass_figures
 from dualscore.measuring.measured import Extent, Measured
+from dualscore.measuring.rows import joined
 from dualscore.settings.config import ExperimentConfig, KnownDensity
 
 DIFFERENCES = (("bound", "dequantized"), ("dequantized", "paper"))
@@ -77,6 +79,22 @@ def figures(measured: Measured, config: ExperimentConfig, extent: Extent) -> dic
         report["normalization"] = found_mass
     _checks(m, report)
     return report
+
+
+def beside(measured: Measured, found: dict[str, Yardstick]) -> dict[str, Any]:
+    """The bound less each yardstick that has bits of its own of the same images, and how many these are."""
+    differences = {}
+    if "bound_strata" in measured.rows:
+        ours = bound(measured)
+        for name in (CAUSAL, FULL_COVARIANCE):
+            other = found.get(name)
+            if other is None or other.positions is None or other.bits_per_dim is None:
+                continue
+            a, b = joined({"position": ours.position}, {"position": other.positions})
+            if len(a) > 1:
+                gap = measured.mean(ours.bits[a] - other.bits_per_dim[b], ours.position[a])
+                differences[f"bound − {other.label}"] = {**plain(gap), "images": len(a)}
+    return differences
 
 
 def _training(measured: Measured) -> dict[str, Any]:

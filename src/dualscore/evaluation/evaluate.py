@@ -56,10 +56,14 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
     opened = open_checkpoint(config, checkpoint, output.parent / "evaluation", console)
     console.print(f"evaluating {checkpoint} …", soft_wrap=True)
     report = _opening(config, checkpoint, opened)
-    _measure(config, opened, report, None if finished else output)
+    measured = _measure(config, opened, report, None if finished else output)
     fabric = opened.session.fabric
     if fabric.is_global_zero:
-        report["yardsticks"] = _yardsticks(config, opened, output.parent / "evaluation")
+        found = _yardsticks(config, opened, output.parent / "evaluation")
+        report["yardsticks"] = {
+            name: yardsticks.figure(yardstick, measured.photographs) for name, yardstick in found.items()
+        }
+        report["differences"] |= content.beside(measured, found)
         report["estimators"] = list(config.evaluate.estimators)
         report["complete"] = True
         write_report(report, output)
@@ -70,10 +74,10 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
     return report
 
 
-def _yardsticks(config: ExperimentConfig, opened: Opened, folder: Path) -> dict[str, Any]:
+def _yardsticks(config: ExperimentConfig, opened: Opened, folder: Path) -> dict[str, yardsticks.Yardstick]:
     """What anybody gets within a minute, on the reported images."""
     datamodule, statistics = opened.session.datamodule, load_statistics(config)
-    found = yardsticks.measure_yardsticks(
+    return yardsticks.measure_yardsticks(
         datamodule,
         StationaryGaussian(statistics.mean, statistics.spectrum).double(),
         config.data.channels,
@@ -84,8 +88,6 @@ def _yardsticks(config: ExperimentConfig, opened: Opened, folder: Path) -> dict[
         console=opened.session.console,
         wanted=config.evaluate.yardsticks,
     )
-    photographs = partial(datamodule.photographs, datamodule.reported)
-    return {name: yardsticks.figure(yardstick, photographs) for name, yardstick in found.items()}
 
 
 def _opening(config: ExperimentConfig, checkpoint: Path, opened: Opened) -> dict[str, Any]:
@@ -102,7 +104,9 @@ def _opening(config: ExperimentConfig, checkpoint: Path, opened: Opened) -> dict
     }
 
 
-def _measure(config: ExperimentConfig, opened: Opened, report: dict[str, Any], output: Path | None) -> None:
+def _measure(
+    config: ExperimentConfig, opened: Opened, report: dict[str, Any], output: Path | None
+) -> Measured:
     """Run every stage in its order and fill the report from their rows; on the way the file too."""
     session, options = opened.session, config.evaluate
     measured = blank(opened, config)
@@ -130,6 +134,7 @@ def _measure(config: ExperimentConfig, opened: Opened, report: dict[str, Any], o
         draws = partial(mass.draw_rows, subject)
         measured.rows["anchor"] = session.rows("anchor", mass.DRAWS, draws, {})
     report |= content.figures(measured, config, extent)
+    return measured
 
 
 def blank(opened: Opened, config: ExperimentConfig) -> Measured:

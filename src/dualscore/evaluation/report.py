@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dualscore.evaluation.run import KINDS
+from dualscore.evaluation.yardsticks import CAUSAL, LABELS
 from dualscore.files.aside import write_aside
 from dualscore.measuring.checks import HEAT, RISE
 from dualscore.measuring.figures import estimate_of
@@ -82,8 +83,13 @@ def _over_photographs(report: dict[str, Any]) -> bool:
 
 
 def _sentences(report: dict[str, Any]) -> list[str]:
-    """What is said of the mass, and image by image."""
-    lines = []
+    """What is said of the bound beside another model, of the mass, and image by image."""
+    lines = [
+        f"{name}, the same {gap['images']:,} images: {gap['value']:+.3f}"
+        + (f" ± {gap['stderr']:.3f} bits/dim" if gap["stderr"] is not None else " bits/dim")
+        for name, gap in report["differences"].items()
+        if name == f"bound − {LABELS[CAUSAL]}"
+    ]
     if (found := report.get("normalization")) is not None:
         lines.append(found["text"])
     if (images := report.get("image_by_image")) is not None:
