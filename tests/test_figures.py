@@ -113,7 +113,7 @@ def test_all_of_a_run_are_drawn_and_agree_with_the_model(demo_run: Workspace) ->
     slices = numbers(folder, "figure4")
     run = open_run(demo_run.folder / "runs/patches_dual", [], Console(quiet=True))
     for image in slices["images"]:
-        (pixels,) = run.session.images("val", [image["position"]])
+        (pixels,) = run.session.images(run.session.reported, [image["position"]])
         contrast, brightness = slices["contrast"][6], slices["brightness"][15]
         varied = contrast * (pixels - pixels.mean()) + brightness
         energy = model.energy((255 * varied[None]).round() / 255)
@@ -129,15 +129,16 @@ def test_all_of_a_run_are_drawn_and_agree_with_the_model(demo_run: Workspace) ->
 
     dimension = numbers(folder, "figure5")
     assert np.allclose(
-        dimension["mean"]["effective_dimension"][-1], dimension["gaussian_effective_dimension"][-1], rtol=0.2
-    )
+        dimension["mean"]["effective_dimension"][-1], dimension["gaussian_effective_dimension"][-1], rtol=0.7
+    )  # of other photographs, whose brightness is farther from the training images' mean
     assert dimension["mean"]["effective_dimension"][0] == pytest.approx(256, rel=0.05)
     # U(y, t) at the smallest noise is nearly U(x, 0), and at the largest nearly that of the noise.
     quantile = dimension["images"][0]
     assert quantile["log_p_db_per_dim"][-1] == pytest.approx(dimension["noise_log_p_db_per_dim"][-1], abs=0.5)
     # As the mean curve's, a chosen image is dequantized, on which the model was trained.
     position, t = quantile["position"], dimension["noise_variance"][0]
-    image = Images(run.session.images("val", [position]), [position]).as_trained(run.session.subject)
+    (chosen,) = run.session.images(run.session.reported, [position])
+    image = Images(chosen[None], [position]).as_trained(run.session.subject)
     seed, d = run.session.subject.seed, 256
     noise = torch.cat([fixed_noise([position], (1, 16, 16), seed, draw) for draw in range(8)])
     energy = model.energy(image + math.sqrt(t) * noise, t).mean()

@@ -122,11 +122,12 @@ def test_dimensions(trained: Path) -> None:
     by_hand = [k / (1 + 1e-3 / (0.64 / k + 1e-5)) + (64 - k) / (1 + 1e-3 / 1e-5) for k in (4, 16)]
     assert ran.values["exact"] == pytest.approx(by_hand, rel=1e-3)
     assert ran.values["plateaus"] == pytest.approx(by_hand, rel=0.1)
-    # At t = 1e-8 all of the pixels, at 1 few; from 1e-4 on an untrained network's are nearly its Gaussian's.
+    # At t = 1e-8 all of the pixels; from 1e-4 on an untrained network's are nearly its Gaussian's. At 1 few,
+    # yet more than the Gaussian's: these photographs' brightness is farther from the training images' mean.
     average, gaussian = ran.values["average"], ran.values["gaussian"]
     assert average[0] == pytest.approx(256, rel=0.05)
     assert average[-1] < 12
-    assert average[4:] == pytest.approx(gaussian[4:], rel=0.4)
+    assert average[4:-1] == pytest.approx(gaussian[4:-1], rel=0.4)
     assert ran.values["faded"][0] < ran.values["faded"][-1]
 
 
