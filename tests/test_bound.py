@@ -122,7 +122,13 @@ def test_what_an_evaluation_reports_is_a_bound_too(error: float) -> None:
                 batch = Images(images.repeat(REPEATS, 1, 1, 1), position.tolist(), split)
                 measured.rows[stage.name] = {"position": position, **stage.measure(subject, batch)}
             measured = with_span(measured)
-        assert chosen == ["train", "train", "val", "val"]  # t0 and t1 are not chosen on what is reported
+        assert chosen == [
+            "train",
+            "train",
+            "val",
+            "val",
+            "val",
+        ]  # t0 and t1 are not chosen on what is reported
         estimated = ESTIMATORS["bound"].estimate(measured)
         assert torch.equal(estimated.position, position)
         first, last = measured.span

@@ -32,7 +32,7 @@ def test_every_shipped_experiment_is_valid_and_says_what_to_expect(name: str) ->
 def test_the_required_experiments_are_there() -> None:
     assert set(available(EXPERIMENTS)) >= {
         "patches_dual", "imagenet64_dual", "imagenet64_gray_dual", "imagenet64_denoiser",
-        "imagenet64_best", "imagenet32_dual", "cifar10_dual",
+        "imagenet64_best", "imagenet32_dual", "cifar10_dual", "bsds16_gray",
     }  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def test_the_papers_experiment_is_the_papers() -> None:
         ("trainer.devices=3", "data.streams: 8 must be a multiple of the 3 devices"),
         ("trainer.precision=16-mixed", "the inner gradients underflow"),
         ("noise.t_min=0", "noise.t_min: must be > 0"),
-        ("noise.t_min=1e4", "noise.t_min: must be below noise.t_max=10"),
+        ("noise.t_min=1e4", "noise.t_min: must be below noise.t_max=200"),
         ("noise.t_max=1e-6", "noise.t_max: must exceed (half an 8-bit step)² = 3.8e-06"),
         ("energy.anchor=gauss", "expected one of [none, white, stationary]"),
         ("energy.anchor=none", "energy.fading: needs energy.anchor"),
@@ -146,7 +146,7 @@ def test_a_child_overrides_its_parent_and_an_override_both(tmp_path: Path) -> No
 def test_an_unknown_experiment_lists_those_that_exist() -> None:
     with pytest.raises(ConfigError, match="did you mean imagenet64_dual") as caught:
         load_experiment("imagenet64_duel", folder=EXPERIMENTS)
-    assert "there are: cifar10_dual, " in str(caught.value)
+    assert "there are: bsds16_gray, " in str(caught.value)
 
 
 def test_runs_are_numbered_and_the_newest_goes_on(tmp_path: Path) -> None:

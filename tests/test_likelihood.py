@@ -157,14 +157,15 @@ def test_bound_figures_add_up_the_strata() -> None:
     found = shared_bound(gathered(rows, parts=(1, 3)), 1.5, 10, None)
     nats = 3.0 + 0.5 * 10 * 1.5 * (0.3 + 0.8)
     assert found.value == pytest.approx(nats / (10 * math.log(2)))
-    errors = [7.5 * 0.1, 7.5 * 0.2, float(ends.std()) / 2]
-    assert found.stderr == pytest.approx(math.sqrt(sum(e**2 for e in errors)) / (10 * math.log(2)))
-    # The same of two photographs, of which either has an image in each stratum: (m₁ − m₂)/2 each.
+    # What each image moves the sum by, 2 · 7.5 times its stratum's deviation and its own ends.
+    moves = torch.tensor([1.0 - 1.5, 2.0 - 3.0, 3.0 + 1.5, 6.0 + 3.0])
+    assert found.stderr == pytest.approx(float(moves.std()) / 2 / (10 * math.log(2)))
+    # The same of two photographs, of which either has an image in each stratum: all moves together.
     groups = torch.tensor([0, 0, 1, 1])
     clustered = shared_bound(rows, 1.5, 10, groups)
     errors = [7.5 * 0.1, 7.5 * 0.2, 0.5 * (4.5 - 1.5)]
     assert clustered.value == pytest.approx(found.value)
-    assert clustered.stderr == pytest.approx(math.sqrt(sum(e**2 for e in errors)) / (10 * math.log(2)))
+    assert clustered.stderr == pytest.approx(sum(errors) / (10 * math.log(2)))
     assert clustered.groups == 2
 
 

@@ -72,6 +72,8 @@ class Check:
     @property
     def size(self) -> float:
         """The gap in `unit`: with its sign, or the root of a mean square (0 if that is negative)."""
+        if math.isnan(self.gap.value):
+            return math.nan
         return math.sqrt(max(self.gap.value, 0.0)) if self.square else self.gap.value
 
     @property
@@ -83,8 +85,8 @@ class Check:
 
     @property
     def excess(self) -> float:
-        """How many tolerances the gap is."""
-        return abs(self.size) / self.tolerance
+        """How many tolerances the gap is; 0 where it is not finite."""
+        return 0.0 if math.isnan(self.size) else abs(self.size) / self.tolerance
 
     def __str__(self) -> str:
         """`energy rise, 30 to 15 dB: +0.031 ± 0.002 bits/dim`."""
@@ -122,10 +124,10 @@ def verdict(checks: Sequence[Check], dimension: int, looked_at: str, listed: int
     Returns:
         The line.
     """
-    if not checks:
-        return "not checked"
     word, others = overall(checks), [check for check in checks if check.of_images]
     checks = [check for check in checks if not check.of_images]
+    if not checks:
+        return "not checked"
     chosen = sorted(
         (c for c in checks if c.word is word and (c.decisive or word is not Word.undecided)),
         key=lambda c: -c.excess,

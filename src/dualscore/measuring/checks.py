@@ -16,7 +16,7 @@ from dualscore.likelihood.consistency import (
     steadied,
     time_moments,
 )
-from dualscore.likelihood.verdict import TOLERANCE, Check
+from dualscore.likelihood.verdict import TOLERANCE, Check, Word
 from dualscore.measuring.figures import Figure, plain
 from dualscore.measuring.identities import WIDEST_STRATUM, width_around
 from dualscore.measuring.mass import mass_checks
@@ -36,8 +36,7 @@ FEW_PHOTOGRAPHS = 24
 def all_checks(measured: Measured) -> list[Check]:
     """Every check whose rows were measured, in the order of their table."""
     makers = {
-        "rises": [_image_by_image, _rises],
-        "noise_levels": [_moments],
+        "rises": [_image_by_image, _rises, _moments],
         "heat": [_heat],
         "calibration": [_calibration],
         "ode": [_ode],
@@ -63,9 +62,22 @@ def _of(
     unit: str = "bits/dim",
 ) -> Check:
     """A check that the mean of some values (n,) is zero."""
-    gap, here = measured.mean(values, position), mean(values).stderr
+    said = None
+    if bool(values.isfinite().all()):
+        gap, here = measured.mean(values, position), mean(values).stderr
+    else:  # an energy whose derivatives overflow, which says nothing of its values
+        gap, here, said = Estimate(math.nan, math.nan), math.nan, Word.undecided
     return Check(
-        name, where, gap, here, tolerance, unit, square=square, decisive=decisive, of_images=of_images
+        name,
+        where,
+        gap,
+        here,
+        tolerance,
+        unit,
+        square=square,
+        decisive=decisive,
+        of_images=of_images,
+        said=said,
     )
 
 

@@ -53,14 +53,14 @@ def level_summary(t: float, space: Tensor, time: Tensor | None, dimension: int) 
     Returns:
         Their means, in words that tables use.
     """
-    loss = mean(space).value
+    loss = float(space.double().mean())  # training tells people of weights that are not finite
     return LevelSummary(
         noise_variance=t,
         psnr_in=psnr(t),
         # x̂ − x has mean square t · space loss.
         psnr_out=psnr(t * loss) if loss > 0 else math.nan,
         space_loss=loss,
-        time_loss=None if time is None else mean(time).value,
+        time_loss=None if time is None else float(time.double().mean()),
         effective_dimension=dimension * loss,
         images=len(space),
     )
@@ -96,14 +96,18 @@ def shared_bound(rows: Rows, width: float, dimension: int, groups: Tensor | None
         groups: which photograph each image is of, shape (n,); None if not known.
 
     Returns:
-        The bound; strata are taken for independent, as images of a stratum are all over the photographs.
+        The bound, with the error over photographs of all that their images do to it.
     """
-    total = mean(rows["decoder"][:, 0] + rows["prior"][:, 0], groups)
+    values = (rows["decoder"][:, 0] + rows["prior"][:, 0]).double()
+    factor, inside = 0.5 * dimension * width, 0.0
     for stratum in torch.unique(rows["stratum"]):
         mine = rows["stratum"] == stratum
-        found = mean(rows["stratum_space"][mine], None if groups is None else groups[mine])
-        total = total + found * (0.5 * dimension * width)
-    return bits(total, dimension)
+        space = rows["stratum_space"][mine].double()
+        inside += factor * float(space.mean())
+        # What an image moves the sum by: a stratum's mean is over few of the images.
+        values[mine] += factor * len(values) / len(space) * (space - space.mean())
+    found = mean(values, groups)
+    return bits(Estimate(found.value + inside, found.stderr, found.groups), dimension)
 
 
 def component_weights(truth: Rows, clean: Rows, weights: Tensor) -> Figure | None:
