@@ -12,6 +12,7 @@ from dualscore.densities import DENSITIES, GaussianMixture, mode_mixture, textur
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood.mass import (
+    LEVELS,
     SLACK,
     LogMean,
     Mass,
@@ -117,7 +118,7 @@ def test_a_density_has_mass_one(name: str, shape: tuple[int, int, int], seed: in
     assert abs(found.at.value) < 5 * found.at.stderr + 1e-3
     assert found.at.share > 0.2
     assert max(map(abs, found.profile)) < 0.3
-    assert found.evaluations == 60
+    assert found.evaluations == LEVELS
 
 
 def test_langevin_steps_with_frozen_sizes_weigh_right_too() -> None:
