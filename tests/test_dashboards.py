@@ -35,6 +35,7 @@ from dualscore.runs.status import State, Status
 from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.train import train
 from dualscore.training.callbacks.journal import Journal
+from test_reported import without_test
 from workspace import ROOT, TINY, Workspace
 
 NOT_SHOWN = re.compile(r"epoch|.*_stderr|final/(psnr_.*|step)")
@@ -104,7 +105,9 @@ def test_the_evaluation_stands_in_the_log_and_in_hparams(trained_demo: Path) -> 
 
 
 def test_a_run_that_goes_on_is_one_run_and_says_so(workspace: Workspace, demo_shards: Path) -> None:
-    settings = [*TINY, f"data.path={demo_shards}", "trainer.validate_every=2", "optim.warmup_steps=0"]
+    # Without a test split the validation images are those that are reported.
+    shards = without_test(demo_shards, workspace.folder / "shards", photographs=True)
+    settings = [*TINY, f"data.path={shards}", "trainer.validate_every=2", "optim.warmup_steps=0"]
     settings += ["trainer.validate_images=64", "data.workers=0"]
     workspace.run("train", "patches_dual", *settings, "trainer.max_steps=2")
     workspace.run("train", "patches_dual", *settings, "trainer.max_steps=4")
