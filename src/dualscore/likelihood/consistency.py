@@ -167,7 +167,7 @@ def steadied(values: Tensor, *controls: Tensor) -> Tensor:
 
     Args:
         values: one an image and column, shape (n, S).
-        controls: of mean zero for every image, each of shape (n, S).
+        *controls: of mean zero for every image, each of shape (n, S).
 
     Returns:
         Values of the same means, shape (n, S).
