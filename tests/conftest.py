@@ -11,7 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does, bef
 import torch
 
 from dualscore.cli import main as run
-from fakes import write_cifar10, write_official_imagenet
+from fakes import photograph, write_cifar10, write_official_imagenet
 from workspace import EVERYTHING, ROOT, TINY, Workspace
 
 
@@ -52,19 +52,24 @@ def demo_half(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def official_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Makes shards of real photographs that came in an official format: imagenet64, imagenet32 or cifar10."""
+    """Makes shards of real photographs that came in an official format: imagenet64, imagenet32, cifar10, bsds500."""
     made: dict[str, Path] = {}
 
     def make(dataset: str) -> Path:
         if dataset not in made:
             folder = tmp_path_factory.mktemp(dataset)
+            size = ["--size", "16"] if dataset == "bsds500" else []
             if dataset == "cifar10":
                 write_cifar10(folder / "source", images_per_batch=40)
+            elif dataset == "bsds500":
+                for split, name in (("train", "astronaut"), ("val", "chelsea"), ("test", "flower")):
+                    (folder / "source" / split).mkdir(parents=True)
+                    photograph(name, 160).save(folder / "source" / split / f"{name}.jpg")
             else:
-                size = int(dataset.removeprefix("imagenet"))
-                write_official_imagenet(folder / "source", size, train_images=840, val_images=40)
+                side = int(dataset.removeprefix("imagenet"))
+                write_official_imagenet(folder / "source", side, train_images=840, val_images=40)
             made[dataset] = _prepare(
-                dataset, "--src", str(folder / "source"), "--out", str(folder / "shards")
+                dataset, "--src", str(folder / "source"), "--out", str(folder / "shards"), *size
             )
         return made[dataset]
 

@@ -175,7 +175,7 @@ def test_the_same_command_on_a_finished_run_says_so_and_fresh_starts_beside(
     assert "optim.lr=0.005 (now 0.1)" in workspace.fail("train", "patches_dual", *settings, "optim.lr=0.1")
 
 
-DATASETS = ("imagenet64", "imagenet32", "cifar10")
+DATASETS = ("imagenet64", "imagenet32", "cifar10", "bsds500")
 
 
 @pytest.mark.parametrize("experiment", available(ROOT / "experiments"))
@@ -187,7 +187,7 @@ def test_every_experiment_trains_a_step_and_evaluates(
     official_shards: Callable[[str], Path],
     experiment: str,
 ) -> None:
-    dataset = next((d for d in DATASETS if experiment.startswith(d)), None)
+    dataset = next((d for d in DATASETS if experiment.startswith(d.removesuffix("500"))), None)
     path = demo_shards if dataset is None else official_shards(dataset)
     path = demo32_shards if experiment == "patches32_dual" else path
     path = demo_half(experiment[-1]) if experiment in ("patches_a", "patches_b") else path

@@ -1,5 +1,6 @@
 """From rows to what evaluation.json holds: functions of what was measured, and of nothing else."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -133,7 +134,7 @@ def _checks(measured: Measured, report: dict[str, Any]) -> None:
         {
             "check": check.name,
             "where": check.where,
-            "value": check.size,
+            "value": None if math.isnan(check.size) else check.size,
             "stderr": plain(check.gap)["stderr"] if not check.square else None,
             "unit": check.unit,
             "tolerance": check.tolerance,

@@ -48,9 +48,11 @@ def draw_rows(subject: Subject, draws: Sequence[int]) -> Rows:
 
 
 def found_mass(measured: Measured) -> Mass | None:
-    """What the chains found of the energy itself; None where there were none."""
+    """What the chains found of the energy itself; None without any, or where it was not finite."""
     rows = measured.rows.get("mass")
-    return None if rows is None else mass_of(rows["log_weight"], schedule(measured), [], 0)
+    if rows is None or not bool(rows["log_weight"].isfinite().all()):
+        return None
+    return mass_of(rows["log_weight"], schedule(measured), [], 0)
 
 
 def normalization(measured: Measured) -> Normalization | None:
@@ -76,7 +78,11 @@ def mass_checks(measured: Measured) -> list[Check]:
         where = f"{in_decibels(mass.noise_variance)} dB"
         word = _word(mass.nats, mass.stderr, mass.limit, mass.effective_share)
         checks.append(Check(MASS, where, gap, mass.stderr, MASS_TOLERANCE, "nats", said=word))
-    if "anchor" in measured.rows:
+    elif "mass" in measured.rows:  # an energy that is not finite where its own gradient leads
+        where = f"{in_decibels(schedule(measured)[-1])} dB"
+        gap = Estimate(math.nan, math.nan)
+        checks.append(Check(MASS, where, gap, math.nan, MASS_TOLERANCE, "nats", said=Word.undecided))
+    if "anchor" in measured.rows and bool(measured.rows["anchor"]["log_weight"].isfinite().all()):
         variances = normalizer_variances(measured.subject.t_range[1])
         top, *others = [log_mean(column) for column in measured.rows["anchor"]["log_weight"].unbind(1)]
         for t, other in zip(variances[1:], others, strict=True):
@@ -107,7 +113,7 @@ def mass_figures(measured: Measured) -> Figure | None:
         figure["levels"] = mass.levels
         figure["profile"] = [value - found.value for value in mass.profile]
         figure["chains"] = mass.at.count
-    if "anchor" in measured.rows:
+    if "anchor" in measured.rows and bool(measured.rows["anchor"]["log_weight"].isfinite().all()):
         top = log_mean(measured.rows["anchor"]["log_weight"][:, 0])
         figure["without_images"] = {"value": top.value, "stderr": top.stderr, "share": top.share}
     return figure
