@@ -52,7 +52,7 @@ def demo_half(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def official_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Makes shards of real photographs that came in an official format: imagenet64, imagenet32, cifar10, bsds500."""
+    """Makes shards of photographs in an official format: imagenet64, imagenet32, cifar10 or bsds500."""
     made: dict[str, Path] = {}
 
     def make(dataset: str) -> Path:
