@@ -93,7 +93,7 @@ def test_a_trained_model_is_drawn_from(workspace: Workspace, demo_shards: Path) 
 
     wrong = ["runs/patches_dual", *fine, *few]
     assert "is 20×20, but wanted are 16×16" in workspace.fail("denoise", "runs/patches_dual", *large)
-    assert "between -10 (the strongest noise in training) and 55 dB" in workspace.fail(
+    assert "between -23.01 (the strongest noise in training) and 55 dB" in workspace.fail(
         "denoise", *wrong, "--psnr", "90"
     )
     assert "--psnr -1e+06: must be between" in workspace.fail("denoise", *wrong, "--psnr=-1e6")

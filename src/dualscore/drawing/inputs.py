@@ -59,7 +59,7 @@ def noise_variance(model: ImageModel, decibels: float) -> float:
     lowest = psnr(model.t_max)
     if not lowest <= decibels <= 55.0:
         raise SamplingError(
-            f"{option('--psnr ', 'PSNR=')}{decibels:g}: must be between {lowest:g} (the strongest noise in "
+            f"{option('--psnr ', 'PSNR=')}{decibels:g}: must be between {lowest:.4g} (the strongest noise in "
             "training) and 55 dB"
         )
     return variance_at_psnr(decibels)

@@ -88,7 +88,7 @@ def check_level(decibels: float, t_max: float) -> str:
     lowest = psnr(t_max)
     if not lowest <= decibels <= 120.0:
         raise ScoreError(
-            f"{option('--psnr ', 'PSNR=')}{decibels:g}: must be between {lowest:g} (the strongest noise in "
+            f"{option('--psnr ', 'PSNR=')}{decibels:g}: must be between {lowest:.4g} (the strongest noise in "
             "training) and 120 dB"
         )
     return f"the effective dimension at {decibels:g} dB"
