@@ -161,7 +161,7 @@ class PerImage:
         self._shared: dict[str, Estimate] = {}
 
     def add(self, name: str, position: Tensor, bits_per_dim: Tensor, shared: Estimate | None = None) -> None:
-        """Add an estimator: bits/dim of each image, shape (n,), without what all share, log Z and its error."""
+        """Add an estimator: bits/dim of each image, shape (n,), without what all share: log Z."""
         self._tables[name] = {"position": position, "figure": bits_per_dim.double()}
         self._shared[name] = shared or Estimate(0.0, 0.0)
 
