@@ -215,7 +215,7 @@ def test_imagenet64_dual_at_full_size(workspace: Workspace, official_shards: Cal
         f"data.path={official_shards('imagenet64')}", "data.batch_size=8", "trainer.accelerator=cpu",
         "trainer.validate_images=4", "trainer.validate_every=1", "evaluate.images=4",
         "evaluate.train_images=4", "evaluate.batch_size=4", "evaluate.psnr=[30]", "data.workers=1",
-        "evaluate.estimators=[paper]", "trainer.compile=false",
+        "evaluate.estimators=[paper]", "trainer.compile=false", "evaluate.yardsticks=[full_covariance]",
     ]  # fmt: skip
     assert "8,649,856 parameters" in workspace.run(
         "train", "imagenet64_dual", *settings, "trainer.max_steps=2"
