@@ -22,7 +22,7 @@ SHIPPED = ("experiments", "studies", "sweeps")
 TINY = """
     network.width=4 data.batch_size=16 trainer.accelerator=cpu trainer.max_steps=2 trainer.validate_every=2
     trainer.validate_images=32 optim.warmup_steps=0 evaluate.estimators=[paper] evaluate.images=64
-    evaluate.train_images=32 evaluate.batch_size=32 evaluate.subset_images=32
+    evaluate.train_images=32 evaluate.batch_size=32 evaluate.subset_images=32 evaluate.yardsticks=[stationary]
 """
 
 
