@@ -184,7 +184,7 @@ def test_data_preparation_has_dry_runs(place: Workspace, capsys: pytest.CaptureF
     assert "27,663 images of 3×16×16" in printed
     assert "new (new): shards" in printed
     assert prepare(["--dry-run", "verify", "data/demo16"]) == 0
-    assert "29,681 images in 16 shards" in capsys.readouterr().out
+    assert "32,569 images in 24 shards" in capsys.readouterr().out
     assert prepare(["build", "demo", "--out", "in", "--dry-run"]) == 1
     assert "in is not empty" in capsys.readouterr().err
     assert tree(place.folder) == before

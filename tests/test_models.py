@@ -182,7 +182,7 @@ def test_a_normalized_model_is_saved_as_it_is(tmp_path: Path, demo_shards: Path)
     dualscore.save(model, tmp_path / "model", licence="none")
     found = dualscore.load(tmp_path / "model")
     assert (found.log_normalizer, found.log_normalizer_stderr) == (value, model.log_normalizer_stderr)
-    assert found.normalized_on == "estimated by the paper's protocol on 20 images at t = 10"
+    assert found.normalized_on == "estimated by the paper's protocol on 20 images at t = 200"
     assert found.origin is not None
     assert found.origin.licence == "none"
 
