@@ -1,16 +1,14 @@
-"""The Gaussians that stand beside every evaluation, measured on the same images."""
+"""The full-covariance Gaussian that stands beside every evaluation, fitted once a data set."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 
 from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
 from dualscore.evaluation.kept import Keep, Tensors
-from dualscore.gaussian import StationaryGaussian
 from dualscore.images import to_pixels
-from dualscore.likelihood.baselines import FullGaussian, gaussian_bits_per_dim
+from dualscore.likelihood.baselines import FullGaussian
 
 FULL_COVARIANCE_LIMIT = 4096
 """Largest d for which the full-covariance Gaussian is fitted (d² doubles, 134 MB)."""
@@ -73,22 +71,3 @@ def full_gaussian(
     full = FullGaussian(0)
     full.restore(found["mean"], found["factor"], int(found["count"]))
     return full
-
-
-def measure_gaussians(
-    datamodule: ImageDataModule, stationary: StationaryGaussian, channels: int, images: int
-) -> dict[str, Any]:
-    """Fit the full-covariance Gaussian where d allows it, and measure both on validation images."""
-    dimension = stationary.eigenvalues.numel()
-    full = None
-    if dimension <= FULL_COVARIANCE_LIMIT:
-        full = full_gaussian(datamodule, channels, dimension, Keep([]))
-    batches = (batch.image for batch in datamodule.evenly_spaced("val", images, 512))
-    return {
-        **gaussian_bits_per_dim(stationary, full, batches, channels),
-        "images": images,
-        "training_images": {
-            "stationary": datamodule.statistics_images,
-            "full_covariance": full.count if full is not None else None,
-        },
-    }

@@ -1,15 +1,11 @@
 """Gaussians fitted to the training images: what any model of images must beat."""
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
-from dualscore.images import dequantize, to_pixels
-from dualscore.likelihood import bits_per_dim, dequantized_bits_per_dim
-from dualscore.noise import MEASURING, seeded_generator
+from dualscore.gaussian import QUANTIZATION_VARIANCE
 
 
 class FullGaussian:
@@ -57,35 +53,3 @@ class FullGaussian:
         constant = log_determinant + len(self.mean) * math.log(2 * math.pi)
         energy: Tensor = 0.5 * (white.square().sum(dim=0) + constant)
         return energy
-
-
-def gaussian_bits_per_dim(
-    stationary: StationaryGaussian, full: FullGaussian | None, images: Iterable[Tensor], channels: int
-) -> dict[str, float | None]:
-    """Measure both Gaussians, on dequantized images where they are 8-bit.
-
-    Args:
-        stationary: fitted on dequantized training images.
-        full: the same, or None where d is too large.
-        images: batches of stored images, shape (B, C, H, W): uint8, or floats with a density of their own.
-        channels: 1 makes gray of colour.
-
-    Returns:
-        `stationary` and `full_covariance` in bits/dim, the latter None without `full`.
-    """
-    generator = seeded_generator(torch.device("cpu"), MEASURING, 0)
-    values: dict[str, list[Tensor]] = {"stationary": [], "full_covariance": []}
-    convert = bits_per_dim
-    for image in images:
-        x = to_pixels(image, channels).double()
-        if not image.is_floating_point():
-            convert = dequantized_bits_per_dim
-            x = dequantize(x, torch.rand(x.shape, generator=generator, dtype=x.dtype))
-        values["stationary"].append(stationary(x, torch.zeros(len(x), dtype=x.dtype)).energy)
-        if full is not None:
-            values["full_covariance"].append(full.energy(x))
-    dimension = stationary.eigenvalues.numel()
-    return {
-        name: float(convert(torch.cat(parts), dimension).mean()) if parts else None
-        for name, parts in values.items()
-    }
