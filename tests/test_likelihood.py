@@ -176,7 +176,7 @@ def test_level_figures_turn_losses_into_decibels_and_dimensions() -> None:
         "space": torch.tensor([0.2, 0.3, 0.5, 0.01, 0.02, 0.03]),
         "time": torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0, 8.0]),
     }
-    low, high = shared_level_figures(gathered(rows, parts=(1, 4, 1)), [1e-2, 1.0, 10.0, 100.0], 100)
+    low, high, _ = shared_level_figures(gathered(rows, parts=(1, 4, 1)), [1e-2, 1.0, 10.0, 100.0], 100)
     assert (low.noise_variance, low.images, low.space_loss, low.time_loss) == (
         1e-2,
         2,

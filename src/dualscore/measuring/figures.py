@@ -76,11 +76,11 @@ def level_figures(rows: Rows, variances: list[float], dimension: int) -> list[Le
 
 
 def shared_level_figures(rows: Rows, variances: list[float], dimension: int) -> list[LevelSummary]:
-    """The same of rows in which each image has one level; levels of fewer than two images are left out."""
+    """The same of rows in which each image has one level; levels of no image are left out."""
     found = []
     for place, t in enumerate(variances):
         mine = rows["level"] == place
-        if int(mine.sum()) > 1:
+        if bool(mine.any()):
             time = rows["time"][mine] if "time" in rows else None
             found.append(level_summary(t, rows["space"][mine], time, dimension))
     return found
