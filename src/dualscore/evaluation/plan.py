@@ -11,7 +11,7 @@ from dualscore.measuring.subject import Stage
 from dualscore.noise import variance_at_psnr
 from dualscore.settings.config import CHECKS, EvaluateConfig, ExperimentConfig
 
-CHECKED_IMAGES = 128
+CHECKED_IMAGES = 48
 """Images for the checks whose figures are known well from few: heat equation, ranks of the noise level."""
 
 

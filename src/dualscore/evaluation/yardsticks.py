@@ -44,8 +44,8 @@ FOLDER = ".yardsticks"
 """Beside the shards: what is kept."""
 CAUSAL_VALUES = 2**22
 """8-bit values that the network is measured on, at most: about 15 seconds of a core."""
-CODEC_PIXELS = 2**21
-"""Pixels of a mosaic, at most: half a minute of WebP."""
+CODEC_PIXELS = 2**19
+"""Pixels of a mosaic, at most: some seconds of WebP."""
 BATCH = 512
 _NO_LEVELS = "of 8-bit images only, and these are floats"
 

@@ -22,7 +22,7 @@ from dualscore.measuring.subject import (
 from dualscore.noise import corrupt
 from dualscore.objective import space_loss
 
-WIDEST_STRATUM = 1.0
+WIDEST_STRATUM = 1.6
 """Nats of ln t, at most, of a stratum in which the denoiser is measured once a draw."""
 
 
