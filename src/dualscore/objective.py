@@ -40,6 +40,22 @@ def space_loss(image_gradient: Tensor, noise: Tensor, noise_variance: Tensor) ->
     return error.square().mean(dim=(1, 2, 3))
 
 
+def denoising_loss(model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
+    """The space loss alone, of a model that is measured: (x̂ − x)²/t at y = x + √t z.
+
+    Args:
+        model: any denoiser.
+        clean: images x, shape (B, C, H, W).
+        noise: z, of the same shape.
+        noise_variance: t in pixel², shape (B,).
+
+    Returns:
+        The loss of each image, dimensionless, shape (B,).
+    """
+    gradients = model.gradients(corrupt(clean, noise, noise_variance), noise_variance, time=False)
+    return space_loss(gradients.image, noise, noise_variance)
+
+
 def time_loss(time_derivative: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
     """(t/d)² (∂_t U − d/2t + ‖y−x‖²/2t²)² = (½(1 − ‖z‖²/d) − t ∂_t U/d)², shape (B,).
 

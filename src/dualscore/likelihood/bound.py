@@ -13,6 +13,7 @@ Source: Kingma et al. 2021, Variational diffusion models, arXiv 2107.00630, sect
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from dualscore.energy import ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood.units import LEVELS, STEP, check_clean
 from dualscore.noise import corrupt, log_uniform
-from dualscore.objective import space_loss
+from dualscore.objective import denoising_loss
 
 _NEGLIGIBLE = 100.0
 """Grey levels that weigh less than e^−100 of the nearest are left out: no floating point sum sees them."""
@@ -102,9 +103,23 @@ def decode(
     noisy = corrupt(clean, noise, t)
     gradient = model.gradients(noisy, t, time=False).image
     unexplained = 1.0 - noise_variance * gradient.square().mean(dim=(1, 2, 3))
-    scatter = min(1.0, math.sqrt(2.0 / clean[0].numel()))
-    variance = noise_variance * unexplained.clamp(scatter, 1.0)
+    variance = decoder_variance(unexplained, noise_variance, clean)
     return decoder_energy(clean, noisy - noise_variance * gradient, variance, levels)
+
+
+def decoder_variance(unexplained: Tensor, noise_variance: float, images: Tensor) -> Tensor:
+    """V of `decode`: what the denoiser expects its error to be, from what it leaves.
+
+    Args:
+        unexplained: 1 − ‖y − x̂‖²/(t d), shape (B,).
+        noise_variance: t in pixel².
+        images: of the shape that counts d, (B, C, H, W).
+
+    Returns:
+        Between t √(2/d) and t, in pixel², shape (B,).
+    """
+    scatter = min(1.0, math.sqrt(2.0 / images[0].numel()))
+    return noise_variance * unexplained.clamp(scatter, 1.0)
 
 
 def prior_divergence(clean: Tensor, prior: StationaryGaussian, t1: float) -> Tensor:
@@ -139,6 +154,37 @@ def stratified_variances(uniform: Tensor, t0: float, t1: float) -> Tensor:
     strata = uniform.shape[1]
     stratum = torch.arange(strata, dtype=uniform.dtype, device=uniform.device)
     return log_uniform((stratum + uniform) / strata, t0, t1)
+
+
+def check_bound(clean: Tensor, t0: float, t1: float, levels: int) -> None:
+    """Refuse images or ends of which there is no bound.
+
+    Args:
+        clean: images x, shape (B, C, H, W).
+        t0: where the decoder takes over, in pixel².
+        t1: where the prior takes over, in pixel².
+        levels: number of grey levels.
+
+    Raises:
+        ValueError: if they are not on their grey levels or the range of variances is empty.
+    """
+    check_clean(clean, levels)
+    if not 0.0 < t0 < t1:
+        raise ValueError(f"noise variances need 0 < t0 < t1, got t0={t0}, t1={t1}")
+
+
+def normal_like(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise of the shape, type and device of images."""
+    return torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+
+
+def noise_in_strata(
+    clean: Tensor, t0: float, t1: float, strata: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Noise of its own, (B, C, H, W), and variances in pixel², (B,), for each stratum of ln t, rising."""
+    uniform = torch.rand(len(clean), strata, generator=generator, dtype=clean.dtype, device=clean.device)
+    for t in stratified_variances(uniform, t0, t1).unbind(1):
+        yield normal_like(clean, generator), t
 
 
 def diffusion_energy(space: Tensor, dimension: int, width: float) -> Tensor:
@@ -184,21 +230,10 @@ def variational_bound(
     Raises:
         ValueError: if the images are not on their grey levels or the range of variances is empty.
     """
-    check_clean(clean, levels)
-    if not 0.0 < t0 < t1:
-        raise ValueError(f"noise variances need 0 < t0 < t1, got t0={t0}, t1={t1}")
-
-    def normal() -> Tensor:
-        return torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
-
-    uniform = torch.rand(len(clean), strata, generator=generator, dtype=clean.dtype, device=clean.device)
-    losses = []
+    check_bound(clean, t0, t1, levels)
     with torch.no_grad():
-        for t in stratified_variances(uniform, t0, t1).unbind(1):
-            noise = normal()
-            gradient = model.gradients(corrupt(clean, noise, t), t, time=False).image
-            losses.append(space_loss(gradient, noise, t))
-        space = torch.stack(losses, dim=1).double()
+        draws = noise_in_strata(clean, t0, t1, strata, generator)
+        space = torch.stack([denoising_loss(model, clean, noise, t) for noise, t in draws], dim=1).double()
         diffusion = diffusion_energy(space, clean[0].numel(), math.log(t1 / t0) / strata)
-        decoder = decode(model, clean, normal(), t0, levels)
+        decoder = decode(model, clean, normal_like(clean, generator), t0, levels)
         return BoundTerms(decoder, diffusion, prior_divergence(clean, prior, t1))

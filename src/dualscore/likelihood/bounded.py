@@ -19,8 +19,15 @@ from torch import Tensor
 
 from dualscore.energy import ScoreModel
 from dualscore.gaussian import StationaryGaussian
-from dualscore.likelihood.bound import decoder_energy, prior_divergence, stratified_variances
-from dualscore.likelihood.units import LEVELS, check_clean
+from dualscore.likelihood.bound import (
+    check_bound,
+    decoder_energy,
+    decoder_variance,
+    noise_in_strata,
+    normal_like,
+    prior_divergence,
+)
+from dualscore.likelihood.units import LEVELS
 from dualscore.noise import corrupt
 
 _RARE = 10.0
@@ -172,9 +179,8 @@ def decode_bounded(
     t = torch.full_like(clean[:, 0, 0, 0], t0)
     noisy, dimension = corrupt(clean, noise, t), clean[0].numel()
     denoised = bounded_denoise(model, noisy, t)
-    # As wide as the denoiser expects to err, as in `bound.decode`.
     unexplained = 1.0 - (noisy - denoised).square().mean(dim=(1, 2, 3)) / t0
-    variance = t0 * unexplained.clamp(min(1.0, math.sqrt(2.0 / dimension)), 1.0)
+    variance = decoder_variance(unexplained, t0, clean)
     sharp = decoder_energy(clean, denoised, variance, levels).double()
     blind = decoder_energy(clean, noisy, t, levels).double()
     mixed = -torch.logaddexp(math.log1p(-_BLIND) - sharp, math.log(_BLIND) - blind)
@@ -210,23 +216,11 @@ def bounded_rows(
     Raises:
         ValueError: if the images are not on their grey levels or the range of variances is empty.
     """
-    check_clean(clean, levels)
-    if not 0.0 < t0 < t1:
-        raise ValueError(f"noise variances need 0 < t0 < t1, got t0={t0}, t1={t1}")
-
-    def normal() -> Tensor:
-        return torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
-
-    uniform = torch.rand(len(clean), strata, generator=generator, dtype=clean.dtype, device=clean.device)
+    check_bound(clean, t0, t1, levels)
     with torch.no_grad():
-        space = torch.stack(
-            [
-                bounded_space(model, clean, normal(), t)
-                for t in stratified_variances(uniform, t0, t1).unbind(1)
-            ],
-            dim=1,
-        )
-        decoder = decode_bounded(model, clean, normal(), t0, levels)
+        draws = noise_in_strata(clean, t0, t1, strata, generator)
+        space = torch.stack([bounded_space(model, clean, noise, t) for noise, t in draws], dim=1)
+        decoder = decode_bounded(model, clean, normal_like(clean, generator), t0, levels)
         return BoundedRows(
             decoder, space, prior_divergence(clean, prior, t1), clean[0].numel(), t0, t1, levels
         )

@@ -20,7 +20,7 @@ from dualscore.measuring.subject import (
     Subject,
 )
 from dualscore.noise import corrupt
-from dualscore.objective import space_loss
+from dualscore.objective import denoising_loss
 
 WIDEST_STRATUM = 1.6
 """Nats of ln t, at most, of a stratum in which the denoiser is measured once a draw."""
@@ -53,8 +53,7 @@ def _rise(subject: Subject, images: Images, clean: Tensor, edges: list[float], o
     space, square, linear = [], [], []
     for stratum, t in enumerate(variances.to(clean).unbind(1)):
         noise = images.noise(subject, STRATA + stratum + offset)
-        gradient = subject.model.gradients(corrupt(clean, noise, t), t, time=False).image
-        space.append(space_loss(gradient, noise, t))
+        space.append(denoising_loss(subject.model, clean, noise, t))
         square.append(noise.double().square().mean(dim=(1, 2, 3)) - 1.0)
         linear.append(linear_deviation(subject.prior, clean, noise, t, edges[stratum], edges[stratum + 1]))
     noise, t = images.noise(subject, LEVELS + offset), images.constant(edges[-1])

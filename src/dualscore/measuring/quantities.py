@@ -25,7 +25,7 @@ from dualscore.measuring.subject import (
     Subject,
 )
 from dualscore.noise import GOLDEN_RATIO, corrupt, log_uniform
-from dualscore.objective import space_loss, time_loss
+from dualscore.objective import denoising_loss, space_loss, time_loss
 
 
 def clean_energies(split: str, count: int, name: str) -> Stage:
@@ -128,8 +128,7 @@ def strata(split: str, count: int, number: int, span: tuple[int, int], name: str
         with torch.no_grad():
             for stratum, t in enumerate(variances.to(clean).unbind(1), start=first):
                 noise = images.noise(subject, STRATA + stratum)
-                gradient = model.gradients(corrupt(clean, noise, t), t, time=False).image
-                space.append(space_loss(gradient, noise, t))
+                space.append(denoising_loss(model, clean, noise, t))
         return {"variance": variances, "space": torch.stack(space, dim=1)}
 
     settings = {"number": number, "span": list(span), "as_trained": False} | _mirrored(mirror)
@@ -147,8 +146,8 @@ def one_stratum(t0: float, t1: float, number: int, split: str, count: int) -> St
         t = log_uniform((stratum + place.double()) / number, t0, t1).to(images.clean)
         noise = images.noise(subject, DECODER)
         with torch.no_grad():
-            gradient = subject.model.gradients(corrupt(images.clean, noise, t), t, time=False).image
-        return {"stratum": stratum, "stratum_space": space_loss(gradient, noise, t)}
+            space = denoising_loss(subject.model, images.clean, noise, t)
+        return {"stratum": stratum, "stratum_space": space}
 
     return Stage("one_stratum", split, count, measure, {"t0": t0, "t1": t1, "number": number})
 
