@@ -9,7 +9,7 @@ from dualscore.evaluation.yardsticks import CAUSAL, FULL_COVARIANCE, Yardstick
 from dualscore.likelihood import bits, bits_per_dim, mean
 from dualscore.likelihood.verdict import overall, verdict
 from dualscore.measuring.checks import all_checks, image_figures, looked_at
-from dualscore.measuring.estimators import ESTIMATORS, Estimated, bound
+from dualscore.measuring.estimators import Estimator, bound, usable
 from dualscore.measuring.figures import (
     PerImage,
     component_weights,
@@ -26,16 +26,14 @@ DIFFERENCES = (("bound", "dequantized"), ("dequantized", "paper"))
 """Pairs of estimates that a reader wants to see image by image, though none is an identity."""
 
 
-def estimates(measured: Measured, config: ExperimentConfig, extent: Extent) -> dict[str, Estimated]:
-    """Every estimate that was asked for and whose rows are there, in the order of their table."""
+def ready(measured: Measured, config: ExperimentConfig, extent: Extent) -> dict[str, Estimator]:
+    """The estimators that were asked for and whose rows are there, in the order of their table."""
     found = {}
-    for name, estimator in ESTIMATORS.items():
-        usable = measured.subject.is_energy or not estimator.energy
-        if name in config.evaluate.estimators and usable:
-            needs = [stage.name for stage in estimator.stages(measured, extent)]
-            needs += ["normalizer"] if estimator.energy else []
-            if all(need in measured.rows for need in needs):
-                found[name] = estimator.estimate(measured)
+    for name, estimator in usable(config.evaluate.estimators, measured).items():
+        needs = [stage.name for stage in estimator.stages(measured, extent)]
+        needs += ["normalizer"] if estimator.energy else []
+        if all(need in measured.rows for need in needs):
+            found[name] = estimator
     return found
 
 
@@ -52,13 +50,13 @@ def figures(measured: Measured, config: ExperimentConfig, extent: Extent) -> dic
     """
     m, rows = measured, measured.rows
     report: dict[str, Any] = {"bits_per_dim": {}}
-    per_image, found = PerImage(m.photographs), estimates(m, config, extent)
+    per_image, found = PerImage(m.photographs), ready(m, config, extent)
     if "normalizer" in rows:
         report["log_normalizer"] = m.log_z.value
-    for name, estimated in found.items():
-        energy = ESTIMATORS[name].energy
-        shared = m.shared if energy else None
-        normalizing = rows["normalizer"]["energy"].numel() if energy else 0
+    for name, estimator in found.items():
+        estimated = estimator.estimate(m)
+        shared = m.shared if estimator.energy else None
+        normalizing = rows["normalizer"]["energy"].numel() if estimator.energy else 0
         per_image.add(name, estimated.position, estimated.bits, shared)
         report["bits_per_dim"][name] = estimated.figure(m, shared, normalizing)
     if "train_paper" in rows and "train_normalizer" in rows:

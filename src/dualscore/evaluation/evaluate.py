@@ -117,7 +117,7 @@ def _measure(
     shown: set[str] = set()
     for stage in plan.stages(measured, options, extent):
         measured.rows[stage.name] = session.run(stage)
-        found = content.estimates(measured, config, extent)
+        found = content.ready(measured, config, extent)
         if set(found) > shown and session.fabric.is_global_zero:
             report |= content.figures(measured, config, extent)
             for name in found:

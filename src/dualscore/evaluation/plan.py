@@ -3,7 +3,7 @@
 from dualscore.errors import ConfigError
 from dualscore.evaluation.yardsticks import YARDSTICKS
 from dualscore.measuring.bound_range import PILOT_IMAGES, Grid
-from dualscore.measuring.estimators import ESTIMATORS, normalizer_count
+from dualscore.measuring.estimators import ESTIMATORS, normalizer_count, usable
 from dualscore.measuring.identities import calibration, heat, rises
 from dualscore.measuring.measured import Extent, Measured
 from dualscore.measuring.quantities import ends, noise_levels, noisy_energies, strata, true_energies
@@ -94,8 +94,7 @@ def stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[
         The truth, log Z, the estimates in the order of their table, the noise levels, the checks.
     """
     subject, reported = measured.subject, extent.reported
-    chosen = {name: e for name, e in ESTIMATORS.items() if name in options.estimators}
-    chosen = {name: e for name, e in chosen.items() if subject.is_energy or not e.energy}
+    chosen = usable(options.estimators, measured)
     made = [true_energies(reported, extent.images)] if subject.density is not None else []
     if any(estimator.energy for estimator in chosen.values()) or checked(measured, options):
         made.append(

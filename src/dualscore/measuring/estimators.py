@@ -1,7 +1,7 @@
 """The estimates of a likelihood: their table, and how each comes from rows to bits/dim of each image."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -193,6 +193,15 @@ ESTIMATORS: dict[str, Estimator] = {
     ),
 }
 """In the order of the report, where those of an energy come first; docs/extending.md adds one."""
+
+
+def usable(names: Sequence[str], measured: Measured) -> dict[str, Estimator]:
+    """Those of some estimators that the model can have, in their order: a denoiser has no energy."""
+    return {
+        name: estimator
+        for name, estimator in ESTIMATORS.items()
+        if name in names and (measured.subject.is_energy or not estimator.energy)
+    }
 
 
 def label(name: str) -> str:

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood import Estimate, bits
-from dualscore.likelihood.mass import LEVELS, Mass, falling_levels, log_mean, mass_of, weigh_chains
+from dualscore.likelihood.mass import (
+    LEVELS,
+    LogMean,
+    Mass,
+    falling_levels,
+    log_mean,
+    mass_of,
+    weigh_chains,
+)
 from dualscore.likelihood.normalizer import (
     Normalization,
     importance_weights,
@@ -55,6 +63,14 @@ def found_mass(measured: Measured) -> Mass | None:
     return mass_of(rows["log_weight"], schedule(measured), [], 0)
 
 
+def _without_images(measured: Measured) -> list[LogMean]:
+    """Log Z at each of `normalizer_variances`; none without draws, or where one was not finite."""
+    rows = measured.rows.get("anchor")
+    if rows is None or not bool(rows["log_weight"].isfinite().all()):
+        return []
+    return [log_mean(column) for column in rows["log_weight"].unbind(1)]
+
+
 def normalization(measured: Measured) -> Normalization | None:
     """What is known of the reported log Z and of the mass that is left with it; None without log Z."""
     if "normalizer" not in measured.rows:
@@ -82,9 +98,9 @@ def mass_checks(measured: Measured) -> list[Check]:
         where = f"{in_decibels(schedule(measured)[-1])} dB"
         gap = Estimate(math.nan, math.nan)
         checks.append(Check(MASS, where, gap, math.nan, MASS_TOLERANCE, "nats", said=Word.undecided))
-    if "anchor" in measured.rows and bool(measured.rows["anchor"]["log_weight"].isfinite().all()):
+    if at_large_noise := _without_images(measured):
         variances = normalizer_variances(measured.subject.t_range[1])
-        top, *others = [log_mean(column) for column in measured.rows["anchor"]["log_weight"].unbind(1)]
+        top, *others = at_large_noise
         for t, other in zip(variances[1:], others, strict=True):
             if min(top.share, other.share) < EVEN:
                 continue
@@ -113,7 +129,7 @@ def mass_figures(measured: Measured) -> Figure | None:
         figure["levels"] = mass.levels
         figure["profile"] = [value - found.value for value in mass.profile]
         figure["chains"] = mass.at.count
-    if "anchor" in measured.rows and bool(measured.rows["anchor"]["log_weight"].isfinite().all()):
-        top = log_mean(measured.rows["anchor"]["log_weight"][:, 0])
+    if at_large_noise := _without_images(measured):
+        top = at_large_noise[0]
         figure["without_images"] = {"value": top.value, "stderr": top.stderr, "share": top.share}
     return figure

@@ -10,7 +10,6 @@ import lightning
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dualscore.dashboard import tags
 from dualscore.dashboard.tags import band
@@ -65,13 +64,14 @@ class ValidationFigures(Callback):
             return
         rows = _by_stage(self._gathered.compute())
         datamodule = getattr(trainer, "datamodule", None)
-        photographs = partial(datamodule.photographs, "val") if datamodule is not None else _unknown
-        measured = replace(pl_module.measured(), photographs=photographs, rows=rows)
+        measured = replace(pl_module.measured(), rows=rows)
+        if datamodule is not None:
+            measured = replace(measured, photographs=partial(datamodule.photographs, "val"))
         if "paper" in rows:
             self._energies(trainer, pl_module, measured)
         if "one_stratum" in rows:
             shared = rows["one_stratum"] | rows["ends"]
-            groups = photographs(shared["position"])
+            groups = measured.photographs(shared["position"])
             width = math.log(pl_module.span[1] / pl_module.span[0]) / pl_module.strata
             bound = _finite(lambda: shared_bound(shared, width, measured.dimension, groups))
             _log(pl_module, "val/bound", bound)
@@ -108,10 +108,6 @@ class ValidationFigures(Callback):
                 module.log(f"psnr_gain_{reference}/{name}", level.psnr_out - psnr_out)
             if level.time_loss is not None:
                 module.log(f"time_loss/{name}", level.time_loss)
-
-
-def _unknown(_: Tensor) -> None:
-    """The photographs of images of which nobody knows them."""
 
 
 def _by_stage(rows: Rows) -> dict[str, Rows]:
