@@ -26,10 +26,8 @@ from plain import plain, plain_loss
 from rich.console import Console
 from rich.table import Table
 from scoring import scoring_figures
-from timing import Time, matmul_rate, peak_bytes, side_by_side
+from timing import Time, flops, matmul_rate, peak_bytes, side_by_side
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
 from dualscore.noise import log_uniform
@@ -121,28 +119,6 @@ def speed(subject: Subject, repeats: int, compiled: bool) -> dict[str, Time]:
         "optimiser": optimizer.step,
     }
     return side_by_side(jobs, repeats)
-
-
-class Counter(TorchDispatchMode):
-    """Counts floating-point operations as `FlopCounterMode` does, which cannot follow `autograd.grad`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        """Count one operator."""
-        out = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func.overloadpacket)) is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=out)
-        return out
-
-
-def flops(job: Job) -> int:
-    """Floating-point operations of convolutions and matrix products."""
-    with Counter() as counter:
-        job()
-    return counter.total
 
 
 def memory(arguments: argparse.Namespace, variant: str) -> int | None:

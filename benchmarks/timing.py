@@ -1,4 +1,4 @@
-"""Times things side by side, and measures the memory they take."""
+"""Times things side by side, counts their operations, and measures the memory they take."""
 
 import ctypes
 import gc
@@ -6,9 +6,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 
 class Time(NamedTuple):
@@ -79,3 +81,25 @@ def matmul_rate(device: torch.device, repeats: int, size: int = 2048) -> float:
     """Floating-point operations a second of a large single-precision matrix product."""
     a, b = (torch.randn(size, size, device=device) for _ in range(2))
     return 2 * size**3 / side_by_side({"product": lambda: a @ b}, repeats)["product"].low
+
+
+class Counter(TorchDispatchMode):
+    """Counts floating-point operations as `FlopCounterMode` does, which cannot follow `autograd.grad`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Count one operator."""
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def flops(job: Callable[[], object]) -> int:
+    """Floating-point operations of convolutions and matrix products."""
+    with Counter() as counter:
+        job()
+    return counter.total

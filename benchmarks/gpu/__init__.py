@@ -1,0 +1,1 @@
+"""One command that answers what can be asked of a GPU: `make gpu-report`."""

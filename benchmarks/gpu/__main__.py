@@ -1,0 +1,117 @@
+"""Answers what can be asked of a GPU, unattended, the most wanted first; interrupted, it goes on.
+
+    make gpu-report [MINUTES=25] [OUT=gpu-report] [COMPARE=other/report.json]
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.gpu.jobs import read_rows, run_jobs
+from benchmarks.gpu.page import collect, compare, write_page
+from benchmarks.gpu.parts import PARTS
+from benchmarks.gpu.setting import ROOT, Setting
+
+LEAST = 5.0
+"""Seconds that a part is begun with."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make gpu-report", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=25.0)
+    parser.add_argument("--out", type=Path, default=Path("gpu-report"))
+    parser.add_argument("--compare", type=Path, help="report.json of another machine")
+    parser.add_argument("--toy", action="store_true", help="networks and sets for a CPU")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="some parts")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> int:
+    """Run the parts that are missing and write the page after each."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    setting = Setting(arguments.out.resolve(), arguments.toy)
+    if arguments.part:
+        run_jobs(PARTS[arguments.part].jobs(setting), setting.out / "parts" / f"{arguments.part}.json")
+        return 0
+    if arguments.compare and not arguments.compare.is_file():
+        parser.error(f"COMPARE={arguments.compare}: there is no such file; give another machine's report.json")
+    console = Console()
+    if setting.device.type == "cpu" and not arguments.toy:
+        console.print("there is no GPU here: networks and sets are made small enough for a CPU")
+        setting = Setting(setting.out, toy=True)
+    deadline = time.monotonic() + 60 * arguments.minutes
+    wanted = arguments.only or list(PARTS)
+    states = {name: _state(setting, name) for name in PARTS}
+    for name in PARTS:
+        left = deadline - time.monotonic()
+        if name in wanted and states[name] != "complete":
+            if left < LEAST:
+                states[name] = "no time was left; the same command goes on with it"
+            else:
+                limit = min(left, 60 * PARTS[name].minutes * max(1.0, arguments.minutes / 25))
+                console.print(f"{PARTS[name].title} (at most {limit / 60:.1f} minutes)", highlight=False)
+                states[name] = _run(setting, name, limit)
+        report = collect(setting.out, states)
+        write_page(setting.out, report)
+    for line in report["arithmetic"]:
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"written to {setting.out / 'report.md'}", highlight=False, soft_wrap=True)
+    if arguments.compare:
+        console.print(f"written to {compare(setting.out, report, arguments.compare)}", soft_wrap=True)
+    return 0
+
+
+def _state(setting: Setting, name: str) -> str:
+    """What is known of a part from an earlier run of the command."""
+    path = setting.out / "parts" / f"{name}.done"
+    return path.read_text(encoding="utf-8") if path.exists() else "not begun"
+
+
+def _run(setting: Setting, name: str, limit: float) -> str:
+    """Run a part in a process of its own, so that whatever ends it leaves the others alone."""
+    (setting.out / "parts").mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "benchmarks.gpu", "--part", name, "--out", str(setting.out)]
+    log = setting.out / "parts" / f"{name}.log"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "TORCHINDUCTOR_CACHE_DIR": str(setting.work / "inductor"),  # empty, so that the first is a cold one
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what deterministic products need
+    }
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*command, *(["--toy"] if setting.toy else [])],
+            cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return "stopped by its time limit; the same command goes on with it"
+        finally:
+            _end(process)
+    if process.returncode:
+        last = log.read_text(errors="replace").strip().splitlines()
+        return f"failed: {last[-1] if last else process.returncode}"[:300]
+    rows = read_rows(setting.out / "parts" / f"{name}.json")
+    failed = [row for row, figures in rows.items() if "failed" in figures]
+    if failed:
+        return f"{len(failed)} of {len(rows)} failed: the same command tries them again"
+    (setting.out / "parts" / f"{name}.done").write_text("complete", encoding="utf-8")
+    return "complete" if rows else "nothing to measure here"
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a part and all that it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
