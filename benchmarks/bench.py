@@ -92,7 +92,7 @@ class Subject:
             "step": self.step(dual_score_matching, self.model),
         }
         if compiled:
-            jobs["compiled step"] = self.step(compiled_loss(), self.model)
+            jobs["compiled step"] = self.step(compiled_loss(self.device.type), self.model)
         return jobs
 
 

@@ -17,8 +17,10 @@ from benchmarks.gpu.page import collect, compare, write_page
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.setting import ROOT, Setting
 
-LEAST = 5.0
+LEAST = 10.0
 """Seconds that a part is begun with."""
+FINAL = {"complete", "nothing to measure here"}
+"""States after which a part is not run again."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,19 +49,22 @@ def main() -> int:
         console.print("there is no GPU here: networks and sets are made small enough for a CPU")
         setting = Setting(setting.out, toy=True)
     deadline = time.monotonic() + 60 * arguments.minutes
-    wanted = arguments.only or list(PARTS)
     states = {name: _state(setting, name) for name in PARTS}
-    for name in PARTS:
-        left = deadline - time.monotonic()
-        if name in wanted and states[name] != "complete":
-            if left < LEAST:
-                states[name] = "no time was left; the same command goes on with it"
-            else:
-                limit = min(left, 60 * PARTS[name].minutes * max(1.0, arguments.minutes / 25))
-                console.print(f"{PARTS[name].title} (at most {limit / 60:.1f} minutes)", highlight=False)
-                states[name] = _run(setting, name, limit)
-        report = collect(setting.out, states)
-        write_page(setting.out, report)
+    missing = [name for name in arguments.only or PARTS if states[name] not in FINAL]
+    # Each in its share of the time first; then, with what the others left over, those that it stopped.
+    for turn in (missing, missing):
+        for place, name in enumerate(turn):
+            left = deadline - time.monotonic()
+            if states[name] in FINAL or left < LEAST:
+                continue
+            shares = [PARTS[other].share for other in turn[place:] if states[other] not in FINAL]
+            limit = max(LEAST, left * shares[0] / sum(shares))
+            console.print(f"{PARTS[name].title} (at most {limit:.0f} s)", highlight=False, soft_wrap=True)
+            states[name] = _run(setting, name, limit)
+            report = collect(setting.out, states)
+            write_page(setting.out, report)
+    report = collect(setting.out, states)
+    write_page(setting.out, report)
     for line in report["arithmetic"]:
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"written to {setting.out / 'report.md'}", highlight=False, soft_wrap=True)
@@ -71,7 +76,7 @@ def main() -> int:
 def _state(setting: Setting, name: str) -> str:
     """What is known of a part from an earlier run of the command."""
     path = setting.out / "parts" / f"{name}.done"
-    return path.read_text(encoding="utf-8") if path.exists() else "not begun"
+    return path.read_text(encoding="utf-8") if path.exists() else "not begun: no time was left; the same command goes on with it"
 
 
 def _run(setting: Setting, name: str, limit: float) -> str:
@@ -92,7 +97,7 @@ def _run(setting: Setting, name: str, limit: float) -> str:
         try:
             process.wait(limit)
         except subprocess.TimeoutExpired:
-            return "stopped by its time limit; the same command goes on with it"
+            return "stopped by its share of the time; the same command goes on with it"
         finally:
             _end(process)
     if process.returncode:
@@ -102,8 +107,9 @@ def _run(setting: Setting, name: str, limit: float) -> str:
     failed = [row for row, figures in rows.items() if "failed" in figures]
     if failed:
         return f"{len(failed)} of {len(rows)} failed: the same command tries them again"
-    (setting.out / "parts" / f"{name}.done").write_text("complete", encoding="utf-8")
-    return "complete" if rows else "nothing to measure here"
+    state = "complete" if rows else "nothing to measure here"
+    (setting.out / "parts" / f"{name}.done").write_text(state, encoding="utf-8")
+    return state
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -42,17 +42,19 @@ def arithmetic(parts: dict[str, Any]) -> list[str]:
     base, chief = steps.get(BASELINE.name, {}), steps.get(CHIEF.name, {})
     if "ms" in base and "ms" in chief:
         lines.append(
-            f"{device}: a step of imagenet64_dual, batch 128, takes {chief['ms']:.1f} ms compiled in bf16, "
+            f"{device}: a step of imagenet64_dual, batch {round(chief['images/s'] * chief['ms'] / 1e3)}, takes "
+            f"{chief['ms']:.1f} ms compiled in bf16, "
             f"{base['ms'] / chief['ms']:.1f} times faster than the plain code in fp32 ({base['ms']:.1f} ms)."
         )
     seen = running.get("imagenet64_dual, watched", {})
     if "ms a step" in seen:
         training = STEPS_A_RUN * seen["ms a step"] / 3.6e6
-        validating = VALIDATIONS * VALIDATED / seen["validated images/s"] / 3600
+        each = VALIDATED / seen["validated images/s"] + seen["a validation beside its images, s"]
+        validating = VALIDATIONS * each / 3600
         lines.append(
             f"{device}: a full run of imagenet64_dual takes {training + validating:.1f} hours: {STEPS_A_RUN:,} steps of "
-            f"{seen['ms a step']:.1f} ms are {training:.1f}, {VALIDATIONS} validations of {VALIDATED:,} images at "
-            f"{seen['validated images/s']:.0f} images/s are {validating:.1f}; the evaluation is not in it."
+            f"{seen['ms a step']:.1f} ms are {training:.1f}, {VALIDATIONS} validations of {VALIDATED:,} images in "
+            f"{each:.1f} s are {validating:.1f}; the evaluation is not in it."
         )
     return lines
 

@@ -1,5 +1,6 @@
 """What a training step takes: eager and compiled, in three precisions, against the plain baseline."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.gpu.jobs import Jobs, Row, forget, read_rows
 from benchmarks.gpu.setting import Setting
 from benchmarks.plain import plain, plain_loss
-from benchmarks.timing import flops, peak_bytes, side_by_side
+from benchmarks.timing import flops, peak_bytes, side_by_side, synchronize
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
 from dualscore.devices import allow_tf32
 from dualscore.noise import log_uniform
@@ -22,6 +23,8 @@ from dualscore.training.compiling import compiled_loss, obstacle
 from dualscore.training.optimizers import make_optimizer
 
 DUAL, BEST, DENOISER = "imagenet64_dual", "imagenet64_best", "imagenet64_denoiser"
+SOON = 6
+"""Variants that come before the chief one is taken apart."""
 ROOM = 0.85
 """Of the device's memory that the largest batch may fill."""
 
@@ -35,7 +38,6 @@ class Variant:
         code: `plain`, `eager` or `compiled`.
         precision: of products: `fp32`, `TF32` or `bf16`.
         channels_last: whether weights and images lie in memory pixel by pixel.
-        benchmark: whether cuDNN tries its algorithms and keeps the fastest.
         batch: images; 0 for the experiment's number.
     """
 
@@ -43,14 +45,12 @@ class Variant:
     code: str = "eager"
     precision: str = "fp32"
     channels_last: bool = False
-    benchmark: bool = False
     batch: int = 0
 
     @property
     def name(self) -> str:
         """For the table."""
         more = [", channels last"] if self.channels_last else []
-        more += [", cuDNN's choice by trial"] if self.benchmark else []
         more += [f", batch {self.batch}"] if self.batch else []
         return f"{self.experiment}, {self.code}, {self.precision}" + "".join(more)
 
@@ -64,7 +64,6 @@ VARIANTS = [
     Variant(precision="TF32"),
     Variant(precision="bf16"),
     replace(CHIEF, experiment=BEST),
-    replace(CHIEF, channels_last=True),
     Variant(BEST, precision="bf16"),
     Variant(precision="bf16", channels_last=True),
     Variant(code="compiled", precision="TF32"),
@@ -79,18 +78,17 @@ TOYS = [BASELINE, Variant(), CHIEF, Variant(BEST, precision="bf16", channels_las
 
 
 def jobs(setting: Setting) -> Jobs:
-    """Every variant, then the optimisers, a CUDA graph and the largest batch."""
+    """The variants, the chief one taken apart among them, and the largest batch."""
     able = obstacle(setting.device.type) is None
-    table: dict[str, Callable[[], Row]] = {
-        variant.name: partial(measure, setting, variant)
-        for variant in (TOYS if setting.toy else VARIANTS)
-        if able or variant.code != "compiled"
-    }
+    variants = [v for v in (TOYS if setting.toy else VARIANTS) if able or v.code != "compiled"]
+    table: dict[str, Callable[[], Row]] = {v.name: partial(measure, setting, v) for v in variants[:SOON]}
+    chief = CHIEF if able else replace(CHIEF, code="eager")
+    table[f"{chief.name}, taken apart"] = partial(apart, setting, chief)
     table["optimisers"] = partial(optimisers, setting)
+    table |= {v.name: partial(measure, setting, v) for v in variants[SOON:]}
     if setting.device.type == "cuda":
         small = ("network.width=16", "data.size=16", "data.batch_size=64")
-        table[f"{CHIEF.name}, CUDA graph"] = partial(graph, setting, CHIEF)
-        table[f"{CHIEF.name}, width 16, 16×16, batch 64, CUDA graph"] = partial(graph, setting, CHIEF, *small)
+        table[f"{CHIEF.name}, width 16, 16×16, batch 64, taken apart"] = partial(apart, setting, CHIEF, *small)
         table["largest batch"] = partial(largest, setting)
     return table
 
@@ -144,7 +142,7 @@ class Step:
         if variant.code == "plain":
             self.learned, self.loss = plain(self.model), plain_loss
         elif variant.code == "compiled":
-            self.loss = compiled_loss()
+            self.loss = compiled_loss(setting.device.type)
 
     def __call__(self) -> Tensor:
         """Make the step; the loss, without waiting for it."""
@@ -222,9 +220,35 @@ def optimisers(setting: Setting) -> Row:
     return row
 
 
-def graph(setting: Setting, variant: Variant, *settings: str) -> Row:
-    """The step recorded as a CUDA graph and played, beside the same step launched kernel by kernel."""
+def apart(setting: Setting, variant: Variant, *settings: str) -> Row:
+    """What the device does in a step, by kind of kernel, and the step recorded as a CUDA graph and played."""
     step = Step(setting, variant, *settings)
+    step()
+    row = _kernels(step)
+    return row | _graph(setting, step) if setting.device.type == "cuda" else row
+
+
+def _kernels(step: Step) -> Row:
+    seconds = side_by_side({"step": step}, 5)["step"].median
+    cuda = step.device.type == "cuda"
+    kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
+    with torch.profiler.profile(activities=kinds) as profile:
+        step()
+        synchronize()
+    found = {
+        event.key: (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e3
+        for event in profile.key_averages()
+        if (event.device_type == torch.autograd.DeviceType.CUDA) == cuda
+    }
+    groups = {"convolutions": r"gemm|conv|cudnn|wgrad|dgrad|fprop", "fused by the compiler": r"^triton", "other": ""}
+    row: Row = {"busy, of the step's time": sum(found.values()) / 1e3 / seconds}
+    for group, pattern in groups.items():
+        mine = [key for key in found if re.search(pattern, key)]
+        row[f"{group}, ms"] = sum(found.pop(key) for key in mine)
+    return row
+
+
+def _graph(setting: Setting, step: Step) -> Row:
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):  # type: ignore[no-untyped-call]
@@ -238,8 +262,8 @@ def graph(setting: Setting, variant: Variant, *settings: str) -> Row:
     recorded.replay()
     times = side_by_side({"launched": step, "played": recorded.replay}, setting.repeats)
     return {
-        "ms": 1e3 * times["played"].median,
-        "ms, launched": 1e3 * times["launched"].median,
+        "ms": 1e3 * times["launched"].median,
+        "ms, as a CUDA graph": 1e3 * times["played"].median,
         "loss, relative error": abs(float(loss) - expected) / abs(expected),
     }
 

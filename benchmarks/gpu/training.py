@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from benchmarks.gpu.jobs import Jobs, Row
 from benchmarks.gpu.setting import ROOT, Setting
 from benchmarks.gpu.steps import BEST, CHIEF, DUAL, Step
-from benchmarks.timing import side_by_side
+from benchmarks.timing import side_by_side, synchronize
 from dualscore.errors import CheckpointError
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run
@@ -78,66 +78,79 @@ class Watch(Callback):
     """Times steps and validations, and counts what makes the host wait for the device.
 
     PyTorch warns of each wait where it is told to (torch.cuda.set_sync_debug_mode), with its place in Python.
+
+    Args:
+        first: steps made when it begins to look.
+        last: steps made when it stops.
     """
 
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last = first, last
-        self.validations: list[float] = []
         self.seconds = 0.0
+        self.validations: list[tuple[float, float]] = []
+        """Of each: seconds for its images, seconds for all of it."""
         self.waits: Counter[str] = Counter()
-        self._start = 0.0
+        self._start = self._validation = self._images = 0.0
         self._catch = warnings.catch_warnings(record=True)
         self._caught: list[warnings.WarningMessage] | None = None
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
-        """Begin to look at one step."""
+        """Begin to look."""
         if trainer.global_step != self.first:
             return
+        synchronize()
         if torch.cuda.is_available():
-            torch.cuda.synchronize()
             self._caught = self._catch.__enter__()
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
-        """Stop at another; `global_step` has counted the step already."""
+        """Stop; `global_step` has counted the step already."""
         if trainer.global_step != self.last:
             return
         if torch.cuda.is_available():
             torch.cuda.set_sync_debug_mode("default")
             self._catch.__exit__(None, None, None)
-            torch.cuda.synchronize()
             for warning in self._caught or []:
-                if "synchroniz" in str(warning.message):
+                if str(warning.message).startswith("called a synchronizing"):
                     self.waits[f"{'/'.join(Path(warning.filename).parts[-2:])}:{warning.lineno}"] += 1
+        synchronize()
         self.seconds = (time.perf_counter() - self._start) / (self.last - self.first)
 
     def on_validation_start(self, *_: object) -> None:
-        """Begin to time a validation."""
-        self._start = time.perf_counter()
+        """A validation begins."""
+        synchronize()
+        self._validation = time.perf_counter()
+
+    def on_validation_batch_end(self, *_: object) -> None:
+        """The images so far are measured."""
+        synchronize()
+        self._images = time.perf_counter()
 
     def on_validation_end(self, *_: object) -> None:
-        """End of it, figures and all."""
-        self.validations.append(time.perf_counter() - self._start)
+        """Figures and pictures are written."""
+        self.validations.append((self._images - self._validation, time.perf_counter() - self._validation))
 
 
 def watched(setting: Setting, experiment: str) -> Row:
-    """Steps inside Lightning, without a validation or a log entry among them, and a validation."""
-    steps, images = (6, 16) if setting.toy else (40, 512)
+    """Steps inside Lightning, without a validation or a log entry among them, and the second validation."""
+    half, images = (6, 16) if setting.toy else (40, 512)
     config = setting.config(
-        experiment, *fast(setting), *FEW, f"trainer.validate_images={images}", f"trainer.max_steps={steps}",
-        f"trainer.validate_every={steps}", f"trainer.log_every={steps}",
+        experiment, *fast(setting), *FEW, f"trainer.validate_images={images}", f"trainer.max_steps={2 * half}",
+        f"trainer.validate_every={half}", f"trainer.log_every={half}",
     )  # fmt: skip
-    watch = Watch(steps // 3, steps - 2)
-    run = Run(setting.work / "runs" / f"{experiment}-watched-{time.time_ns()}")
-    train(config, run, [watch])
+    watch = Watch(half + half // 3, 2 * half - 2)
+    train(config, Run(setting.work / "runs" / f"{experiment}-watched-{time.time_ns()}"), [watch])
     waits = sum(watch.waits.values()) / (watch.last - watch.first)
+    (_, first), (measuring, whole) = watch.validations
     return {
         "ms a step": 1e3 * watch.seconds,
         "waits a step": waits if torch.cuda.is_available() else None,
         "where": ", ".join(f"{place} ({count})" for place, count in watch.waits.most_common(6)) or "nowhere",
-        "validated images/s": images / watch.validations[-1],
+        "validated images/s": images / measuring,
+        "a validation beside its images, s": whole - measuring,
+        "the first validation, s": first,
     }
 
 

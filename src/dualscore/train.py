@@ -75,7 +75,7 @@ def _prepare_device(config: ExperimentConfig, module: DualScoreModule, console: 
             soft_wrap=True,
         )
         return
-    module.compile_loss()
+    module.compile_loss(device)
 
 
 def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ()) -> None:

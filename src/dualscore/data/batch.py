@@ -83,15 +83,16 @@ class Memory:
         Returns:
             The batch.
         """
-        rows = self._rows[slots]
-        self._free += slots
-        position, faults = positions(rows[:, :BLOCK], self.image_bytes)
+        headers, images = self._rows[:, :BLOCK], self._rows[:, BLOCK : BLOCK + self.image_bytes]
+        position, faults = positions(headers[slots], self.image_bytes)
         replaced = np.full(len(slots), -1, np.int64)
         if faults.any():
             for place in faults.nonzero()[0]:
-                replaced[place] = self._replace(rows[place], slots[place], int(faults[place]))
-            position, _ = positions(rows[:, :BLOCK], self.image_bytes)
-        pixels = torch.from_numpy(rows)[:, BLOCK : BLOCK + self.image_bytes]
+                replaced[place] = self._replace(slots[place], int(faults[place]))
+            position, _ = positions(headers[slots], self.image_bytes)
+        # Without the headers between them: a copy to a GPU would wait for images that lie apart.
+        pixels = torch.from_numpy(images[slots])
+        self._free += slots
         places = torch.from_numpy(position)
         return Batch(
             pixels.view(-1, *self.shape),
@@ -100,9 +101,9 @@ class Memory:
             torch.from_numpy(replaced),
         )
 
-    def _replace(self, row: NDArray[np.uint8], slot: int, fault: int) -> int:
+    def _replace(self, slot: int, fault: int) -> int:
         origin, number = self._origin[slot]
         if self._substitutes is None:
             assert isinstance(origin, ShardFile)  # what could not be read at all was an error before
             raise origin.wrong(number, fault)
-        return self._substitutes.fill(row, origin.shard, number)
+        return self._substitutes.fill(self._views[slot], origin.shard, number)

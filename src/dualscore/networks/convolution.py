@@ -60,6 +60,9 @@ torch.compiler.allow_in_graph(_apply)  # type: ignore[no-untyped-call]
 def convolve(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """What `layer(x)` gives, by whichever derivatives are faster.
 
+    In evaluation mode nobody derives a gradient with respect to the weights once more, and the hand-written
+    ones would only cost: on a GPU most of the time of a gradient.
+
     Args:
         layer: as for `hand_written`.
         x: features (B, C, H, W).
@@ -68,7 +71,7 @@ def convolve(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
         Features (B, C', H', W').
     """
     work = x.shape[0] * x.shape[2] * x.shape[3] * layer.weight.numel()
-    if torch.compiler.is_compiling() or work >= WORTHWHILE:
+    if layer.training and (torch.compiler.is_compiling() or work >= WORTHWHILE):
         return hand_written(layer, x)
     result: Tensor = layer(x)
     return result

@@ -56,10 +56,10 @@ class ScalePreservingNorm(FeatureNorm):
         return normalized
 
     def activate(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """GELU of the normalized features (B, C, H, W), in one function of few passes."""
+        """GELU of the normalized features (B, C, H, W); in training in one function of few passes."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-            if not (torch.compiler.is_compiling() or x.numel() >= WORTHWHILE):
+            if not (self.training and (torch.compiler.is_compiling() or x.numel() >= WORTHWHILE)):
                 return F.gelu(self(x, embedding))
             mean, variance = moments(x)
             return scaled_gelu(x, mean, self._scale(embedding, variance))

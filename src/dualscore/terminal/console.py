@@ -40,6 +40,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")
     warnings.filterwarnings("ignore", ".*`srun` command is available.*")
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores .* available but not enabled.*")
 
 
 def rank() -> int:

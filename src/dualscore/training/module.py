@@ -1,6 +1,7 @@
 """The LightningModule: draws noise, applies the objective, keeps an average of the weights."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import lightning
@@ -98,8 +99,7 @@ class DualScoreModule(lightning.LightningModule):
         self.prior = prior.requires_grad_(False)
         self.average: AveragedModel | None = None
         if optim.ema_steps:
-            averaging = get_ema_multi_avg_fn(1.0 - 1.0 / optim.ema_steps)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(model, multi_avg_fn=averaging).requires_grad_(False)
+            self.average = AveragedModel(model, multi_avg_fn=_ema(optim)).requires_grad_(False)
         self.optim, self.max_steps = optim, max_steps
         self.accumulate = accumulate
         self.loss: Loss = dual_score_matching
@@ -135,9 +135,9 @@ class DualScoreModule(lightning.LightningModule):
         """The weights' precision, in which images and noise are made."""
         return next(self.model.parameters()).dtype
 
-    def compile_loss(self) -> None:
-        """Train with a compiled loss from now on; validation stays as it is."""
-        self.loss = compiled_loss()
+    def compile_loss(self, device: str) -> None:
+        """Train with a loss compiled for `cpu` or `cuda` from now on; validation stays as it is."""
+        self.loss = compiled_loss(device)
 
     def on_fit_start(self) -> None:
         """Keep the average's count where looking at it holds up no GPU."""
@@ -191,7 +191,7 @@ class DualScoreModule(lightning.LightningModule):
         self.last_losses = losses.detach()
         self.last_noise_variance = draws.noise_variance
         loss = losses.total.mean()
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)  # on Lightning's bar it would be waited for in every step
         self.log("train/space_loss", losses.space.mean())
         if losses.time is not None:
             self.log("train/time_loss", losses.time.mean())
@@ -206,8 +206,20 @@ class DualScoreModule(lightning.LightningModule):
         """
         super().optimizer_step(*arguments, **named)
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self._follow(self.average)
         self.log_normalizer.fill_(math.nan)
+
+    @torch.no_grad()
+    def _follow(self, average: AveragedModel) -> None:
+        """`average.update_parameters`, which takes its count to the GPU in every step and waits for it."""
+        if int(average.n_averaged) == 0:
+            for mean, weight in zip(average.parameters(), self.model.parameters(), strict=True):
+                mean.copy_(weight)
+        else:
+            _ema(self.optim)([*average.parameters()], [*self.model.parameters()], average.n_averaged)
+        for kept, buffer in zip(average.module.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(buffer)
+        average.n_averaged += 1
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:  # noqa: ARG002
         """Measure each image with the noise that belongs to it: energies, losses at one level, the bound."""
@@ -259,3 +271,10 @@ class DualScoreModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what is needed to rebuild the model without this module."""
         checkpoint["dualscore"] = self.description | {"devices": self.trainer.world_size}
+
+
+def _ema(optim: OptimConfig) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """The exponential average over `ema_steps` steps, of lists of weights."""
+    averaging: Callable[[list[Tensor], list[Tensor], Tensor], None]
+    averaging = get_ema_multi_avg_fn(1.0 - 1.0 / optim.ema_steps)  # type: ignore[no-untyped-call]
+    return averaging
