@@ -55,14 +55,14 @@ def make_train(setting: Setting, experiment: str) -> Row:
         *fast(setting), *FEW, f"trainer.max_steps={steps}", f"trainer.validate_every={steps // 2}",
         f"trainer.log_every={max(1, steps // 10)}",
     )  # fmt: skip
-    start = time.perf_counter()
+    name, start = f"{experiment}-{time.time_ns()}", time.perf_counter()
     setting.run(
         [
             "make", "-f", str(ROOT / "Makefile"), "-o", ".venv/.installed", f"PY={sys.executable}", "train",
-            f"EXP={experiment}", f"NAME={experiment}", f"SET={' '.join(settings)}",
+            f"EXP={experiment}", f"NAME={name}", f"SET={' '.join(settings)}",
         ]
     )  # fmt: skip
-    status = Status.read(setting.work / "runs" / experiment)
+    status = Status.read(setting.work / "runs" / name)
     assert status is not None
     return {
         "steps": status.step,
