@@ -34,7 +34,7 @@ need = $(if $(call missing,$(1)),echo "error: say $(call missing,$(1))" >&2; exi
 # Of targets that are no commands of dualscore's, DRY=1 shows what would be run.
 show = $(if $(dry),echo "would run:")
 
-.PHONY: help install train submit study evaluate score ood export convert sample denoise inpaint bench figures data verify-data status tensorboard screenshots experiments examples newcomer test test-wheel test-oldest test-newest torture lint lock clean
+.PHONY: help install train submit study evaluate score ood export convert sample denoise inpaint bench gpu-report figures data verify-data status tensorboard screenshots experiments examples newcomer test test-wheel test-oldest test-newest torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -111,6 +111,10 @@ inpaint: $(INSTALLED)  ## Hide pixels of images, draw them anew: as sample, and 
 bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=imagenet64_dual] [SET="data.batch_size=8"] [OUT=bench.json]
 	@set -f; $(show) $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \
 		$(if $(OUT),--out "$(call home,$(OUT))") $(SET)
+
+gpu-report: $(INSTALLED)  ## Everything that can be asked of a GPU, unattended; interrupted, it goes on: [MINUTES=25] [OUT=gpu-report] [COMPARE=other/report.json]
+	@$(show) $(PY) -m benchmarks.gpu $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out "$(call home,$(OUT))") \
+		$(if $(COMPARE),--compare "$(call home,$(COMPARE))")
 
 figures: $(INSTALLED)  ## The paper's figures and tables of a run: [RUN=runs/EXP] [FIG="3 table1"] [OTHER=another run, for figure 2] [OUT=…]; RUN=energies.npy DIMENSION=4096
 	@set -f; $(dualscore) figures "$(or $(call home,$(RUN)),runs/$(EXP))" $(SET) $(if $(FIG),--only $(FIG)) \

@@ -35,6 +35,7 @@ ELSEWHERE = {
     r"make (newcomer|tensorboard|experiments|status)\b": "test_newcomer.py",
     r"make torture": "test_torture.py",
     r"make bench": "test_benchmarks.py",
+    r"make gpu-report": "test_gpu_report.py",
     r"make study": "test_study.py, on a smaller one: hours",
     r"make submit": "test_cluster.py, test_slurm.py; with DRY=1 here",
     r"make figures": "test_figures.py; of the demo's run here",

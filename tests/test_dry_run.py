@@ -234,6 +234,7 @@ def _make(folder: Path, *arguments: str, status: int = 0) -> str:
         (["test"], "would run: .venv/bin/python -m pytest"),
         (["tensorboard"], "would run: .venv/bin/tensorboard --load_fast=false --logdir runs"),
         (["bench"], "would run: .venv/bin/python benchmarks/bench.py"),
+        (["gpu-report", "MINUTES=5"], "would run: .venv/bin/python -m benchmarks.gpu --minutes 5"),
         (["torture"], "would run: env PYTHONPATH="),
         (["lint"], "would run: .venv/bin/mypy"),
         (["clean"], "would run: rm -rf .venv"),

@@ -1,19 +1,21 @@
 """Answers what can be asked of a GPU, unattended, the most wanted first; interrupted, it goes on.
 
-    make gpu-report [MINUTES=25] [OUT=gpu-report] [COMPARE=other/report.json]
+make gpu-report [MINUTES=25] [OUT=gpu-report] [COMPARE=other/report.json]
 """
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.gpu.jobs import read_rows, run_jobs
-from benchmarks.gpu.page import collect, compare, write_page
+from benchmarks.gpu.page import collect, compare, read_report, write_page
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.setting import ROOT, Setting
 
@@ -40,10 +42,13 @@ def main() -> int:
     arguments = parser.parse_args()
     setting = Setting(arguments.out.resolve(), arguments.toy)
     if arguments.part:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         run_jobs(PARTS[arguments.part].jobs(setting), setting.out / "parts" / f"{arguments.part}.json")
         return 0
-    if arguments.compare and not arguments.compare.is_file():
-        parser.error(f"COMPARE={arguments.compare}: there is no such file; give another machine's report.json")
+    try:
+        second = read_report(arguments.compare) if arguments.compare else None
+    except ValueError as error:
+        parser.error(f"COMPARE={error}")
     console = Console()
     if setting.device.type == "cpu" and not arguments.toy:
         console.print("there is no GPU here: networks and sets are made small enough for a CPU")
@@ -68,15 +73,19 @@ def main() -> int:
     for line in report["arithmetic"]:
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"written to {setting.out / 'report.md'}", highlight=False, soft_wrap=True)
-    if arguments.compare:
-        console.print(f"written to {compare(setting.out, report, arguments.compare)}", soft_wrap=True)
+    if second is not None:
+        console.print(f"written to {compare(setting.out, report, second)}", highlight=False, soft_wrap=True)
     return 0
 
 
 def _state(setting: Setting, name: str) -> str:
     """What is known of a part from an earlier run of the command."""
     path = setting.out / "parts" / f"{name}.done"
-    return path.read_text(encoding="utf-8") if path.exists() else "not begun: no time was left; the same command goes on with it"
+    return (
+        path.read_text(encoding="utf-8")
+        if path.exists()
+        else "not begun: no time was left; the same command goes on with it"
+    )
 
 
 def _run(setting: Setting, name: str, limit: float) -> str:
@@ -112,12 +121,22 @@ def _run(setting: Setting, name: str, limit: float) -> str:
     return state
 
 
+def _end_with(parent: int) -> None:
+    """End this part, and all that it started, when the command that started it is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(0, signal.SIGKILL)
+
+
 def _end(process: "subprocess.Popen[bytes]") -> None:
     """End a part and all that it started."""
     if process.poll() is None:
-        os.killpg(process.pid, 9)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")

@@ -56,6 +56,6 @@ def run_jobs(jobs: Jobs, path: Path) -> None:
 def forget() -> None:
     """Give back what a job held, so that the next one's memory is its own."""
     gc.collect()
-    torch._dynamo.reset()  # noqa: SLF001 - as its documentation has it
+    torch._dynamo.reset()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -28,7 +28,9 @@ def collect(out: Path, states: dict[str, str]) -> dict[str, Any]:
     Returns:
         The report.
     """
-    parts = {name: {"state": states[name], "rows": read_rows(out / "parts" / f"{name}.json")} for name in PARTS}
+    parts = {
+        name: {"state": states[name], "rows": read_rows(out / "parts" / f"{name}.json")} for name in PARTS
+    }
     report = {"parts": parts, "arithmetic": arithmetic(parts)}
     write_json(out / "report.json", report)
     return report
@@ -41,10 +43,10 @@ def arithmetic(parts: dict[str, Any]) -> list[str]:
     lines = []
     base, chief = steps.get(BASELINE.name, {}), steps.get(CHIEF.name, {})
     if "ms" in base and "ms" in chief:
+        batch, ratio = round(chief["images/s"] * chief["ms"] / 1e3), base["ms"] / chief["ms"]
         lines.append(
-            f"{device}: a step of imagenet64_dual, batch {round(chief['images/s'] * chief['ms'] / 1e3)}, takes "
-            f"{chief['ms']:.1f} ms compiled in bf16, "
-            f"{base['ms'] / chief['ms']:.1f} times faster than the plain code in fp32 ({base['ms']:.1f} ms)."
+            f"{device}: a step of imagenet64_dual, batch {batch}, takes {chief['ms']:.1f} ms compiled in "
+            f"bf16, {ratio:.1f} times faster than the plain code in fp32 ({base['ms']:.1f} ms)."
         )
     seen = running.get("imagenet64_dual, watched", {})
     if "ms a step" in seen:
@@ -52,9 +54,10 @@ def arithmetic(parts: dict[str, Any]) -> list[str]:
         each = VALIDATED / seen["validated images/s"] + seen["a validation beside its images, s"]
         validating = VALIDATIONS * each / 3600
         lines.append(
-            f"{device}: a full run of imagenet64_dual takes {training + validating:.1f} hours: {STEPS_A_RUN:,} steps of "
-            f"{seen['ms a step']:.1f} ms are {training:.1f}, {VALIDATIONS} validations of {VALIDATED:,} images in "
-            f"{each:.1f} s are {validating:.1f}; the evaluation is not in it."
+            f"{device}: a full run of imagenet64_dual takes {training + validating:.1f} hours: "
+            f"{STEPS_A_RUN:,} steps of {seen['ms a step']:.1f} ms are {training:.1f}, {VALIDATIONS} "
+            f"validations of {VALIDATED:,} images in {each:.1f} s are {validating:.1f}; "
+            "the evaluation is not in it."
         )
     return lines
 
@@ -129,7 +132,9 @@ def _levels_plot(report: dict[str, Any], out: Path) -> str | None:
         for (kind, precision), points in series.items():
             levels, values = zip(*((level, abs(row[column])) for level, row in points), strict=True)
             line = "-" if precision == "bf16" else ":"
-            axes.plot(levels, values, line, marker=".", color=f"C{KINDS.index(kind)}", label=f"{kind}, {precision}")
+            axes.plot(
+                levels, values, line, marker=".", color=f"C{KINDS.index(kind)}", label=f"{kind}, {precision}"
+            )
         axes.set(title=title, xlabel="noise level, dB", yscale="log")
         axes.invert_xaxis()
     axes.legend(fontsize=7)
@@ -137,30 +142,57 @@ def _levels_plot(report: dict[str, Any], out: Path) -> str | None:
     return "levels.png"
 
 
-def compare(out: Path, report: dict[str, Any], other: Path) -> Path:
+def read_report(path: Path) -> dict[str, Any]:
+    """Read another machine's report.
+
+    Args:
+        path: its `report.json`.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: in words, if there is none.
+    """
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        report["parts"]["machine"]["rows"]
+    except OSError:
+        raise ValueError(f"{path}: there is no such file; give another machine's report.json") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: not a report.json that make gpu-report wrote") from None
+    return report
+
+
+def compare(out: Path, report: dict[str, Any], second: dict[str, Any]) -> Path:
     """Write `compared.md`: every figure that both reports have, and their ratio.
 
     Args:
         out: the report's folder.
         report: this machine's.
-        other: `report.json` of another one.
+        second: another one's.
 
     Returns:
         The page.
     """
-    theirs = json.loads(other.read_text(encoding="utf-8"))
-    names = [_device(report), _device(theirs)]
-    lines = [f"# {names[0]} and {names[1]}", ""]
+    lines = [f"# {_device(report)} and {_device(second)}", ""]
     for name, part in PARTS.items():
-        rows, others = (r["parts"].get(name, {}).get("rows", {}) for r in (report, theirs))
+        rows, others = (r["parts"].get(name, {}).get("rows", {}) for r in (report, second))
         body = [
-            f"| {row}: {column} | {shown(ours)} | {shown(others[row][column])} | {_ratio(ours, others[row][column])} |"
+            f"| {row}: {column} | {shown(ours)} | {shown(theirs)} | {_ratio(ours, theirs)} |"
             for row, figures in rows.items()
             for column, ours in figures.items()
-            if column in others.get(row, {})
+            if (theirs := others.get(row, {}).get(column)) is not None
         ]
         if body:
-            lines += [f"## {part.title}", "", "| | first | second | first/second |", "| --- | --- | --- | --- |", *body, ""]
+            lines += [
+                f"## {part.title}",
+                "",
+                "| | first | second | first/second |",
+                "| --- | --- | --- | --- |",
+                *body,
+                "",
+            ]
     (out / "compared.md").write_text("\n".join(lines), encoding="utf-8")
     return out / "compared.md"
 

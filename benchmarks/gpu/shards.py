@@ -69,7 +69,9 @@ def prepare(setting: Setting) -> Row:
 
 def loading(setting: Setting) -> Jobs:
     """The loader alone, and beside the chief step, with few and many processes."""
-    return {f"{count} loader processes": partial(load, setting, count) for count in (2, 1 if setting.toy else 8)}
+    return {
+        f"{count} loader processes": partial(load, setting, count) for count in (2, 1 if setting.toy else 8)
+    }
 
 
 def load(setting: Setting, workers: int) -> Row:

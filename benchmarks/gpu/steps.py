@@ -88,7 +88,9 @@ def jobs(setting: Setting) -> Jobs:
     table |= {v.name: partial(measure, setting, v) for v in variants[SOON:]}
     if setting.device.type == "cuda":
         small = ("network.width=16", "data.size=16", "data.batch_size=64")
-        table[f"{CHIEF.name}, width 16, 16×16, batch 64, taken apart"] = partial(apart, setting, CHIEF, *small)
+        table[f"{CHIEF.name}, width 16, 16×16, batch 64, taken apart"] = partial(
+            apart, setting, CHIEF, *small
+        )
         table["largest batch"] = partial(largest, setting)
     return table
 
@@ -181,9 +183,7 @@ def measure(setting: Setting, variant: Variant) -> Row:
     row: Row = {"first step, s": time.perf_counter() - start}
     if expected is not None:
         row["loss, relative error"] = abs(loss - expected[0]) / abs(expected[0])
-        row["gradient, relative error"] = float(
-            (step.gradient() - expected[1]).norm() / expected[1].norm()
-        )
+        row["gradient, relative error"] = float((step.gradient() - expected[1]).norm() / expected[1].norm())
     del expected
     peak = peak_bytes(step)
     seconds = side_by_side({"step": step}, setting.repeats)["step"]
@@ -240,7 +240,11 @@ def _kernels(step: Step) -> Row:
         for event in profile.key_averages()
         if (event.device_type == torch.autograd.DeviceType.CUDA) == cuda
     }
-    groups = {"convolutions": r"gemm|conv|cudnn|wgrad|dgrad|fprop", "fused by the compiler": r"^triton", "other": ""}
+    groups = {
+        "convolutions": r"gemm|conv|cudnn|wgrad|dgrad|fprop",
+        "fused by the compiler": r"^triton",
+        "other": "",
+    }
     row: Row = {"busy, of the step's time": sum(found.values()) / 1e3 / seconds}
     for group, pattern in groups.items():
         mine = [key for key in found if re.search(pattern, key)]
@@ -269,7 +273,7 @@ def _graph(setting: Setting, step: Step) -> Row:
 
 
 def largest(setting: Setting) -> Row:
-    """The largest batch, a multiple of 64, that the chief variant's memory at its batch lets expect to fit."""
+    """The largest batch, a multiple of 64, that should fit by the chief variant's memory."""
     found = read_rows(setting.out / "parts" / "steps.json")[CHIEF.name]
     images = setting.config(DUAL).data.batch_size
     total = torch.cuda.get_device_properties(setting.device).total_memory

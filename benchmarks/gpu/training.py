@@ -137,8 +137,8 @@ def watched(setting: Setting, experiment: str) -> Row:
     """Steps inside Lightning, without a validation or a log entry among them, and the second validation."""
     half, images = (6, 16) if setting.toy else (40, 512)
     config = setting.config(
-        experiment, *fast(setting), *FEW, f"trainer.validate_images={images}", f"trainer.max_steps={2 * half}",
-        f"trainer.validate_every={half}", f"trainer.log_every={half}",
+        experiment, *fast(setting), *FEW, f"trainer.validate_images={images}",
+        f"trainer.max_steps={2 * half}", f"trainer.validate_every={half}", f"trainer.log_every={half}",
     )  # fmt: skip
     watch = Watch(half + half // 3, 2 * half - 2)
     train(config, Run(setting.work / "runs" / f"{experiment}-watched-{time.time_ns()}"), [watch])
@@ -230,15 +230,21 @@ def deterministic(setting: Setting) -> Row:
         way()
         first = step.gradient()
         way()
-        row[f"gradient twice, {name}"] = "bitwise equal" if torch.equal(first, step.gradient()) else "not equal"
+        row[f"gradient twice, {name}"] = (
+            "bitwise equal" if torch.equal(first, step.gradient()) else "not equal"
+        )
     times = side_by_side(ways, setting.repeats)
-    return row | {"deterministic, of the step's time": times["deterministic"].median / times["as it is"].median}
+    return row | {
+        "deterministic, of the step's time": times["deterministic"].median / times["as it is"].median
+    }
 
 
 def several(setting: Setting) -> Jobs:
     """Training on all devices of the machine, against one; on a CPU on two processes."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 2
-    return {f"{devices} devices": partial(_on, setting, devices) for devices in (1, count)} if count > 1 else {}
+    return (
+        {f"{devices} devices": partial(_on, setting, devices) for devices in (1, count)} if count > 1 else {}
+    )
 
 
 def _on(setting: Setting, devices: int) -> Row:

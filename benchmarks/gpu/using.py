@@ -1,8 +1,8 @@
 """What a trained model costs to use: energies, gradients, evaluation, scoring, samples."""
 
 from functools import partial
-from tempfile import TemporaryDirectory
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -56,7 +56,11 @@ def sampling(setting: Setting) -> Row:
     count, levels = (4, 4) if setting.toy else (64, 20)
     draw = partial(sample, model, count, steps=levels, batch_size=count)
     seconds = side_by_side({"sample": draw}, 2)["sample"].median
-    return {"images": count, "s a level": seconds / levels, "s an image of 200 levels": 200 * seconds / levels / count}
+    return {
+        "images": count,
+        "s a level": seconds / levels,
+        "s an image of 200 levels": 200 * seconds / levels / count,
+    }
 
 
 def _statistics(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,7 +72,9 @@ def scoring(setting: Setting) -> Row:
     """Against the bare forward pass on pixels in memory."""
     config = setting.config(DUAL)
     with TemporaryDirectory(dir=setting.work) as folder:
-        return dict(scoring_figures(Path(folder), config, 1, config.data.batch_size, workers=1 if setting.toy else 8))
+        return dict(
+            scoring_figures(Path(folder), config, 1, config.data.batch_size, workers=1 if setting.toy else 8)
+        )
 
 
 def evaluation(setting: Setting) -> Row:

@@ -7,6 +7,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,6 +46,6 @@ def compiled_loss(device: str) -> Loss:
         them channel by channel where a convolution has twice as many inputs as outputs, as a UNet's decoder
         has, and then a quarter of the time goes into turning them (docs/performance.md).
     """
-    options = {"force_layout_optimization": True} if device == "cuda" else None
-    compiled: Loss = torch.compile(dual_score_matching, fullgraph=True, dynamic=False, options=options)
+    on_gpu: dict[str, Any] = {"options": {"force_layout_optimization": True}} if device == "cuda" else {}
+    compiled: Loss = torch.compile(dual_score_matching, fullgraph=True, dynamic=False, **on_gpu)
     return compiled

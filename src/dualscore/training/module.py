@@ -273,8 +273,7 @@ class DualScoreModule(lightning.LightningModule):
         checkpoint["dualscore"] = self.description | {"devices": self.trainer.world_size}
 
 
-def _ema(optim: OptimConfig) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+def _ema(optim: OptimConfig) -> Callable[..., None]:
     """The exponential average over `ema_steps` steps, of lists of weights."""
-    averaging: Callable[[list[Tensor], list[Tensor], Tensor], None]
-    averaging = get_ema_multi_avg_fn(1.0 - 1.0 / optim.ema_steps)  # type: ignore[no-untyped-call]
+    averaging: Callable[..., None] = get_ema_multi_avg_fn(1.0 - 1.0 / optim.ema_steps)  # type: ignore[no-untyped-call]
     return averaging
