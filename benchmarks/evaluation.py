@@ -16,7 +16,7 @@ from lightning.fabric import Fabric
 from rich.console import Console
 
 from dualscore.assemble import build
-from dualscore.evaluation.run import Session
+from dualscore.evaluation.session import Session
 from dualscore.images import to_pixels
 from dualscore.measuring.estimators import normalizer_count
 from dualscore.measuring.quantities import clean_energies, noisy_energies

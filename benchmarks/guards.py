@@ -11,7 +11,7 @@ import lightning
 
 from dualscore.runs.folder import Run
 from dualscore.settings.experiment import load_experiment
-from dualscore.train import train
+from dualscore.train_experiment import train
 from dualscore.training.callbacks import GradientHealth, Heartbeat, Saving
 from dualscore.training.callbacks.progress import Throughput
 

@@ -14,7 +14,7 @@ import numpy as np
 from timing import peak_bytes
 
 from dualscore.data.batch import Batch
-from dualscore.data.plan import EpochPlan
+from dualscore.data.epoch_plan import EpochPlan
 from dualscore.data.reader import TrainingBatches
 from dualscore.data.shards import Shard, entry_name, shard_name
 from dualscore.settings.config import ExperimentConfig

@@ -18,7 +18,7 @@ from torch import Tensor
 from data_prep.examples import crops, save
 from data_prep.sources.demo import VAL, locate
 from dualscore.detection.auroc import area
-from dualscore.detection.run import Options, detect
+from dualscore.detection.detect_images import Options, detect
 
 SIDE = 16
 OTHERS = (

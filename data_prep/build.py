@@ -17,7 +17,7 @@ from data_prep import pool, progress
 from data_prep.plan import Plan, Request, ShardJob, Source, Unit, check_splits, lay_out
 from data_prep.shard_writer import BUILD_FOLDER, Finished, read_finished, sidecar_path, write_shard
 from data_prep.statistics import Sums
-from dualscore.data.photographs import PHOTOGRAPHS_FILE, Photographs, pack
+from dualscore.data.photograph_numbers import PHOTOGRAPHS_FILE, Photographs, pack
 from dualscore.data.shards import (
     FORMAT,
     MANIFEST_FILE,

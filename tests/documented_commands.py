@@ -13,7 +13,7 @@ from data_prep import examples
 from dualscore import cli as scoring
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment
-from dualscore.study.plan import load_study
+from dualscore.study.variants import load_study
 from workspace import ROOT
 
 PROGRAMS = (

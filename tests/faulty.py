@@ -10,7 +10,7 @@ import torch
 
 from dualscore.cli import main
 from dualscore.terminal import rank
-from dualscore.training.module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule
 
 
 def nan(draws: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from dualscore.errors import TrainingError
 from dualscore.training.callbacks import GradientHealth
-from dualscore.training.module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule
 from workspace import TINY, Workspace
 
 SETTINGS = [*TINY, "optim.warmup_steps=0", "trainer.max_steps=2"]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dualscore.densities import GaussianMixture, gaussian_textures
 from dualscore.energy import Gradients, ScoreModel
-from dualscore.evaluation import plan
-from dualscore.evaluation.evaluate import with_span
+from dualscore.evaluation import evaluation_stages
+from dualscore.evaluation.evaluate_checkpoint import with_span
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.likelihood import variational_bound
 from dualscore.likelihood.bound import decode, decoder_energy, prior_divergence, stratified_variances
@@ -105,13 +105,13 @@ def test_what_an_evaluation_reports_is_a_bound_too(error: float) -> None:
         )
 
         options = EvaluateConfig(estimators=["bound"])
-        extent = plan.extent(options, {"train": 10**6, "val": 10**6}, "val")
+        extent = evaluation_stages.extent(options, {"train": 10**6, "val": 10**6}, "val")
         measured = Measured(subject, 2, Grid(2e-5, 1e2, 24), [])
         position = torch.arange(REPEATS * len(images))
         chosen: list[str] = []
         for pilot in (True, False):
             stages = (
-                plan.pilot_stages(measured, options, extent)
+                evaluation_stages.pilot_stages(measured, options, extent)
                 if pilot
                 else ESTIMATORS["bound"].stages(measured, extent)
             )

@@ -21,7 +21,7 @@ from dualscore.runs.checkpoint_io import AtomicCheckpointIO
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run, check_architecture
 from dualscore.settings.experiment import load_experiment, to_plain
-from dualscore.train import train
+from dualscore.train_experiment import train
 from test_training import difference
 from workspace import ROOT, TINY, Workspace
 

@@ -31,9 +31,9 @@ from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.noise import psnr
 from dualscore.pictures.heat import COLOURS, colour, common_scale
 from dualscore.runs.folder import Run
-from dualscore.runs.status import State, Status
+from dualscore.runs.run_status import State, Status
 from dualscore.settings.experiment import load_experiment, to_plain
-from dualscore.train import train
+from dualscore.train_experiment import train
 from dualscore.training.callbacks.journal import Journal
 from test_reported import without_test
 from workspace import ROOT, TINY, Workspace

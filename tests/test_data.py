@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualscore.data.batch import Batch, Memory
-from dualscore.data.module import ShardDataModule
-from dualscore.data.plan import EpochPlan, chosen, cut, share, whole
+from dualscore.data.epoch_plan import EpochPlan, chosen, cut, share, whole
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
+from dualscore.data.shard_datamodule import ShardDataModule
 from dualscore.data.shard_file import ShardFile
 from dualscore.data.shards import Manifest, Shard
 from dualscore.errors import DataError

@@ -102,8 +102,8 @@ def test_every_command_that_writes_has_a_dry_run() -> None:
 
 def test_a_study_counts_the_runs_that_are_there(place: Workspace) -> None:
     from dualscore.study import load_study
-    from dualscore.study.plan import STUDIES
-    from dualscore.study.run import run_folder
+    from dualscore.study.run_variants import run_folder
+    from dualscore.study.variants import STUDIES
 
     study = load_study("long")
     (place.folder / "studies").unlink()  # the shipped ones are found all the same

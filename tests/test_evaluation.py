@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualscore.densities import gaussian_textures
-from dualscore.evaluation.report import legend
+from dualscore.evaluation.evaluation_report import legend
 from dualscore.evaluation.spread import nested_choice
 from dualscore.evaluation.store import RowStore
 from dualscore.gaussian import StationaryGaussian
@@ -23,9 +23,9 @@ from dualscore.likelihood import Estimate
 from dualscore.likelihood.units import STEP
 from dualscore.measuring import quantities
 from dualscore.measuring.bound_range import Grid, choose
+from dualscore.measuring.chain_figures import LOG_Z, MASS
 from dualscore.measuring.checks import CALIBRATION, HEAT, IMAGE, ODE, RISE, SPACE, TIME
-from dualscore.measuring.figures import PerImage, component_weights
-from dualscore.measuring.mass import LOG_Z, MASS
+from dualscore.measuring.row_figures import PerImage, component_weights
 from dualscore.measuring.rows import joined
 from dualscore.measuring.subject import Images, Subject
 from workspace import EVERYTHING, TINY, Workspace

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from dualscore.errors import StoppedError
 from dualscore.runs.folder import Run
 from dualscore.settings.experiment import load_experiment
-from dualscore.train import train
+from dualscore.train_experiment import train
 from test_study import declare
 from test_training import difference
 from torture import Journal, steps
@@ -181,7 +181,7 @@ def test_a_stopped_study_stops_its_run_and_goes_on(workspace: Workspace, demo_sh
 def test_a_signal_during_the_evaluation_keeps_what_was_measured(
     workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dualscore.evaluation.run import Session
+    from dualscore.evaluation.session import Session
 
     original = Session.run
 

@@ -26,7 +26,7 @@ from benchmarks.gpu.shards import SIDE, textures
 from benchmarks.gpu.training import Watch
 from dualscore.runs.folder import Run
 from dualscore.settings.experiment import load_experiment
-from dualscore.train import train
+from dualscore.train_experiment import train
 from dualscore.training.callbacks import GradientHealth
 from workspace import ROOT, TINY, Workspace
 

@@ -17,10 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dualscore import train
 from dualscore.runs import watchdog
 from dualscore.runs.folder import Run
-from dualscore.runs.status import State, Status
+from dualscore.runs.run_status import State, Status
 from dualscore.settings.experiment import load_experiment
 from dualscore.training.callbacks import GradientHealth
-from dualscore.training.module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule
 from dualscore.training.optimizers import schedule
 from test_training import difference
 from workspace import ROOT, TINY, Workspace

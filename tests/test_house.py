@@ -56,6 +56,13 @@ def test_every_dependency_is_justified() -> None:
 
 
 PACKAGE = ROOT / "src" / "dualscore"
+
+
+def test_a_files_name_says_which_it_is() -> None:
+    names = [path.name for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(names) == sorted(set(names)), "a file name twice"
+
+
 CORE_ROOMS = ("networks", "annealing", "likelihood", "measuring", "sampling")
 CORE_FILES = (
     "noise", "energy", "gaussian", "objective", "densities", "images", "errors",

@@ -24,11 +24,11 @@ from dualscore.likelihood import (
 from dualscore.likelihood.baselines import FullGaussian
 from dualscore.measuring.bound_range import Grid
 from dualscore.measuring.estimators import paper
-from dualscore.measuring.figures import shared_bound, shared_level_figures
 from dualscore.measuring.measured import Measured
+from dualscore.measuring.row_figures import shared_bound, shared_level_figures
 from dualscore.measuring.rows import Rows
 from dualscore.measuring.subject import Subject
-from dualscore.training.callbacks.figures import _by_stage
+from dualscore.training.callbacks.validation_figures import _by_stage
 from dualscore.training.metrics import GatheredRows, Moments
 from test_gaussian import random_spectrum
 

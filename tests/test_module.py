@@ -20,7 +20,7 @@ from dualscore.noise import corrupt, fixed_noise
 from dualscore.objective import dual_score_matching
 from dualscore.settings.config import ObjectiveConfig, OptimConfig, Schedule
 from dualscore.settings.experiment import load_experiment
-from dualscore.training.module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule
 from dualscore.training.optimizers import schedule
 from workspace import ROOT, TINY, Workspace
 

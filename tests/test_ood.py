@@ -19,8 +19,8 @@ from torch import Tensor
 
 import dualscore
 from dualscore.densities import natural_spectrum
-from dualscore.detection import run
-from dualscore.detection.run import FEWEST, Options, detect
+from dualscore.detection import detect_images
+from dualscore.detection.detect_images import FEWEST, Options, detect
 from dualscore.detection.scores import Typicality
 from dualscore.energy import Energy
 from dualscore.errors import NormalizationError, ScoreError
@@ -69,7 +69,7 @@ def smoother() -> Tensor:
 @pytest.fixture
 def exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint's name that stands for the known density."""
-    monkeypatch.setattr(run, "load", lambda _: exact_model())
+    monkeypatch.setattr(detect_images, "load", lambda _: exact_model())
     (tmp_path / "model.ckpt").write_bytes(b"stands for a model")
     return tmp_path / "model.ckpt"
 
@@ -148,7 +148,7 @@ def test_the_table_of_the_documentation_can_be_made(
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     ood_demo = importlib.import_module("ood_demo")
-    monkeypatch.setattr(run, "load", lambda _: exact_model(16))
+    monkeypatch.setattr(detect_images, "load", lambda _: exact_model(16))
     assert ood_demo.main(["--model", str(exact), "--out", str(tmp_path / "demo"), "--most", "20"]) == 0
     table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [cells[0][2:] for cells in table[2:]] == [
@@ -308,7 +308,7 @@ def test_too_few_different_images_are_refused(
 
     model = exact_model()
     model.log_normalizer = None
-    monkeypatch.setattr(run, "load", lambda _: model)
+    monkeypatch.setattr(detect_images, "load", lambda _: model)
     other = draw_folder(tmp_path / "other", 20, one_factor(0.5), seed=1)
     with pytest.raises(NormalizationError, match="--normalize"):
         detect(exact, [copies], [other], options, QUIET)
@@ -330,7 +330,7 @@ def test_figures_that_are_not_finite_are_counted(
         return found
 
     monkeypatch.setattr(model, "bits_per_dim", broken)
-    monkeypatch.setattr(run, "load", lambda _: model)
+    monkeypatch.setattr(detect_images, "load", lambda _: model)
     found = detect(exact, [inside], [outside], Options(tmp_path / "ood"), QUIET)
     assert found["failed"] == {"in": 1, "out": 1}
     assert found["images"] == {"reference": 25, "in": 24, "out": 24}

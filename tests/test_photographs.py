@@ -12,8 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from dualscore.pictures.photographs import UnsuitableError, read_rgb
-from dualscore.scoring import run
-from dualscore.scoring.results import Options
+from dualscore.scoring import score_images
+from dualscore.scoring.kept_scores import Options
 from test_scoring import of_any_size, picture
 
 DEEP = np.random.default_rng(0).integers(0, 2**16, (8, 8, 3), dtype=np.uint16)
@@ -94,9 +94,9 @@ def test_scoring_leaves_them_out_by_name(tmp_path: Path, monkeypatch: pytest.Mon
     (folder / "deep.png").write_bytes(deep_png(DEEP))
     given = [folder, several(tmp_path / "moving.gif")]
     (tmp_path / "model.ckpt").write_bytes(b"stands for a model")
-    monkeypatch.setattr(run, "load", lambda _: of_any_size(3))
+    monkeypatch.setattr(score_images, "load", lambda _: of_any_size(3))
     with (tmp_path / "printed.txt").open("w") as file:
-        summary = run.score(
+        summary = score_images.score(
             tmp_path / "model.ckpt", given, Options(tmp_path / "out"), Console(file=file, width=300)
         )
     assert (summary["images"], summary["failed"]) == (1, 3)

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from dualscore.data import transfer
-from dualscore.data.module import ShardDataModule
 from dualscore.data.reader import EvenlySpacedBatches
+from dualscore.data.shard_datamodule import ShardDataModule
 from dualscore.data.shards import Manifest, Shard
 from dualscore.data.source import RemoteFolder, find
 from dualscore.errors import ConfigError, DataError, SourceError

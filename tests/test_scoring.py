@@ -21,19 +21,19 @@ from rich.console import Console
 import dualscore
 from dualscore.energy import Denoiser, Energy, Fading
 from dualscore.errors import NormalizationError, ScoreError
-from dualscore.evaluation.opening import DEFINITIONS
+from dualscore.evaluation.open_checkpoint import DEFINITIONS
 from dualscore.evaluation.store import RowStore
 from dualscore.gaussian import StationaryGaussian, WhiteGaussian
 from dualscore.images import to_pixels
 from dualscore.likelihood import mean
 from dualscore.model import ImageModel
 from dualscore.networks import LogEmbedding, UNet
-from dualscore.scoring import files, run, sheet, tables
-from dualscore.scoring.batch import Scorer
-from dualscore.scoring.photographs import Counted, RunningMean, photograph_of
+from dualscore.scoring import files, score_images, sheet, tables
+from dualscore.scoring.kept_scores import SHEET_EACH, Options
+from dualscore.scoring.photograph_means import Counted, RunningMean, photograph_of
 from dualscore.scoring.reference import Reference, find_reference
-from dualscore.scoring.results import SHEET_EACH, Options
-from dualscore.scoring.run import score
+from dualscore.scoring.score_batch import Scorer
+from dualscore.scoring.score_images import score
 from dualscore.scoring.size import normalized, wanted_size
 from test_gaussian import random_spectrum
 from workspace import TINY, Workspace
@@ -85,7 +85,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint's name that stands for a model of any size."""
     checkpoint = tmp_path / "model.ckpt"
     checkpoint.write_bytes(b"stands for a model")
-    monkeypatch.setattr(run, "load", lambda _: of_any_size())
+    monkeypatch.setattr(score_images, "load", lambda _: of_any_size())
     return checkpoint
 
 
@@ -168,7 +168,7 @@ def test_a_model_without_a_normalizer_is_refused_unless_it_may_be_estimated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Path
 ) -> None:
     folder = fill(tmp_path / "images", 4)
-    monkeypatch.setattr(run, "load", lambda _: of_any_size(output_gain=0.0, log_normalizer=None))
+    monkeypatch.setattr(score_images, "load", lambda _: of_any_size(output_gain=0.0, log_normalizer=None))
     with pytest.raises(NormalizationError, match="--normalize"):
         score(loaded, [folder], Options(tmp_path / "out"), QUIET)
     # A Gaussian's own energy is normalized: log Z is found to be 0, but for the images' own variance.
@@ -285,7 +285,7 @@ def test_another_size_has_a_log_z_of_its_own() -> None:
 def test_a_spectrum_of_one_size_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Path
 ) -> None:
-    monkeypatch.setattr(run, "load", lambda _: of_one_size())
+    monkeypatch.setattr(score_images, "load", lambda _: of_one_size())
     large = fill(tmp_path / "large", 2, 12)
     with pytest.raises(
         ScoreError, match="the size that the model was trained on, and the only one that it knows"
@@ -419,7 +419,7 @@ def test_loader_processes_give_the_same_files(tmp_path: Path, loaded: Path) -> N
 def test_a_map_that_cannot_be_written_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Path
 ) -> None:
-    monkeypatch.setattr(run, "_prepare", lambda out, _: out.mkdir())  # makes no folder for maps
+    monkeypatch.setattr(score_images, "_prepare", lambda out, _: out.mkdir())  # makes no folder for maps
     with pytest.raises(OSError, match="No such file or directory"):
         score(loaded, [fill(tmp_path / "images", 3)], Options(tmp_path / "out"), QUIET)
 
@@ -495,7 +495,7 @@ def test_an_energy_that_is_not_finite_is_counted(
         return maps
 
     monkeypatch.setattr(model, "energy_map", broken)
-    monkeypatch.setattr(run, "load", lambda _: model)
+    monkeypatch.setattr(score_images, "load", lambda _: model)
     summary = score(loaded, [folder], Options(tmp_path / "out"), QUIET)
     assert (summary["images"], summary["failed"]) == (2, 1)
 

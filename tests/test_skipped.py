@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dualscore.data.batch import Batch
-from dualscore.data.plan import EpochPlan, chosen
+from dualscore.data.epoch_plan import EpochPlan, chosen
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.shard_file import ShardFile, row_bytes
 from dualscore.data.shards import Manifest

@@ -150,7 +150,7 @@ def test_a_gpu_without_bfloat16_is_refused(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: False)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Old GPU")
-    monkeypatch.setattr("dualscore.train.accelerator", lambda _: "cuda")
+    monkeypatch.setattr("dualscore.train_experiment.accelerator", lambda _: "cuda")
     line = workspace.fail(
         "train", "patches_dual", *DUAL, f"data.path={demo_shards}", "trainer.precision=bf16-mixed"
     )
@@ -181,7 +181,7 @@ def test_a_batch_that_does_not_fit_is_told_what_may(
     def full(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("dualscore.training.module.dual_score_matching", full)
+    monkeypatch.setattr("dualscore.training.lightning_module.dual_score_matching", full)
     line = workspace.fail("train", "patches_dual", *DUAL, f"data.path={demo_shards}", "trainer.max_steps=3")
     assert "step 0: 16 images at once do not fit" in line
     assert "trainer.accumulate=2 makes the same step in parts of 8" in line

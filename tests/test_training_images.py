@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualscore.assemble import build_datamodule, find_data, training_images
-from dualscore.data.plan import EpochPlan
+from dualscore.data.epoch_plan import EpochPlan
 from dualscore.data.shards import Shard
 from dualscore.errors import ConfigError, DataError
 from dualscore.settings.config import ExperimentConfig
@@ -56,7 +56,7 @@ def test_an_epoch_repeats_exactly_the_chosen_images_and_fills_every_group(
     start = data.draw(st.integers(0, len(everything) - 1))
     within = range(start, data.draw(st.integers(start + 1, len(everything))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dualscore.data.plan.SHORTEST_EPOCH", 100)
+        patch.setattr("dualscore.data.epoch_plan.SHORTEST_EPOCH", 100)
         _check_epoch(EpochPlan(listed, 64, 4, groups, 0, 0, within), groups, everything[start : within.stop])
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from dualscore.assemble import build_datamodule, load_statistics
 from dualscore.data.base import ImageDataModule
 from dualscore.errors import DataError
-from dualscore.evaluation import causal, codecs, gaussians, yardsticks
+from dualscore.evaluation import causal_yardstick, codecs, gaussians, yardsticks
 from dualscore.evaluation.kept import Keep
 from dualscore.evaluation.yardsticks import YARDSTICKS, Yardstick, measure_yardsticks
 from dualscore.gaussian import StationaryGaussian
@@ -29,7 +29,7 @@ from workspace import ROOT
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(causal, "STEPS", 3)
+    monkeypatch.setattr(causal_yardstick, "STEPS", 3)
     monkeypatch.setattr(yardsticks, "STEPS", 3)
     monkeypatch.setattr(gaussians, "FEWEST_IMAGES", 1500)
     monkeypatch.setattr(gaussians, "IMAGES_PER_DIMENSION", 1)
@@ -110,7 +110,7 @@ def test_what_is_fitted_is_taken_from_its_file_until_something_else_is_asked_for
         raise AssertionError("fitted again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(causal, "train_causal", none)
+        patch.setattr(causal_yardstick, "train_causal", none)
         patch.setattr(FullGaussian, "fit", none)
         again = measured(datamodule, stationary, tmp_path, wanted=names)
         for name in names:

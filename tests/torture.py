@@ -33,7 +33,7 @@ from dualscore.errors import CheckpointError
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run
 from dualscore.settings.experiment import load_experiment
-from dualscore.train import train
+from dualscore.train_experiment import train
 from fakes import write_official_imagenet
 from workspace import ROOT, TINY
 
@@ -103,7 +103,7 @@ def go(folder: str, data: str) -> None:
 def start(folder: Path, data: Path) -> BaseProcess:
     """The same command again; modules are loaded already, so that most of a life is training."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dualscore.train", "torture"])
+    context.set_forkserver_preload(["dualscore.train_experiment", "torture"])
     process = context.Process(target=go, args=(str(folder), str(data)))
     process.start()
     return process

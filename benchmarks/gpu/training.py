@@ -23,8 +23,8 @@ from benchmarks.timing import side_by_side, synchronize
 from dualscore.errors import CheckpointError
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run
-from dualscore.runs.status import Status
-from dualscore.train import train
+from dualscore.runs.run_status import Status
+from dualscore.train_experiment import train
 from dualscore.training.compiling import obstacle
 
 FEW = [

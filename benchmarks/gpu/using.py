@@ -15,7 +15,7 @@ from benchmarks.timing import side_by_side
 from dualscore.assemble import blank_statistics, image_shape
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
-from dualscore.sampling.images import sample
+from dualscore.sampling.sample_images import sample
 
 
 def jobs(setting: Setting) -> Jobs:

@@ -32,7 +32,7 @@ from dualscore.shipped import prepare
 
 if TYPE_CHECKING:
     from dualscore.data.base import ImageDataModule
-    from dualscore.training.module import DualScoreModule
+    from dualscore.training.lightning_module import DualScoreModule
 
 VALIDATION_STRATA = 16
 
@@ -213,8 +213,8 @@ def build_module(
     config: ExperimentConfig, datamodule: "ImageDataModule", plain_config: dict[str, Any]
 ) -> "DualScoreModule":
     """Build the LightningModule; the weights depend on the experiment's seed alone."""
-    from dualscore.data.module import ShardDataModule
-    from dualscore.training.module import DualScoreModule
+    from dualscore.data.shard_datamodule import ShardDataModule
+    from dualscore.training.lightning_module import DualScoreModule
 
     data = (datamodule.source, datamodule.manifest) if isinstance(datamodule, ShardDataModule) else None
     statistics = load_statistics(config, data)
@@ -260,7 +260,7 @@ def _validation_strata(config: ExperimentConfig, datamodule: "ImageDataModule") 
 def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
     """Build the data module."""
     from dualscore.data.known import KnownDataModule
-    from dualscore.data.module import ShardDataModule
+    from dualscore.data.shard_datamodule import ShardDataModule
 
     data = config.data
     if (density := known_density(config)) is not None:

@@ -9,9 +9,9 @@ import torch
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
 from dualscore.errors import DualscoreError
 from dualscore.measuring.estimators import label
-from dualscore.measuring.figures import estimate_of
+from dualscore.measuring.row_figures import estimate_of
 from dualscore.runs.folder import Run
-from dualscore.runs.status import Status, duration
+from dualscore.runs.run_status import Status, duration
 from dualscore.settings.config import RADIAL, ExperimentConfig, ModelKind
 from dualscore.settings.experiment import load_experiment
 from dualscore.settings.header import read_header
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import lightning
 
     from dualscore.data.base import ImageDataModule
-    from dualscore.training.module import DualScoreModule
+    from dualscore.training.lightning_module import DualScoreModule
 
 
 def introduce(

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from data_prep.verify import verify
-from dualscore.data.module import ShardDataModule
-from dualscore.data.photographs import Photographs, SplitPhotographs, leak
+from dualscore.data.photograph_numbers import Photographs, SplitPhotographs, leak
+from dualscore.data.shard_datamodule import ShardDataModule
 from dualscore.data.shards import Manifest
 from dualscore.errors import DataError
 from evil import Evil

@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.drawing.run import draw_denoised
+    from dualscore.drawing.draw_images import draw_denoised
 
     options = drawing_options(arguments)
     draw_denoised(arguments.model, arguments.images, arguments.psnr, options, shared_console())

@@ -96,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> None:
     target = find_target(arguments)  # what is wrong is told at once
     from dualscore.evaluation import evaluate
     from dualscore.telling import tell_results
-    from dualscore.train import leave
+    from dualscore.train_experiment import leave
 
     report = evaluate(target.config, target.checkpoint, target.output)
     tell_results(report, target.output, target.checkpoint)
@@ -107,7 +107,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     target, plan = find_target(arguments), Plan("evaluate")
     from dualscore.commands import planning
     from dualscore.evaluation import is_complete
-    from dualscore.evaluation.plan import costs
+    from dualscore.evaluation.evaluation_stages import costs
     from dualscore.runs.checkpoints import read_checkpoint
     from dualscore.runs.folder import check_architecture
     from dualscore.settings.experiment import to_plain

@@ -24,7 +24,7 @@ def add_output(command: argparse.ArgumentParser, out: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.publishing.saving import save
+    from dualscore.publishing.save_model import save
 
     _own(arguments.model)
     report(save(arguments.model, arguments.out, arguments.licence), "; make evaluate …, then export again")
@@ -34,7 +34,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     from dualscore.commands import planning
     from dualscore.model_files.exported import check_folder
     from dualscore.model_files.loading import locate
-    from dualscore.publishing.saving import describe
+    from dualscore.publishing.save_model import describe
 
     plan = Plan("export")
     plan.check("file", lambda: _own(arguments.model))

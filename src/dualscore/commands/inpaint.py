@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.drawing.run import draw_inpainted
+    from dualscore.drawing.draw_images import draw_inpainted
 
     options = drawing_options(arguments)
     draw_inpainted(arguments.model, arguments.images, arguments.mask, options, shared_console())

@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.detection.run import LEVELS, Options, detect
+    from dualscore.detection.detect_images import LEVELS, Options, detect
 
     options = Options(
         results=arguments.results,
@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     from dualscore.commands import planning
-    from dualscore.detection.run import LEVELS, check_sides, results_hint
+    from dualscore.detection.detect_images import LEVELS, check_sides, results_hint
     from dualscore.scoring.effective import DRAWS
     from dualscore.scoring.stream import check_level
 

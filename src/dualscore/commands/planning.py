@@ -129,7 +129,7 @@ def drawing(
 
 def _method(model: "ImageModel", method: "Method", from_noise: bool) -> str:
     """Refuse what a model cannot do; the method's name."""
-    from dualscore.sampling.images import check_energy, gaussian_start
+    from dualscore.sampling.sample_images import check_energy, gaussian_start
 
     if from_noise:
         gaussian_start(model)

@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.drawing.run import draw_samples
+    from dualscore.drawing.draw_images import draw_samples
 
     draw_samples(arguments.model, drawing_options(arguments), shared_console())
 

@@ -21,8 +21,8 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.scoring.results import Options
-    from dualscore.scoring.run import score
+    from dualscore.scoring.kept_scores import Options
+    from dualscore.scoring.score_images import score
 
     options = Options(
         out=arguments.out,

@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.runs.status import table
+    from dualscore.runs.run_status import table
 
     console = shared_console()
     shown = table(arguments.runs, console)

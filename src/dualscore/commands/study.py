@@ -24,8 +24,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     from dualscore.commands import planning
     from dualscore.settings.experiment import load_experiment
     from dualscore.study import load_study
-    from dualscore.study.plan import STUDIES
-    from dualscore.study.run import run_folder
+    from dualscore.study.run_variants import run_folder
+    from dualscore.study.variants import STUDIES
 
     study, plan = load_study(arguments.study), Plan("study")
     out = STUDIES / study.name

@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
 
 def _job(arguments: argparse.Namespace) -> "Job":
     from dualscore.cluster.script import Resources
-    from dualscore.cluster.submit import experiment_job, sweep_job
+    from dualscore.cluster.submit_job import experiment_job, sweep_job
 
     try:
         extra = tuple(shlex.split(arguments.sbatch))
@@ -53,7 +53,7 @@ def _job(arguments: argparse.Namespace) -> "Job":
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.cluster.submit import check, submit
+    from dualscore.cluster.submit_job import check, submit
 
     job = _job(arguments)
     check(job)
@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> "Script":
     from dualscore.cluster.script import render
-    from dualscore.cluster.submit import check
+    from dualscore.cluster.submit_job import check
 
     job = _job(arguments)
     missing = check(job, data_needed=False)

@@ -25,7 +25,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from dualscore.settings.experiment import load_experiment
 
     config = load_experiment(arguments.experiment, arguments.overrides)  # wrong ones are told at once
-    from dualscore.train import leave, train
+    from dualscore.train_experiment import leave, train
 
     if chosen := os.environ.get(_CHOSEN_RUN):
         train(config, Run(Path(chosen)))
@@ -51,7 +51,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 
     config = load_experiment(arguments.experiment, arguments.overrides)
     from dualscore.commands import planning
-    from dualscore.runs.status import Status
+    from dualscore.runs.run_status import Status
     from dualscore.telling import expected, shape_model
 
     run = (fresh_run if arguments.fresh else newest_run)(arguments.name or config.name, arguments.runs)

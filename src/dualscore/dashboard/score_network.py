@@ -9,7 +9,7 @@ from dualscore.dashboard.tags import level
 from dualscore.errors import ConfigError
 from dualscore.noise import variance_at_psnr
 from dualscore.runs.folder import Run, flatten
-from dualscore.runs.status import State, Status
+from dualscore.runs.run_status import State, Status
 from dualscore.settings.config import ExperimentConfig, ModelKind
 
 SAME = (

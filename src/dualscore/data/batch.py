@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dualscore.data.plan import Piece
+from dualscore.data.epoch_plan import Piece
 from dualscore.data.shard_file import BLOCK, ShardFile, positions, row_bytes
 from dualscore.data.shards import Shard
 

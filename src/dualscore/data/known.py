@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dualscore.data.base import ImageDataModule, check_positions
 from dualscore.data.batch import Batch
-from dualscore.data.plan import share
+from dualscore.data.epoch_plan import share
 from dualscore.data.workers import live_with_the_run
 from dualscore.densities import GaussianMixture
 from dualscore.noise import SAMPLING, seeded_generator

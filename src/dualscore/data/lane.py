@@ -8,7 +8,7 @@ from random import Random
 import webdataset
 
 from dualscore.data.batch import Memory
-from dualscore.data.plan import Piece
+from dualscore.data.epoch_plan import Piece
 from dualscore.data.shard_file import ShardFile
 from dualscore.data.shards import Shard
 from dualscore.data.source import Source

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dualscore.data.batch import Batch, Memory
+from dualscore.data.epoch_plan import EpochPlan, chosen, cut, share, whole
 from dualscore.data.lane import Lane
-from dualscore.data.plan import EpochPlan, chosen, cut, share, whole
 from dualscore.data.shard_file import ShardFile
 from dualscore.data.shards import Shard
 from dualscore.data.source import Source

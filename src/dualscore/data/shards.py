@@ -1,7 +1,7 @@
 r"""The on-disk format of a prepared data set, shared by its writer and its reader.
 
 A folder holds ``manifest.json``, ``spectrum.npy`` and shards ``train-000000.tar``, …, ``val-000000.tar``, …;
-it may hold ``test-000000.tar``, … and, of crops, ``photographs.npz`` (see `dualscore.data.photographs`).
+it may hold ``test-000000.tar``, … and, of crops, ``photographs.npz`` (`dualscore.data.photograph_numbers`).
 A shard is a plain tar; an entry is one image: ``{index:09d}.u8``, its raw uint8 pixels, channel-major,
 where ``index`` counts the images of the split from 0 in shard order.
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dualscore.data.photographs import Photographs, parse_photographs
+from dualscore.data.photograph_numbers import Photographs, parse_photographs
 from dualscore.errors import DataError
 from dualscore.files.aside import write_aside
 from dualscore.files.typed_json import TypedJson

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from dualscore.data.cache import ShardCache
-from dualscore.data.photographs import HEADER_BYTES
+from dualscore.data.photograph_numbers import HEADER_BYTES
 from dualscore.data.shards import MANIFEST_FILE, Manifest, Shard
 from dualscore.data.transfer import Address, is_remote
 from dualscore.errors import SourceError

@@ -7,7 +7,7 @@ from itertools import accumulate, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from dualscore.data.plan import EpochPlan
+from dualscore.data.epoch_plan import EpochPlan
 from dualscore.data.shard_file import BLOCK, ShardFile, positions
 from dualscore.data.shards import Shard
 from dualscore.data.source import Source

@@ -8,17 +8,17 @@ from dualscore.data.base import ImageDataModule
 from dualscore.evaluation.yardsticks import CAUSAL, FULL_COVARIANCE, Yardstick
 from dualscore.likelihood import bits, bits_per_dim, mean
 from dualscore.likelihood.verdict import overall, verdict
+from dualscore.measuring.chain_figures import mass_figures
 from dualscore.measuring.checks import all_checks, image_figures, looked_at
 from dualscore.measuring.estimators import Estimator, bound, usable
-from dualscore.measuring.figures import (
+from dualscore.measuring.measured import Extent, Measured
+from dualscore.measuring.row_figures import (
     PerImage,
     component_weights,
     level_figures,
     plain,
     truth_figures,
 )
-from dualscore.measuring.mass import mass_figures
-from dualscore.measuring.measured import Extent, Measured
 from dualscore.measuring.rows import joined
 from dualscore.settings.config import ExperimentConfig, KnownDensity
 

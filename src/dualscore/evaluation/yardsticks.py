@@ -19,14 +19,14 @@ from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
 from dualscore.errors import DataError
 from dualscore.evaluation import gaussians
-from dualscore.evaluation.causal import STEPS, causal_mlp
+from dualscore.evaluation.causal_yardstick import STEPS, causal_mlp
 from dualscore.evaluation.codecs import CODECS, mosaic
 from dualscore.evaluation.kept import Keep
 from dualscore.evaluation.spread import nested_choice
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, in_channels, to_pixels
 from dualscore.likelihood import bits, bits_per_dim, dequantized_bits_per_dim, mean
-from dualscore.measuring.figures import plain
+from dualscore.measuring.row_figures import plain
 from dualscore.noise import fixed_uniform
 
 STATIONARY, FULL_COVARIANCE, CAUSAL = "stationary", "full_covariance", "causal"

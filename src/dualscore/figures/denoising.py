@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualscore.evaluation import plan
+from dualscore.evaluation import evaluation_stages
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood import published
-from dualscore.measuring.figures import level_figures
+from dualscore.measuring.row_figures import level_figures
 from dualscore.measuring.rows import Rows
 from dualscore.measuring.subject import LEVELS, Images, Stage, Subject
 from dualscore.noise import corrupt, in_decibels, psnr
@@ -30,7 +30,7 @@ def draw_denoising(trained: Trained, out: Path) -> list[Path]:
     Returns:
         The files written.
     """
-    session, variances = trained.session, plan.levels(trained.config.evaluate)
+    session, variances = trained.session, evaluation_stages.levels(trained.config.evaluate)
     measured = level_figures(session.run(trained.stages["noise_levels"]), variances, trained.dimension)
     linear = session.run(gaussian_denoising(variances, session.reported, trained.extent.subset))
     name = f"{trained.config.name}, {'energy' if trained.is_energy else 'score network'}"

@@ -11,11 +11,11 @@ from scipy import stats
 from torch import Tensor
 
 from dualscore.errors import ConfigError, FigureError
-from dualscore.evaluation.opening import open_checkpoint
+from dualscore.evaluation.open_checkpoint import open_checkpoint
 from dualscore.figures import page
 from dualscore.figures.trained import Trained, open_run
 from dualscore.likelihood import mean, published
-from dualscore.measuring.figures import plain
+from dualscore.measuring.row_figures import plain
 from dualscore.measuring.rows import Rows, joined
 from dualscore.runs.folder import Run, differences, flatten
 from dualscore.settings.config import Half

@@ -6,12 +6,12 @@ from typing import Any
 
 from dualscore.errors import FigureError
 from dualscore.evaluation import evaluate, is_complete
-from dualscore.evaluation.run import KINDS
+from dualscore.evaluation.session import KINDS
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood import published
 from dualscore.measuring.estimators import kind, label
-from dualscore.measuring.figures import estimate_of
+from dualscore.measuring.row_figures import estimate_of
 
 HEADER = ["model", "bits/dim", "data", "kind", "images"]
 

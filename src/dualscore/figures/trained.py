@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dualscore.energy import EnergyModel
 from dualscore.errors import CheckpointError, FigureError
-from dualscore.evaluation import plan
-from dualscore.evaluation.evaluate import blank
-from dualscore.evaluation.opening import Opened, open_checkpoint
-from dualscore.evaluation.run import Session
+from dualscore.evaluation import evaluation_stages
+from dualscore.evaluation.evaluate_checkpoint import blank
+from dualscore.evaluation.open_checkpoint import Opened, open_checkpoint
+from dualscore.evaluation.session import Session
 from dualscore.likelihood import Estimate, decibels_per_dim
 from dualscore.measuring.measured import Extent, Measured
 from dualscore.measuring.rows import Rows
@@ -106,7 +106,7 @@ class Trained:
     def extent(self) -> Extent:
         """How many images of which split figures are of."""
         datamodule = self.session.datamodule
-        return plan.extent(self.config.evaluate, datamodule.counts, datamodule.reported)
+        return evaluation_stages.extent(self.config.evaluate, datamodule.counts, datamodule.reported)
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
@@ -114,7 +114,7 @@ class Trained:
         options = self.config.evaluate
         if "paper" not in options.estimators:
             options = replace(options, estimators=[*options.estimators, "paper"])
-        return {stage.name: stage for stage in plan.stages(self.measured, options, self.extent)}
+        return {stage.name: stage for stage in evaluation_stages.stages(self.measured, options, self.extent)}
 
     @cached_property
     def log_z(self) -> Estimate:

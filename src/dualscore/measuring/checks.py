@@ -17,10 +17,10 @@ from dualscore.likelihood.consistency import (
     time_moments,
 )
 from dualscore.likelihood.verdict import TOLERANCE, Check, Word
-from dualscore.measuring.figures import Figure, plain
+from dualscore.measuring.chain_figures import mass_checks
 from dualscore.measuring.identities import WIDEST_STRATUM, width_around
-from dualscore.measuring.mass import mass_checks
 from dualscore.measuring.measured import Measured
+from dualscore.measuring.row_figures import Figure, plain
 from dualscore.measuring.rows import joined
 from dualscore.noise import in_decibels
 

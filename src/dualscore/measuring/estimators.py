@@ -10,7 +10,6 @@ from dualscore.likelihood import Estimate, bits, bits_per_dim, dequantized_bits_
 from dualscore.likelihood.bound import BoundTerms, diffusion_energy
 from dualscore.likelihood.bounded import BoundedRows
 from dualscore.likelihood.certificate import certify
-from dualscore.measuring.figures import Figure, plain
 from dualscore.measuring.measured import Extent, Measured
 from dualscore.measuring.quantities import (
     certificate,
@@ -21,6 +20,7 @@ from dualscore.measuring.quantities import (
     ode_energies,
     strata,
 )
+from dualscore.measuring.row_figures import Figure, plain
 from dualscore.measuring.rows import joined
 from dualscore.measuring.subject import Stage
 

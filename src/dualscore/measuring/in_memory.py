@@ -9,8 +9,8 @@ from torch import Tensor
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.measuring.bound_range import Grid
+from dualscore.measuring.chain_figures import DRAWS, chain_rows, draw_rows, schedule
 from dualscore.measuring.identities import calibration, heat, rises
-from dualscore.measuring.mass import DRAWS, chain_rows, draw_rows, schedule
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.quantities import (
     clean_energies,

@@ -4,7 +4,7 @@ from typing import Any
 
 from dualscore.energy import EnergyModel
 from dualscore.errors import CheckpointError
-from dualscore.measuring.figures import estimate_of
+from dualscore.measuring.row_figures import estimate_of
 from dualscore.model import ImageModel
 
 FIGURES = {

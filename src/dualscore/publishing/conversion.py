@@ -17,7 +17,7 @@ from dualscore.model import ImageModel
 from dualscore.model_files.loading import is_released, load
 from dualscore.networks import UNet
 from dualscore.pictures.photographs import SUFFIXES
-from dualscore.publishing.saving import save
+from dualscore.publishing.save_model import save
 from dualscore.scoring import files
 from dualscore.scoring.size import wanted_size
 from dualscore.scoring.stream import Problems, progress_bar, usable

@@ -13,7 +13,7 @@ from dualscore.annealing import (
     start_from,
 )
 from dualscore.sampling.flow import flow
-from dualscore.sampling.images import (
+from dualscore.sampling.sample_images import (
     T_MIN,
     Method,
     Samples,

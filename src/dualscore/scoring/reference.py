@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dualscore.evaluation.opening import DEFINITIONS
+from dualscore.evaluation.open_checkpoint import DEFINITIONS
 from dualscore.evaluation.store import RowStore, read_json
 from dualscore.files.archives import sha256
 

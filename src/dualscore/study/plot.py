@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from dualscore.study.plan import PAPER, Study
 from dualscore.study.result import Result, paired
+from dualscore.study.variants import PAPER, Study
 
 ESTIMATES = {"bound": "bound", "dequantized": "dequantized"}
 LINEAR = 0.1

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from dualscore.errors import DivergenceError
 from dualscore.terminal.hints import afresh
 from dualscore.training.callbacks.steps import is_logged
-from dualscore.training.module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule
 
 
 class GradientHealth(Callback):

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from dualscore.runs.folder import Run
-from dualscore.runs.status import State, Status
+from dualscore.runs.run_status import State, Status
 from dualscore.runs.watchdog import Phase, Watchdog
 from dualscore.training.callbacks.health import GradientHealth
 from dualscore.training.callbacks.progress import Throughput, estimates

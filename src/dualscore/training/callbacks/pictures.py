@@ -18,7 +18,7 @@ from dualscore.pictures.grids import arrange, tile
 from dualscore.pictures.heat import colour, common_scale
 from dualscore.sampling import anneal, last_variance, levels, start_from
 from dualscore.training.callbacks.steps import logged_step
-from dualscore.training.module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule
 
 PSNR = (30.0, 20.0, 10.0, 0.0)
 """Noise levels whose denoised images are shown, in dB."""

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from dualscore.likelihood import Estimate
-from dualscore.runs.status import duration
+from dualscore.runs.run_status import duration
 from dualscore.terminal import Terminal
 from dualscore.training.callbacks.steps import ends_step, is_logged
 

@@ -13,8 +13,8 @@ from dualscore.images import to_pixels
 from dualscore.likelihood import bits_per_dim, dequantized_bits_per_dim
 from dualscore.noise import corrupt, psnr
 from dualscore.objective import space_loss
+from dualscore.training.lightning_module import DualScoreModule
 from dualscore.training.metrics import Moments
-from dualscore.training.module import DualScoreModule
 
 
 class References(Callback):

@@ -14,7 +14,7 @@ from dualscore.runs.checkpoints import newest_sound
 from dualscore.runs.folder import Run
 from dualscore.terminal.hints import afresh
 from dualscore.training.callbacks.steps import ends_step, is_logged
-from dualscore.training.module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule
 
 MOST = 3
 """Rollbacks between two validations; one more ends the run."""

@@ -13,8 +13,8 @@ from PIL import Image
 
 from dualscore.pictures import heat
 from dualscore.scoring import sheet, tables
-from dualscore.scoring.batch import Scores
-from dualscore.scoring.photographs import RunningMean
+from dualscore.scoring.photograph_means import RunningMean
+from dualscore.scoring.score_batch import Scores
 from dualscore.scoring.stream import NOT_FINITE, Problems
 
 SHEET_EACH = 30

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dualscore.data.base import ImageDataModule, check_positions
-from dualscore.data.plan import EpochPlan
+from dualscore.data.epoch_plan import EpochPlan
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.shards import Manifest
 from dualscore.data.source import Source, local_folder
@@ -24,7 +24,7 @@ class ShardDataModule(ImageDataModule):
         source: where the shards of a prepared data set are.
         manifest: its manifest.
         batch_size: training images a step over all devices.
-        streams: lanes of a batch; see `dualscore.data.plan`.
+        streams: lanes of a batch; see `dualscore.data.epoch_plan`.
         workers: loader processes a device; 0 reads in the training process.
         accumulate: parts that a device's training batch is yielded in.
         shuffle_buffer: images held for shuffling by a loader process.

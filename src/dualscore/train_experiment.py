@@ -12,21 +12,21 @@ from rich.console import Console
 from rich.text import Text
 
 from dualscore.assemble import build
-from dualscore.dashboard.closing import write_closing
 from dualscore.dashboard.logger import PatientLogger
-from dualscore.dashboard.opening import find_compared, write_opening
+from dualscore.dashboard.run_end import write_closing
+from dualscore.dashboard.run_start import find_compared, write_opening
 from dualscore.data.base import ImageDataModule
 from dualscore.devices import allow_tf32
 from dualscore.errors import StoppedError, TrainingError
 from dualscore.evaluation import evaluate, is_complete
-from dualscore.evaluation.plan import check_estimators
+from dualscore.evaluation.evaluation_stages import check_estimators
 from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.redaction import redact
 from dualscore.runs.checkpoint_io import AtomicCheckpointIO
 from dualscore.runs.checkpoints import best_sound, newest_sound
 from dualscore.runs.folder import Run
+from dualscore.runs.run_status import State, Status
 from dualscore.runs.signals import StopSignals
-from dualscore.runs.status import State, Status
 from dualscore.runs.watchdog import Watchdog, within
 from dualscore.settings.config import Anchor, Best, ExperimentConfig
 from dualscore.settings.experiment import to_plain
@@ -50,7 +50,7 @@ from dualscore.training.callbacks import (
 )
 from dualscore.training.compiling import obstacle
 from dualscore.training.failures import told_to_people
-from dualscore.training.module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule
 from dualscore.training.trainer import accelerator, make_trainer
 
 

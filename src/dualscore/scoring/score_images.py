@@ -16,10 +16,10 @@ from dualscore.model import ImageModel
 from dualscore.model_files.loading import load, locate
 from dualscore.pictures.photographs import SUFFIXES
 from dualscore.scoring import files, sheet, tables
-from dualscore.scoring.batch import Scorer
-from dualscore.scoring.photographs import RunningMean, photograph_of
+from dualscore.scoring.kept_scores import Options, Results
+from dualscore.scoring.photograph_means import RunningMean, photograph_of
 from dualscore.scoring.reference import Reference, find_reference
-from dualscore.scoring.results import Options, Results
+from dualscore.scoring.score_batch import Scorer
 from dualscore.scoring.size import normalized, wanted_size
 from dualscore.scoring.stream import Problems, check_level, progress_bar, usable
 from dualscore.terminal import final

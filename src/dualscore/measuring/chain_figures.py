@@ -21,8 +21,8 @@ from dualscore.likelihood.normalizer import (
     normalizer_variances,
 )
 from dualscore.likelihood.verdict import MASS_TOLERANCE, Check, Word
-from dualscore.measuring.figures import Figure
 from dualscore.measuring.measured import Measured
+from dualscore.measuring.row_figures import Figure
 from dualscore.measuring.rows import Rows
 from dualscore.measuring.subject import Subject
 from dualscore.noise import in_decibels

@@ -24,8 +24,8 @@ from dualscore.runs.folder import Run, completed, differences
 from dualscore.runs.signals import ASKED
 from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.study.clock import seconds_per_step
-from dualscore.study.plan import STUDIES, Study, Variant
-from dualscore.study.results import read_result, write_results
+from dualscore.study.findings import read_result, write_results
+from dualscore.study.variants import STUDIES, Study, Variant
 from dualscore.terminal import final
 
 

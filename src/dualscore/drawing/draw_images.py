@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from dualscore.drawing.inputs import Options, known_pixels, noise_variance, open_model, read_images
-from dualscore.drawing.results import Figures, figures_of, rows_of, write
+from dualscore.drawing.sample_files import Figures, figures_of, rows_of, write
 from dualscore.noise import corrupt, fixed_noise, psnr
 from dualscore.pictures.grids import arrange, tile
 from dualscore.sampling import effective_samples, inpaint, posterior, sample

@@ -11,9 +11,9 @@ from rich.console import Console
 from torch import Tensor
 
 from dualscore.detection.auroc import CONFIDENCE, Area, area, numbered
+from dualscore.detection.detection_report import tell, write_rows
 from dualscore.detection.measure import Measured, measure, reference_half
 from dualscore.detection.picture import draw
-from dualscore.detection.report import tell, write_rows
 from dualscore.detection.scores import SCORES, all_scores, flag
 from dualscore.devices import allow_tf32, find_device
 from dualscore.errors import ScoreError
@@ -21,7 +21,7 @@ from dualscore.model import ImageModel
 from dualscore.model_files.loading import load, locate
 from dualscore.scoring import files, tables
 from dualscore.scoring.effective import DRAWS
-from dualscore.scoring.photographs import Counted, photograph_of
+from dualscore.scoring.photograph_means import Counted, photograph_of
 from dualscore.scoring.size import normalized, wanted_size
 from dualscore.scoring.stream import Problems, check_level, progress_bar, usable
 from dualscore.terminal.hints import option

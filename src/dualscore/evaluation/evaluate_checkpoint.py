@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dualscore.assemble import load_statistics
-from dualscore.evaluation import content, plan, yardsticks
-from dualscore.evaluation.opening import Opened, open_checkpoint
-from dualscore.evaluation.report import print_figure, print_report, write_report
+from dualscore.evaluation import content, evaluation_stages, yardsticks
+from dualscore.evaluation.evaluation_report import print_figure, print_report, write_report
+from dualscore.evaluation.open_checkpoint import Opened, open_checkpoint
 from dualscore.files.archives import sha256
 from dualscore.gaussian import StationaryGaussian
-from dualscore.measuring import mass
+from dualscore.measuring import chain_figures
 from dualscore.measuring.bound_range import Grid, choose
 from dualscore.measuring.estimators import ESTIMATORS, label
 from dualscore.measuring.measured import Measured
@@ -48,7 +48,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
         DualscoreError: one line for people; what was measured before stays.
     """
     quiet()
-    plan.check_estimators(config)
+    evaluation_stages.check_estimators(config)
     console = shared_console()
     finished = is_complete(output, checkpoint)
     if finished:
@@ -110,12 +110,12 @@ def _measure(
     """Run every stage in its order and fill the report from their rows; on the way the file too."""
     session, options = opened.session, config.evaluate
     measured = blank(opened, config)
-    extent = plan.extent(options, session.datamodule.counts, session.datamodule.reported)
-    for stage in plan.pilot_stages(measured, options, extent):
+    extent = evaluation_stages.extent(options, session.datamodule.counts, session.datamodule.reported)
+    for stage in evaluation_stages.pilot_stages(measured, options, extent):
         measured.rows[stage.name] = session.run(stage)
     measured = with_span(measured)
     shown: set[str] = set()
-    for stage in plan.stages(measured, options, extent):
+    for stage in evaluation_stages.stages(measured, options, extent):
         measured.rows[stage.name] = session.run(stage)
         found = content.ready(measured, config, extent)
         if set(found) > shown and session.fabric.is_global_zero:
@@ -126,13 +126,13 @@ def _measure(
             shown = set(found)
             if output is not None:
                 write_report(report, output)
-    if plan.checked(measured, options) and session.fabric.is_global_zero:
-        subject, settings = session.subject, {"levels": mass.schedule(measured)}
+    if evaluation_stages.checked(measured, options) and session.fabric.is_global_zero:
+        subject, settings = session.subject, {"levels": chain_figures.schedule(measured)}
         if options.chains > 1:
-            chains = partial(mass.chain_rows, subject, settings["levels"])
+            chains = partial(chain_figures.chain_rows, subject, settings["levels"])
             measured.rows["mass"] = session.rows("mass", options.chains, chains, settings)
-        draws = partial(mass.draw_rows, subject)
-        measured.rows["anchor"] = session.rows("anchor", mass.DRAWS, draws, {})
+        draws = partial(chain_figures.draw_rows, subject)
+        measured.rows["anchor"] = session.rows("anchor", chain_figures.DRAWS, draws, {})
     report |= content.figures(measured, config, extent)
     return measured
 
@@ -144,7 +144,7 @@ def blank(opened: Opened, config: ExperimentConfig) -> Measured:
         subject=subject,
         dimension=math.prod(opened.image_shape),
         grid=Grid(*subject.t_range, config.evaluate.strata),
-        levels=plan.levels(config.evaluate),
+        levels=evaluation_stages.levels(config.evaluate),
         photographs=partial(datamodule.photographs, datamodule.reported),
         of_training=partial(datamodule.photographs, "train"),
     )

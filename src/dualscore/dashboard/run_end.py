@@ -7,7 +7,7 @@ from dualscore.dashboard import hparams
 from dualscore.dashboard.hparams import PSNR_SHOWN
 from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.tags import band, level
-from dualscore.measuring.figures import estimate_of
+from dualscore.measuring.row_figures import estimate_of
 
 
 def figures(report: dict[str, Any]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dualscore.detection.measure import Measured
 from dualscore.detection.scores import SCORES, flag
 from dualscore.scoring import tables
-from dualscore.scoring.photographs import Counted
+from dualscore.scoring.photograph_means import Counted
 from dualscore.terminal import final
 
 

@@ -15,13 +15,13 @@ from dualscore.dashboard import tags
 from dualscore.dashboard.tags import band
 from dualscore.likelihood import Estimate, decibels_per_dim
 from dualscore.measuring.estimators import paper
-from dualscore.measuring.figures import shared_bound, shared_level_figures
 from dualscore.measuring.measured import Measured
+from dualscore.measuring.row_figures import shared_bound, shared_level_figures
 from dualscore.measuring.rows import Rows
 from dualscore.training.callbacks.references import References
 from dualscore.training.callbacks.steps import logged_step
+from dualscore.training.lightning_module import DualScoreModule
 from dualscore.training.metrics import GatheredRows
-from dualscore.training.module import DualScoreModule
 
 
 class ValidationFigures(Callback):

@@ -9,7 +9,7 @@ from rich.console import Console
 from dualscore.assemble import build, known_density
 from dualscore.devices import allow_tf32
 from dualscore.errors import CheckpointError, TrainingError
-from dualscore.evaluation.run import Session
+from dualscore.evaluation.session import Session
 from dualscore.files.archives import sha256
 from dualscore.measuring.subject import Subject
 from dualscore.runs.checkpoints import read_checkpoint

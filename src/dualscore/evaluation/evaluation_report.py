@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dualscore.evaluation.run import KINDS
+from dualscore.evaluation.session import KINDS
 from dualscore.evaluation.yardsticks import CAUSAL, LABELS
 from dualscore.files.aside import write_aside
 from dualscore.measuring.checks import HEAT, RISE
-from dualscore.measuring.figures import estimate_of
+from dualscore.measuring.row_figures import estimate_of
 from dualscore.noise import in_decibels
 from dualscore.terminal import final
 from dualscore.terminal.boxes import fitting

@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dualscore.figures.page import style
 from dualscore.files.aside import write_aside
 from dualscore.runs.folder import Run
-from dualscore.study.plan import PAPER, Study
 from dualscore.study.plot import plot_curves, plot_differences
 from dualscore.study.result import Result, paired
+from dualscore.study.variants import PAPER, Study
 
 TAGS = {"bound": "val/bound", "paper": "val/bits_per_dim"}
 ESTIMATES = ("bound", "paper", "dequantized")
