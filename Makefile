@@ -34,7 +34,7 @@ need = $(if $(call missing,$(1)),echo "error: say $(call missing,$(1))" >&2; exi
 # Of targets that are no commands of dualscore's, DRY=1 shows what would be run.
 show = $(if $(dry),echo "would run:")
 
-.PHONY: help install train submit study evaluate score ood export convert sample denoise inpaint bench gpu-report figures data verify-data status tensorboard screenshots experiments examples newcomer test test-all test-wheel test-oldest test-newest torture lint lock clean
+.PHONY: help install train submit study evaluate score ood export convert sample denoise inpaint bench gpu-report figures data verify-data status tensorboard screenshots experiments examples newcomer test test-long test-all test-wheel test-oldest test-newest torture lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -155,8 +155,10 @@ pytest = $(PY) -m pytest -q -n auto --dist loadfile
 test: $(INSTALLED)  ## Run the tests, on all cores
 	@$(show) $(pytest) -m "not long"
 
-test-all: $(INSTALLED)  ## Run every test, those too that take long or need Slurm, a browser, other shells
-	@$(show) $(pytest)
+test-long: $(INSTALLED)  ## Run the tests that take long, or need Slurm, a browser, other shells
+	@$(show) $(pytest) -m long
+
+test-all: test test-long  ## Run every test
 
 newcomer:  ## Walk through the README in a fresh clone with an environment of its own: about ten minutes
 	@$(show) $(PYTHON) tests/newcomer.py

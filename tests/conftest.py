@@ -14,6 +14,7 @@ import torch
 
 from dualscore.cli import main as run
 from fakes import photograph, write_cifar10, write_official_imagenet
+from skips import pytest_terminal_summary as pytest_terminal_summary
 from workspace import EVERYTHING, ROOT, TINY, Workspace
 
 

@@ -11,6 +11,7 @@ import pytest
 from workspace import ROOT
 
 
+@pytest.mark.long
 def test_the_bench_measures_any_experiment(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     settings = ["data.size=16", "network.width=4", "data.batch_size=2"]

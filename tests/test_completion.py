@@ -38,6 +38,7 @@ ASK = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shell", ASK)
 @pytest.mark.parametrize(
     ("line", "offered", "not_offered"),

@@ -327,6 +327,7 @@ def address(trained_demo: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.long
 def test_a_browser_shows_every_chart_with_its_curves(address: str, trained_demo: Path) -> None:
     found = stored_layout(read(trained_demo / "runs/patches_dual"))
     with browser() as page:
@@ -343,6 +344,7 @@ def test_a_browser_shows_every_chart_with_its_curves(address: str, trained_demo:
                 assert card.locator("svg path[d*=M]").count() > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("tab", "element", "words"),
     [

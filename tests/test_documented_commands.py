@@ -225,6 +225,7 @@ def typist(
     return Typist(typed_at, tmp_path / "official")
 
 
+@pytest.mark.long
 def test_commands_run_in_the_order_of_the_pages(typist: Typist) -> None:
     """Each once; those that do not are executed elsewhere, and the list says where."""
     done: dict[str, bool] = {}

@@ -45,6 +45,7 @@ def _command(out: Path, *more: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_whole_report_is_made_by_going_on_after_an_interruption(tmp_path: Path) -> None:
     out = tmp_path / "report"

@@ -63,6 +63,21 @@ def test_a_files_name_says_which_it_is() -> None:
     assert sorted(names) == sorted(set(names)), "a file name twice"
 
 
+@pytest.mark.parametrize(
+    ("reason", "on_ci", "status"),
+    [("nobody listed this", "1", 1), ("nobody listed this", "", 0), ("it has no energy", "1", 0)],
+)
+def test_on_ci_a_skip_for_an_unlisted_reason_fails(
+    tmp_path: Path, reason: str, on_ci: str, status: int
+) -> None:
+    (tmp_path / "test_it.py").write_text(f"import pytest\ndef test_it():\n    pytest.skip({reason!r})\n")
+    environment = os.environ | {"DUALSCORE_CI": on_ci, "PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "skips", "-p", "no:xdist", "--rootdir", "."]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == status, done.stdout
+    assert ("does not list: ['Skipped: nobody listed this']" in done.stdout) == (status == 1)
+
+
 CORE_ROOMS = ("networks", "annealing", "likelihood", "measuring", "sampling")
 CORE_FILES = (
     "noise", "energy", "gaussian", "objective", "densities", "images", "errors",

@@ -9,6 +9,7 @@ from newcomer import Walk, WalkError, borrowed_environment, commands, fresh_clon
 from workspace import ROOT
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)  # a training and seven commands, each with a start of its own
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 def test_the_readmes_own_commands_lead_from_a_clone_to_a_job(tmp_path: Path) -> None:

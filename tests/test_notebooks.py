@@ -43,6 +43,7 @@ def assert_drawn(figures: list[Image.Image], count: int) -> None:
         assert np.asarray(figure.convert("L")).std() > 5  # nothing is blank
 
 
+@pytest.mark.long
 def test_training_on_photographs(project: Path) -> None:
     tiny = [*TINY, "data.workers=0", "trainer.validate_every=10", "optim.warmup_steps=0"]
     ran = execute(
@@ -74,6 +75,7 @@ def test_training_on_photographs(project: Path) -> None:
     assert ran.values["bits"] == pytest.approx(ran.values["gaussian"], abs=1.0)
 
 
+@pytest.mark.long
 def test_reading_likelihoods(trained: Path) -> None:
     ran = execute(
         "2_read_likelihoods.ipynb",
@@ -104,6 +106,7 @@ def test_reading_likelihoods(trained: Path) -> None:
     assert ran.values["noise"] < ran.values["best"] < ran.values["gray"]
 
 
+@pytest.mark.long
 def test_dimensions(trained: Path) -> None:
     ran = execute(
         "3_dimension_and_manifolds.ipynb",
@@ -131,6 +134,7 @@ def test_dimensions(trained: Path) -> None:
     assert ran.values["faded"][0] < ran.values["faded"][-1]
 
 
+@pytest.mark.long
 def test_a_failing_cell_fails(project: Path) -> None:
     with pytest.raises(CellExecutionError, match="no-such-run"):
         execute("3_dimension_and_manifolds.ipynb", project, {"RUN": "runs/no-such-run", "LEVELS": 2}, {})

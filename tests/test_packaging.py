@@ -38,6 +38,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installa
     return installation
 
 
+@pytest.mark.long
 def test_the_wheel_holds_the_packages_and_what_they_need_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -59,6 +60,7 @@ def test_the_wheel_holds_the_packages_and_what_they_need_and_nothing_else(wheel:
     assert {"data", "dev"} <= set(described.get_all("Provides-Extra", []))
 
 
+@pytest.mark.long
 def test_the_source_archive_holds_what_git_does_and_builds_the_same_wheel(
     source: Path, wheel: Path, tmp_path: Path
 ) -> None:
@@ -85,6 +87,7 @@ def _git(folder: Path, *command: str) -> str:
     return subprocess.check_output(["git", *who, *command], cwd=folder, text=True)
 
 
+@pytest.mark.long
 def test_the_version_comes_from_git_or_from_nothing(tmp_path: Path) -> None:
     """At a tag, after it, in a shallow clone, in archives with and without a tag, in a bare copy."""
 
@@ -117,11 +120,13 @@ def test_the_version_comes_from_git_or_from_nothing(tmp_path: Path) -> None:
     assert version(tmp_path / "shallow").startswith("0.1.dev1+g")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_wheel_alone_suffices(installed: Installation, wheel: Path) -> None:
     use(installed, str(parse_wheel_filename(wheel.name)[1]))
 
 
+@pytest.mark.long
 def test_the_photographs_of_the_demo_are_an_extra(installed: Installation) -> None:
     hidden = "import sys; sys.modules['skimage'] = None; sys.argv = ['dualscore', *sys.argv[1:]]"
     code = f"{hidden}; from dualscore.cli import main; sys.exit(main())"
@@ -129,6 +134,7 @@ def test_the_photographs_of_the_demo_are_an_extra(installed: Installation) -> No
     assert installed.call(*command, status=1).strip().endswith('pip install "dualscore[data]"')
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_types_of_an_installed_package_are_seen(installed: Installation, tmp_path: Path) -> None:
     script = tmp_path / "script.py"

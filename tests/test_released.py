@@ -62,6 +62,7 @@ def test_energy_and_both_gradients_agree_with_the_released_network(
     _check_energy_and_both_gradients(dtype, tolerance)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(obstacle("cpu") is not None, reason=str(obstacle("cpu")))
 @pytest.mark.timeout(600)
 def test_compiled_they_agree_as_well() -> None:

@@ -12,6 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from slurm import Slurm, missing, running_slurm, wait_for
 from workspace import ROOT, TINY, Workspace
 
+pytestmark = pytest.mark.long
+
 CPU = ["--gpus", "0", "--cpus", "1", "--time", "1:00:00"]
 SETTINGS = [*TINY, "optim.warmup_steps=2", "optim.ema_steps=3", "data.workers=1"]
 

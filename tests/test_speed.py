@@ -68,6 +68,7 @@ needs_compiler = pytest.mark.skipif(obstacle("cpu") is not None, reason=str(obst
 FEW = ["network.scales=1", "network.layers=2"]
 
 
+@pytest.mark.long
 @needs_compiler
 @pytest.mark.timeout(600)
 def test_the_compiled_loss_and_its_gradient_are_those_of_the_eager_one() -> None:
@@ -80,6 +81,7 @@ def test_the_compiled_loss_and_its_gradient_are_those_of_the_eager_one() -> None
     assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-9
 
 
+@pytest.mark.long
 @needs_compiler
 @pytest.mark.timeout(600)
 def test_a_compiled_run_learns_what_the_eager_one_does(workspace: Workspace, demo_shards: Path) -> None:

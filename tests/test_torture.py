@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from workspace import ROOT
 
 
+@pytest.mark.long
 def test_a_run_killed_at_random_moments_loses_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "tests/torture.py", "--kills", "12", "--seed", "1"],
