@@ -42,7 +42,8 @@ class GaussianMixture(EnergyModel):
         return -torch.logsumexp(self.log_weights - self._energies(noisy, noise_variance), dim=1)
 
     def _energies(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
-        return torch.stack([c(noisy, noise_variance).energy for c in self.components], dim=1)
+        with torch.autocast(noisy.device.type, enabled=False):
+            return torch.stack([c(noisy, noise_variance).energy for c in self.components], dim=1)
 
     def component(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """The component that most probably gave y, int64, shape (B,)."""

@@ -1,7 +1,8 @@
 """A trained model as its users hold it: energies, denoising, likelihoods."""
 
+import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -14,6 +15,7 @@ from dualscore.errors import NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import bits_per_dim, check_clean, check_floating, log_normalizer, noise_entropy
 from dualscore.likelihood.normalizer import MeasuredMass, Normalization, moved
+from dualscore.likelihood.units import numbers
 from dualscore.noise import MEASURING, corrupt, seeded_generator
 
 
@@ -39,8 +41,25 @@ class Origin:
     licence: str = ""
 
 
+def _constant(model: ScoreModel) -> ScoreModel:
+    """A model whose weights ask for no gradients: the model itself, or one that shares its weights."""
+    weights = [*model.parameters(), *model.buffers()]
+    asking = any(weight.requires_grad or weight.is_inference() for weight in weights)
+    if torch.is_inference_mode_enabled() or not asking:
+        return model
+    return copy.deepcopy(model, {id(weight): _kept(weight.detach()) for weight in weights})
+
+
+def _kept(x: Tensor) -> Tensor:
+    """A tensor that a graph may keep, as it may not what was made in inference mode."""
+    return x.clone() if x.is_inference() else x
+
+
 class ImageModel(nn.Module):
     """A score model with its normalization. Everything works in batches, on the device the model is on.
+
+    Results can be differentiated, to any order, by images or noise variances that ask for it; where none
+    asks, no graph is kept. The weights are constants here: they are trained through `score_model`.
 
     Args:
         score_model: an energy or a denoiser.
@@ -122,22 +141,30 @@ class ImageModel(nn.Module):
                 f"noise variances must be a number or one an image, ({len(images)},), got {tuple(t.shape)}"
             )
         t = t.expand(len(images))
-        if not bool((t >= 0).all()):
+        if numbers((t >= 0).all()) == [False]:
             raise ValueError("noise variances must be ≥ 0")
-        for start in range(0, len(images), batch_size):
+        for start in range(0, max(len(images), 1), batch_size):
             part = slice(start, start + batch_size)
-            yield images[part].to(like), t[part]
+            yield _kept(images[part].to(like)), _kept(t[part])
 
     def _map(
         self,
-        function: Callable[[Tensor, Tensor], Tensor],
+        method: str,
         images: Tensor,
         noise_variance: Tensor | float,
         batch_size: int,
+        summed: tuple[int, ...] = (),
     ) -> Tensor:
-        with torch.no_grad():
-            parts = [function(y, t) for y, t in self._batches(images, noise_variance, batch_size)]
-        return torch.cat(parts) if parts else self._like().new_zeros(0)
+        """A method of the score model, which sums over some of an image's dimensions, in batches."""
+        function = getattr(_constant(self.score_model), method)
+        parts = []
+        for y, t in self._batches(images, noise_variance, batch_size):
+            if len(y):
+                parts.append(function(y, t))
+            else:  # No network is asked what it makes of nothing.
+                nothing = y + t[:, None, None, None]
+                parts.append(nothing.sum(summed) if summed else nothing)
+        return torch.cat(parts)
 
     def energy(self, images: Tensor, noise_variance: Tensor | float = 0.0, batch_size: int = 256) -> Tensor:
         """U(y, t) in nats, as the network gives it (add log Z to normalize it).
@@ -154,7 +181,8 @@ class ImageModel(nn.Module):
             ValueError: if shapes, types or variances are impossible.
             NormalizationError: if the model is a denoiser.
         """
-        return self._map(self._energy(), images, noise_variance, batch_size)
+        self._energy()
+        return self._map("__call__", images, noise_variance, batch_size, (1, 2, 3))
 
     def energy_map(
         self, images: Tensor, noise_variance: Tensor | float = 0.0, batch_size: int = 256
@@ -174,14 +202,13 @@ class ImageModel(nn.Module):
             NormalizationError: if the model is a denoiser.
             ScoreError: if its energy is not a sum over pixels.
         """
-        energy = self._energy()
-        if not isinstance(energy, Energy):
+        if not isinstance(self._energy(), Energy):
             raise ScoreError("this model's energy is of whole vectors: it cannot be split over pixels")
-        return self._map(energy.energy_map, images, noise_variance, batch_size)
+        return self._map("energy_map", images, noise_variance, batch_size, (1,))
 
     def denoise(self, images: Tensor, noise_variance: Tensor | float, batch_size: int = 256) -> Tensor:
         """The denoised images x̂(y, t), shape (B, C, H, W); arguments as in `energy`."""
-        return self._map(self.score_model.denoise, images, noise_variance, batch_size)
+        return self._map("denoise", images, noise_variance, batch_size)
 
     def log_prob(self, images: Tensor, batch_size: int = 256) -> Tensor:
         """−U(x, 0) − log Z of clean images in nats, shape (B,): a log density as far as the mass is one.
@@ -197,7 +224,7 @@ class ImageModel(nn.Module):
             NormalizationError: if log Z is not known, or the model is a denoiser.
             ValueError: if the images are outside [0, 1] or of another shape.
         """
-        energy = self._energy()
+        self._energy()
         if self.log_normalizer is None or not math.isfinite(self.log_normalizer):
             raise NormalizationError(
                 "the model's normalization is not known, so its energies are not yet log probabilities: "
@@ -205,13 +232,14 @@ class ImageModel(nn.Module):
             )
         if len(images):
             check_clean(images)
-        return -(self._map(energy, images, 0.0, batch_size) + self.log_normalizer)
+        return -(self.energy(images, 0.0, batch_size) + self.log_normalizer)
 
     def bits_per_dim(self, images: Tensor, batch_size: int = 256) -> Tensor:
         """Bits a dimension of each clean image, shape (B,), by the paper's protocol; as `log_prob`."""
         log_prob = self.log_prob(images, batch_size)
         return bits_per_dim(-log_prob, math.prod(images.shape[1:]))
 
+    @torch.no_grad()
     def normalize(self, images: Tensor | Iterable[Tensor], seed: int = 0, batch_size: int = 256) -> float:
         """Estimate log Z on given clean images by the paper's protocol, and keep it with its standard error.
 

@@ -70,8 +70,16 @@ def check_floating(images: Tensor) -> None:
         raise ValueError(f"images must be pixels in [0, 1] of a floating-point type, got {images.dtype}")
 
 
+def numbers(*scalars: Tensor) -> list[float] | None:
+    """The values of tensors of one element; None where they cannot be looked at, as in `torch.func.vmap`."""
+    try:
+        return [float(scalar.detach()) for scalar in scalars]
+    except RuntimeError:
+        return None
+
+
 def check_clean(images: Tensor, levels: int | None = None) -> None:
-    """Refuse images that no likelihood of pixels in [0, 1] is defined for.
+    """Refuse images that no likelihood of pixels in [0, 1] is defined for, where their values can be seen.
 
     Args:
         images: pixels, floating point, any shape.
@@ -83,9 +91,9 @@ def check_clean(images: Tensor, levels: int | None = None) -> None:
     if not len(images):
         raise ValueError("there must be at least one image")
     check_floating(images)
-    low, high = float(images.min()), float(images.max())
-    if not (low >= 0.0 and high <= 1.0):
-        raise ValueError(f"clean images must have pixels in [0, 1], got {low:.4g} to {high:.4g}")
+    found = numbers(images.min(), images.max())
+    if found is not None and not (found[0] >= 0.0 and found[1] <= 1.0):
+        raise ValueError(f"clean images must have pixels in [0, 1], got {found[0]:.4g} to {found[1]:.4g}")
     if levels is not None:
         scaled = images.double() * (levels - 1)
         if float((scaled - scaled.round()).abs().max()) > 1e-3:
