@@ -15,12 +15,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Area:
-    """P(a strange image scores higher than one that is not) + ½ P(equal), and where it may lie."""
+    """P(a strange image scores higher than a usual one) + ½ P(equal), and the limits of its interval."""
 
     auroc: float
     low: float | None
     high: float | None
-    """None, both, where one side has one photograph."""
+    """Both None where one side has one photograph."""
 
 
 def _ranks(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,22 +41,13 @@ def numbered(photographs: Sequence[str]) -> Tensor:
 
 
 def area(inside: Tensor, outside: Tensor, photographs: tuple[Tensor, Tensor] | None = None) -> Area:
-    """AUROC and its interval, whose error is over the photographs of each side.
+    """AUROC of scores (n,) and (m,), with a 95 % interval over `photographs` (n,) and (m,), or over images.
 
     The area is the mean over inside images of the share of outside images that score higher, and the other
     way round; the errors of both means, clustered by photograph, add up. The interval is symmetric on the
     scale of the logit, with Student's t of one degree less than the fewer photographs.
     Source: Obuchowski 1997, Nonparametric analysis of clustered ROC curve data, Biometrics 53(2); of images
     that are independent it is DeLong's variance.
-
-    Args:
-        inside: scores of images that are not strange, shape (n,), n ≥ 1.
-        outside: scores of strange ones, shape (m,), m ≥ 1.
-        photographs: which photograph each image is of, for either side, shapes (n,) and (m,); None where
-            each is its own.
-
-    Returns:
-        The area and the limits of its 95 % interval; no limits where a side has one photograph.
     """
     ranks, labels = _ranks(inside, outside)
     found = float(binary_auroc(ranks, labels, validate_args=False))
@@ -81,7 +72,7 @@ def _beaten(these: Tensor, those: Tensor) -> Tensor:
 
 
 def curve(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
-    """The ROC curve: rates of false and of true alarms, each of one shape, rising from 0 to 1."""
+    """The ROC curve: rates of false and of true alarms, of one shape, rising from 0 to 1."""
     ranks, labels = _ranks(inside, outside)
     false_rate, true_rate, _ = binary_roc(ranks, labels, validate_args=False)
     return false_rate, true_rate
