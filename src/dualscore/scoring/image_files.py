@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -117,8 +118,7 @@ def decode(path: Path, size: Size) -> NDArray[np.uint8]:
 
     def check(stored: tuple[int, int]) -> None:
         if size.resize:
-            if stored[0] * stored[1] > MOST_PIXELS:
-                raise UnsuitableError(f"has too many pixels: {stored[0]}×{stored[1]}")
+            _check_pixels(stored)
         elif sorted(stored) != sorted((size.width, size.height)):  # it may be stored turned
             raise UnsuitableError(_wrong_size(stored, size))
 
@@ -132,24 +132,22 @@ def decode(path: Path, size: Size) -> NDArray[np.uint8]:
     return np.asarray(image).transpose(2, 0, 1)
 
 
+def _check_pixels(stored: tuple[int, int]) -> None:
+    if stored[0] * stored[1] > MOST_PIXELS:
+        raise UnsuitableError(f"has too many pixels: {stored[0]}×{stored[1]}")
+
+
 def _wrong_size(found: tuple[int, int], size: Size) -> str:
     return f"is {found[0]}×{found[1]}, but wanted are {size.width}×{size.height} images{size.hint}"
 
 
 def first_size(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
     """Height and width of the first readable image; ScoreError if there is none."""
-
-    def check(stored: tuple[int, int]) -> None:
-        if stored[0] * stored[1] > MOST_PIXELS:
-            raise UnsuitableError("has too many pixels")
-
     for path in find(given, left_out):
         if path.is_file():
-            try:
-                image = read_rgb(path, check)
-            except ValueError:
-                continue
-            return image.height, image.width
+            with suppress(ValueError):
+                image = read_rgb(path, _check_pixels)
+                return image.height, image.width
     raise ScoreError(f"{given[0]}: no image that can be read ({', '.join(SUFFIXES)})")
 
 

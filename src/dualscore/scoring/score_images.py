@@ -210,11 +210,7 @@ def _summary(
     assert model.image_shape is not None
     validation = None
     if reference is not None:
-        validation = {
-            "images": len(reference.energies),
-            "rows": reference.source,
-            "which": reference.which,
-        }
+        validation = {"images": len(reference.energies), "rows": reference.source, "which": reference.which}
     return {
         "model": model.provenance,
         "checkpoint": str(checkpoint),
