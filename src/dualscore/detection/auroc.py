@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_roc
 
 from dualscore.likelihood import Estimate, mean
+from dualscore.scoring.scorer import share_higher
 
 CONFIDENCE = 0.95
 
@@ -55,20 +56,12 @@ def area(inside: Tensor, outside: Tensor, photographs: tuple[Tensor, Tensor] | N
     if min(len(torch.unique(mine)), len(torch.unique(others))) == 1:
         return Area(found, None, None)
     low, high = ranks[: len(inside)], ranks[len(inside) :]
-    errors = mean(_beaten(low, high), mine) + mean(1.0 - _beaten(high, low), others)
+    errors = mean(share_higher(low, high), mine) + mean(1.0 - share_higher(high, low), others)
     if errors.stderr == 0.0 or not 0.0 < found < 1.0:
         return Area(found, found, found)
     odds = math.log(found / (1.0 - found))
     limits = Estimate(odds, errors.stderr / (found * (1.0 - found)), errors.groups).interval(CONFIDENCE)
     return Area(found, *(1.0 / (1.0 + math.exp(-limit)) for limit in limits))
-
-
-def _beaten(these: Tensor, those: Tensor) -> Tensor:
-    """For each of these the share of those that score higher, equal ones counting half."""
-    rising = those.sort().values
-    at_most = torch.searchsorted(rising, these, right=True)
-    below = torch.searchsorted(rising, these)
-    return 1.0 - 0.5 * (at_most + below).double() / len(those)
 
 
 def curve(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:

@@ -133,24 +133,16 @@ def _best(log_p: Tensor) -> dict[str, float]:
 def _plot_maps(axes: list[Any], images: Tensor, maps: Tensor) -> None:
     low, high = torch.quantile(maps.flatten(), torch.tensor([0.02, 0.98], dtype=maps.dtype)).tolist()
     for axis, image, log_p, quantile in zip(axes, images, maps, QUANTILES, strict=True):
-        shown = axis.pcolormesh(
-            CONTRASTS.numpy(),
-            BRIGHTNESSES.numpy(),
-            log_p.T.numpy(),
-            vmin=low,
-            vmax=high,
-            cmap="viridis",
-            rasterized=True,
-        )
+        grid = CONTRASTS.numpy(), BRIGHTNESSES.numpy(), log_p.T.numpy()
+        shown = axis.pcolormesh(*grid, vmin=low, vmax=high, cmap="viridis", rasterized=True)
         mean = float(image.mean())
         spread = torch.stack([(image - mean).min(), (image - mean).max()]).double().cpu()
         # Inside this line no pixel leaves [0, 1].
         for line in (-CONTRASTS * spread[0], 1.0 - CONTRASTS * spread[1]):
             axis.plot(CONTRASTS.numpy(), line.numpy(), color=page.MARK, lw=0.8, ls=":")
         axis.plot(1.0, mean, marker="o", mfc="none", mec=page.MARK, mew=1.2, ms=5)
-        axis.set(
-            xlim=(0.0, 2.0), ylim=(0.0, 1.0), xlabel="contrast a", title=f"{quantile:.0%} quantile of log p"
-        )
+        title = f"{quantile:.0%} quantile of log p"
+        axis.set(xlim=(0.0, 2.0), ylim=(0.0, 1.0), xlabel="contrast a", title=title)
         page.inset(axis, image)
     axes[0].set_ylabel("brightness b")
     axes[0].figure.colorbar(shown, ax=axes, label="log p, dB/dim", aspect=30)

@@ -63,53 +63,45 @@ class Results:
 
     def add(self, paths: Sequence[str], scores: Scores) -> None:
         """Append a batch's rows, write its maps, and keep the extremes."""
-        finite = scores.finite()
-        maps = scores.maps.numpy()
-        if self.scale is None and finite.any():
-            self.scale = common_scale(maps[finite.numpy()])
-        if self.scale is None:
-            self.problems.add([(path, NOT_FINITE) for path in paths])
+        finite = scores.finite().tolist()
+        kept = [j for j, known in enumerate(finite) if known]
+        self.problems.add(
+            [(path, NOT_FINITE) for path, known in zip(paths, finite, strict=True) if not known]
+        )
+        if not kept:
             return
-        scale = self.scale
-        images = scores.pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
-        rows = self._rows(paths, scores, finite.tolist())
-        for j, row in rows.items():
+        maps = scores.maps.numpy()[kept]
+        scale = self.scale = self.scale or common_scale(maps)
+        images = scores.pixels[kept].permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
+        rows = self._rows(paths, scores, kept)
+        for row, image, heat in zip(rows, images, maps, strict=True):
             self.mean.add(row.file, row.bits_per_dim)
             self.extremes.add(
                 row.bits_per_dim,
-                lambda: score_files.Thumbnail(row, images[j].copy(), colour(maps[j], scale)),  # noqa: B023 - called at once
+                lambda: score_files.Thumbnail(row, image.copy(), colour(heat, scale)),  # noqa: B023 - called at once
             )
         if self.options.maps:
             # Beside the next batch's forward pass: making files is mostly waiting.
             self.finish()  # so that one batch waits at most, and a full disk is noticed
-            names = [str(row.map) for row in rows.values()]
-            self.written = self.writer.submit(_save, self.options.out, names, maps[finite.numpy()], scale)
-        score_files.append(self.scores, [score_files.values(row) for row in rows.values()])
+            names = [str(row.map) for row in rows]
+            self.written = self.writer.submit(_save, self.options.out, names, maps, scale)
+        score_files.append(self.scores, [score_files.values(row) for row in rows])
 
     def finish(self) -> None:
         """Wait for the maps that are still being written."""
         if self.written is not None:
             self.written.result()
 
-    def _rows(
-        self, paths: Sequence[str], scores: Scores, finite: Sequence[bool]
-    ) -> dict[int, score_files.Row]:
-        """Rows of the images with finite scores, by their place in the batch; the others are problems."""
-        empty = [None] * len(paths)
-        bits, decibels = scores.bits.tolist(), scores.decibels.tolist()
-        percentile = empty if scores.percentile is None else scores.percentile.tolist()
-        effective = scores.effective_dimension
-        dimension, error = (empty, empty) if effective is None else effective.T.tolist()
-        rows = {}
-        number = self.extremes.seen
-        for j, path in enumerate(paths):
-            if not finite[j]:
-                self.problems.add([(path, NOT_FINITE)])
-                continue
-            stem = os.path.splitext(os.path.basename(path))[0]
+    def _rows(self, paths: Sequence[str], scores: Scores, kept: Sequence[int]) -> list[score_files.Row]:
+        rows = []
+        for number, j in enumerate(kept, self.extremes.seen):
+            stem = os.path.splitext(os.path.basename(paths[j]))[0]
             name = f"maps/{number:06d}-{stem[:40]}.png" if self.options.maps else None
-            rows[j] = score_files.Row(path, bits[j], decibels[j], percentile[j], dimension[j], error[j], name)
-            number += 1
+            effective = scores.effective_dimension
+            dimension, error = (None, None) if effective is None else effective[j].tolist()
+            percentile = None if scores.percentile is None else float(scores.percentile[j])
+            bits, decibels = float(scores.bits[j]), float(scores.decibels[j])
+            rows.append(score_files.Row(paths[j], bits, decibels, percentile, dimension, error, name))
         return rows
 
 

@@ -157,6 +157,14 @@ def effective_dimension(model: ImageModel, clean: Tensor, noise_variances: Seque
     return torch.stack([found.mean(dim=0), found.std(dim=0) / math.sqrt(DRAWS)], dim=2)
 
 
+def share_higher(these: Tensor, those: Tensor) -> Tensor:
+    """For each of these (n,) the share of those (m,) that are higher, equal ones counting half, float64."""
+    rising = those.sort().values
+    at_most = torch.searchsorted(rising, these, right=True)
+    below = torch.searchsorted(rising, these)
+    return 1.0 - 0.5 * (at_most + below).double() / len(those)
+
+
 @dataclass(frozen=True)
 class Reference:
     """Energies that other images are ranked among."""
@@ -170,12 +178,7 @@ class Reference:
 
     def percentile(self, energy: Tensor) -> Tensor:
         """Percentage of the set that is less probable than images of energies (B,); equals count half."""
-        rising = self.energies.double().cpu().sort().values
-        energy = energy.double().cpu()
-        at_most = torch.searchsorted(rising, energy, right=True)
-        below = torch.searchsorted(rising, energy)
-        higher = len(rising) - at_most
-        return 100.0 * (higher + 0.5 * (at_most - below)) / len(rising)
+        return 100.0 * share_higher(energy.double().cpu(), self.energies.double().cpu())
 
 
 @dataclass(frozen=True)
