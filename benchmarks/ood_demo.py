@@ -18,7 +18,8 @@ from torch import Tensor
 from data_prep.examples import crops, save
 from data_prep.sources.demo import VAL, locate
 from dualscore.detection.auroc import area
-from dualscore.detection.detect_images import Options, detect
+from dualscore.detection.detect_images import DetectOptions as Options
+from dualscore.detection.detect_images import detect
 
 SIDE = 16
 OTHERS = (

@@ -18,7 +18,7 @@ from rich.console import Console
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
 from dualscore.images import to_pixels
 from dualscore.model import ImageModel
-from dualscore.scoring.kept_scores import Options
+from dualscore.scoring.score_images import ScoreOptions as Options
 from dualscore.scoring.score_images import score_with
 from dualscore.settings.config import ExperimentConfig
 

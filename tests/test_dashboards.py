@@ -29,7 +29,7 @@ from dualscore.errors import DivergenceError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.noise import psnr
-from dualscore.pictures.heat import COLOURS, colour, common_scale
+from dualscore.pictures.grids import COLOURS, colour, common_scale
 from dualscore.runs.folder import Run
 from dualscore.runs.run_status import State, Status
 from dualscore.settings.experiment import load_experiment, to_plain

@@ -14,7 +14,7 @@ from rich.console import Console
 import dualscore
 from dualscore.energy import Energy
 from dualscore.errors import FigureError
-from dualscore.figures.denoising import gaussian_denoising
+from dualscore.figures.paper_tables import gaussian_denoising
 from dualscore.figures.slices import haar_details, participation_ratio
 from dualscore.figures.trained import open_run
 from dualscore.gaussian import StationaryGaussian

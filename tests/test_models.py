@@ -358,7 +358,7 @@ def test_export_and_convert_know_their_own(workspace: Workspace, demo_shards: Pa
 
 
 def test_a_network_of_neither_gray_nor_colour_cannot_be_shown_files(tmp_path: Path) -> None:
-    from dualscore.scoring.size import wanted_size
+    from dualscore.scoring.scorer import wanted_size
 
     energy = of_any_size().score_model
     energy.network = unet(2)  # type: ignore[assignment]

@@ -20,7 +20,8 @@ from torch import Tensor
 import dualscore
 from dualscore.densities import natural_spectrum
 from dualscore.detection import detect_images
-from dualscore.detection.detect_images import FEWEST, Options, detect
+from dualscore.detection.detect_images import FEWEST, detect
+from dualscore.detection.detect_images import DetectOptions as Options
 from dualscore.detection.scores import Typicality
 from dualscore.energy import Energy
 from dualscore.errors import NormalizationError, ScoreError

@@ -13,9 +13,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from dualscore.detection.auroc import Area, area, curve, numbered
-from dualscore.detection.measure import reference_half
-from dualscore.detection.picture import draw
-from dualscore.detection.scores import SCORES, ProfileDistance, Typicality, shrunk_correlation
+from dualscore.detection.detection_report import draw
+from dualscore.detection.scores import SCORES, ProfileDistance, Typicality, reference_half, shrunk_correlation
 from dualscore.errors import ScoreError
 from dualscore.figures import page
 

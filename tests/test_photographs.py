@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dualscore.pictures.photographs import UnsuitableError, read_rgb
 from dualscore.scoring import score_images
-from dualscore.scoring.kept_scores import Options
+from dualscore.scoring.score_images import ScoreOptions as Options
 from test_scoring import of_any_size, picture
 
 DEEP = np.random.default_rng(0).integers(0, 2**16, (8, 8, 3), dtype=np.uint16)

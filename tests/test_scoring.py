@@ -28,13 +28,12 @@ from dualscore.images import to_pixels
 from dualscore.likelihood import mean
 from dualscore.model import ImageModel
 from dualscore.networks import LogEmbedding, UNet
-from dualscore.scoring import files, score_images, sheet, tables
-from dualscore.scoring.kept_scores import SHEET_EACH, Options
+from dualscore.scoring import image_files as files
+from dualscore.scoring import score_files, score_images
 from dualscore.scoring.photograph_means import Counted, RunningMean, photograph_of
-from dualscore.scoring.reference import Reference, find_reference
-from dualscore.scoring.score_batch import Scorer
-from dualscore.scoring.score_images import score
-from dualscore.scoring.size import normalized, wanted_size
+from dualscore.scoring.score_images import SHEET_EACH, find_reference, score
+from dualscore.scoring.score_images import ScoreOptions as Options
+from dualscore.scoring.scorer import Reference, Scorer, normalized, wanted_size
 from test_gaussian import random_spectrum
 from workspace import TINY, Workspace
 
@@ -299,10 +298,10 @@ def test_three_hundred_images_take_no_more_memory_than_sixty(
 ) -> None:
     folder = fill(tmp_path / "images", 300)
     made, held, appended = [0], [0], [0]
-    add, append = sheet.Extremes.add, tables.append
+    add, append = score_files.Extremes.add, score_files.append
 
-    def counted(self: sheet.Extremes, bits: float, make: object) -> None:
-        def build() -> sheet.Thumbnail:
+    def counted(self: score_files.Extremes, bits: float, make: object) -> None:
+        def build() -> score_files.Thumbnail:
             made[0] += 1
             return make()  # type: ignore[operator]
 
@@ -313,8 +312,8 @@ def test_three_hundred_images_take_no_more_memory_than_sixty(
         appended[0] = max(appended[0], len(lines))  # type: ignore[arg-type]
         append(file, lines)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sheet.Extremes, "add", counted)
-    monkeypatch.setattr(tables, "append", watched)
+    monkeypatch.setattr(score_files.Extremes, "add", counted)
+    monkeypatch.setattr(score_files, "append", watched)
     out = tmp_path / "out"
     summary = score(loaded, [folder], Options(out, batch_size=16, maps=False), QUIET)
     assert summary["images"] == len(rows(out)) == 300
@@ -502,20 +501,23 @@ def test_an_energy_that_is_not_finite_is_counted(
 
 def test_extremes_are_the_first_and_the_last_in_rank() -> None:
     bits = np.random.default_rng(0).integers(0, 40, 200).tolist()
-    kept = sheet.Extremes(7)
+    kept = score_files.Extremes(7)
     for number, value in enumerate(bits):
-        row = tables.Row(str(number), float(value), 0.0, None, None, None, None)
+        row = score_files.Row(str(number), float(value), 0.0, None, None, None, None)
         blank = np.zeros((1, 1, 3), np.uint8)
-        kept.add(float(value), lambda row=row, blank=blank: sheet.Thumbnail(row, blank, blank))  # type: ignore[misc]
+        kept.add(float(value), lambda row=row, blank=blank: score_files.Thumbnail(row, blank, blank))  # type: ignore[misc]
     shown = [thumbnail.row.bits_per_dim for thumbnail in kept.sorted()]
     assert shown == sorted(bits)[:7] + sorted(bits)[-7:]
     assert kept.seen == 200
 
 
 def test_a_sheet_counts_its_images() -> None:
-    assert sheet.heading(1, 1) == "the image: bits/dim, file"
-    assert sheet.heading(2, 2) == "the 2 images, the most probable first: bits/dim, file"
-    assert sheet.heading(60, 1000) == "the extremes of 1,000 images, the most probable first: bits/dim, file"
+    assert score_files.heading(1, 1) == "the image: bits/dim, file"
+    assert score_files.heading(2, 2) == "the 2 images, the most probable first: bits/dim, file"
+    assert (
+        score_files.heading(60, 1000)
+        == "the extremes of 1,000 images, the most probable first: bits/dim, file"
+    )
 
 
 def test_strange_names_come_through(tmp_path: Path, loaded: Path) -> None:

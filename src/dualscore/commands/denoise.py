@@ -30,7 +30,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     from dualscore.commands.planning import drawing
-    from dualscore.drawing.inputs import noise_variance
+    from dualscore.drawing.draw_images import noise_variance
 
     def look(model: "ImageModel") -> str:
         return f"{arguments.psnr:g} dB, variance {noise_variance(model, arguments.psnr):.3g} pixel²"

@@ -30,7 +30,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     from dualscore.commands.planning import drawing
-    from dualscore.drawing.inputs import known_pixels
+    from dualscore.drawing.draw_images import known_pixels
 
     def look(model: "ImageModel") -> str:
         assert model.image_shape is not None

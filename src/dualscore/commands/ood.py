@@ -45,7 +45,8 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.detection.detect_images import LEVELS, Options, detect
+    from dualscore.detection.detect_images import LEVELS, detect
+    from dualscore.detection.detect_images import DetectOptions as Options
 
     options = Options(
         results=arguments.results,
@@ -62,8 +63,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _plan(arguments: argparse.Namespace) -> Plan:
     from dualscore.commands import planning
     from dualscore.detection.detect_images import LEVELS, check_sides, results_hint
-    from dualscore.scoring.effective import DRAWS
-    from dualscore.scoring.stream import check_level
+    from dualscore.scoring.scorer import DRAWS, check_level
 
     plan, out = Plan("ood"), arguments.results
     levels = tuple(dict.fromkeys(arguments.psnr)) if arguments.psnr else LEVELS

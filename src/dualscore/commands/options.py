@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from dualscore.drawing.inputs import Options
+    from dualscore.drawing.draw_images import DrawOptions as Options
 
     Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 else:
@@ -91,7 +91,7 @@ def add_drawing(
 
 def drawing_options(arguments: argparse.Namespace) -> "Options":
     """The options of `add_drawing`, as given."""
-    from dualscore.drawing.inputs import Options
+    from dualscore.drawing.draw_images import DrawOptions as Options
     from dualscore.sampling import Method
 
     return Options(

@@ -12,7 +12,7 @@ from dualscore.terminal.hints import from_make
 if TYPE_CHECKING:
     from dualscore.model import ImageModel
     from dualscore.sampling import Method
-    from dualscore.scoring.files import Size
+    from dualscore.scoring.image_files import Size
     from dualscore.settings.config import ExperimentConfig
 
 MOST_COUNTED = 1_000_000
@@ -42,7 +42,7 @@ def count_images(plan: Plan, name: str, given: Sequence[Path], out: Path, hint: 
 
     from dualscore.errors import ScoreError
     from dualscore.pictures.photographs import SUFFIXES
-    from dualscore.scoring.files import check_given, find
+    from dualscore.scoring.image_files import check_given, find
 
     counts: list[int] = []
 
@@ -64,8 +64,8 @@ def image_size(
 ) -> None:
     """Say which size images must have, and whether the first one has it."""
     from dualscore.errors import ScoreError
-    from dualscore.scoring.files import decode, find
-    from dualscore.scoring.size import wanted_size
+    from dualscore.scoring.image_files import decode, find
+    from dualscore.scoring.scorer import wanted_size
 
     def look() -> str:
         size: Size = wanted_size(model, given, out, resize=arguments.resize, normalize=arguments.normalize)
@@ -102,7 +102,7 @@ def drawing(
         The plan, with everything looked at.
     """
     from dualscore.commands.options import drawing_options
-    from dualscore.drawing.inputs import check_images, read_images
+    from dualscore.drawing.draw_images import check_images, read_images
 
     plan, options = Plan(title), drawing_options(arguments)
     images = getattr(arguments, "images", None)

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from dualscore.scoring.kept_scores import Options
+    from dualscore.scoring.score_images import ScoreOptions as Options
     from dualscore.scoring.score_images import score
 
     options = Options(
@@ -39,7 +39,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     from dualscore.commands import planning
-    from dualscore.scoring.stream import check_level
+    from dualscore.scoring.scorer import check_level
 
     plan = Plan("score")
     model = planning.open_model(plan, arguments.model)

@@ -9,18 +9,19 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_roc
 
 from dualscore.likelihood import Estimate, mean
+from dualscore.scoring.scorer import share_higher
 
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Area:
-    """P(a strange image scores higher than one that is not) + ½ P(equal), and where it may lie."""
+    """P(a strange image scores higher than a usual one) + ½ P(equal), and the limits of its interval."""
 
     auroc: float
     low: float | None
     high: float | None
-    """None, both, where one side has one photograph."""
+    """Both None where one side has one photograph."""
 
 
 def _ranks(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,22 +42,13 @@ def numbered(photographs: Sequence[str]) -> Tensor:
 
 
 def area(inside: Tensor, outside: Tensor, photographs: tuple[Tensor, Tensor] | None = None) -> Area:
-    """AUROC and its interval, whose error is over the photographs of each side.
+    """AUROC of scores (n,) and (m,), with a 95 % interval over `photographs` (n,) and (m,), or over images.
 
     The area is the mean over inside images of the share of outside images that score higher, and the other
     way round; the errors of both means, clustered by photograph, add up. The interval is symmetric on the
     scale of the logit, with Student's t of one degree less than the fewer photographs.
     Source: Obuchowski 1997, Nonparametric analysis of clustered ROC curve data, Biometrics 53(2); of images
     that are independent it is DeLong's variance.
-
-    Args:
-        inside: scores of images that are not strange, shape (n,), n ≥ 1.
-        outside: scores of strange ones, shape (m,), m ≥ 1.
-        photographs: which photograph each image is of, for either side, shapes (n,) and (m,); None where
-            each is its own.
-
-    Returns:
-        The area and the limits of its 95 % interval; no limits where a side has one photograph.
     """
     ranks, labels = _ranks(inside, outside)
     found = float(binary_auroc(ranks, labels, validate_args=False))
@@ -64,7 +56,7 @@ def area(inside: Tensor, outside: Tensor, photographs: tuple[Tensor, Tensor] | N
     if min(len(torch.unique(mine)), len(torch.unique(others))) == 1:
         return Area(found, None, None)
     low, high = ranks[: len(inside)], ranks[len(inside) :]
-    errors = mean(_beaten(low, high), mine) + mean(1.0 - _beaten(high, low), others)
+    errors = mean(share_higher(low, high), mine) + mean(1.0 - share_higher(high, low), others)
     if errors.stderr == 0.0 or not 0.0 < found < 1.0:
         return Area(found, found, found)
     odds = math.log(found / (1.0 - found))
@@ -72,16 +64,8 @@ def area(inside: Tensor, outside: Tensor, photographs: tuple[Tensor, Tensor] | N
     return Area(found, *(1.0 / (1.0 + math.exp(-limit)) for limit in limits))
 
 
-def _beaten(these: Tensor, those: Tensor) -> Tensor:
-    """For each of these the share of those that score higher, equal ones counting half."""
-    rising = those.sort().values
-    at_most = torch.searchsorted(rising, these, right=True)
-    below = torch.searchsorted(rising, these)
-    return 1.0 - 0.5 * (at_most + below).double() / len(those)
-
-
 def curve(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
-    """The ROC curve: rates of false and of true alarms, each of one shape, rising from 0 to 1."""
+    """The ROC curve: rates of false and of true alarms, of one shape, rising from 0 to 1."""
     ranks, labels = _ranks(inside, outside)
     false_rate, true_rate, _ = binary_roc(ranks, labels, validate_args=False)
     return false_rate, true_rate

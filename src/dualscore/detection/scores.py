@@ -8,18 +8,18 @@ r"""Three scores of how strange an image is, larger for stranger, the last two a
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dualscore.detection.measure import Measured
 from dualscore.errors import ScoreError
 from dualscore.terminal.hints import option
 
 SCORES = {"log_p": "bits/dim", "typicality": "typicality", "profile": "d_eff profile"}
-"""The scores, and what people read."""
+"""The scores, and their labels for people."""
 _ROWS = 1024
 """Images compared with the whole reference at once."""
 
@@ -29,6 +29,33 @@ def flag(side: str) -> str:
     return option(f"--{side}", side.upper())
 
 
+@dataclass
+class Measured:
+    """What is measured of a set of images: a few numbers each, so that sets may be large."""
+
+    bits: Tensor
+    """Bits/dim by the paper's protocol, float64, shape (n,)."""
+    profile: Tensor
+    """Effective dimension at each noise level, float64, > 0, shape (n, K)."""
+    paths: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    """A checksum of each image's pixels as the model saw them: equal for equal images."""
+
+    def __getitem__(self, chosen: Tensor) -> "Measured":
+        which = chosen.nonzero()[:, 0].tolist()
+        paths, keys = [self.paths[k] for k in which], [self.keys[k] for k in which]
+        return Measured(self.bits[chosen], self.profile[chosen], paths, keys)
+
+
+def reference_half(keys: Sequence[str]) -> Tensor:
+    """Which images are the reference, bool, shape (n,): the half with the smaller checksums.
+
+    So equal images are on one side, and neither names nor order matter.
+    """
+    rank = {key: number for number, key in enumerate(sorted(set(keys)))}
+    return torch.tensor([2 * rank[key] < len(rank) for key in keys], dtype=torch.bool)
+
+
 class Typicality:
     r"""−ln of the two-sided tail probability 2 min(F, 1 − F) of an image's log p among the reference's.
 
@@ -36,9 +63,6 @@ class Typicality:
     probability instead, because log p has a long tail towards simple images: the same distance is common on
     that side and very rare on the other. F is the reference's distribution function smoothed by a normal
     kernel (Azzalini 1981, Biometrika 68), so that scores also differ beyond the reference's extremes.
-
-    Args:
-        reference: bits/dim of the reference images, float64, shape (n,), n ≥ 2.
     """
 
     def __init__(self, reference: Tensor) -> None:
@@ -46,9 +70,8 @@ class Typicality:
         deviation = float(reference.std())
         low, high = np.quantile(reference.numpy(), (0.25, 0.75))
         # Azzalini's 1.3 σ n^(−1/3); the quartiles' σ, where that is smaller, is not stretched by a long tail.
-        self.bandwidth = (
-            1.3 * (min(deviation, float(high - low) / 1.349) or deviation) * len(reference) ** (-1 / 3)
-        )
+        sigma = min(deviation, float(high - low) / 1.349) or deviation
+        self.bandwidth = 1.3 * sigma * len(reference) ** (-1 / 3)
         if not self.bandwidth > 0.0:
             raise ScoreError(
                 f"{flag('in')}: all reference images have the same probability; give different images"
@@ -72,9 +95,6 @@ class ProfileDistance:
     Wolf 2004 (J. Multivariate Analysis 88), because of few reference images they are nearly singular. Errors
     of denoising at several noise levels are what Graham et al. 2023, arXiv 2211.07740, detect with; norms of
     the score at several levels, with a density fitted to them, Mahmood et al. 2021, arXiv 2010.13132.
-
-    Args:
-        reference: effective dimensions of the reference images, > 0, float64, shape (n, K), n ≥ 2.
     """
 
     def __init__(self, reference: Tensor) -> None:
@@ -90,20 +110,14 @@ class ProfileDistance:
     def __call__(self, profile: Tensor) -> Tensor:
         """Distances in standard deviations, float64, shape (B,), of profiles of shape (B, K)."""
         z = (profile.log() - self.mean) / self.deviation
-        distance: Tensor = (
-            torch.linalg.solve_triangular(self._factor, z.T, upper=False).square().sum(dim=0).sqrt()
-        )
-        return distance
+        whitened: Tensor = torch.linalg.solve_triangular(self._factor, z.T, upper=False)
+        return whitened.square().sum(dim=0).sqrt()
 
 
 def shrunk_correlation(standardized: Tensor) -> tuple[Tensor, float]:
-    """Ledoit and Wolf's estimate of the correlation matrix.
+    """Ledoit and Wolf's correlation matrix (K, K) of standardized vectors (n, K), and its shrinkage s.
 
-    Args:
-        standardized: n vectors of mean 0 and variance 1 in every component, shape (n, K).
-
-    Returns:
-        (1 − s) R + s I, R the empirical correlations, shape (K, K); and the shrinkage s in [0, 1].
+    The matrix is (1 − s) R + s I with R the empirical correlations and s in [0, 1].
     """
     count = len(standardized)
     empirical = standardized.T @ standardized / count
@@ -116,14 +130,11 @@ def shrunk_correlation(standardized: Tensor) -> tuple[Tensor, float]:
 
 
 def all_scores(reference: Measured) -> Callable[[Measured], dict[str, Tensor]]:
-    """The three scores, held against reference images: figures of n images → by name (n,), float64."""
+    """A function from what was measured of n images to their three scores by name, float64, shape (n,)."""
     typicality, profile = Typicality(reference.bits), ProfileDistance(reference.profile)
 
     def scores(measured: Measured) -> dict[str, Tensor]:
-        return {
-            "log_p": measured.bits,
-            "typicality": typicality(measured.bits),
-            "profile": profile(measured.profile),
-        }
+        typical, distance = typicality(measured.bits), profile(measured.profile)
+        return {"log_p": measured.bits, "typicality": typical, "profile": distance}
 
     return scores

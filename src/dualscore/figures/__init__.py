@@ -3,16 +3,16 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
 
 from dualscore.errors import FigureError
-from dualscore.figures.denoising import draw_denoising
 from dualscore.figures.dimension import draw_dimension
 from dualscore.figures.generalization import draw_generalization
 from dualscore.figures.histogram import draw_histogram
-from dualscore.figures.likelihoods import draw_likelihoods
+from dualscore.figures.paper_tables import draw_denoising, draw_likelihoods
 from dualscore.figures.scale_mixture import draw_scale_mixture
 from dualscore.figures.slices import draw_slices
 from dualscore.figures.trained import Trained, open_run
@@ -25,17 +25,15 @@ class Request:
     """What figures are drawn from."""
 
     run: Path
-    """A run's folder; those that figures need beside it are looked for next to it."""
+    """A run's folder; other runs that figures need are looked for next to it."""
     out: Path
-    """Folder that the files are written to."""
     other: Path | None = None
     """A run on other images, for figure 2."""
     overrides: Sequence[str] = ()
     """Settings that win over what the runs were trained with."""
 
 
-Draw = Callable[[Trained, Path], list[Path]]
-OF_A_RUN: dict[str, Draw] = {
+OF_A_RUN: dict[str, Callable[[Trained, Path], list[Path]]] = {
     "table1": draw_denoising,
     "table2": draw_likelihoods,
     "3": draw_histogram,
@@ -47,29 +45,13 @@ FIGURES = ("table1", "table2", "1", "2", "3", "4", "5")
 
 
 def draw_all(request: Request, wanted: Sequence[str], console: Console) -> list[Path]:
-    """Draw figures and tables; what was computed for them before is not computed again.
+    """Draw the wanted figures, or without any all that can be drawn; returns the files written.
 
-    Args:
-        request: from what, and to where.
-        wanted: of `FIGURES`; none for all that the runs have what is needed for.
-        console: for progress, and for what could not be drawn.
-
-    Returns:
-        The files written.
-
-    Raises:
-        DualscoreError: if a figure that is asked for by its number cannot be drawn, or none can.
+    Raises a DualscoreError if a figure that is asked for cannot be drawn, or none can.
     """
-    wanted_names = check_names(wanted)
-    opened: list[Trained] = []
-
-    def trained() -> Trained:
-        if not opened:
-            opened.append(open_run(request.run, request.overrides, console))
-        return opened[0]
-
+    trained = cache(lambda: open_run(request.run, request.overrides, console))
     files: list[Path] = []
-    for name in wanted_names:
+    for name in check_names(wanted):
         try:
             found = _draw(name, request, trained)
         except FigureError as error:
@@ -86,7 +68,7 @@ def draw_all(request: Request, wanted: Sequence[str], console: Console) -> list[
 
 
 def check_names(wanted: Sequence[str]) -> Sequence[str]:
-    """Refuse names of no figure; returns the figures to draw, all of them where none is named."""
+    """Refuse unknown names; returns the figures to draw, all of them where none is named."""
     for name in wanted:
         if name not in FIGURES:
             guess = did_you_mean(re.sub(r"fig(ure)?|\s", "", name.lower()), FIGURES)

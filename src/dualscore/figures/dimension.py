@@ -20,24 +20,13 @@ LEVELS = 33
 QUANTILES = (0.05, 0.35, 0.65, 0.95)
 """Of log p: which images have curves of their own."""
 DRAWS = 8
-"""Noises that such a curve is the mean of."""
+"""Noises that such a curve is averaged over."""
 AVERAGED = 256
-"""Images that the mean curve is of, at most."""
+"""Images that the mean curve is averaged over, at most."""
 
 
 def draw_dimension(trained: Trained, out: Path) -> list[Path]:
-    """Draw figure 5 of a run's validation images.
-
-    Args:
-        trained: the run.
-        out: folder that the files are written to.
-
-    Returns:
-        The files written.
-
-    Raises:
-        FigureError: if the model is a denoiser.
-    """
+    """Draw figure 5 of a run's validation images; FigureError for a denoiser."""
     trained.need_energy("figure 5")
     session, d = trained.session, trained.dimension
     t_min, t_max = session.subject.t_range
@@ -48,6 +37,7 @@ def draw_dimension(trained: Trained, out: Path) -> list[Path]:
     images = session.images(session.reported, positions)
     as_trained = Images(images, positions).as_trained(session.subject)
     own = _profiles(trained, as_trained, positions, levels)
+    curves = zip(positions, QUANTILES, own["energy"], own["space"], strict=True)
     spectrum = session.subject.prior.eigenvalues.double().cpu()
     numbers: dict[str, Any] = {
         "noise_variance": levels,
@@ -64,9 +54,7 @@ def draw_dimension(trained: Trained, out: Path) -> list[Path]:
                 "log_p_db_per_dim": trained.decibels(energy).tolist(),
                 "effective_dimension": (d * space).tolist(),
             }
-            for position, quantile, energy, space in zip(
-                positions, QUANTILES, own["energy"], own["space"], strict=True
-            )
+            for position, quantile, energy, space in curves
         ],
         "gaussian_effective_dimension": [float((spectrum / (spectrum + t)).sum()) for t in levels],
         "noise_log_p_db_per_dim": [-decibels_per_dim(noise_entropy(d, t), d) for t in levels],
@@ -97,26 +85,19 @@ def _profiles(trained: Trained, images: Tensor, positions: list[int], levels: li
             energies.append(found.energy.mean())
         return {"energy": torch.stack(energies), "space": torch.stack(losses)}
 
-    settings = {
-        "positions": positions, "levels": levels, "draws": DRAWS, "as_trained": subject.dequantize
-    }  # fmt: skip
+    settings = {"positions": positions, "levels": levels, "draws": DRAWS, "as_trained": subject.dequantize}
     rows = trained.session.rows("profiles", len(images) * len(levels), measure, settings)
     return {name: values.reshape(len(images), len(levels)) for name, values in rows.items()}
 
 
 def _plot(axes: list[Any], numbers: dict[str, Any], images: Tensor | None) -> None:
     t = numbers["noise_variance"]
-    for row, (key, label, title) in enumerate(
-        (
-            ("log_p_db_per_dim", "log p(y | t), dB/dim", "log probability"),
-            ("effective_dimension", "d_eff", "effective dimension"),
-        )
+    for axis, key, label, title in (
+        (axes[0], "log_p_db_per_dim", "log p(y | t), dB/dim", "log probability"),
+        (axes[1], "effective_dimension", "d_eff", "effective dimension"),
     ):
-        axis = axes[row]
-        for place, image in enumerate(numbers["images"]):
-            axis.plot(
-                t, image[key], color=page.SERIES[place], lw=1.0, label=f"{image['quantile']:.0%} quantile"
-            )
+        for image, colour in zip(numbers["images"], page.SERIES, strict=True):
+            axis.plot(t, image[key], color=colour, lw=1.0, label=f"{image['quantile']:.0%} quantile")
         axis.plot(t, numbers["mean"][key], color=page.TRUTH, lw=1.6, label="mean")
         axis.set(xscale="log", xlabel="noise variance t", ylabel=label, title=title)
     axes[0].plot(t, numbers["noise_log_p_db_per_dim"], color="gray", ls=":", label="noise alone")

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,62 +23,36 @@ from dualscore.terminal.hints import command
 
 SETS = {"A": "A's images", "B": "B's images", "held out": "held-out images"}
 COLOURS = {"A": page.DUAL, "B": page.SINGLE, "held out": page.TRUTH}
-_HALF, _PLACE = "data.half", ("data.half", "name")
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two runs of one experiment on disjoint training images."""
+Pair = tuple[Trained, Trained]
+"""Two runs, A and B, of one experiment on disjoint training images."""
 
-    a: Trained
-    b: Trained
 
-    @property
-    def images(self) -> int:
-        """Training images of the smaller set."""
-        return min(side.session.datamodule.counts["train"] for side in (self.a, self.b))
+def _training_images(pair: Pair) -> int:
+    """Training images of the smaller set."""
+    return min(side.session.datamodule.counts["train"] for side in pair)
 
 
 def draw_generalization(
     trained: Trained, other: Path | None, overrides: Sequence[str], out: Path
 ) -> list[Path]:
-    """Draw figure 2: of a run and another one, or of all pairs of halves among the run's neighbours.
+    """Draw figure 2: of a run and `other`, or of all pairs of its experiment's halves among its neighbours.
 
-    Args:
-        trained: the run; pairs are of its experiment.
-        other: the folder of a run on other images; None to look for pairs (`data.half` A and B).
-        overrides: settings that win over what the runs were trained with.
-        out: folder that the files are written to.
-
-    Returns:
-        The files written.
-
-    Raises:
-        FigureError: if the model is a denoiser, there is no pair, or the two are of different images.
+    Raises FigureError if the model is a denoiser, there is no pair, or the two cannot be compared.
     """
     trained.need_energy("figure 2")
     if other is not None:
-        second = open_run(other, overrides, trained.console)
-        second.need_energy("figure 2")
-        if second.opened.image_shape != trained.opened.image_shape:
-            raise FigureError(
-                f"{other}: its images are {second.opened.image_shape}, those of {trained.run.folder} "
-                f"{trained.opened.image_shape}: their likelihoods cannot be compared"
-            )
-        if second.opened.digest == trained.opened.digest:
-            raise FigureError(f"{other}: is the same network as {trained.run.folder}")
-        if second.session.datamodule.identity == trained.session.datamodule.identity:
-            raise FigureError(f"{other}: was trained on the same images as {trained.run.folder}")
-        pairs = [Pair(trained, second)]
+        pairs = [(trained, _open_other(trained, other, overrides))]
     else:
-        pairs = sorted(_pairs(trained, overrides), key=lambda pair: pair.images)
-        if not pairs:
-            folder = str(trained.run.folder)
-            draws = command("figures", folder, variables={"RUN": folder, "OTHER": "…"}, options="--other …")
-            raise FigureError(
-                f"figure 2 needs two networks on disjoint images: {draws}, or a sweep over data.half "
-                "(sweeps/generalization.yaml)"
-            )
+        pairs = sorted(_pairs(trained, overrides), key=_training_images)
+    if not pairs:
+        folder = str(trained.run.folder)
+        draws = command("figures", folder, variables={"RUN": folder, "OTHER": "…"}, options="--other …")
+        raise FigureError(
+            f"figure 2 needs two networks on disjoint images: {draws}, or a sweep over data.half "
+            "(sweeps/generalization.yaml)"
+        )
     measured = [_measure(pair) for pair in pairs]
     numbers: dict[str, Any] = {
         "unit": "dB/dim",
@@ -96,43 +70,57 @@ def draw_generalization(
         return page.write(figure, numbers, out, "figure2", credit=trained.credit)
 
 
+def _open_other(trained: Trained, other: Path, overrides: Sequence[str]) -> Trained:
+    """Open a second run; FigureError if it cannot be compared with the first."""
+    second = open_run(other, overrides, trained.console)
+    second.need_energy("figure 2")
+    if second.opened.image_shape != trained.opened.image_shape:
+        raise FigureError(
+            f"{other}: its images are {second.opened.image_shape}, those of {trained.run.folder} "
+            f"{trained.opened.image_shape}: their likelihoods cannot be compared"
+        )
+    if second.opened.digest == trained.opened.digest:
+        raise FigureError(f"{other}: is the same network as {trained.run.folder}")
+    if second.session.datamodule.identity == trained.session.datamodule.identity:
+        raise FigureError(f"{other}: was trained on the same images as {trained.run.folder}")
+    return second
+
+
 def _pairs(trained: Trained, overrides: Sequence[str]) -> list[Pair]:
     """Pairs among the runs beside one: of its experiment, equal in all settings but the half."""
-    kept: dict[Path, dict[str, Any]] = {}
+    halves: dict[str, dict[Path, dict[str, Any]]] = {"A": {}, "B": {}}
     for folder in sorted(trained.run.folder.parent.iterdir()):
         run = Run(folder)
-        if run.best.is_file() and run.config_file.is_file():
-            with contextlib.suppress(ConfigError):
-                kept[folder] = run.read_config()
-    halves: dict[str, dict[Path, dict[str, Any]]] = {"A": {}, "B": {}}
-    for folder, config in kept.items():
-        flat = flatten(config)
-        if flat.get("name") == trained.config.name and flat.get(_HALF) in halves:
-            halves[flat[_HALF]][folder] = config
+        if not (run.best.is_file() and run.config_file.is_file()):
+            continue
+        with contextlib.suppress(ConfigError):
+            config = run.read_config()
+            flat = flatten(config)
+            if flat.get("name") == trained.config.name and flat.get("data.half") in halves:
+                halves[flat["data.half"]][folder] = config
     found = []
     for first, config in halves["A"].items():
-        # The newest of several alike.
-        same = [f for f, c in halves["B"].items() if set(differences(config, c)) <= set(_PLACE)]
+        same = [f for f, c in halves["B"].items() if set(differences(config, c)) <= {"data.half", "name"}]
         if same:
+            # The newest of several alike.
             newest = max(same, key=lambda folder: folder.stat().st_mtime)
             a, b = (open_run(f, overrides, trained.console) for f in (first, newest))
             assert (a.config.data.half, b.config.data.half) == (Half.A, Half.B)
-            found.append(Pair(a, b))
+            found.append((a, b))
     return found
 
 
 def _measure(pair: Pair) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor]]]:
     """Figures of a pair, and log p by A and by B of each image of each set."""
-    points, groups = {}, {}
-    for name, owner, split in (("A", pair.a, "train"), ("B", pair.b, "train"), ("held out", pair.a, "")):
-        first, second = (_energies(side, owner, split) for side in (pair.a, pair.b))
+    points, sets = {}, {}
+    for name, owner, split in (("A", pair[0], "train"), ("B", pair[1], "train"), ("held out", pair[0], "")):
+        first, second = (_energies(side, owner, split) for side in pair)
         i, j = joined(first, second)
-        points[name] = (pair.a.decibels(first["energy"][i]), pair.b.decibels(second["energy"][j]))
+        a, b = pair[0].decibels(first["energy"][i]), pair[1].decibels(second["energy"][j])
+        points[name] = a, b
         images = owner.session.datamodule
-        groups[name] = images.photographs(split or images.reported, first["position"][i])
-    sets = {}
-    for name, (a, b) in points.items():
-        difference = mean((a - b).abs(), groups[name])
+        photographs = images.photographs(split or images.reported, first["position"][i])
+        difference = mean((a - b).abs(), photographs)
         sets[name] = {
             "images": len(a),
             "mean_absolute_difference": difference.value,
@@ -144,8 +132,8 @@ def _measure(pair: Pair) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor
             "log_p_a": a.tolist(),
             "log_p_b": b.tolist(),
         }
-    runs = {"a": str(pair.a.run.folder), "b": str(pair.b.run.folder)}
-    return {"runs": runs, "training_images": pair.images, "sets": sets}, points
+    runs = {name: str(side.run.folder) for name, side in zip("ab", pair, strict=True)}
+    return {"runs": runs, "training_images": _training_images(pair), "sets": sets}, points
 
 
 def _energies(network: Trained, owner: Trained, split: str) -> Rows:

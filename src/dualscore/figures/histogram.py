@@ -1,5 +1,6 @@
 """Figure 3: how log probabilities are distributed over images, and which images are where."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,11 @@ from dualscore.noise import MEASURING, seeded_generator
 SHOWN = 11
 """Images in the strip, at evenly spaced quantiles of log p."""
 NOISES = 64
-"""Images of uniform noise that the mark is the mean of."""
+"""Images of uniform noise that the mark is averaged over."""
 
 
 def draw_histogram(trained: Trained, out: Path) -> list[Path]:
-    """Draw figure 3 of a run's validation images.
-
-    Args:
-        trained: the run.
-        out: folder that the files are written to.
-
-    Returns:
-        The files written.
-
-    Raises:
-        FigureError: if the model is a denoiser.
-    """
+    """Draw figure 3 of a run's validation images; FigureError for a denoiser."""
     trained.need_energy("figure 3")
     rows = trained.validation
     found = distribution(rows["energy"] + trained.log_z.value, trained.dimension)
@@ -45,13 +35,11 @@ def draw_histogram(trained: Trained, out: Path) -> list[Path]:
     numbers["log_normalizer"] = asdict(trained.log_z)
     strip: tuple[Tensor, Tensor] | None = None
     if trained.has_images:
-        constants = trained.decibels(_constants(trained)["energy"])
+        constants = _decibels(trained, "constants", LEVELS, _constant)
         best = int(constants.argmax())
         numbers["best_constant"] = {"level": best, "decibels": float(constants[best])}
-        numbers["uniform_noise"] = {
-            "decibels": float(trained.decibels(_noises(trained)["energy"]).mean()),
-            "images": NOISES,
-        }
+        noises = _decibels(trained, "uniform_noise", NOISES, _noise)
+        numbers["uniform_noise"] = {"decibels": float(noises.mean()), "images": NOISES}
         strip = _strip(trained, rows, found.decibels)
         numbers["strip"] = {"decibels": strip[1].tolist()}
     with page.style():
@@ -63,19 +51,7 @@ def draw_histogram(trained: Trained, out: Path) -> list[Path]:
 
 
 def draw_energies(path: Path, dimension: int, out: Path) -> list[Path]:
-    """Draw figure 3 of energies alone, such as those released with the paper.
-
-    Args:
-        path: a NumPy file of normalized energies −log p(x) in nats, shape (n,).
-        dimension: d = C·H·W of the images.
-        out: folder that the files are written to.
-
-    Returns:
-        The files written.
-
-    Raises:
-        FigureError: if the file holds something else.
-    """
+    """Draw figure 3 of a NumPy file of energies −log p(x) in nats, shape (n,), where d = `dimension`."""
     try:
         energies = np.load(path, allow_pickle=False)
         if not isinstance(energies, np.ndarray) or not np.issubdtype(energies.dtype, np.floating):
@@ -146,43 +122,33 @@ def _mark(axes: Axes, value: float, colour: str, label: str) -> None:
     )  # fmt: skip
 
 
-def _constants(trained: Trained) -> Rows:
-    """U(x, 0) of every constant gray image, by its level."""
-    like = trained.session.subject.prior.mean
-
-    def measure(levels: list[int]) -> Rows:
-        values = torch.tensor(levels).to(like) / (LEVELS - 1)
-        return _energies(trained, values[:, None, None, None].expand(-1, *trained.opened.image_shape))
-
-    return trained.session.rows("constants", LEVELS, measure, {})
+def _constant(level: int, shape: tuple[int, int, int]) -> Tensor:
+    return torch.full(shape, level)
 
 
-def _noises(trained: Trained) -> Rows:
-    """U(x, 0) of images whose pixels are independent and uniform on the levels."""
-    like = trained.session.subject.prior.mean
+def _noise(number: int, shape: tuple[int, int, int]) -> Tensor:
+    generator = seeded_generator(torch.device("cpu"), MEASURING, 0, number)
+    return torch.randint(LEVELS, shape, generator=generator)
+
+
+def _decibels(
+    trained: Trained, name: str, count: int, image: Callable[[int, tuple[int, int, int]], Tensor]
+) -> Tensor:
+    """Log p in dB/dim of images given by their number and shape as grey levels; kept under a name."""
+    subject = trained.session.subject
 
     def measure(numbers: list[int]) -> Rows:
-        cpu = torch.device("cpu")
-        images = [
-            torch.randint(
-                LEVELS, trained.opened.image_shape, generator=seeded_generator(cpu, MEASURING, 0, n)
-            )
-            for n in numbers
-        ]
-        return _energies(trained, torch.stack(images).to(like) / (LEVELS - 1))
+        levels = torch.stack([image(number, trained.opened.image_shape) for number in numbers])
+        pixels = levels.to(subject.prior.mean) / (LEVELS - 1)
+        with torch.no_grad():
+            return {"energy": subject.energy(pixels, torch.zeros_like(pixels[:, 0, 0, 0]))}
 
-    return trained.session.rows("uniform_noise", NOISES, measure, {})
-
-
-def _energies(trained: Trained, images: Tensor) -> Rows:
-    with torch.no_grad():
-        return {"energy": trained.session.subject.energy(images, torch.zeros_like(images[:, 0, 0, 0]))}
+    return trained.decibels(trained.session.rows(name, count, measure, {})["energy"])
 
 
 def _strip(trained: Trained, rows: Rows, decibels: Tensor) -> tuple[Tensor, Tensor]:
     """Images at evenly spaced quantiles of log p, the least probable first, and their log p."""
     order = decibels.argsort()
     chosen = order[torch.linspace(0, len(order) - 1, SHOWN).round().long()]
-    return trained.session.images(trained.session.reported, rows["position"][chosen].tolist()), decibels[
-        chosen
-    ]
+    positions = rows["position"][chosen].tolist()
+    return trained.session.images(trained.session.reported, positions), decibels[chosen]

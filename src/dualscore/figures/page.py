@@ -19,7 +19,7 @@ from dualscore.files.aside import write_aside
 
 TRUTH, DUAL, SINGLE, DATA, CONSTANT = "#222222", "#1f77b4", "#d95f02", "#c8c8c8", "#7b3294"
 MARK = "#e7298a"
-"""Seen on every colour of a map."""
+"""Stands out on every colour of a map."""
 SERIES = ("#440154", "#31688e", "#35b779", "#e8a200")
 """Colours of curves that are in an order."""
 
@@ -57,27 +57,14 @@ def with_strip(strip: bool) -> tuple[Figure, Axes]:
 
 
 def draw_strip(figure: Figure, images: Tensor, labels: Sequence[str]) -> None:
-    """Images in a row, each with a line below.
-
-    Args:
-        figure: of `with_strip`.
-        images: pixels in [0, 1], shape (n, C, H, W).
-        labels: as many.
-    """
+    """Images (n, C, H, W) in a row below the panel of `with_strip`, each with a label."""
     for axis, image, label in zip(figure.subfigs[1].subplots(1, len(images)), images, labels, strict=True):
         show(axis, image)
         axis.set_xlabel(label, fontsize=7)
 
 
 def inset(axis: Axes, image: Tensor, place: int = 0, colour: str = "white") -> None:
-    """A small image in a corner of a panel.
-
-    Args:
-        axis: the panel.
-        image: pixels in [0, 1], shape (C, H, W).
-        place: 0 for the corner at the lower left, more to the right of it.
-        colour: of its frame.
-    """
+    """A small image (C, H, W) in a panel, at the lower left or `place` steps to the right of it."""
     small = axis.inset_axes((0.02 + 0.15 * place, 0.03, 0.14, 0.14 * 2.7 / 2.4))
     show(small, image)
     for spine in small.spines.values():
@@ -85,12 +72,7 @@ def inset(axis: Axes, image: Tensor, place: int = 0, colour: str = "white") -> N
 
 
 def show(axis: Axes, image: Tensor) -> None:
-    """An image without scales around it.
-
-    Args:
-        axis: the panel.
-        image: pixels in [0, 1], shape (C, H, W); others are clipped.
-    """
+    """An image (C, H, W) without scales around it; pixels outside [0, 1] are clipped."""
     pixels = image.detach().float().cpu().clamp(0.0, 1.0).permute(1, 2, 0).numpy()
     axis.imshow(pixels if pixels.shape[2] == 3 else pixels[..., 0], cmap="gray", vmin=0.0, vmax=1.0)
     axis.set(xticks=[], yticks=[])
@@ -99,17 +81,7 @@ def show(axis: Axes, image: Tensor) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str, note: str = "") -> Figure:
-    """A table as a figure.
-
-    Args:
-        header: the columns' names.
-        rows: as many cells each.
-        title: above it.
-        note: below it.
-
-    Returns:
-        The figure.
-    """
+    """A table as a figure, with a title above it and a note below it."""
     texts = [header, *rows]
     # In characters, of which a bold one of this size is a little under 0.09 inches wide.
     widths = [max(len(row[column]) for row in texts) + 2 for column in range(len(header))]
@@ -146,19 +118,7 @@ def write(
     rows: Sequence[Sequence[str]] | None = None,
     credit: str = "",
 ) -> list[Path]:
-    """Write a figure as PDF and PNG, and its numbers as JSON, and those of a table as CSV too.
-
-    Args:
-        figure: what was drawn; it is closed.
-        numbers: what was drawn, as plain values.
-        out: folder.
-        name: of the files, without ending.
-        rows: of the CSV file, the header first.
-        credit: what it is of, in small letters below.
-
-    Returns:
-        The files.
-    """
+    """Write a figure as PDF and PNG, its numbers as JSON, a table's rows as CSV; returns the files."""
     if credit:
         figure.text(0.0, -0.02, credit, va="top", fontsize=6, color="gray")
     out.mkdir(parents=True, exist_ok=True)

@@ -23,21 +23,12 @@ COLOURS = {"dual": page.DUAL, "single": page.SINGLE}
 SAMPLES = 4096
 RADII = 400
 NOISE_LEVELS = 41
+Normalized = tuple[EnergyModel, float]
+"""An energy and its log Z."""
 
 
 def draw_scale_mixture(runs: Path, out: Path) -> list[Path]:
-    """Draw figure 1 from the newest runs of scale_mixture_dual and scale_mixture_single.
-
-    Args:
-        runs: folder of all runs.
-        out: folder that the files are written to.
-
-    Returns:
-        The files written.
-
-    Raises:
-        FigureError: if a run is missing.
-    """
+    """Draw figure 1 from the newest runs in `runs` of scale_mixture_dual and scale_mixture_single."""
     models = {name: _trained(experiment, runs) for name, experiment in RUNS.items()}
     shape = models["dual"].image_shape
     assert shape is not None
@@ -45,8 +36,9 @@ def draw_scale_mixture(runs: Path, out: Path) -> list[Path]:
     generator = seeded_generator(torch.device("cpu"), MEASURING, 0)
     clean = density.sample(SAMPLES, generator)
     noise = torch.randn(clean.shape, generator=generator)
-    curves = _radial_curves(models, density, clean)
-    errors = _energy_errors(models, density, clean, noise)
+    normalized = {name: _normalized(model) for name, model in models.items()}
+    curves = _radial_curves(normalized, density, clean)
+    errors = _energy_errors(normalized, density, clean, noise, models["dual"].t_max)
     with page.style():
         figure, axes = page.panels(3)
         _draw_curves(axes[:2], curves)
@@ -68,17 +60,13 @@ def _trained(experiment: str, runs: Path) -> ImageModel:
     return load(path)
 
 
-def _energy(model: ImageModel) -> EnergyModel:
+def _normalized(model: ImageModel) -> Normalized:
     assert isinstance(model.score_model, EnergyModel)
-    return model.score_model
-
-
-def _normalizer(model: ImageModel) -> float:
     assert model.log_normalizer is not None
-    return model.log_normalizer
+    return model.score_model, model.log_normalizer
 
 
-def _radial_curves(models: dict[str, ImageModel], density: GaussianMixture, clean: Tensor) -> dict[str, Any]:
+def _radial_curves(models: dict[str, Normalized], density: GaussianMixture, clean: Tensor) -> dict[str, Any]:
     """Energy and radial score along a ray, at t = 0, for radii ‖x‖/√d around those of the data."""
     dimension = clean[0].numel()
     data = (clean.flatten(1).square().mean(dim=1)).sqrt()
@@ -87,9 +75,8 @@ def _radial_curves(models: dict[str, ImageModel], density: GaussianMixture, clea
     points = radius[:, None, None, None] * direction
     t = torch.zeros(RADII)
     energies, scores = {}, {}
-    sources: dict[str, tuple[EnergyModel, float]] = {"truth": (density, 0.0)}
-    sources |= {name: (_energy(model), _normalizer(model)) for name, model in models.items()}
-    for name, (energy, log_z) in sources.items():
+    truth: dict[str, Normalized] = {"truth": (density, 0.0)}
+    for name, (energy, log_z) in (truth | models).items():
         with torch.no_grad():
             values = energy(points, t) + log_z
             gradient = energy.gradients(points, t, time=False).image
@@ -105,20 +92,19 @@ def _radial_curves(models: dict[str, ImageModel], density: GaussianMixture, clea
 
 
 def _energy_errors(
-    models: dict[str, ImageModel], density: GaussianMixture, clean: Tensor, noise: Tensor
+    models: dict[str, Normalized], density: GaussianMixture, clean: Tensor, noise: Tensor, t_max: float
 ) -> dict[str, Any]:
     """The largest |U + log Z − U_true| over samples at each noise level, and over all."""
     dimension = clean[0].numel()
-    t_min, t_max = 1e-2, models["dual"].t_max
-    levels = torch.logspace(math.log10(t_min), math.log10(t_max), NOISE_LEVELS).tolist()
+    levels = torch.logspace(math.log10(1e-2), math.log10(t_max), NOISE_LEVELS).tolist()
     largest: dict[str, list[float]] = {name: [] for name in models}
     for level in [0.0, *levels]:
         t = torch.full((len(clean),), level)
         noisy = corrupt(clean, noise, t)
         with torch.no_grad():
             truth = density(noisy, t)
-            for name, model in models.items():
-                error = (_energy(model)(noisy, t) + _normalizer(model) - truth).abs().max()
+            for name, (energy, log_z) in models.items():
+                error = (energy(noisy, t) + log_z - truth).abs().max()
                 largest[name].append(decibels_per_dim(float(error), dimension))
     return {
         "noise_variance": levels,

@@ -19,31 +19,21 @@ from dualscore.measuring.subject import Images, Stage, Subject
 QUANTILES = (0.1, 0.5, 0.9)
 """Of log p: which images are varied."""
 CONTRASTS = torch.linspace(0.0, 2.0, 25, dtype=torch.float64)
-"""a of a·(x − x̄) + b; 1 is the image's own."""
+"""a in a·(x − x̄) + b; 1 is the image's own."""
 BRIGHTNESSES = torch.linspace(0.0, 1.0, 25, dtype=torch.float64)
 """b, the mean of the result."""
 
 
 def draw_slices(trained: Trained, out: Path) -> list[Path]:
-    """Draw figure 4 of a run's validation images.
-
-    Args:
-        trained: the run.
-        out: folder that the files are written to.
-
-    Returns:
-        The files written.
-
-    Raises:
-        FigureError: if the model is a denoiser, or of vectors.
-    """
+    """Draw figure 4 of a run's validation images; FigureError for a denoiser or vectors."""
     trained.need_energy("figure 4")
     trained.need_images("figure 4")
     rows = trained.validation
     positions = trained.at_quantiles(QUANTILES)
     images = trained.session.images(trained.session.reported, positions)
     maps = trained.decibels(_varied(trained, images, positions))
-    haar = trained.session.run(sparsity(trained.session.reported, len(rows["position"])))
+    count = len(rows["position"])
+    haar = trained.session.run(Stage("haar", trained.session.reported, count, _measure_sparsity))
     a, b = joined(haar, rows)
     ratio, decibels = haar["participation_ratio"][a], trained.decibels(rows["energy"][b])
     rank = stats.spearmanr(ratio.numpy(), decibels.numpy())
@@ -70,9 +60,8 @@ def draw_slices(trained: Trained, out: Path) -> list[Path]:
     with page.style():
         figure, axes = page.panels(len(images) + 1)
         _plot_maps(axes[:-1], images, maps)
-        axes[-1].scatter(
-            ratio.numpy(), decibels.numpy(), s=2, lw=0, color=page.DUAL, alpha=0.5, rasterized=True
-        )
+        points = ratio.numpy(), decibels.numpy()
+        axes[-1].scatter(*points, s=2, lw=0, color=page.DUAL, alpha=0.5, rasterized=True)
         axes[-1].set(
             xscale="log",
             xlabel="participation ratio of Haar coefficients",
@@ -83,14 +72,7 @@ def draw_slices(trained: Trained, out: Path) -> list[Path]:
 
 
 def participation_ratio(coefficients: np.ndarray[Any, np.dtype[np.float64]]) -> Any:  # noqa: ANN401 - an array
-    """How many coefficients share the energy: (Σ c²)²/(n Σ c⁴), from 1/n (one of them) to 1 (all alike).
-
-    Args:
-        coefficients: shape (…, n).
-
-    Returns:
-        The ratio, shape (…); 1 where all coefficients are 0.
-    """
+    """How many coefficients (…, n) share the energy: (Σ c²)²/(n Σ c⁴), from 1/n (one) to 1 (all alike)."""
     squares = np.square(coefficients)
     fourth = coefficients.shape[-1] * np.square(squares).sum(axis=-1)
     total = np.square(squares.sum(axis=-1))
@@ -98,18 +80,9 @@ def participation_ratio(coefficients: np.ndarray[Any, np.dtype[np.float64]]) -> 
 
 
 def haar_details(images: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Orthonormal Haar wavelet coefficients of all scales but the coarsest averages.
+    """Orthonormal Haar coefficients of images (B, C, H, W) but the coarsest averages, shape (B, n), float64.
 
-    As many scales as both sides can be halved: padding odd sides would not be orthonormal.
-
-    Args:
-        images: shape (B, C, H, W).
-
-    Returns:
-        Shape (B, n), double precision.
-
-    Raises:
-        FigureError: if a side is odd.
+    There are as many scales as both sides can be halved: padding odd sides would not be orthonormal.
     """
     pixels = images.double().cpu().numpy()
     halvings = min((side & -side).bit_length() - 1 for side in pixels.shape[-2:])
@@ -119,21 +92,8 @@ def haar_details(images: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.concatenate([part.reshape(len(pixels), -1) for scale in details for part in scale], axis=1)
 
 
-def sparsity(split: str, count: int) -> Stage:
-    """The participation ratio of each validation image's Haar coefficients; no network.
-
-    Args:
-        split: whose images.
-        count: how many.
-
-    Returns:
-        The stage.
-    """
-
-    def measure(_: Subject, images: Images) -> Rows:
-        return {"participation_ratio": torch.from_numpy(participation_ratio(haar_details(images.clean)))}
-
-    return Stage("haar", split, count, measure)
+def _measure_sparsity(_: Subject, images: Images) -> Rows:
+    return {"participation_ratio": torch.from_numpy(participation_ratio(haar_details(images.clean)))}
 
 
 def _varied(trained: Trained, images: Tensor, positions: list[int]) -> Tensor:
@@ -173,24 +133,16 @@ def _best(log_p: Tensor) -> dict[str, float]:
 def _plot_maps(axes: list[Any], images: Tensor, maps: Tensor) -> None:
     low, high = torch.quantile(maps.flatten(), torch.tensor([0.02, 0.98], dtype=maps.dtype)).tolist()
     for axis, image, log_p, quantile in zip(axes, images, maps, QUANTILES, strict=True):
-        shown = axis.pcolormesh(
-            CONTRASTS.numpy(),
-            BRIGHTNESSES.numpy(),
-            log_p.T.numpy(),
-            vmin=low,
-            vmax=high,
-            cmap="viridis",
-            rasterized=True,
-        )
+        grid = CONTRASTS.numpy(), BRIGHTNESSES.numpy(), log_p.T.numpy()
+        shown = axis.pcolormesh(*grid, vmin=low, vmax=high, cmap="viridis", rasterized=True)
         mean = float(image.mean())
         spread = torch.stack([(image - mean).min(), (image - mean).max()]).double().cpu()
         # Inside this line no pixel leaves [0, 1].
         for line in (-CONTRASTS * spread[0], 1.0 - CONTRASTS * spread[1]):
             axis.plot(CONTRASTS.numpy(), line.numpy(), color=page.MARK, lw=0.8, ls=":")
         axis.plot(1.0, mean, marker="o", mfc="none", mec=page.MARK, mew=1.2, ms=5)
-        axis.set(
-            xlim=(0.0, 2.0), ylim=(0.0, 1.0), xlabel="contrast a", title=f"{quantile:.0%} quantile of log p"
-        )
+        title = f"{quantile:.0%} quantile of log p"
+        axis.set(xlim=(0.0, 2.0), ylim=(0.0, 1.0), xlabel="contrast a", title=title)
         page.inset(axis, image)
     axes[0].set_ylabel("brightness b")
     axes[0].figure.colorbar(shown, ax=axes, label="log p, dB/dim", aspect=30)

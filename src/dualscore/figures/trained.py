@@ -31,19 +31,13 @@ from dualscore.terminal.hints import missing_run
 
 @dataclass(frozen=True)
 class Trained:
-    """A run opened for figures.
-
-    Args:
-        run: its folder.
-        config: what it was trained with, on one device.
-        checkpoint: its best one that can be read.
-        opened: that checkpoint.
-        console: for progress and notes.
-    """
+    """A run opened for figures."""
 
     run: Run
     config: ExperimentConfig
+    """What it was trained with, on one device."""
     checkpoint: Path
+    """Its best one that can be read."""
     opened: Opened
     console: Console
 
@@ -55,7 +49,7 @@ class Trained:
 
     @property
     def session(self) -> Session:
-        """Measures images, and keeps what it measured."""
+        """Measures images, and keeps the rows."""
         return self.opened.session
 
     @property
@@ -70,30 +64,16 @@ class Trained:
 
     @property
     def has_images(self) -> bool:
-        """Whether what the model learned can be shown; vectors cannot."""
+        """Whether the model is of images, not of vectors."""
         return self.opened.image_shape[1] > 1
 
     def need_energy(self, figure: str) -> None:
-        """Refuse a denoiser.
-
-        Args:
-            figure: for the message.
-
-        Raises:
-            FigureError: if the model has no energy.
-        """
+        """Refuse a denoiser."""
         if not self.is_energy:
             raise FigureError(f"{figure} needs an energy, and {self.run.folder} trained a denoiser")
 
     def need_images(self, figure: str) -> None:
-        """Refuse vectors.
-
-        Args:
-            figure: for the message.
-
-        Raises:
-            FigureError: if the model is of vectors.
-        """
+        """Refuse vectors."""
         if not self.has_images:
             raise FigureError(f"{figure} is of images, and {self.run.folder} learned vectors")
 
@@ -110,7 +90,7 @@ class Trained:
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """The evaluation's stages by name: what it measured is not measured again."""
+        """The evaluation's stages by name, so that what it measured is not measured again."""
         options = self.config.evaluate
         if "paper" not in options.estimators:
             options = replace(options, estimators=[*options.estimators, "paper"])
@@ -140,19 +120,7 @@ class Trained:
 
 
 def open_run(folder: Path, overrides: Sequence[str], console: Console) -> Trained:
-    """Open a run.
-
-    Args:
-        folder: of the run.
-        overrides: settings that win over what it was trained with, such as data.path=….
-        console: for progress and notes.
-
-    Returns:
-        The run with its best checkpoint loaded, on a GPU if there is one.
-
-    Raises:
-        DualscoreError: one line for people.
-    """
+    """Open a run's best checkpoint, on a GPU if there is one; `overrides` are settings, as data.path=…."""
     quiet()
     run, config = read_run(folder, overrides)
     checkpoint = best_sound(run, console.print)
@@ -161,7 +129,7 @@ def open_run(folder: Path, overrides: Sequence[str], console: Console) -> Traine
 
 
 def read_run(folder: Path, overrides: Sequence[str]) -> tuple[Run, ExperimentConfig]:
-    """A run and what it was trained with, on one device here; arguments and errors as `open_run`."""
+    """A run and what it was trained with, on one device here."""
     run = Run(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such run; {missing_run(folder)}")

@@ -1,7 +1,8 @@
-"""Images side by side in one picture."""
+"""Images and heat maps as RGB, and grids of images in one picture."""
 
 from collections.abc import Sequence
 
+import matplotlib as mpl
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,7 +11,8 @@ from torch import Tensor
 
 SIDE, GAP, LINE = 64, 2, 14
 """Pixels of an image's side at least, between images, and of a line of text."""
-_BACKGROUND = 255
+COLOURS = (mpl.colormaps["inferno"](np.arange(256))[:, :3] * 255.0).round().astype(np.uint8)
+"""RGB from black through red to pale yellow, shape (256, 3)."""
 
 
 def to_bytes(images: Tensor) -> NDArray[np.uint8]:
@@ -22,23 +24,16 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
 def tile(
     images: Tensor, titles: Sequence[str] = (), *, caption: str = "", side: int = SIDE
 ) -> NDArray[np.uint8]:
-    """Lay images out in rows and columns; small ones are enlarged by a whole factor.
+    """Lay out images (rows, columns, C, H, W) as RGB (height, width, 3); NaN leaves a place empty.
 
-    Args:
-        images: pixels in [0, 1], shape (rows, columns, C, H, W); NaN leaves a place empty.
-        titles: of the columns.
-        caption: one line above them.
-        side: pixels of an image's side at least.
-
-    Returns:
-        RGB, shape (height, width, 3).
+    Images smaller than `side` are enlarged by a whole factor; `titles` stand above the columns.
     """
     rows, columns, _, height, width = images.shape
     factor = max(1, side // max(height, width))
     down, across = height * factor + GAP, width * factor + GAP
     below = LINE if caption else 0
     top = GAP + below + (LINE if titles else 0)
-    picture = Image.new("RGB", (columns * across + GAP, rows * down + top), (_BACKGROUND,) * 3)
+    picture = Image.new("RGB", (columns * across + GAP, rows * down + top), "white")
     pixels = to_bytes(images.nan_to_num(1.0))
     for row in range(rows):
         for column in range(columns):
@@ -58,3 +53,16 @@ def arrange(images: Tensor) -> Tensor:
     rows = -(-len(images) // columns)
     empty = images.new_full((rows * columns - len(images), *images.shape[1:]), float("nan"))
     return torch.cat([images, empty]).view(rows, columns, *images.shape[1:])
+
+
+def colour(heat: NDArray[np.float64], scale: tuple[float, float]) -> NDArray[np.uint8]:
+    """Colour a map (…, H, W) as RGB (…, H, W, 3), dark to bright over `scale`; NaN is the brightest."""
+    level = np.clip((heat - scale[0]) / (scale[1] - scale[0]), 0.0, 1.0)
+    return COLOURS[np.round(255.0 * np.nan_to_num(level, nan=1.0)).astype(np.uint8)]
+
+
+def common_scale(maps: NDArray[np.float64]) -> tuple[float, float]:
+    """A scale for several maps; a few extreme pixels do not stretch it, so no image darkens the others."""
+    finite = maps[np.isfinite(maps)]
+    low, high = (float(v) for v in np.quantile(finite, (0.01, 0.95))) if finite.size else (0.0, 1.0)
+    return (low, high) if high > low else (low - 0.5, low + 0.5)

@@ -12,9 +12,11 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 RGB_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr")
 ALPHA_MODES = ("RGBA", "LA", "PA")
 
-
 WITH_PREVIEWS = ("MPO", "PSD")
 """Formats whose first picture is the photograph, and others belong to it: gain maps, previews, layers."""
+DECODING_ERRORS = (
+    OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, OverflowError, MemoryError
+)  # fmt: skip
 _PLANES, _BITS = 284, 258  # tags of TIFF
 
 
@@ -51,19 +53,9 @@ def read_rgb(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] = 
                 image = ImageOps.exif_transpose(file)
     except UnsuitableError:
         raise
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        KeyError,
-        IndexError,
-        OverflowError,
-        MemoryError,
-    ) as error:
-        raise ValueError(
-            f"cannot be decoded: {str(error).splitlines()[0] if str(error) else repr(error)}"
-        ) from None
+    except DECODING_ERRORS as error:
+        what = str(error).splitlines()[0] if str(error) else repr(error)
+        raise ValueError(f"cannot be decoded: {what}") from None
     except Image.DecompressionBombError:
         raise ValueError("has too many pixels") from None
     if image.mode.startswith("I;16"):

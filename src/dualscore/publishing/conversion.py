@@ -18,9 +18,9 @@ from dualscore.model_files.loading import is_released, load
 from dualscore.networks import UNet
 from dualscore.pictures.photographs import SUFFIXES
 from dualscore.publishing.save_model import save
-from dualscore.scoring import files
-from dualscore.scoring.size import wanted_size
-from dualscore.scoring.stream import Problems, progress_bar, usable
+from dualscore.scoring import image_files as files
+from dualscore.scoring.image_files import Problems, progress_bar, usable
+from dualscore.scoring.scorer import wanted_size
 from dualscore.terminal import final
 from dualscore.terminal.hints import option
 

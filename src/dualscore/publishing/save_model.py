@@ -50,7 +50,7 @@ def describe(model: ImageModel, path: Path) -> str:
 def _add_evaluation(model: ImageModel, checkpoint: Path) -> None:
     """Give a model what an evaluation of its checkpoint found, if there is one."""
     from dualscore.evaluation import is_complete  # brings Lightning, which using a model does not need
-    from dualscore.scoring.reference import find_reference
+    from dualscore.scoring.score_images import find_reference
 
     assert model.origin is not None
     reference = find_reference(checkpoint)

@@ -1,7 +1,7 @@
-"""Which photograph an image file is of, and means over files whose errors are over photographs.
+"""Which photograph an image file is of, and means whose errors are over photographs.
 
-Crops of one photograph resemble each other, so an error over them is far too small. Files have no manifest
-that says what they were cut from; folders say it instead.
+Crops of one photograph resemble each other, so an error over crops is far too small. No manifest says what
+files were cut from, so their folders do.
 """
 
 import math
@@ -11,20 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dualscore.likelihood import Estimate
-from dualscore.scoring.files import is_picture
+from dualscore.scoring.image_files import is_picture
 
 
 def photograph_of(given: Sequence[Path]) -> Callable[[str], str]:
-    """What tells of a file which photograph it is of.
+    """A function from a file's name, as `find` yields it, to its photograph: a sub-folder, or itself.
 
-    Where a folder of those given has no picture in it, but below it, each of its sub-folders is a photograph,
-    with everything in it. Any other file is a photograph of its own.
-
-    Args:
-        given: files and folders.
-
-    Returns:
-        A file as `files.find` names it → its sub-folder, or itself.
+    If a given folder holds pictures in its sub-folders only, each sub-folder is a photograph. Any other file
+    is a photograph of its own.
     """
     parted = [path for path in given if path.is_dir() and not _holds_pictures(path)]
 
@@ -39,7 +33,6 @@ def photograph_of(given: Sequence[Path]) -> Callable[[str], str]:
 
 
 def _holds_pictures(folder: Path) -> bool:
-    """Whether a picture lies in the folder itself; of one that cannot be read nobody knows."""
     try:
         with os.scandir(folder) as entries:
             return any(is_picture(entry.name) and not entry.is_dir() for entry in entries)
@@ -49,23 +42,22 @@ def _holds_pictures(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Counted:
-    """How many photographs there are, and by what; prints as `2 photographs (sub-folders)`."""
+    """How many photographs there are; prints as `2 photographs (sub-folders)`."""
 
     folders: int
-    """Sub-folders."""
     own: int
     """Images that are photographs of their own."""
 
     @staticmethod
     def of(files: Sequence[str], photographs: Sequence[str]) -> "Counted":
-        """Count the photographs of files, a name a file."""
+        """Count the photographs of files, given one name a file."""
         named = set(zip(files, photographs, strict=True))
         folders = {photograph for file, photograph in named if photograph != file}
         return Counted(len(folders), sum(file == photograph for file, photograph in named))
 
     @property
     def total(self) -> int:
-        """G, how many photographs there are."""
+        """All photographs."""
         return self.folders + self.own
 
     def __str__(self) -> str:
@@ -79,11 +71,7 @@ class Counted:
 
 @dataclass
 class RunningMean:
-    """The mean of a stream of files' figures, with `likelihood.mean`'s error over photographs.
-
-    What is kept are sums: three numbers of all images that are photographs of their own, two of each other
-    photograph.
-    """
+    """The mean over a stream of files, with `likelihood.mean`'s error over photographs, from a few sums."""
 
     photograph: Callable[[str], str]
     """A file → its photograph."""
@@ -93,10 +81,10 @@ class RunningMean:
     own_total: float = 0.0
     own_squares: float = 0.0
     sums: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Number of images and their sum, of each photograph that is a sub-folder."""
+    """Number of images and their sum, for each sub-folder."""
 
     def add(self, file: str, value: float) -> None:
-        """Take a file's figure."""
+        """Take a file's value."""
         self.images, self.total = self.images + 1, self.total + value
         photograph = self.photograph(file)
         if photograph == file:
@@ -112,7 +100,7 @@ class RunningMean:
         return Counted(len(self.sums), self.own)
 
     def estimate(self) -> Estimate:
-        """The mean and its error, in the figures' unit; the error is NaN where there is one photograph."""
+        """The mean and its standard error, which is NaN for one photograph."""
         center, groups = self.total / self.images, self.counted.total
         if groups == 1:
             return Estimate(center, math.nan, 1)

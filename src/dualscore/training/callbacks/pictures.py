@@ -14,8 +14,7 @@ from dualscore.energy import Energy
 from dualscore.images import to_pixels
 from dualscore.likelihood import bits_per_dim
 from dualscore.noise import SAMPLING, corrupt, seeded_generator, variance_at_psnr
-from dualscore.pictures.grids import arrange, tile
-from dualscore.pictures.heat import colour, common_scale
+from dualscore.pictures.grids import arrange, colour, common_scale, tile
 from dualscore.sampling import anneal, last_variance, levels, start_from
 from dualscore.training.callbacks.steps import logged_step
 from dualscore.training.lightning_module import DualScoreModule

@@ -1,0 +1,238 @@
+"""Scores batches of images with a model: their size, log Z for it, probabilities and effective dimensions."""
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dualscore.energy import Energy, EnergyModel
+from dualscore.errors import DualscoreError, NormalizationError, ScoreError
+from dualscore.gaussian import StationaryGaussian
+from dualscore.images import to_pixels, to_stored
+from dualscore.likelihood import bits_per_dim, decibels_per_dim
+from dualscore.model import ImageModel
+from dualscore.networks import UNet
+from dualscore.noise import corrupt, fixed_noise, psnr, variance_at_psnr
+from dualscore.pictures.photographs import SUFFIXES
+from dualscore.scoring import image_files
+from dualscore.scoring.image_files import Chunk, Problems, Size, StreamOptions
+from dualscore.terminal.hints import option
+
+NORMALIZER_NOISES = 256
+"""Noisy images that log Z is estimated on; at t_max it hardly matters what is under the noise."""
+NOT_FINITE = "has an energy or a denoised image that is not finite"
+DRAWS = 4
+"""Noises that an image's effective dimension is averaged over."""
+
+
+def wanted_size(
+    model: ImageModel, given: Sequence[Path], left_out: Path, *, resize: bool, normalize: bool
+) -> Size:
+    """The one size of the images of a scoring.
+
+    It is the training images' size, where log Z is known. If log Z may be estimated (`normalize`) and no
+    part of the model is tied to one size, it is the size of the first image.
+    """
+    resizing, estimating = option("--resize", "RESIZE=1"), option("--normalize", "NORMALIZE=1")
+    energy = model.score_model
+    if not isinstance(energy, EnergyModel):
+        raise NormalizationError("this model is a denoiser: it has no energy and no likelihood")
+    if not isinstance(energy, Energy):
+        raise ScoreError("the model is of vectors, not of images: nothing to score with it")
+    unet = energy.network if isinstance(energy.network, UNet) else None
+    if model.image_shape is None and unet is not None and unet.channels not in (1, 3):
+        raise ScoreError(f"the network takes images of {unet.channels} channels, neither gray nor colour")
+    if model.log_normalizer is None and not normalize:
+        raise NormalizationError(
+            "the model's normalization is not known yet, so its energies are no probabilities: train until "
+            f"the first validation, or estimate it on the images to be scored with {estimating}"
+        )
+    if model.image_shape is not None:
+        trained = ", the size that the model was trained on, and "
+        if any(isinstance(part, StationaryGaussian) for part in energy.modules()):
+            hint = f"{trained}the only one that it knows; {resizing} crops and resizes others"
+            return Size(*model.image_shape[1:], resize, hint)
+        if resize or not normalize:
+            hint = (
+                f"{trained}its probabilities add up to one for; {estimating} makes them do so for another, "
+                f"{resizing} crops and resizes"
+            )
+            return Size(*model.image_shape[1:], resize, hint)
+    height, width = image_files.first_size(given, left_out)
+    divisor = unet.size_divisor if unet is not None else 1
+    if height % divisor or width % divisor:
+        raise ScoreError(
+            f"{given[0]}: the first image is {width}×{height}; the network takes sides divisible by {divisor}"
+        )
+    hint = f", as the first one; score other sizes apart, or crop and resize with {resizing}"
+    return Size(height, width, resize, hint)
+
+
+def normalized(model: ImageModel, images: Tensor, size: Size) -> ImageModel:
+    """The model, or one with log Z estimated on uint8 images (B, 3, H, W) if it is unknown for `size`."""
+    energy = model.score_model
+    assert isinstance(energy, Energy)
+    if model.image_shape is not None:
+        channels = model.image_shape[0]
+    else:  # a released network, the only ones that are of any size
+        assert isinstance(energy.network, UNet)
+        channels = energy.network.channels
+    shape = (channels, size.height, size.width)
+    same = model.image_shape == shape
+    if same and model.log_normalizer is not None:
+        return model
+    sized = ImageModel(
+        energy,
+        image_shape=shape,
+        t_max=model.t_max,
+        t_min=model.t_min,
+        noisy_entropy=model.noisy_entropy if same else None,
+        provenance=f"{model.provenance}; log Z estimated on the images scored",
+    ).eval()
+    repeats = -(-NORMALIZER_NOISES // len(images))
+    clean = to_pixels(images, channels)
+    sized.normalize(clean.repeat(repeats, 1, 1, 1)[:NORMALIZER_NOISES], batch_size=len(images))
+    return sized
+
+
+def start(
+    model: ImageModel,
+    given: Sequence[Path],
+    left_out: Path,
+    size: Size,
+    options: StreamOptions,
+    problems: Problems,
+    failure: str,
+) -> tuple[ImageModel, Iterator[Chunk]]:
+    """Begin to decode: the model, normalized for the size, and the batches; `failure` begins the error."""
+    files = image_files.ImageFiles(given, left_out, size, options.batch_size)
+    chunks = image_files.usable(iter(image_files.load(files, options.workers)), problems)
+    first = next(chunks, None)
+    if first is None:
+        problem = problems.first or f"{given[0]} holds no image ({', '.join(SUFFIXES)})"
+        raise ScoreError(f"{failure}: {problem}")
+    return normalized(model, first.images, size), chain([first], chunks)
+
+
+def check_level(
+    decibels: float, t_max: float, highest: float = 120.0, error: type[DualscoreError] = ScoreError
+) -> str:
+    """Refuse a `--psnr` that a model trained up to t_max cannot denoise at; returns a line for dry runs."""
+    # Beyond 120 dB an image and its noisy version are the same in single precision.
+    lowest = psnr(t_max)
+    if not lowest <= decibels <= highest:
+        raise error(
+            f"{option('--psnr ', 'PSNR=')}{decibels:g}: must be between {lowest:.4g} (the strongest noise in "
+            f"training) and {highest:g} dB"
+        )
+    return f"the effective dimension at {decibels:g} dB"
+
+
+def effective_dimension(model: ImageModel, clean: Tensor, noise_variances: Sequence[float]) -> Tensor:
+    """d_eff(x, t) = E‖x − x̂‖²/t at several noise levels, over noises that depend on the image alone.
+
+    An image has the same noises at all levels. Source: Guth et al. 2025, arXiv 2506.05310, figure 5.
+
+    Args:
+        model: with a denoiser; on any device.
+        clean: images x on the 8-bit lattice, pixels in [0, 1], shape (B, C, H, W), on the CPU.
+        noise_variances: K variances t > 0, in pixel².
+
+    Returns:
+        The mean over `DRAWS` noises and its standard error, float64, shape (B, K, 2), on the CPU.
+    """
+    keys = [zlib.crc32(image.numpy().tobytes()) for image in to_stored(clean)]
+    found = torch.empty(DRAWS, len(clean), len(noise_variances), dtype=torch.float64)
+    for draw in range(DRAWS):
+        noise = fixed_noise(keys, clean.shape[1:], 0, draw)
+        for level, variance in enumerate(noise_variances):
+            t = torch.full((len(clean),), variance)
+            error = model.denoise(corrupt(clean, noise, t), t, len(clean)).cpu().double() - clean
+            found[draw, :, level] = error.square().sum(dim=(1, 2, 3)) / variance
+    return torch.stack([found.mean(dim=0), found.std(dim=0) / math.sqrt(DRAWS)], dim=2)
+
+
+def share_higher(these: Tensor, those: Tensor) -> Tensor:
+    """For each of these (n,) the share of those (m,) that are higher, equal ones counting half, float64."""
+    rising = those.sort().values
+    at_most = torch.searchsorted(rising, these, right=True)
+    below = torch.searchsorted(rising, these)
+    return 1.0 - 0.5 * (at_most + below).double() / len(those)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Energies that other images are ranked among."""
+
+    energies: Tensor
+    """U(x, 0) in nats, without log Z, shape (n,)."""
+    source: str
+    """The folder of their rows, or the model file."""
+    which: str = "validation images"
+    """What the images are, for people."""
+
+    def percentile(self, energy: Tensor) -> Tensor:
+        """Percentage of the set that is less probable than images of energies (B,); equals count half."""
+        return 100.0 * share_higher(energy.double().cpu(), self.energies.double().cpu())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a batch, float64, on the CPU."""
+
+    bits: Tensor
+    """Bits/dim by the paper's protocol, shape (B,)."""
+    decibels: Tensor
+    """Log p in dB/dim, shape (B,)."""
+    percentile: Tensor | None
+    """Percentage of the reference that is less probable, shape (B,)."""
+    effective_dimension: Tensor | None
+    """E‖x − x̂‖²/t and its standard error over draws, shape (B, 2)."""
+    maps: Tensor
+    """Bits of each pixel a channel, shape (B, H, W); their mean over H and W is `bits`."""
+    pixels: Tensor
+    """The images as the model saw them, uint8, shape (B, C, H, W)."""
+
+    def finite(self) -> Tensor:
+        """Which images have finite scores, bool, shape (B,)."""
+        known = self.bits.isfinite() & self.maps.isfinite().all(dim=2).all(dim=1)
+        if self.effective_dimension is not None:
+            known = known & self.effective_dimension.isfinite().all(dim=1)
+        return known
+
+
+class Scorer:
+    """Scores batches with a normalized model; effective dimensions at `psnr` in dB if it is given."""
+
+    def __init__(self, model: ImageModel, reference: Reference | None, psnr: float | None) -> None:
+        assert model.image_shape is not None
+        assert model.log_normalizer is not None
+        self.model, self.reference = model, reference
+        self.shape, self.log_normalizer = model.image_shape, model.log_normalizer
+        self.noise_variance = None if psnr is None else variance_at_psnr(psnr)
+
+    def __call__(self, images: Tensor) -> Scores:
+        """Score stored images, uint8 RGB of shape (B, 3, H, W); gray models see them in gray."""
+        clean = to_pixels(images, self.shape[0])
+        dimension, pixels = math.prod(self.shape), self.shape[1] * self.shape[2]
+        # Score and heat map from one evaluation: the energy is the sum of its pixels.
+        maps = self.model.energy_map(clean, 0.0, len(clean)).double().cpu()
+        energy = maps.sum(dim=(1, 2))
+        normalized = energy + self.log_normalizer
+        effective = None
+        if self.noise_variance is not None:
+            effective = effective_dimension(self.model, clean, [self.noise_variance])[:, 0]
+        return Scores(
+            bits=bits_per_dim(normalized, dimension),
+            decibels=decibels_per_dim(-normalized, dimension),
+            percentile=None if self.reference is None else self.reference.percentile(energy),
+            effective_dimension=effective,
+            # A pixel's own share of d is C, so the even share of log Z is that of one pixel too.
+            maps=bits_per_dim(maps + self.log_normalizer / pixels, self.shape[0]),
+            pixels=to_stored(clean),
+        )
