@@ -16,35 +16,23 @@ _QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*:/{1,2}[^\s?'\"]*)\?(?!\*\*\*)[^\s'\"]
 
 
 def redact(text: str) -> str:
-    """Hide the user, password and query of every URL in a text, and the arguments of a `pipe:` command.
-
-    Args:
-        text: any.
-
-    Returns:
-        The text with `***` in their places; of a text with a command nothing follows it.
-    """
+    """Hide the user, password and query of every URL in a text, and all that follows a `pipe:` command."""
     text = _ARGUMENTS.sub(rf"{COMMAND}\1 {HIDDEN}", text)
     return _QUERY.sub(rf"\1?{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text))
 
 
+def restore_needed(stored: str) -> bool:
+    """Whether a stored data path is not the whole: credentials and commands are not kept."""
+    return stored.startswith(COMMAND) or HIDDEN in stored
+
+
 def restore(stored: str, given: str) -> str:
-    """The data path to use where a run's folder holds a redacted one.
+    """A run's stored data path; where credentials or a command are missing, the given one if it matches.
 
     A command is run only where a person or an experiment's file names it: one that came with a run's folder
-    is not to be trusted.
-
-    Args:
-        stored: what the run's folder says.
-        given: what the command line or the experiment says.
-
-    Returns:
-        What is stored; the given one where that is the same, but whole.
-
-    Raises:
-        ConfigError: if credentials or a command are needed and not given.
+    is not to be trusted. ConfigError if what is missing is not given.
     """
-    if not stored.startswith(COMMAND) and HIDDEN not in stored:
+    if not restore_needed(stored):
         return stored
     if redact(given) == redact(stored):
         return given
