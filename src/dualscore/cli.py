@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import dualscore.commands as commands
 from dualscore.errors import DualscoreError, StoppedError
+from dualscore.redaction import complaint, shown
 from dualscore.terminal import rank, speaking
-from dualscore.terminal.complaint import complaint, shown
 from dualscore.terminal.console import Terminal
 
 

@@ -1,8 +1,9 @@
-"""Keeps credentials out of everything that is shown or stored."""
+"""Keeps credentials, and whatever a terminal would obey, out of everything that is shown or stored."""
 
 import re
 
 from dualscore.errors import ConfigError
+from dualscore.files.plain_text import harmless, one_line
 
 HIDDEN = "***"
 COMMAND = "pipe:"
@@ -40,3 +41,18 @@ def restore(stored: str, given: str) -> str:
         f"data.path={redact(stored)}: credentials and commands are not kept with a run; "
         "give the whole data.path=… again"
     )
+
+
+def shown(text: str) -> str:
+    """Text that was typed or came with a file, without credentials and without signs that terminals obey."""
+    return harmless(redact(text))
+
+
+def complaint(error: Exception) -> str:
+    """An error's message in one line; of a traceback, as loader processes send it, only the last line."""
+    text = str(error).strip()
+    if isinstance(error, OSError):
+        text = (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
+    if "Traceback (most recent call last)" in text:
+        text = text.splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+    return shown(one_line(text))

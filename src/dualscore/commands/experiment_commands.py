@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from dualscore.commands.options import RUNS, Experiment, Name, Overrides, Runs
 from dualscore.errors import ConfigError
 from dualscore.terminal import final, shared_console
-from dualscore.terminal.dry import Plan
+from dualscore.terminal.boxes import Plan
 from dualscore.terminal.hints import afresh, command
 
 if TYPE_CHECKING:

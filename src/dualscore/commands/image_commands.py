@@ -20,7 +20,7 @@ from dualscore.commands.options import (
     positive,
 )
 from dualscore.terminal import shared_console
-from dualscore.terminal.dry import Plan
+from dualscore.terminal.boxes import Plan
 
 if TYPE_CHECKING:
     from dualscore.model import ImageModel

@@ -16,7 +16,7 @@ from dualscore.commands.options import (
 )
 from dualscore.errors import CheckpointError
 from dualscore.terminal import final, shared_console
-from dualscore.terminal.dry import Plan
+from dualscore.terminal.boxes import Plan
 from dualscore.terminal.hints import option
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, get_args, get_origin, get_type_hints
 
-from dualscore.terminal.complaint import shown
+from dualscore.redaction import shown
 from dualscore.terminal.hints import did_you_mean
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dualscore.terminal.dry import Plan
+from dualscore.terminal.boxes import Plan
 from dualscore.terminal.hints import from_make
 
 if TYPE_CHECKING:

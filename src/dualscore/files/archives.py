@@ -32,14 +32,7 @@ def sha256(path: Path) -> str:
 
 
 def refuse_bombs(path: Path) -> None:
-    """Refuse a checkpoint whose parts are longer, unpacked, than the file: torch never compresses them.
-
-    Args:
-        path: a file; one that is no zip archive is left to its reader.
-
-    Raises:
-        CheckpointError: if the archive would unpack to more than it is long.
-    """
+    """Refuse a checkpoint whose parts are longer, unpacked, than the file: torch never compresses them."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())

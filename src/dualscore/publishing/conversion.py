@@ -43,21 +43,7 @@ class Options:
 
 
 def convert(path: Path, images: Sequence[Path], normalizer: bool, options: Options, console: Console) -> Path:
-    """Write a released checkpoint as a model file.
-
-    Args:
-        path: the released checkpoint.
-        images: files and folders that log Z is estimated on, all of one size, which becomes the model's.
-        normalizer: whether log Z is wanted; a denoiser never has one.
-        options: how.
-        console: for people.
-
-    Returns:
-        The file with the weights.
-
-    Raises:
-        DualscoreError: one line for people; images that cannot be used are counted instead, unless all are.
-    """
+    """Write a released checkpoint as a model file; `normalizer` estimates log Z on the images."""
     check_released(path)
     model = load(path)
     if not isinstance(model.score_model, EnergyModel):

@@ -71,14 +71,7 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
 
 
 def problems(config: ExperimentConfig) -> list[tuple[str, str]]:
-    """Find impossible values.
-
-    Args:
-        config: a complete configuration.
-
-    Returns:
-        Pairs of key and reason, empty if all is well.
-    """
+    """Find impossible values: pairs of key and reason, none if all is well."""
     found = []
     for name, top in vars(type(config))["__dataclass_fields__"].items():
         value = getattr(config, name)

@@ -13,8 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dualscore.figures.page import style
 from dualscore.files.aside import write_aside
 from dualscore.runs.folder import Run
-from dualscore.study.plot import plot_curves, plot_differences
-from dualscore.study.result import Result, paired
+from dualscore.study.plot import Result, paired, plot_curves, plot_differences
 from dualscore.study.variants import PAPER, Study
 
 TAGS = {"bound": "val/bound", "paper": "val/bits_per_dim"}
@@ -79,16 +78,7 @@ def time_to(value: float, results: Sequence[Result]) -> float | None:
 
 
 def write_results(study: Study, results: Sequence[Result], out: Path) -> list[Path]:
-    """Write a study's table, numbers and plot, of the runs that are there.
-
-    Args:
-        study: the study.
-        results: its finished runs.
-        out: its folder.
-
-    Returns:
-        The files, the table first.
-    """
+    """Write a study's table, numbers and plot of the finished runs; returns the files, the table first."""
     files = [out / name for name in ("table.md", "results.json", "learning.png", "learning.pdf")]
     write_aside(files[0], table(study, results).encode())
     numbers = {"study": study.name, "purpose": study.purpose, "runs": [asdict(r) for r in results]}

@@ -57,11 +57,7 @@ class Terminal(Console):
 
     Text is shown as it is: names of runs and files may hold Rich's markup or a terminal's own commands. Lines
     that were left to the terminal to wrap are wrapped between words on one, and never cut elsewhere; tables
-    have frames on a terminal alone.
-
-    Args:
-        hushed: whether only what is said by `final` is shown.
-        log: gets everything, shown or not.
+    have frames on a terminal alone. A hushed one shows only what is said by `final`; the log gets everything.
     """
 
     def __init__(self, *, hushed: bool = False, log: LogFile | None = None) -> None:
@@ -157,19 +153,7 @@ def is_live(console: Console) -> bool:
 
 @contextmanager
 def speaking(hushed: bool = False, log_file: Path | None = None, command: str = "") -> Iterator[Terminal]:
-    """Give a command its console.
-
-    Args:
-        hushed: whether only errors and final figures are shown.
-        log_file: a file that everything is appended to.
-        command: what was typed, for the log.
-
-    Yields:
-        The console; afterwards everything is as it was before.
-
-    Raises:
-        ConfigError: if the log file cannot be written.
-    """
+    """Give a command its console, which repeats everything in a log file; afterwards all is as before."""
     global _current
     before, stderr, began = _current, sys.stderr, time.monotonic()
     log = None if log_file is None else LogFile(log_file, rank())

@@ -34,17 +34,7 @@ def afresh() -> str:
 
 
 def command(name: str, *words: str, variables: Mapping[str, str] | None = None, options: str = "") -> str:
-    """A command to type next.
-
-    Args:
-        name: of the command, and of the Makefile's target.
-        *words: what it takes, without make.
-        variables: the same for make.
-        options: further ones, without make.
-
-    Returns:
-        `make score CKPT=…` or `dualscore score …`, whichever the user works with.
-    """
+    """A command to type next: `make score CKPT=…` (`variables`) or `dualscore score …`, as the user works."""
     if from_make():
         return " ".join(["make", name, *(f"{k}={_quoted(v)}" for k, v in (variables or {}).items())])
     return " ".join(["dualscore", name, *map(_quoted, words), *([options] if options else [])])

@@ -24,13 +24,6 @@ class LogFile:
 
     Every line is one write in append mode, so that the processes of a run do not tear each other's lines.
     A disk that takes no more costs the log, and not the run.
-
-    Args:
-        path: the file; its folder is made.
-        rank: of this process; the lines of others than the first say whose they are.
-
-    Raises:
-        ConfigError: if it cannot be opened.
     """
 
     def __init__(self, path: Path, rank: int) -> None:
