@@ -128,9 +128,6 @@ class ResumableLoader:
 
     Lightning saves `state_dict` into checkpoints and calls `load_state_dict` before training goes on; the
     plan is then replayed to that place.
-
-    Args:
-        datamodule: what makes the loader of an epoch from a batch on.
     """
 
     def __init__(self, datamodule: ImageDataModule) -> None:
@@ -168,16 +165,7 @@ class ResumableLoader:
 
 
 def check_positions(split: str, positions: Tensor, images: int) -> None:
-    """Refuse positions that are none of a split.
-
-    Args:
-        split: its name.
-        positions: places in it, shape (n,).
-        images: how many it has.
-
-    Raises:
-        DataError: naming the first that is wrong.
-    """
+    """Refuse positions, shape (n,), outside a split; DataError names the first."""
     outside = positions[(positions < 0) | (positions >= images)]
     if len(outside):
         raise DataError(f"position {int(outside[0])} is not one of the {images} {split} images")

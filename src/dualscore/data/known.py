@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 
 from dualscore.data.base import ImageDataModule, check_positions
 from dualscore.data.batch import Batch
-from dualscore.data.epoch_plan import share
-from dualscore.data.workers import live_with_the_run
+from dualscore.data.epoch_plan import share_of_worker
+from dualscore.data.workers import live_with_the_run, worker_place
 from dualscore.densities import GaussianMixture
 from dualscore.noise import SAMPLING, seeded_generator
 
@@ -23,17 +23,7 @@ _SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
 def draw_images(density: GaussianMixture, count: int, quantized: bool, generator: torch.Generator) -> Tensor:
-    """Draw images as they would be stored.
-
-    Args:
-        density: what they are drawn from.
-        count: how many.
-        quantized: 8-bit; images that leave [0, 1] are then drawn anew.
-        generator: on the CPU.
-
-    Returns:
-        uint8 if quantized, else float32, shape (count, C, H, W).
-    """
+    """Draw images, shape (count, C, H, W): float32, or uint8 of those within [0, 1] if quantized."""
     images = density.sample(count, generator)
     if not quantized:
         return images
@@ -64,7 +54,7 @@ class TrainingDraws(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this loader process's batches in order."""
-        worker, workers = _worker()
+        worker, workers = worker_place()
         cpu = torch.device("cpu")
         for number in range(self.start + worker, self.batches, workers):
             images = [
@@ -100,9 +90,7 @@ class MeasuredDraws(IterableDataset[Batch]):
         self.place, self.workers = place, max(1, workers)
 
     def _range(self, worker: int) -> tuple[int, int]:
-        low, high = share(self.count, *self.place)
-        first, last = share(high - low, worker, self.workers)
-        return low + first, low + last
+        return share_of_worker(self.count, self.place, worker, self.workers)
 
     def __len__(self) -> int:
         """Batches this device's loader yields, exactly."""
@@ -115,7 +103,7 @@ class MeasuredDraws(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this loader process's batches in the images' order."""
-        first, last = self._range(_worker()[0])
+        first, last = self._range(worker_place()[0])
         for start in range(first, last, self.batch_size):
             stop = min(start + self.batch_size, last)
             blocks = range(start // BLOCK, (stop - 1) // BLOCK + 1)
@@ -126,26 +114,8 @@ class MeasuredDraws(IterableDataset[Batch]):
             yield Batch(chosen, position, position, torch.full_like(position, -1))
 
 
-def _worker() -> tuple[int, int]:
-    info = get_worker_info()
-    return (0, 1) if info is None else (info.id, info.num_workers)
-
-
 class KnownDataModule(ImageDataModule):
-    """Batches drawn from a known density.
-
-    Args:
-        density: what images are drawn from.
-        name: the density's name.
-        quantized: 8-bit images rather than floats.
-        batch_size: training images a step over all devices.
-        streams: streams of a batch, each with random numbers of its own.
-        workers: loader processes a device.
-        accumulate: parts that a device's training batch is yielded in.
-        seed: the run's seed, for the training images.
-        validate_images: validation images used while training.
-        validate_batch_size: images a batch on a device in validation.
-    """
+    """Batches drawn from a known density."""
 
     def __init__(
         self,
@@ -177,15 +147,7 @@ class KnownDataModule(ImageDataModule):
         self.batch_size, self.streams, self.seed = batch_size, streams, seed
 
     def photographs(self, split: str, positions: Tensor) -> Tensor:
-        """Each image is one of its own: its position.
-
-        Args:
-            split: `train`, `val` or `test`.
-            positions: the images' places in it, int64, shape (n,).
-
-        Returns:
-            The same numbers, int64, shape (n,).
-        """
+        """Each image is one of its own: its position."""
         check_positions(split, positions, self.counts[split])
         return positions.clone()
 

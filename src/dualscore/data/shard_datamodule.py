@@ -18,24 +18,7 @@ from dualscore.errors import DataError
 
 
 class ShardDataModule(ImageDataModule):
-    """Training, validation and evaluation batches from a folder of shards.
-
-    Args:
-        source: where the shards of a prepared data set are.
-        manifest: its manifest.
-        batch_size: training images a step over all devices.
-        streams: lanes of a batch; see `dualscore.data.epoch_plan`.
-        workers: loader processes a device; 0 reads in the training process.
-        accumulate: parts that a device's training batch is yielded in.
-        shuffle_buffer: images held for shuffling by a loader process.
-        seed: the run's seed.
-        validate_images: evenly spaced validation images used while training.
-        validate_batch_size: images a batch on a device in validation.
-        training: positions of the training images that are used; None for all.
-
-    Raises:
-        DataError: if there are fewer images than a batch or than devices need.
-    """
+    """Batches from shards; `training` are the positions of the training images that are used, all if None."""
 
     def __init__(
         self,
@@ -79,18 +62,7 @@ class ShardDataModule(ImageDataModule):
         return EpochPlan(shards, self.batch_size, self.streams, groups, self.seed, epoch, self.training)
 
     def photographs(self, split: str, positions: Tensor) -> Tensor | None:
-        """Which photograph images are of; see `ImageDataModule`.
-
-        Args:
-            split: `train`, `val` or `test`.
-            positions: the images' places in it, int64, shape (n,).
-
-        Returns:
-            The photographs' numbers, int64, shape (n,); None where the manifest does not tell.
-
-        Raises:
-            DataError: if a position is not one of the split, or the photographs' file is damaged.
-        """
+        """Which photograph images are of; see `ImageDataModule`."""
         check_positions(split, positions, self.manifest.splits[split].images)
         if self.manifest.photographs is None:
             return None

@@ -154,18 +154,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, raw: bytes, where: str | Path) -> "Manifest":
-        """Check a manifest's content.
-
-        Args:
-            raw: the file's bytes.
-            where: how to name the file in errors.
-
-        Returns:
-            The manifest.
-
-        Raises:
-            DataError: naming the file and the key at fault.
-        """
+        """Check a manifest's content; `where` names the file in errors."""
         try:
             document = json.loads(raw)
         except (ValueError, RecursionError) as error:
