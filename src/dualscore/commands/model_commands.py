@@ -143,12 +143,23 @@ def convert(
 ) -> Plan | None:
     """Write a released checkpoint as a model, with its log Z."""
     from dualscore.devices import default_device
-    from dualscore.publishing.conversion import Options, check_released
+    from dualscore.publishing.conversion import check_released
     from dualscore.publishing.conversion import convert as convert_released
 
     if not dry_run:
-        options = Options(out, resize, batch_size, max(0, workers), device or default_device(), licence)
-        _report(convert_released(released, images, normalizer, options, shared_console()))
+        path = convert_released(
+            released,
+            images,
+            out,
+            shared_console(),
+            normalizer=normalizer,
+            licence=licence,
+            resize=resize,
+            batch_size=batch_size,
+            workers=max(0, workers),
+            device=device or default_device(),
+        )
+        _report(path)
         return None
     from dualscore.commands import planning
     from dualscore.model_files.exported import check_folder

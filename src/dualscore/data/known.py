@@ -1,16 +1,17 @@
 """Images drawn from a known density: endless training data, and the truth beside every estimate."""
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from dualscore.data.base import ImageDataModule, check_positions
+from dualscore.data.base import Batching, ImageDataModule, check_positions, make_loader
 from dualscore.data.batch import Batch
 from dualscore.data.epoch_plan import share_of_worker
-from dualscore.data.workers import live_with_the_run, worker_place
+from dualscore.data.workers import worker_place
 from dualscore.densities import GaussianMixture
 from dualscore.noise import SAMPLING, seeded_generator
 
@@ -32,25 +33,22 @@ def draw_images(density: GaussianMixture, count: int, quantized: bool, generator
     return (255.0 * images).round().to(torch.uint8)
 
 
+@dataclass(eq=False)
 class TrainingDraws(IterableDataset[Batch]):
     """A device's part of the global batches of an epoch, drawn afresh for it, from batch `start` on."""
 
-    def __init__(
-        self,
-        density: GaussianMixture,
-        quantized: bool,
-        *,
-        batches: int,
-        each: int,
-        streams: range,
-        total: int,
-        key: tuple[int, int],
-        start: int,
-    ) -> None:
-        super().__init__()
-        self.density, self.quantized = density, quantized
-        self.batches, self.each, self.streams, self.total = batches, each, streams, total
-        self.key, self.start = key, start
+    density: GaussianMixture
+    quantized: bool
+    batches: int
+    each: int
+    """Images of a stream in a batch."""
+    streams: range
+    """This device's."""
+    total: int
+    """Streams of all devices."""
+    key: tuple[int, int]
+    """The run's seed and the epoch."""
+    start: int
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this loader process's batches in order."""
@@ -71,30 +69,25 @@ class TrainingDraws(IterableDataset[Batch]):
             yield Batch(torch.cat(images), position, position, torch.full_like(position, -1))
 
 
+@dataclass(eq=False)
 class MeasuredDraws(IterableDataset[Batch]):
     """The first `count` images of a split, a device's share of them; the same for every run and seed."""
 
-    def __init__(
-        self,
-        density: GaussianMixture,
-        quantized: bool,
-        split: str,
-        count: int,
-        batch_size: int,
-        place: tuple[int, int],
-        workers: int,
-    ) -> None:
-        super().__init__()
-        self.density, self.quantized, self.split = density, quantized, split
-        self.count, self.batch_size = count, batch_size
-        self.place, self.workers = place, max(1, workers)
+    density: GaussianMixture
+    quantized: bool
+    split: str
+    count: int
+    batch_size: int
+    place: tuple[int, int]
+    """Which device of how many."""
+    workers: int
 
     def _range(self, worker: int) -> tuple[int, int]:
-        return share_of_worker(self.count, self.place, worker, self.workers)
+        return share_of_worker(self.count, self.place, worker, max(1, self.workers))
 
     def __len__(self) -> int:
         """Batches this device's loader yields, exactly."""
-        ranges = [self._range(worker) for worker in range(self.workers)]
+        ranges = [self._range(worker) for worker in range(max(1, self.workers))]
         return sum(-(-(last - first) // self.batch_size) for first, last in ranges)
 
     def _block(self, number: int) -> Tensor:
@@ -123,28 +116,14 @@ class KnownDataModule(ImageDataModule):
         name: str,
         *,
         quantized: bool,
-        batch_size: int,
-        streams: int,
-        workers: int,
-        accumulate: int,
-        seed: int,
-        validate_images: int,
-        validate_batch_size: int,
+        **batching: Unpack[Batching],
     ) -> None:
         release = f"drawn from the known density {name}, {'8-bit' if quantized else 'not quantised'}"
+        identity = f"{release} {density.image_shape}"
         super().__init__(
-            dataset=name,
-            release=release,
-            path=None,
-            identity=f"{release} {density.image_shape}",
-            counts=SPLIT_IMAGES,
-            validate_images=validate_images,
-            validate_batch_size=validate_batch_size,
-            workers=workers,
-            accumulate=accumulate,
+            dataset=name, release=release, path=None, identity=identity, counts=SPLIT_IMAGES, **batching
         )
         self.density, self.quantized = density, quantized
-        self.batch_size, self.streams, self.seed = batch_size, streams, seed
 
     def photographs(self, split: str, positions: Tensor) -> Tensor:
         """Each image is one of its own: its position."""
@@ -158,26 +137,22 @@ class KnownDataModule(ImageDataModule):
 
     def epoch_loader(self, epoch: int, start: int) -> DataLoader[Any]:
         """This device's part of an epoch's global batches, from batch `start` on."""
-        rank, world_size = self.place()
-        mine = self.streams // world_size
-        dataset = TrainingDraws(
+        draws = TrainingDraws(
             self.density,
             self.quantized,
             batches=self.batches,
             each=self.batch_size // self.streams,
-            streams=range(rank * mine, (rank + 1) * mine),
+            streams=self.device_streams(),
             total=self.streams,
             key=(self.seed, epoch),
             start=start,
         )
-        return DataLoader(
-            dataset, batch_size=None, num_workers=self.workers, worker_init_fn=live_with_the_run
-        )
+        return make_loader(draws, self.workers)
 
     def evenly_spaced(
         self, split: str, count: int, batch_size: int, place: tuple[int, int] = (0, 1), workers: int = 0
     ) -> DataLoader[Any]:
         """The first `count` images of a split, in order, each once; see `ImageDataModule`."""
         count = min(count, self.counts[split])
-        dataset = MeasuredDraws(self.density, self.quantized, split, count, batch_size, place, workers)
-        return DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=live_with_the_run)
+        draws = MeasuredDraws(self.density, self.quantized, split, count, batch_size, place, workers)
+        return make_loader(draws, workers)

@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate, islice
 from random import Random
 
@@ -108,6 +109,7 @@ def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
     yield start, last + 1
 
 
+@dataclass(eq=False)
 class TrainingBatches(IterableDataset[Batch]):
     """A device's part of every global batch of an epoch, from a given batch on.
 
@@ -115,33 +117,30 @@ class TrainingBatches(IterableDataset[Batch]):
     processes reads its share of the plan's groups, a multiple of W.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        shape: tuple[int, int, int],
-        plan: EpochPlan,
-        streams: range,
-        shuffle_buffer: int,
-        start: int = 0,
-    ) -> None:
-        super().__init__()
-        self.source, self.shape, self.plan, self.streams = source, shape, plan, streams
-        self.buffer = max(1, shuffle_buffer // plan.streams)
-        self.start = start
+    source: Source
+    shape: tuple[int, int, int]
+    plan: EpochPlan
+    streams: range
+    """This device's."""
+    shuffle_buffer: int
+    """Images held for shuffling, over all streams."""
+    start: int = 0
+    """Batches of the epoch to leave out, because they were seen before an interruption."""
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this loader process's batches of the epoch in order."""
         worker, workers = worker_place()
         each = self.plan.batch_size // self.plan.streams
+        buffer = max(1, self.shuffle_buffer // self.plan.streams)
         # DataLoader takes batches from its processes in turn, beginning with the first one at `start`.
         groups = [g for g in range(self.plan.groups) if (g - self.start) % workers == worker]
         # While it fills, webdataset's buffer draws in two images for each that it gives.
-        rows = len(groups) * len(self.streams) * (self.buffer + each + 1)
+        rows = len(groups) * len(self.streams) * (buffer + each + 1)
         substitutes = RandomSubstitutes(self.source, self.plan, math.prod(self.shape))
         memory = Memory(min(rows, self.plan.images), self.shape, substitutes)
         lanes = {
             g: [
-                Lane(self.source, self.plan.lane(g, s), memory, self.buffer, self.plan.shuffler(g, s))
+                Lane(self.source, self.plan.lane(g, s), memory, buffer, self.plan.shuffler(g, s))
                 for s in self.streams
             ]
             for g in groups

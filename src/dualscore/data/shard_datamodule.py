@@ -2,18 +2,17 @@
 
 import hashlib
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dualscore.data.base import ImageDataModule, check_positions
+from dualscore.data.base import Batching, ImageDataModule, check_positions, make_loader
 from dualscore.data.epoch_plan import EpochPlan
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.shards import Manifest
 from dualscore.data.source import Source, local_folder
-from dualscore.data.workers import live_with_the_run
 from dualscore.errors import DataError
 
 
@@ -25,15 +24,9 @@ class ShardDataModule(ImageDataModule):
         source: Source,
         manifest: Manifest,
         *,
-        batch_size: int,
-        streams: int,
-        workers: int,
-        accumulate: int,
         shuffle_buffer: int,
-        seed: int,
-        validate_images: int,
-        validate_batch_size: int,
         training: range | None = None,
+        **batching: Unpack[Batching],
     ) -> None:
         super().__init__(
             dataset=manifest.dataset,
@@ -42,18 +35,14 @@ class ShardDataModule(ImageDataModule):
             identity=hashlib.sha256(f"{manifest.splits}{training or ''}".encode()).hexdigest(),
             counts=manifest.images | ({} if training is None else {"train": len(training)}),
             training_shards=manifest.splits["train"].shards,
-            validate_images=validate_images,
-            validate_batch_size=validate_batch_size,
-            workers=workers,
-            accumulate=accumulate,
+            **batching,
         )
         self.source, self.manifest, self.training = source, manifest, training
-        self.batch_size, self.streams = batch_size, streams
-        self.shuffle_buffer, self.seed = shuffle_buffer, seed
+        self.shuffle_buffer = shuffle_buffer
         if self.batches < 1:
             raise DataError(
                 f"{source}: {self.counts['train']} training images are too few for "
-                f"data.batch_size={batch_size} with data.workers={workers}; lower one of them"
+                f"data.batch_size={self.batch_size} with data.workers={self.workers}; lower one of them"
             )
 
     def _plan(self, epoch: int) -> EpochPlan:
@@ -95,13 +84,9 @@ class ShardDataModule(ImageDataModule):
 
     def epoch_loader(self, epoch: int, start: int) -> DataLoader[Any]:
         """This device's part of an epoch's global batches, from batch `start` on."""
-        rank, world_size = self.place()
-        each = self.streams // world_size
-        streams = range(rank * each, (rank + 1) * each)
-        dataset = TrainingBatches(
-            self.source, self.manifest.image_shape, self._plan(epoch), streams, self.shuffle_buffer, start
-        )
-        return _loader(dataset, self.workers)
+        streams, shape = self.device_streams(), self.manifest.image_shape
+        batches = TrainingBatches(self.source, shape, self._plan(epoch), streams, self.shuffle_buffer, start)
+        return make_loader(batches, self.workers)
 
     def evenly_spaced(
         self, split: str, count: int, batch_size: int, place: tuple[int, int] = (0, 1), workers: int = 0
@@ -116,15 +101,4 @@ class ShardDataModule(ImageDataModule):
         if dataset.count < place[1]:
             few = f"{dataset.count} {split} images"
             raise DataError(f"{self.source}: {few} are too few for {place[1]} devices")
-        return _loader(dataset, workers)
-
-
-def _loader(dataset: Any, workers: int) -> DataLoader[Any]:  # noqa: ANN401 - either kind of batches
-    pinned = torch.cuda.is_available()
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pinned,
-        worker_init_fn=live_with_the_run,
-    )
+        return make_loader(dataset, workers)

@@ -33,14 +33,17 @@ def quiet() -> None:
         "lightning.fabric.utilities.rank_zero",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*sync_dist=True.*")
-    warnings.filterwarnings("ignore", ".*IterableDataset.*__len__.*")
-    warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")
-    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
-    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores .* available but not enabled.*")
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*sync_dist=True.*",
+        ".*IterableDataset.*__len__.*",
+        ".*`broadcast_buffers` is deprecated.*",
+        ".*`srun` command is available.*",
+        ".*LeafSpec.*is deprecated.*",
+        "TensorFloat32 tensor cores .* available but not enabled.*",
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def rank() -> int:
