@@ -15,7 +15,7 @@ from dualscore.terminal.console import Terminal
 
 
 class _Version(argparse.Action):
-    """Prints versions, on demand: asking every package takes a while."""
+    """Prints versions; looked up on demand, because that takes a while."""
 
     def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
         super().__init__(option_strings, dest, nargs=0, help=help)

@@ -7,7 +7,7 @@ from dualscore.files.plain_text import harmless, one_line
 
 HIDDEN = "***"
 COMMAND = "pipe:"
-"""What a data path begins with that is a command."""
+"""The beginning of a data path that is a command."""
 
 # A command's arguments may be secret in any way; what was hidden already stays as it is.
 _ARGUMENTS = re.compile(rf"\b{COMMAND}(\S+)\s+(?!{re.escape(HIDDEN)}).*", re.DOTALL)
@@ -23,7 +23,7 @@ def redact(text: str) -> str:
 
 
 def restore_needed(stored: str) -> bool:
-    """Whether a stored data path is not the whole: credentials and commands are not kept."""
+    """Whether a stored data path lacks its credentials or its command, which are not kept."""
     return stored.startswith(COMMAND) or HIDDEN in stored
 
 

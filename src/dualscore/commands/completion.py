@@ -21,7 +21,7 @@ def completion(shell: Shell) -> None:
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Answer a shell that asks for completions, and end the process; else nothing."""
+    """Answer a shell that asks for completions and end the process; otherwise do nothing."""
     if "_ARGCOMPLETE" not in os.environ:
         return
     import argcomplete
@@ -42,7 +42,7 @@ def _experiments(parsed_args: argparse.Namespace, **_: object) -> list[str]:
 
 
 def _models(prefix: str, **_: object) -> list[str]:
-    """Runs, and what files there are: a model may be anywhere."""
+    """Runs, then files: a model may be anywhere."""
     from argcomplete.completers import FilesCompleter
 
     runs = [run for run in runs_below() if run.startswith(prefix)]
@@ -54,7 +54,7 @@ def _run_names(**_: object) -> list[str]:
 
 
 def _settings(prefix: str, **_: object) -> list[str]:
-    """`optim.lr=` and all others of the schema."""
+    """Every setting, as `optim.lr=`."""
     from dataclasses import fields, is_dataclass
 
     from dualscore.settings.config import ExperimentConfig
@@ -79,4 +79,4 @@ NAMES: dict[str, Callable[..., list[str]]] = {
     "handed_over": lambda **_: ["build", "verify"],
     "only": lambda **_: ["table1", "table2", "1", "2", "3", "4", "5"],
 }
-"""What completes an argument, by its name; files complete the others."""
+"""Completers by argument name; all others complete to files."""

@@ -130,7 +130,7 @@ class _Target(NamedTuple):
 def _find_target(
     experiment: str, overrides: list[str], given: Path | None, name: str | None, runs: Path
 ) -> _Target:
-    """What to measure, by the settings that its run was trained with, wherever it has a run."""
+    """The checkpoint to measure, with the settings its run was trained with if it has a run."""
     from dualscore.runs.folder import Run, newest_run
     from dualscore.settings.experiment import load_experiment
 
@@ -152,7 +152,7 @@ def _find_target(
 
 
 def _stored(run: "Run", experiment: str, overrides: list[str]) -> "ExperimentConfig":
-    """A run's settings; a data path whose credentials were not stored comes from the experiment."""
+    """A run's settings; if credentials were left out of its data path, the experiment's path."""
     from dualscore.redaction import restore, restore_needed
     from dualscore.settings.experiment import load_experiment, override_config
 

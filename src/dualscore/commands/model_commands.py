@@ -55,7 +55,7 @@ def figures(
     plan.check("figures", lambda: ", ".join(check_names(only)))
     for name, folder in (("run", run_folder), ("other", other)):
         if folder is not None:
-            plan.check(name, planning.told, folder, overrides)
+            plan.check(name, planning.describe_run, folder, overrides)
             if not plan.problems:
                 planning.open_model(plan, folder)
     plan.add("work", "what was measured before is not measured again; the rest takes minutes on the demo")
@@ -65,7 +65,7 @@ def figures(
 def _energy_histogram(
     energies: Path, dimension: int | None, out: Path, needs_run: bool, dry_run: bool
 ) -> Plan | None:
-    """Figure 3 of a file of energies; `needs_run` where more was asked for."""
+    """Draw figure 3 from a file of energies; `needs_run` if more was asked for."""
     from dualscore.errors import FigureError
     from dualscore.figures.histogram import draw_energies
 
@@ -177,7 +177,7 @@ def convert(
 
 
 def _report(path: Path, hint: str = "") -> None:
-    """Read a model back and say what is in it; `hint` is how an evaluation would come into it."""
+    """Read a model back and print what is in it; `hint` says how to add an evaluation."""
     from dualscore.model_files.loading import load
 
     model = load(path)

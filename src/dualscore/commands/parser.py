@@ -20,10 +20,10 @@ _CHOICE = re.compile(r"(.*invalid choice: '(.*?)') \(choose from (.*)\)$", re.DO
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are two short lines, and say what was probably meant."""
+    """A parser whose errors are two short lines with a guess at what was meant."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and leave with status 2."""
+        """Print the error and exit with status 2."""
         if found := _CHOICE.fullmatch(message):
             said, word, choices = found.groups()
             names = re.findall(r"[\w.+-]+", choices)
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {shown(message)}\nsee: {self.prog} --help\n")
 
     def unknown(self, words: Sequence[str]) -> NoReturn:
-        """Refuse words that no option and no argument takes, and leave with status 2."""
+        """Refuse unknown words and exit with status 2."""
         there = self._option_string_actions
         guesses = {w: did_you_mean(w.partition("=")[0], there) for w in words if w.startswith("-")}
         hints = "".join(f"; {guess}" for guess in guesses.values() if guess).rstrip()
@@ -69,7 +69,7 @@ def _argument(
     shown: str,
     more: dict[str, Any] | None = None,
 ) -> tuple[list[str], dict[str, Any]]:
-    """The names and the keywords that argparse declares a parameter by."""
+    """The names and keywords of a parameter's `add_argument`."""
     keywords: dict[str, Any] = {"help": shown}
     plain = [part for part in get_args(kind) if part is not NoneType]
     if NoneType in get_args(kind):  # left out where not given
@@ -93,13 +93,13 @@ def _argument(
 
 
 def call(arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - what the command gives
-    """Call the command that was given; dry, if it can be and that was asked for."""
+    """Call the chosen command, as a dry run if it has one and that was asked for."""
     parameters = inspect.signature(arguments.run).parameters
     return arguments.run(**{name: getattr(arguments, name, False) for name in parameters})
 
 
 def general_words(arguments: argparse.Namespace) -> list[str]:
-    """The options of every command, as they were typed."""
+    """The general options as they were typed."""
     words = [
         f"--{name.replace('_', '-')}" for name in ("quiet", "dry_run") if getattr(arguments, name, False)
     ]
@@ -108,7 +108,7 @@ def general_words(arguments: argparse.Namespace) -> list[str]:
 
 
 def add_general(parser: argparse.ArgumentParser, dry: bool = True) -> None:
-    """Options that stand before the command or after it; where not given, nothing is set."""
+    """Add the general options, which may stand before or after the command; unset unless given."""
     group = parser.add_argument_group("of every command")
     group.add_argument(
         "--quiet", action="store_true", default=argparse.SUPPRESS, help="show errors and final figures only"

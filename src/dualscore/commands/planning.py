@@ -1,4 +1,4 @@
-"""What the dry runs of several commands look at: models, images, devices, earlier runs."""
+"""Checks that several dry runs share: models, images, devices, earlier runs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from dualscore.settings.config import ExperimentConfig
 
 MOST_COUNTED = 1_000_000
-"""Files counted at most: folders may be of any length."""
+"""Stop counting files here: folders may be huge."""
 
 
 def open_model(plan: Plan, path: Path) -> "ImageModel | None":
-    """Open a model, and say what it is; None if it cannot be."""
+    """Open a model and describe it; None if that fails."""
     from dualscore.model_files.loading import load, locate
 
     found: list[ImageModel] = []
@@ -62,7 +62,7 @@ def count_images(plan: Plan, name: str, given: Sequence[Path], out: Path, hint: 
 def image_size(
     plan: Plan, model: "ImageModel", given: Sequence[Path], out: Path, resize: bool, normalize: bool
 ) -> None:
-    """Say which size images must have, and whether the first one has it."""
+    """Add the size that images must have, and check the first one."""
     from dualscore.errors import ScoreError
     from dualscore.scoring.files import decode, find
     from dualscore.scoring.size import wanted_size
@@ -81,7 +81,7 @@ def image_size(
 
 
 def device(plan: Plan, wanted: str | None) -> None:
-    """Say where the network would run."""
+    """Add the device that the network would run on."""
     from dualscore.devices import default_device, find_device
 
     plan.check("device", lambda: str(find_device(wanted or default_device())))
@@ -94,7 +94,7 @@ def drawing(
     options: "Options",
     look: "tuple[str, Callable[[ImageModel], str]] | None" = None,
 ) -> Plan:
-    """The plan of a command that draws samples; `look` names a row, and looks at the rest of the input."""
+    """The plan of a command that draws samples; `look` is a further row's name and check."""
     from dualscore.drawing.inputs import check_images, read_images
 
     plan = Plan(title)
@@ -118,7 +118,7 @@ def drawing(
 
 
 def _method(model: "ImageModel", method: "Method", from_noise: bool) -> str:
-    """Refuse what a model cannot do; the method's name."""
+    """The method's name, after checking that the model can use it."""
     from dualscore.sampling.sample_images import check_energy, gaussian_start
 
     if from_noise:
@@ -128,7 +128,7 @@ def _method(model: "ImageModel", method: "Method", from_noise: bool) -> str:
 
 
 def data(plan: Plan, config: "ExperimentConfig") -> dict[str, int]:
-    """Look at an experiment's data as far as that writes nothing; returns the images of each split."""
+    """Check an experiment's data without writing anything; returns the images of each split."""
     from dualscore.assemble import find_data, known_density
     from dualscore.data.transfer import Address, is_remote
 
@@ -158,8 +158,8 @@ def data(plan: Plan, config: "ExperimentConfig") -> dict[str, int]:
     return counts
 
 
-def told(folder: Path, overrides: Sequence[str]) -> str:
-    """Read a run's settings; what it is, for a row."""
+def describe_run(folder: Path, overrides: Sequence[str]) -> str:
+    """A run's folder, experiment and length."""
     from dualscore.figures.trained import read_run
 
     run, config = read_run(folder, overrides)
@@ -167,7 +167,7 @@ def told(folder: Path, overrides: Sequence[str]) -> str:
 
 
 def devices(config: "ExperimentConfig") -> str:
-    """Say what training would run on here; refuse GPUs that are not there."""
+    """The devices that training would use here; refuses missing GPUs."""
     import torch
 
     from dualscore.errors import TrainingError

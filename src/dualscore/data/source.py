@@ -170,7 +170,7 @@ class RemoteFolder:
             )
 
     def _keep_files(self) -> None:
-        """Have the files beside the shards that the manifest names."""
+        """Fetch the files beside the shards that the manifest names."""
         statistics, (channels, height, width) = self.manifest.statistics, self.manifest.image_shape
         most = 8 * channels**2 * height * width + 2**12  # with NumPy's header
         self._keep(statistics.spectrum_file, most, statistics.spectrum_sha256)

@@ -23,12 +23,12 @@ FIRST_WAIT = 1.0
 TIMEOUT = 30.0
 """Seconds that a source may stay silent."""
 PASSING = {408, 425, 429}
-"""Client errors that may pass; the others will not."""
+"""Client errors that are worth another attempt."""
 _CHUNK = 2**20
 
 
 class _FailedError(Exception):
-    """An attempt failed; `final` says that others would."""
+    """An attempt failed; `final` if further ones would too."""
 
     def __init__(self, reason: str, final: bool = False) -> None:
         super().__init__(" ".join(redact(reason).split())[:200])

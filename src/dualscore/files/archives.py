@@ -1,4 +1,4 @@
-"""What checkpoint files are: zip archives, which may claim more than they hold, and their checksums."""
+"""Checkpoint files: zip archives, which may claim more than they hold, and their checksums."""
 
 import hashlib
 import struct
@@ -22,7 +22,7 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What torch and Python raise at one or another flipped byte."""
+"""What torch and Python raise when bytes of a file are flipped."""
 
 
 def sha256(path: Path) -> str:

@@ -19,11 +19,11 @@ from dualscore.study.variants import PAPER, Study
 TAGS = {"bound": "val/bound", "paper": "val/bits_per_dim"}
 ESTIMATES = ("bound", "paper", "dequantized")
 GAP = "bound − dequantized"
-"""Among an evaluation's differences; reports of before 0.2 have it among their checks."""
+"""A key of an evaluation's differences; reports before 0.2 have it among their checks."""
 
 
 def _curve(run: Run, tag: str) -> dict[int, float]:
-    """A logged figure by training step; a step that was logged twice counts as it was logged last."""
+    """A logged figure by training step; of a step logged twice, the last value."""
     if not run.folder.exists():
         return {}
     events = EventAccumulator(str(run.folder), size_guidance={"scalars": 0})

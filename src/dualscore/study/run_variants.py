@@ -54,7 +54,7 @@ class _Stopwatch(Callback):
 
 
 def run_study(study: Study, console: Console, folder: Path = STUDIES) -> None:
-    """Run what is not there yet of a study, and write its table and plot after every run."""
+    """Run a study's unfinished runs, and write its table and plot after each."""
     out = folder / study.name
     out.mkdir(parents=True, exist_ok=True)
     clock = _clock(study, out, console)
@@ -84,7 +84,7 @@ def _settings(study: Study, seed: int, steps: int) -> list[str]:
 
 
 def _check_same(run: Run, variant: Variant, settings: list[str]) -> None:
-    """Refuse a run that is there already, but of other settings: its figures are of something else."""
+    """Refuse an existing run with other settings: its figures cannot be compared."""
     try:
         config = load_experiment(variant.experiment, [*variant.overrides, *settings])
     except ConfigError as error:
@@ -104,13 +104,13 @@ def run_folder(out: Path, variant: Variant, seed: int) -> Run:
 
 
 def failure_file(out: Path, variant: Variant, seed: int) -> Path:
-    """What a run that diverged leaves behind: the reason, in one line. Remove it to try again."""
+    """The file with the reason, in one line, that a diverged run leaves. Remove it to try again."""
     folder = run_folder(out, variant, seed).folder
     return folder.with_name(f"{folder.name}.diverged")
 
 
 def _report(study: Study, clock: dict[str, float], out: Path) -> list[Path]:
-    """Write table, numbers and plot of the runs that are finished; the files."""
+    """Write table, numbers and plot of the finished runs; returns the files."""
     results = [
         read_result(run_folder(out, v, seed), v.name, seed, clock[v.name], failure_file(out, v, seed))
         for v, seed, _ in _runs(study, clock)

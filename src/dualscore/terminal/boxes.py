@@ -19,12 +19,12 @@ from dualscore.terminal.console import final
 
 Rows = Sequence[tuple[str, str]]
 WIDEST = 100
-"""Columns of a box at most: longer lines are hard to read."""
+"""Widest box, in columns: longer lines are hard to read."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A title and rows of a name and what it is: a box on a terminal, plain lines elsewhere."""
+    """A title above rows of name and text: a box on a terminal, plain lines elsewhere."""
 
     title: str
     rows: Rows
@@ -49,7 +49,7 @@ class Summary:
 
 
 def print_summary(console: Console, title: str, rows: Rows, *, last: bool = False) -> None:
-    """Print a summary; the `last` one, which the command was given for, though the console is hushed."""
+    """Print a summary; the `last` one, a command's result, even if the console is hushed."""
     summary = Summary(title, rows)
     if last:
         final(console, summary, crop=False)
@@ -98,7 +98,7 @@ class Plan:
         return self
 
     def check(self, name: str, look: Callable[..., str], *arguments: Any) -> "Plan":  # noqa: ANN401
-        """Add what looking at something gives; what is wrong with it is a problem, and the plan goes on."""
+        """Add a row with a check's result, or its error to the problems."""
         try:
             self.add(name, look(*arguments))
         except DualscoreError as error:
@@ -107,7 +107,7 @@ class Plan:
         return self
 
     def writes(self, folder: Path, *files: str) -> "Plan":
-        """Say where results would go, and whether something is there."""
+        """Add where results would go, and whether the folder exists and can be written to."""
         place = next(path for path in (folder, *folder.parents, Path()) if path.exists())
         if not place.is_dir() or not os.access(place, os.W_OK):
             why = "cannot be written to" if place.is_dir() else "is a file, and the results need a folder"
@@ -117,7 +117,7 @@ class Plan:
         return self
 
     def show(self, console: Console) -> None:
-        """Print it, and raise the first of the problems, as the command would."""
+        """Print it, then raise the first problem as the command would."""
         rows = [*self.rows, ("now", "nothing was written")]
         print_summary(console, f"dry run: {self.title}", rows, last=True)
         if self.problems:

@@ -1,4 +1,4 @@
-"""The one console of a process: who may write to it, what stays off it, what goes into a log file too."""
+"""The one console of a process, which can be hushed and copied into a log file."""
 
 import io
 import logging
@@ -22,11 +22,11 @@ from dualscore.files.plain_text import harmless
 from dualscore.terminal.logfile import LogFile, Tee, now
 
 WIDE = 200
-"""Columns in a file or a pipe, where no line need be cut."""
+"""Columns in a file or a pipe, where lines need not be cut."""
 
 
 def quiet() -> None:
-    """Keep Lightning's hints about things that are as they should be off the terminal."""
+    """Silence Lightning's hints about what is intended here."""
     for name in (
         "lightning.pytorch.utilities.rank_zero",
         "lightning.pytorch.accelerators.cuda",
@@ -47,7 +47,7 @@ def quiet() -> None:
 
 
 def rank() -> int:
-    """This process among all."""
+    """This process's rank."""
     # Set by Lightning's launchers before any Trainer exists; Lightning itself need not be there for it.
     if (loaded := sys.modules.get("lightning.fabric.utilities.rank_zero")) is not None:
         return int(getattr(loaded.rank_zero_only, "rank", None) or 0)
@@ -75,27 +75,27 @@ class Terminal(Console):
         return self.is_terminal and not self.is_dumb_terminal and not self.hushed and not self.quiet
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """Render as Rich does, without what only looks like text."""
+        """Render as Rich does, without control characters in texts."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(harmless(segment.text), segment.style)
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - Rich's signature
-        """Make text as Rich does, without the same, so that it is measured as it will be shown."""
+        """Make text as Rich does, without control characters, so that its width is right."""
         return super().render_str(harmless(text), **options)
 
     def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
-        """Print, if that is wanted; arguments as Rich's."""
+        """Print unless hushed; takes Rich's arguments."""
         self._repeat(objects, options)
         if not self.hushed:
             self._show(objects, options)
 
     def final(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
-        """Print what a command was given for, which is shown though the console is hushed."""
+        """Print a command's result, even if hushed."""
         self._repeat(objects, options)
         self._show(objects, options)
 
     def progress(self, line: str) -> None:
-        """Print a line of progress: with the time of day, where nothing but the line itself tells of it."""
+        """Print a line of progress, with the time of day where there is no terminal."""
         self._repeat((line,), {"soft_wrap": True})
         if not self.hushed:
             stamp = "" if self.is_terminal else f"{now()} "
@@ -122,7 +122,7 @@ class Terminal(Console):
 
 
 def _unframed(shown: Any) -> Any:  # noqa: ANN401 - what Rich prints
-    """Tables as columns of words, which programs can read too; anything else as it is."""
+    """Tables without frames, which programs can read too; anything else unchanged."""
     if isinstance(shown, Group):
         return Group(*map(_unframed, shown.renderables))
     if not isinstance(shown, Table):
@@ -145,7 +145,7 @@ def shared_console() -> Terminal:
 
 
 def final(console: Console, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
-    """Print what a command was given for, on any console."""
+    """Print a command's result on any console, even if hushed."""
     (console.final if isinstance(console, Terminal) else console.print)(*objects, **options)
 
 
@@ -156,7 +156,7 @@ def is_live(console: Console) -> bool:
 
 @contextmanager
 def speaking(hushed: bool = False, log_file: Path | None = None, command: str = "") -> Iterator[Terminal]:
-    """Give a command its console, which repeats everything in a log file; afterwards all is as before."""
+    """Give a command its console, copied into a log file; restore the previous one afterwards."""
     global _current
     before, stderr, began = _current, sys.stderr, time.monotonic()
     log = None if log_file is None else LogFile(log_file, rank())
