@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from dualscore.commands.parser import Parser, add_general
 from dualscore.errors import DataError, DualscoreError
+from dualscore.redaction import complaint, shown
 from dualscore.terminal import final, shared_console, speaking
-from dualscore.terminal.complaint import complaint, shown
-from dualscore.terminal.dry import Plan
+from dualscore.terminal.boxes import Plan
 
 if TYPE_CHECKING:
     from data_prep.plan import Request, Source

@@ -165,7 +165,7 @@ def test_validation_sees_each_chosen_image_once(
         for worker in range(max(1, workers)):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(
-                    "dualscore.data.reader._worker", lambda worker=worker: (worker, max(1, workers))
+                    "dualscore.data.reader.worker_place", lambda worker=worker: (worker, max(1, workers))
                 )
                 for batch in dataset:
                     batches += 1

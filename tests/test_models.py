@@ -299,8 +299,7 @@ def test_log_z_is_estimated_or_left_out_by_request_only(workspace: Workspace) ->
 
 
 def _convert(images: list[Path], out: Path, **options: Any) -> Path:
-    given = conversion.Options(out, **options)
-    return conversion.convert(DATA / "energy_small.pth.tar", images, True, given, QUIET)
+    return conversion.convert(DATA / "energy_small.pth.tar", images, out, QUIET, **options)
 
 
 def test_images_that_give_no_log_z_are_an_error(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dualscore.cli import main
+from dualscore.commands.parser import Parser, add_command, call
 from dualscore.settings.experiment import available
 from dualscore.settings.header import read_header
 from dualscore.terminal import Terminal
@@ -279,3 +282,38 @@ def test_runs_are_listed_the_latest_first(tmp_path: Path) -> None:
         file.touch()
         os.utime(file, (1e9 - age, 1e9 - age))
     assert runs_below(tmp_path) == [str(tmp_path / name) for name in ("last", "sweep/b", "first")]
+
+
+def _brew(
+    leaves: Annotated[Sequence[Path], "what to brew"],
+    *,
+    cups: Annotated[int | None, "how many", {"metavar": "N"}] = None,
+    strength: Annotated[Literal["weak", "strong"], "default: %(default)s"] = "weak",
+    sugar: Annotated[bool, "no sugar", {"exclusive": True}] = True,
+    milk_first: Annotated[bool, "milk before tea", {"exclusive": True}] = False,
+    pot: Annotated[str, "which pot", {"flag": "--in"}],
+    dry_run: bool = False,
+) -> dict[str, object]:
+    """Brew tea."""
+    return {"leaves": leaves, "cups": cups, "strength": strength, "sugar": sugar, "milk": milk_first,
+            "pot": pot, "dry": dry_run}  # fmt: skip
+
+
+def test_a_signature_declares_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="kitchen")
+    commands: Any = parser.add_subparsers()
+    add_command(commands, _brew)
+    assert "brew tea\n" in parser.format_help()
+    assert "default: weak" in commands.choices["_brew"].format_help()
+    usual = {"leaves": [Path("a"), Path("b")], "cups": None, "strength": "weak", "sugar": True, "milk": False,
+             "pot": "kettle", "dry": False}  # fmt: skip
+    words = ["_brew", "a", "b", "--in", "kettle"]
+    assert call(parser.parse_args(words)) == usual
+    given = call(parser.parse_args([*words, "--cups", "2", "--no-sugar", "--strength", "strong"]))
+    assert given == usual | {"cups": 2, "strength": "strong", "sugar": False}
+    for wrong in (["_brew", "a"], [*words, "--no-sugar", "--milk-first"], [*words, "--cups", "two"]):
+        with pytest.raises(SystemExit):
+            parser.parse_args(wrong)
+    said = capsys.readouterr().err
+    assert "required: --in" in said
+    assert "not allowed with" in said

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import dualscore.commands as commands
 from dualscore.errors import DualscoreError, StoppedError
+from dualscore.redaction import complaint, shown
 from dualscore.terminal import rank, speaking
-from dualscore.terminal.complaint import complaint, shown
 from dualscore.terminal.console import Terminal
 
 
 class _Version(argparse.Action):
-    """Prints versions, on demand: asking every package takes a while."""
+    """Prints versions; looked up on demand, because that takes a while."""
 
     def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
         super().__init__(option_strings, dest, nargs=0, help=help)
@@ -34,8 +34,7 @@ def _parser() -> tuple[commands.Parser, dict[str, commands.Parser]]:
     parser = commands.Parser(prog="dualscore", description="Energy models of images, by dual score matching.")
     parser.add_argument("--version", action=_Version, help="of dualscore and what it computes with")
     added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in commands.ALL:
-        add(cast(Any, added))
+    commands.add_all(cast(Any, added))
     for each in (parser, *added.choices.values()):
         if each.add_help:  # one without hands everything over to a parser of its own
             commands.add_general(each)
@@ -43,14 +42,10 @@ def _parser() -> tuple[commands.Parser, dict[str, commands.Parser]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command.
+    """Run a command, of the process's own arguments by default; returns the exit status.
 
-    Args:
-        argv: arguments, without the program's name; default: the process's own.
-
-    Returns:
-        The exit status: 0; after an error that is shown as one line 1, 3 where a training diverged,
-        4 where an energy could not be normalized; 75 where a run was asked to stop and can go on.
+    After an error that is shown as one line that is 1, 3 where a training diverged, 4 where an energy could
+    not be normalized; 75 where a run was asked to stop and can go on.
     """
     # Torch's CPU threads wait for each other by spinning. Where anything else runs, spinning long makes a
     # step tens of times slower (measured: 0.1 instead of 2.6 steps/s beside one busy process); spinning this
@@ -61,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     if hasattr(arguments, "handed_over"):  # options before the first word are left over
         arguments.handed_over = commands.general_words(arguments) + rest + arguments.handed_over
-        return int(arguments.run(arguments))
+        return int(commands.call(arguments))
     settable = hasattr(arguments, "overrides")
     if strangers := [word for word in rest if word.startswith("-") or "=" not in word or not settable]:
         known[arguments.command].unknown(strangers)
@@ -78,24 +73,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, console: Terminal) -> int:
-    dry = getattr(arguments, "dry_run", False)
     try:
-        if dry and hasattr(arguments, "plan"):
-            arguments.plan(arguments).show(console)
-        else:
-            arguments.run(arguments)  # without a plan it only reads
+        if (plan := commands.call(arguments)) is not None:
+            plan.show(console)
     except StoppedError as stop:
         # Launchers take the failure of any other process for one of the whole group, and kill the first.
         if rank() > 0:
             return 0
         print(complaint(stop), file=sys.stderr)
         return stop.status
-    except DualscoreError as error:
+    except (DualscoreError, OSError) as error:
         print(f"error: {complaint(error)}", file=sys.stderr)
-        return error.status
-    except OSError as error:
-        print(f"error: {complaint(error)}", file=sys.stderr)
-        return 1
+        return getattr(error, "status", 1)
     except KeyboardInterrupt:
         kept = {
             "train": " from the last checkpoint",

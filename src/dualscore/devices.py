@@ -5,18 +5,13 @@ import torch
 from dualscore.errors import ConfigError
 
 
+def default_device() -> str:
+    """A GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def find_device(name: str) -> torch.device:
-    """A device by its name.
-
-    Args:
-        name: cpu, cuda, cuda:1, …
-
-    Returns:
-        The device, which works.
-
-    Raises:
-        ConfigError: naming --device, if it does not.
-    """
+    """A device by its name, as cpu or cuda:1; ConfigError, naming --device, if it does not work."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # which a device without numbers has not

@@ -1,12 +1,13 @@
-"""Keeps credentials out of everything that is shown or stored."""
+"""Keeps credentials, and whatever a terminal would obey, out of everything that is shown or stored."""
 
 import re
 
 from dualscore.errors import ConfigError
+from dualscore.files.plain_text import harmless, one_line
 
 HIDDEN = "***"
 COMMAND = "pipe:"
-"""What a data path begins with that is a command."""
+"""The beginning of a data path that is a command."""
 
 # A command's arguments may be secret in any way; what was hidden already stays as it is.
 _ARGUMENTS = re.compile(rf"\b{COMMAND}(\S+)\s+(?!{re.escape(HIDDEN)}).*", re.DOTALL)
@@ -16,35 +17,23 @@ _QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*:/{1,2}[^\s?'\"]*)\?(?!\*\*\*)[^\s'\"]
 
 
 def redact(text: str) -> str:
-    """Hide the user, password and query of every URL in a text, and the arguments of a `pipe:` command.
-
-    Args:
-        text: any.
-
-    Returns:
-        The text with `***` in their places; of a text with a command nothing follows it.
-    """
+    """Hide the user, password and query of every URL in a text, and all that follows a `pipe:` command."""
     text = _ARGUMENTS.sub(rf"{COMMAND}\1 {HIDDEN}", text)
     return _QUERY.sub(rf"\1?{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text))
 
 
+def restore_needed(stored: str) -> bool:
+    """Whether a stored data path lacks its credentials or its command, which are not kept."""
+    return stored.startswith(COMMAND) or HIDDEN in stored
+
+
 def restore(stored: str, given: str) -> str:
-    """The data path to use where a run's folder holds a redacted one.
+    """A run's stored data path; where credentials or a command are missing, the given one if it matches.
 
     A command is run only where a person or an experiment's file names it: one that came with a run's folder
-    is not to be trusted.
-
-    Args:
-        stored: what the run's folder says.
-        given: what the command line or the experiment says.
-
-    Returns:
-        What is stored; the given one where that is the same, but whole.
-
-    Raises:
-        ConfigError: if credentials or a command are needed and not given.
+    is not to be trusted. ConfigError if what is missing is not given.
     """
-    if not stored.startswith(COMMAND) and HIDDEN not in stored:
+    if not restore_needed(stored):
         return stored
     if redact(given) == redact(stored):
         return given
@@ -52,3 +41,18 @@ def restore(stored: str, given: str) -> str:
         f"data.path={redact(stored)}: credentials and commands are not kept with a run; "
         "give the whole data.path=… again"
     )
+
+
+def shown(text: str) -> str:
+    """Text that was typed or came with a file, without credentials and without signs that terminals obey."""
+    return harmless(redact(text))
+
+
+def complaint(error: Exception) -> str:
+    """An error's message in one line; of a traceback, as loader processes send it, only the last line."""
+    text = str(error).strip()
+    if isinstance(error, OSError):
+        text = (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
+    if "Traceback (most recent call last)" in text:
+        text = text.splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+    return shown(one_line(text))

@@ -1,26 +1,26 @@
-"""What the dry runs of several commands look at: models, images, devices, earlier runs."""
+"""Checks that several dry runs share: models, images, devices, earlier runs."""
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dualscore.terminal.dry import Plan
+from dualscore.terminal.boxes import Plan
 from dualscore.terminal.hints import from_make
 
 if TYPE_CHECKING:
+    from dualscore.drawing.draw_images import DrawOptions
     from dualscore.model import ImageModel
     from dualscore.sampling import Method
     from dualscore.scoring.image_files import Size
     from dualscore.settings.config import ExperimentConfig
 
 MOST_COUNTED = 1_000_000
-"""Files counted at most: folders may be of any length."""
+"""Stop counting files here: folders may be huge."""
 
 
 def open_model(plan: Plan, path: Path) -> "ImageModel | None":
-    """Open a model, and say what it is; None if it cannot be."""
+    """Open a model and describe it; None if that fails."""
     from dualscore.model_files.loading import load, locate
 
     found: list[ImageModel] = []
@@ -60,75 +60,65 @@ def count_images(plan: Plan, name: str, given: Sequence[Path], out: Path, hint: 
 
 
 def image_size(
-    plan: Plan, model: "ImageModel", given: Sequence[Path], arguments: argparse.Namespace, out: Path
+    plan: Plan, model: "ImageModel", given: Sequence[Path], out: Path, resize: bool, normalize: bool
 ) -> None:
-    """Say which size images must have, and whether the first one has it."""
+    """Add the size that images must have, and check the first one."""
     from dualscore.errors import ScoreError
     from dualscore.scoring.image_files import decode, find
     from dualscore.scoring.scorer import wanted_size
 
     def look() -> str:
-        size: Size = wanted_size(model, given, out, resize=arguments.resize, normalize=arguments.normalize)
+        size: Size = wanted_size(model, given, out, resize=resize, normalize=normalize)
         first = next(find(given, out))
         try:
             decode(first, size)
         except (ValueError, OSError) as error:
             raise ScoreError(f"{first}: the first image {error}") from error
-        how = "others are cropped and resized" if arguments.resize else "others are left out"
+        how = "others are cropped and resized" if resize else "others are left out"
         return f"{size.width}×{size.height}; {how}"
 
     plan.check("size", look)
 
 
 def device(plan: Plan, wanted: str | None) -> None:
-    """Say where the network would run."""
-    from dualscore.commands.options import default_device
-    from dualscore.devices import find_device
+    """Add the device that the network would run on."""
+    from dualscore.devices import default_device, find_device
 
     plan.check("device", lambda: str(find_device(wanted or default_device())))
 
 
 def drawing(
-    title: str, arguments: argparse.Namespace, look: "tuple[str, Callable[[ImageModel], str]] | None" = None
+    title: str,
+    path: Path,
+    images: Sequence[Path] | None,
+    options: "DrawOptions",
+    look: "tuple[str, Callable[[ImageModel], str]] | None" = None,
 ) -> Plan:
-    """The plan of a command that draws samples.
-
-    Args:
-        title: what it does.
-        arguments: of `add_drawing`.
-        look: a row's name, and what looks at the rest of the input.
-
-    Returns:
-        The plan, with everything looked at.
-    """
-    from dualscore.commands.options import drawing_options
+    """The plan of a command that draws samples; `look` is a further row's name and check."""
     from dualscore.drawing.draw_images import check_images, read_images
 
-    plan, options = Plan(title), drawing_options(arguments)
-    images = getattr(arguments, "images", None)
-    model = open_model(plan, arguments.model)
+    plan = Plan(title)
+    model = open_model(plan, path)
     if model is not None:
-        plan.check("draws", lambda: f"images of {check_images(model, arguments.model)}")
+        plan.check("draws", lambda: f"images of {check_images(model, path)}")
         if not plan.problems:
             plan.check("method", lambda: _method(model, options.method, from_noise=title != "denoise"))
         if images is not None and not plan.problems:
             plan.check("images", lambda: f"{len(read_images(model, images, options))}, of the right size")
         if look is not None and not plan.problems:
             plan.check(look[0], lambda: look[1](model))
-    device(plan, arguments.device)
-    samples = arguments.count * (1 if images is None else len(images))
-    each = (
-        "as many network evaluations as its solver takes"
-        if arguments.method == "flow"
-        else f"{2 * arguments.steps - 1:,} network evaluations for each"
-    )
-    batches = math.ceil(samples / arguments.batch_size)
-    plan.add("work", f"{samples:,} samples by {arguments.method}, in batches: {batches}; {each}")
-    return plan.writes(arguments.out, "grid.png", "samples.json", "samples.npz", "samples/")
+    device(plan, options.device)
+    samples = options.count * (1 if images is None else len(images))
+    each = f"{2 * options.steps - 1:,} network evaluations for each"
+    if options.method.value == "flow":
+        each = "as many network evaluations as its solver takes"
+    batches = math.ceil(samples / options.batch_size)
+    plan.add("work", f"{samples:,} samples by {options.method.value}, in batches: {batches}; {each}")
+    return plan.writes(options.out, "grid.png", "samples.json", "samples.npz", "samples/")
 
 
 def _method(model: "ImageModel", method: "Method", from_noise: bool) -> str:
-    """Refuse what a model cannot do; the method's name."""
+    """The method's name, after checking that the model can use it."""
     from dualscore.sampling.sample_images import check_energy, gaussian_start
 
     if from_noise:
@@ -138,7 +128,7 @@ def _method(model: "ImageModel", method: "Method", from_noise: bool) -> str:
 
 
 def data(plan: Plan, config: "ExperimentConfig") -> dict[str, int]:
-    """Look at an experiment's data as far as that writes nothing; returns the images of each split."""
+    """Check an experiment's data without writing anything; returns the images of each split."""
     from dualscore.assemble import find_data, known_density
     from dualscore.data.transfer import Address, is_remote
 
@@ -168,8 +158,8 @@ def data(plan: Plan, config: "ExperimentConfig") -> dict[str, int]:
     return counts
 
 
-def told(folder: Path, overrides: Sequence[str]) -> str:
-    """Read a run's settings; what it is, for a row."""
+def describe_run(folder: Path, overrides: Sequence[str]) -> str:
+    """A run's folder, experiment and length."""
     from dualscore.figures.trained import read_run
 
     run, config = read_run(folder, overrides)
@@ -177,7 +167,7 @@ def told(folder: Path, overrides: Sequence[str]) -> str:
 
 
 def devices(config: "ExperimentConfig") -> str:
-    """Say what training would run on here; refuse GPUs that are not there."""
+    """The devices that training would use here; refuses missing GPUs."""
     import torch
 
     from dualscore.errors import TrainingError

@@ -1,16 +1,36 @@
 """What training and evaluation ask of a data set, wherever its images come from."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import lightning
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dualscore.data.batch import Batch
 from dualscore.data.shards import Shard
 from dualscore.data.source import Source
+from dualscore.data.workers import live_with_the_run
 from dualscore.errors import DataError
+
+
+class Batching(TypedDict):
+    """How images are batched, wherever they come from."""
+
+    batch_size: int
+    """Training images a step over all devices."""
+    streams: int
+    """Streams that a batch draws from: lanes of `dualscore.data.epoch_plan`, or of random numbers."""
+    workers: int
+    """Loader processes a device; 0 reads in the training process."""
+    accumulate: int
+    """Parts that a device's training batch is yielded in."""
+    seed: int
+    validate_images: int
+    """Validation images used while training."""
+    validate_batch_size: int
+    """Images a batch on a device then."""
 
 
 class ImageDataModule(lightning.LightningDataModule, ABC):
@@ -23,10 +43,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         identity: what changes whenever the images do.
         counts: images of each split, `train`, `val` and, where there is one, `test`.
         training_shards: what the training images are read from; none where they are drawn.
-        validate_images: validation images used while training.
-        validate_batch_size: images a batch on a device then.
-        workers: loader processes a device; 0 reads in the training process.
-        accumulate: parts that a device's training batch is yielded in.
+        **batching: how images are batched.
     """
 
     def __init__(
@@ -38,17 +55,17 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         identity: str,
         counts: dict[str, int],
         training_shards: tuple[Shard, ...] = (),
-        validate_images: int,
-        validate_batch_size: int,
-        workers: int,
-        accumulate: int,
+        **batching: Unpack[Batching],
     ) -> None:
         super().__init__()
         self.dataset, self.release, self.path = dataset, release, path
-        self.identity, self.counts = identity, counts
-        self.validate_images, self.validate_batch_size = validate_images, validate_batch_size
-        self.workers, self.accumulate = workers, accumulate
-        self.training_shards = training_shards
+        self.identity, self.counts, self.training_shards = identity, counts, training_shards
+        self.batch_size, self.streams, self.seed = (
+            batching["batch_size"], batching["streams"], batching["seed"]
+        )  # fmt: skip
+        self.workers, self.accumulate = batching["workers"], batching["accumulate"]
+        self.validate_images = batching["validate_images"]
+        self.validate_batch_size = batching["validate_batch_size"]
         self.epoch_read = 0
         """The epoch of the last training batch."""
         self.unreadable: list[tuple[int, int]] = []
@@ -57,6 +74,12 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     def place(self) -> tuple[int, int]:
         """This device among all: (rank, world size)."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def device_streams(self) -> range:
+        """This device's share of the streams."""
+        rank, world_size = self.place()
+        each = self.streams // world_size
+        return range(rank * each, (rank + 1) * each)
 
     @property
     def reported(self) -> str:
@@ -128,9 +151,6 @@ class ResumableLoader:
 
     Lightning saves `state_dict` into checkpoints and calls `load_state_dict` before training goes on; the
     plan is then replayed to that place.
-
-    Args:
-        datamodule: what makes the loader of an epoch from a batch on.
     """
 
     def __init__(self, datamodule: ImageDataModule) -> None:
@@ -167,17 +187,16 @@ class ResumableLoader:
         self.epoch, self.consumed = state["epoch"], state["consumed"] * self._parts
 
 
+def make_loader(batches: Any, workers: int) -> DataLoader[Any]:  # noqa: ANN401 - any data set of batches
+    """A loader of what already yields batches, by processes that end with the run."""
+    pinned = torch.cuda.is_available()
+    return DataLoader(
+        batches, batch_size=None, num_workers=workers, pin_memory=pinned, worker_init_fn=live_with_the_run
+    )
+
+
 def check_positions(split: str, positions: Tensor, images: int) -> None:
-    """Refuse positions that are none of a split.
-
-    Args:
-        split: its name.
-        positions: places in it, shape (n,).
-        images: how many it has.
-
-    Raises:
-        DataError: naming the first that is wrong.
-    """
+    """Refuse positions, shape (n,), outside a split; DataError names the first."""
     outside = positions[(positions < 0) | (positions >= images)]
     if len(outside):
         raise DataError(f"position {int(outside[0])} is not one of the {images} {split} images")

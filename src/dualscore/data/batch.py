@@ -1,15 +1,14 @@
 """Batches, and the memory that holds images on their way into them."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dualscore.data.epoch_plan import Piece
 from dualscore.data.shard_file import BLOCK, ShardFile, positions, row_bytes
-from dualscore.data.shards import Shard
+from dualscore.data.substitutes import RandomSubstitutes
 
 
 class Batch(NamedTuple):
@@ -25,24 +24,11 @@ class Batch(NamedTuple):
     """Place in the split of the unreadable image that this one stands for, −1 for most, int64, shape (B,)."""
 
 
-class Substitutes(Protocol):
-    """Puts another image in the place of one that cannot be read."""
-
-    def fill(self, row: NDArray[np.uint8], shard: Shard, number: int) -> int:
-        """Read another image into a row; the place in the split of the one that it stands for."""
-
-
 class Memory:
-    """Rows for images on their way from shards to batches.
-
-    Args:
-        rows: how many.
-        shape: image shape (C, H, W).
-        substitutes: what replaces images that cannot be read; without it they are errors.
-    """
+    """Rows for images on their way from shards to batches; unreadable ones are errors without substitutes."""
 
     def __init__(
-        self, rows: int, shape: tuple[int, int, int], substitutes: Substitutes | None = None
+        self, rows: int, shape: tuple[int, int, int], substitutes: RandomSubstitutes | None = None
     ) -> None:
         self.shape = shape
         self.image_bytes = int(np.prod(shape))
@@ -72,17 +58,7 @@ class Memory:
         return slot
 
     def batch(self, slots: list[int], count: int = 1, total: int = 1, first: int = 0) -> Batch:
-        """Copy rows into a batch and free them.
-
-        Args:
-            slots: the rows.
-            count: how many images were chosen, evenly spaced.
-            total: of how many.
-            first: position of the first of these.
-
-        Returns:
-            The batch.
-        """
+        """Copy rows into a batch and free them; `count` of `total` images from `first` on were chosen."""
         headers, images = self._rows[:, :BLOCK], self._rows[:, BLOCK : BLOCK + self.image_bytes]
         position, faults = positions(headers[slots], self.image_bytes)
         replaced = np.full(len(slots), -1, np.int64)

@@ -52,6 +52,13 @@ def share(total: int, part: int, parts: int) -> tuple[int, int]:
     return total * part // parts, total * (part + 1) // parts
 
 
+def share_of_worker(total: int, place: tuple[int, int], worker: int, workers: int) -> tuple[int, int]:
+    """The range of `total` things for a loader process of the device at `place`, (rank, world size)."""
+    low, high = share(total, *place)
+    first, last = share(high - low, worker, workers)
+    return low + first, low + last
+
+
 def chosen(index: int, count: int, total: int) -> bool:
     """Whether image `index` is among `count` evenly spaced ones of `total`; exactly `count` are."""
     return (index + 1) * count // total > index * count // total
@@ -59,26 +66,19 @@ def chosen(index: int, count: int, total: int) -> bool:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """One pass over the training images.
-
-    Args:
-        shards: the training shards in the manifest's order.
-        batch_size: images in a global batch, a multiple of `streams`.
-        streams: lanes a batch draws from.
-        groups: groups of lanes, one for each loader process of a device.
-        seed: the run's seed.
-        epoch: which epoch, from 0.
-        within: positions of the training images that are used, again and again if they are few; None for
-            all of them, each once.
-    """
+    """One pass over the training images."""
 
     shards: tuple[Shard, ...]
     batch_size: int
+    """Images in a global batch, a multiple of `streams`."""
     streams: int
+    """Lanes that a batch draws from."""
     groups: int
+    """Groups of lanes, one for each loader process of a device."""
     seed: int
     epoch: int
     within: range | None = None
+    """Positions of the training images that are used, repeated if few; None for all, each once."""
 
     @property
     def repeats(self) -> int:

@@ -1,16 +1,17 @@
 """Images drawn from a known density: endless training data, and the truth beside every estimate."""
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 
-from dualscore.data.base import ImageDataModule, check_positions
+from dualscore.data.base import Batching, ImageDataModule, check_positions, make_loader
 from dualscore.data.batch import Batch
-from dualscore.data.epoch_plan import share
-from dualscore.data.workers import live_with_the_run
+from dualscore.data.epoch_plan import share_of_worker
+from dualscore.data.workers import worker_place
 from dualscore.densities import GaussianMixture
 from dualscore.noise import SAMPLING, seeded_generator
 
@@ -23,17 +24,7 @@ _SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
 def draw_images(density: GaussianMixture, count: int, quantized: bool, generator: torch.Generator) -> Tensor:
-    """Draw images as they would be stored.
-
-    Args:
-        density: what they are drawn from.
-        count: how many.
-        quantized: 8-bit; images that leave [0, 1] are then drawn anew.
-        generator: on the CPU.
-
-    Returns:
-        uint8 if quantized, else float32, shape (count, C, H, W).
-    """
+    """Draw images, shape (count, C, H, W): float32, or uint8 of those within [0, 1] if quantized."""
     images = density.sample(count, generator)
     if not quantized:
         return images
@@ -42,29 +33,26 @@ def draw_images(density: GaussianMixture, count: int, quantized: bool, generator
     return (255.0 * images).round().to(torch.uint8)
 
 
+@dataclass(eq=False)
 class TrainingDraws(IterableDataset[Batch]):
     """A device's part of the global batches of an epoch, drawn afresh for it, from batch `start` on."""
 
-    def __init__(
-        self,
-        density: GaussianMixture,
-        quantized: bool,
-        *,
-        batches: int,
-        each: int,
-        streams: range,
-        total: int,
-        key: tuple[int, int],
-        start: int,
-    ) -> None:
-        super().__init__()
-        self.density, self.quantized = density, quantized
-        self.batches, self.each, self.streams, self.total = batches, each, streams, total
-        self.key, self.start = key, start
+    density: GaussianMixture
+    quantized: bool
+    batches: int
+    each: int
+    """Images of a stream in a batch."""
+    streams: range
+    """This device's."""
+    total: int
+    """Streams of all devices."""
+    key: tuple[int, int]
+    """The run's seed and the epoch."""
+    start: int
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this loader process's batches in order."""
-        worker, workers = _worker()
+        worker, workers = worker_place()
         cpu = torch.device("cpu")
         for number in range(self.start + worker, self.batches, workers):
             images = [
@@ -81,32 +69,25 @@ class TrainingDraws(IterableDataset[Batch]):
             yield Batch(torch.cat(images), position, position, torch.full_like(position, -1))
 
 
+@dataclass(eq=False)
 class MeasuredDraws(IterableDataset[Batch]):
     """The first `count` images of a split, a device's share of them; the same for every run and seed."""
 
-    def __init__(
-        self,
-        density: GaussianMixture,
-        quantized: bool,
-        split: str,
-        count: int,
-        batch_size: int,
-        place: tuple[int, int],
-        workers: int,
-    ) -> None:
-        super().__init__()
-        self.density, self.quantized, self.split = density, quantized, split
-        self.count, self.batch_size = count, batch_size
-        self.place, self.workers = place, max(1, workers)
+    density: GaussianMixture
+    quantized: bool
+    split: str
+    count: int
+    batch_size: int
+    place: tuple[int, int]
+    """Which device of how many."""
+    workers: int
 
     def _range(self, worker: int) -> tuple[int, int]:
-        low, high = share(self.count, *self.place)
-        first, last = share(high - low, worker, self.workers)
-        return low + first, low + last
+        return share_of_worker(self.count, self.place, worker, max(1, self.workers))
 
     def __len__(self) -> int:
         """Batches this device's loader yields, exactly."""
-        ranges = [self._range(worker) for worker in range(self.workers)]
+        ranges = [self._range(worker) for worker in range(max(1, self.workers))]
         return sum(-(-(last - first) // self.batch_size) for first, last in ranges)
 
     def _block(self, number: int) -> Tensor:
@@ -115,7 +96,7 @@ class MeasuredDraws(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this loader process's batches in the images' order."""
-        first, last = self._range(_worker()[0])
+        first, last = self._range(worker_place()[0])
         for start in range(first, last, self.batch_size):
             stop = min(start + self.batch_size, last)
             blocks = range(start // BLOCK, (stop - 1) // BLOCK + 1)
@@ -126,26 +107,8 @@ class MeasuredDraws(IterableDataset[Batch]):
             yield Batch(chosen, position, position, torch.full_like(position, -1))
 
 
-def _worker() -> tuple[int, int]:
-    info = get_worker_info()
-    return (0, 1) if info is None else (info.id, info.num_workers)
-
-
 class KnownDataModule(ImageDataModule):
-    """Batches drawn from a known density.
-
-    Args:
-        density: what images are drawn from.
-        name: the density's name.
-        quantized: 8-bit images rather than floats.
-        batch_size: training images a step over all devices.
-        streams: streams of a batch, each with random numbers of its own.
-        workers: loader processes a device.
-        accumulate: parts that a device's training batch is yielded in.
-        seed: the run's seed, for the training images.
-        validate_images: validation images used while training.
-        validate_batch_size: images a batch on a device in validation.
-    """
+    """Batches drawn from a known density."""
 
     def __init__(
         self,
@@ -153,39 +116,17 @@ class KnownDataModule(ImageDataModule):
         name: str,
         *,
         quantized: bool,
-        batch_size: int,
-        streams: int,
-        workers: int,
-        accumulate: int,
-        seed: int,
-        validate_images: int,
-        validate_batch_size: int,
+        **batching: Unpack[Batching],
     ) -> None:
         release = f"drawn from the known density {name}, {'8-bit' if quantized else 'not quantised'}"
+        identity = f"{release} {density.image_shape}"
         super().__init__(
-            dataset=name,
-            release=release,
-            path=None,
-            identity=f"{release} {density.image_shape}",
-            counts=SPLIT_IMAGES,
-            validate_images=validate_images,
-            validate_batch_size=validate_batch_size,
-            workers=workers,
-            accumulate=accumulate,
+            dataset=name, release=release, path=None, identity=identity, counts=SPLIT_IMAGES, **batching
         )
         self.density, self.quantized = density, quantized
-        self.batch_size, self.streams, self.seed = batch_size, streams, seed
 
     def photographs(self, split: str, positions: Tensor) -> Tensor:
-        """Each image is one of its own: its position.
-
-        Args:
-            split: `train`, `val` or `test`.
-            positions: the images' places in it, int64, shape (n,).
-
-        Returns:
-            The same numbers, int64, shape (n,).
-        """
+        """Each image is one of its own: its position."""
         check_positions(split, positions, self.counts[split])
         return positions.clone()
 
@@ -196,26 +137,22 @@ class KnownDataModule(ImageDataModule):
 
     def epoch_loader(self, epoch: int, start: int) -> DataLoader[Any]:
         """This device's part of an epoch's global batches, from batch `start` on."""
-        rank, world_size = self.place()
-        mine = self.streams // world_size
-        dataset = TrainingDraws(
+        draws = TrainingDraws(
             self.density,
             self.quantized,
             batches=self.batches,
             each=self.batch_size // self.streams,
-            streams=range(rank * mine, (rank + 1) * mine),
+            streams=self.device_streams(),
             total=self.streams,
             key=(self.seed, epoch),
             start=start,
         )
-        return DataLoader(
-            dataset, batch_size=None, num_workers=self.workers, worker_init_fn=live_with_the_run
-        )
+        return make_loader(draws, self.workers)
 
     def evenly_spaced(
         self, split: str, count: int, batch_size: int, place: tuple[int, int] = (0, 1), workers: int = 0
     ) -> DataLoader[Any]:
         """The first `count` images of a split, in order, each once; see `ImageDataModule`."""
         count = min(count, self.counts[split])
-        dataset = MeasuredDraws(self.density, self.quantized, split, count, batch_size, place, workers)
-        return DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=live_with_the_run)
+        draws = MeasuredDraws(self.density, self.quantized, split, count, batch_size, place, workers)
+        return make_loader(draws, workers)

@@ -65,18 +65,7 @@ class Photographs:
         return {"file": self.file, "sha256": self.sha256, "splits": splits}
 
     def load(self, folder: str | Path, images: Mapping[str, int]) -> dict[str, NDArray[np.int32]]:
-        """Read the file, where there is one.
-
-        Args:
-            folder: where the data set was prepared.
-            images: how many each split has.
-
-        Returns:
-            For each split the number of each image's photograph, int32, shape (images,); none without a file.
-
-        Raises:
-            DataError: if the file is missing or is not the one that the manifest describes.
-        """
+        """Each split's numbers of its images' photographs, int32, shape (images,); none without a file."""
         if self.each_image:
             return {}
         path = Path(folder) / self.file
@@ -110,28 +99,14 @@ class Photographs:
 
 
 def pack(numbers: Mapping[str, NDArray[np.int32]]) -> bytes:
-    """The file's content.
-
-    Args:
-        numbers: for each split, of each image's photograph, shape (images,).
-
-    Returns:
-        A compressed npz; equal numbers give equal bytes.
-    """
+    """The file's content, a compressed npz; equal numbers give equal bytes."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **dict(numbers))
     return buffer.getvalue()
 
 
 def leak(splits: Mapping[str, SplitPhotographs]) -> str | None:
-    """Tell of a photograph that two splits share.
-
-    Args:
-        splits: each one's photographs.
-
-    Returns:
-        Its name and the two splits, in words; None if there is none.
-    """
+    """Say which photograph two splits share; None if there is none."""
     for (earlier, first), (later, second) in combinations(splits.items(), 2):
         known = set(first.sha256)
         for number, checksum in enumerate(second.sha256):
@@ -144,18 +119,7 @@ def leak(splits: Mapping[str, SplitPhotographs]) -> str | None:
 
 
 def parse_photographs(key: TypedJson, images: Mapping[str, int]) -> Photographs:
-    """Check the manifest's key.
-
-    Args:
-        key: the key.
-        images: how many each split has.
-
-    Returns:
-        What it says.
-
-    Raises:
-        DataError: naming the file and the key at fault, or a photograph that two splits share.
-    """
+    """What the manifest's key says; DataError names what is wrong with it."""
     if "each_image" in key.mapping():
         if key.value != {"each_image": True}:
             raise key["each_image"].fail("must be true and alone, or absent")

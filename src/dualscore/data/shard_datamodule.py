@@ -2,55 +2,31 @@
 
 import hashlib
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dualscore.data.base import ImageDataModule, check_positions
+from dualscore.data.base import Batching, ImageDataModule, check_positions, make_loader
 from dualscore.data.epoch_plan import EpochPlan
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.shards import Manifest
 from dualscore.data.source import Source, local_folder
-from dualscore.data.workers import live_with_the_run
 from dualscore.errors import DataError
 
 
 class ShardDataModule(ImageDataModule):
-    """Training, validation and evaluation batches from a folder of shards.
-
-    Args:
-        source: where the shards of a prepared data set are.
-        manifest: its manifest.
-        batch_size: training images a step over all devices.
-        streams: lanes of a batch; see `dualscore.data.epoch_plan`.
-        workers: loader processes a device; 0 reads in the training process.
-        accumulate: parts that a device's training batch is yielded in.
-        shuffle_buffer: images held for shuffling by a loader process.
-        seed: the run's seed.
-        validate_images: evenly spaced validation images used while training.
-        validate_batch_size: images a batch on a device in validation.
-        training: positions of the training images that are used; None for all.
-
-    Raises:
-        DataError: if there are fewer images than a batch or than devices need.
-    """
+    """Batches from shards; `training` are the positions of the training images that are used, all if None."""
 
     def __init__(
         self,
         source: Source,
         manifest: Manifest,
         *,
-        batch_size: int,
-        streams: int,
-        workers: int,
-        accumulate: int,
         shuffle_buffer: int,
-        seed: int,
-        validate_images: int,
-        validate_batch_size: int,
         training: range | None = None,
+        **batching: Unpack[Batching],
     ) -> None:
         super().__init__(
             dataset=manifest.dataset,
@@ -59,18 +35,14 @@ class ShardDataModule(ImageDataModule):
             identity=hashlib.sha256(f"{manifest.splits}{training or ''}".encode()).hexdigest(),
             counts=manifest.images | ({} if training is None else {"train": len(training)}),
             training_shards=manifest.splits["train"].shards,
-            validate_images=validate_images,
-            validate_batch_size=validate_batch_size,
-            workers=workers,
-            accumulate=accumulate,
+            **batching,
         )
         self.source, self.manifest, self.training = source, manifest, training
-        self.batch_size, self.streams = batch_size, streams
-        self.shuffle_buffer, self.seed = shuffle_buffer, seed
+        self.shuffle_buffer = shuffle_buffer
         if self.batches < 1:
             raise DataError(
                 f"{source}: {self.counts['train']} training images are too few for "
-                f"data.batch_size={batch_size} with data.workers={workers}; lower one of them"
+                f"data.batch_size={self.batch_size} with data.workers={self.workers}; lower one of them"
             )
 
     def _plan(self, epoch: int) -> EpochPlan:
@@ -79,18 +51,7 @@ class ShardDataModule(ImageDataModule):
         return EpochPlan(shards, self.batch_size, self.streams, groups, self.seed, epoch, self.training)
 
     def photographs(self, split: str, positions: Tensor) -> Tensor | None:
-        """Which photograph images are of; see `ImageDataModule`.
-
-        Args:
-            split: `train`, `val` or `test`.
-            positions: the images' places in it, int64, shape (n,).
-
-        Returns:
-            The photographs' numbers, int64, shape (n,); None where the manifest does not tell.
-
-        Raises:
-            DataError: if a position is not one of the split, or the photographs' file is damaged.
-        """
+        """Which photograph images are of; see `ImageDataModule`."""
         check_positions(split, positions, self.manifest.splits[split].images)
         if self.manifest.photographs is None:
             return None
@@ -123,13 +84,9 @@ class ShardDataModule(ImageDataModule):
 
     def epoch_loader(self, epoch: int, start: int) -> DataLoader[Any]:
         """This device's part of an epoch's global batches, from batch `start` on."""
-        rank, world_size = self.place()
-        each = self.streams // world_size
-        streams = range(rank * each, (rank + 1) * each)
-        dataset = TrainingBatches(
-            self.source, self.manifest.image_shape, self._plan(epoch), streams, self.shuffle_buffer, start
-        )
-        return _loader(dataset, self.workers)
+        streams, shape = self.device_streams(), self.manifest.image_shape
+        batches = TrainingBatches(self.source, shape, self._plan(epoch), streams, self.shuffle_buffer, start)
+        return make_loader(batches, self.workers)
 
     def evenly_spaced(
         self, split: str, count: int, batch_size: int, place: tuple[int, int] = (0, 1), workers: int = 0
@@ -144,15 +101,4 @@ class ShardDataModule(ImageDataModule):
         if dataset.count < place[1]:
             few = f"{dataset.count} {split} images"
             raise DataError(f"{self.source}: {few} are too few for {place[1]} devices")
-        return _loader(dataset, workers)
-
-
-def _loader(dataset: Any, workers: int) -> DataLoader[Any]:  # noqa: ANN401 - either kind of batches
-    pinned = torch.cuda.is_available()
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pinned,
-        worker_init_fn=live_with_the_run,
-    )
+        return make_loader(dataset, workers)

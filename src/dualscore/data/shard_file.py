@@ -25,14 +25,9 @@ def row_bytes(image_bytes: int) -> int:
 
 
 def positions(headers: NDArray[np.uint8], image_bytes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Read the headers of entries as this project writes them.
+    """The place in the split that each header, shape (n, `BLOCK`), names, and what is wrong with the header.
 
-    Args:
-        headers: shape (n, `BLOCK`).
-        image_bytes: size of an image.
-
-    Returns:
-        Each image's place in the split, and 0 or what is wrong: 1 the name, 2 the size, 3 the checksum.
+    That is 0 for nothing, 1 for the name, 2 for the size and 3 for the checksum.
     """
     name = np.frombuffer(IMAGE_SUFFIX.encode() + b"\0", np.uint8)
     size = np.frombuffer(b"%011o" % image_bytes, np.uint8)
@@ -50,17 +45,8 @@ class ShardFile:
     """An open shard, to be closed after use, which a `with` statement does.
 
     Shards that this project writes hold nothing but one entry of the same size for each image, so that the
-    place of every image is known; of other tars the entries are looked up once.
-
-    Args:
-        source: where the shards are.
-        shard: which.
-        image_bytes: size of an image, C·H·W.
-        whole: whether a shard that ends early, or begins with a damaged header, is refused at once; else
-            only its lost images cannot be read.
-
-    Raises:
-        DataError: naming the shard, if it is missing, damaged, or disagrees with the manifest.
+    place of every image is known; of other tars the entries are looked up once. A damaged shard is refused at
+    once if `whole`; else only its lost images cannot be read. Errors are DataErrors that name the shard.
     """
 
     def __init__(self, source: Source, shard: Shard, image_bytes: int, whole: bool = True) -> None:
@@ -92,14 +78,8 @@ class ShardFile:
     def read(self, first: int, rows: list[NDArray[np.uint8]]) -> None:
         """Read successive entries, each a header and an image's pixels, as this project writes them.
 
-        Headers are not looked at: `positions` does that for many entries at once.
-
-        Args:
-            first: number of the first image within the shard.
-            rows: `row_bytes` bytes for each entry; the pixels will begin at byte `BLOCK`.
-
-        Raises:
-            DataError: naming the shard, where it ends too early or cannot be read.
+        Rows are of `row_bytes` bytes, the pixels from byte `BLOCK` on. Headers are not looked at: `positions`
+        does that for many entries at once.
         """
         if self._entries is None:
             for start in range(0, len(rows), _AT_ONCE):

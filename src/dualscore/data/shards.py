@@ -32,11 +32,11 @@ MANIFEST_FILE = "manifest.json"
 SPECTRUM_FILE = "spectrum.npy"
 IMAGE_SUFFIX = ".u8"
 SPLITS = ("train", "val", "test")
-"""In the manifest's order: what is learned from, what chooses, and, where it is kept, what is reported."""
+"""In the manifest's order: for learning, for choosing and, if there is one, for reporting."""
 REQUIRED_SPLITS = ("train", "val")
 MOST_CHANNELS = 16
 MOST_VALUES = 2**24
-"""Values of an image that are borne; what a manifest claims is allocated."""
+"""Largest image, in values: memory is allocated as a manifest claims."""
 _FEWEST_BYTES = 1024
 """Bytes that any image takes in a tar: a header and a block."""
 
@@ -154,18 +154,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, raw: bytes, where: str | Path) -> "Manifest":
-        """Check a manifest's content.
-
-        Args:
-            raw: the file's bytes.
-            where: how to name the file in errors.
-
-        Returns:
-            The manifest.
-
-        Raises:
-            DataError: naming the file and the key at fault.
-        """
+        """Check a manifest's content; `where` names the file in errors."""
         try:
             document = json.loads(raw)
         except (ValueError, RecursionError) as error:

@@ -21,11 +21,6 @@ class RandomSubstitutes:
     """Any other image of the epoch, drawn by the seed, the epoch and the lost image's place alone.
 
     So the same damage gives the same batches, on any number of devices and after any interruption.
-
-    Args:
-        source: where the shards are.
-        plan: the epoch.
-        image_bytes: size of an image.
     """
 
     def __init__(self, source: Source, plan: EpochPlan, image_bytes: int) -> None:
@@ -34,19 +29,7 @@ class RandomSubstitutes:
         self._numbers = {shard.file: index for index, shard in enumerate(plan.shards)}
 
     def fill(self, row: NDArray[np.uint8], shard: Shard, number: int) -> int:
-        """Read another image into a row.
-
-        Args:
-            row: a header and an image.
-            shard: which shard the lost image is in.
-            number: its number there.
-
-        Returns:
-            The lost image's place in the split.
-
-        Raises:
-            DataError: naming the lost image's shard, if no other image can be read either.
-        """
+        """Read another image into a row; returns the lost image's place in the split."""
         lost = self._starts[self._numbers[shard.file]] + number
         for position in islice(self._plan.substitutes(lost), ATTEMPTS):
             index = bisect_right(self._starts, position) - 1
@@ -74,11 +57,7 @@ def starts(shards: tuple[Shard, ...]) -> list[int]:
 
 
 class SkipCount:
-    """Which training images of an epoch could not be read.
-
-    Args:
-        shards: the training shards.
-    """
+    """Which training images of an epoch could not be read."""
 
     def __init__(self, shards: tuple[Shard, ...]) -> None:
         self._shards, self._starts = shards, starts(shards)
@@ -91,15 +70,7 @@ class SkipCount:
             self.epoch, self.positions = epoch, []
 
     def add(self, epoch: int, position: int) -> tuple[str, int]:
-        """Count an unreadable image of an epoch.
-
-        Args:
-            epoch: which, not before the one of the last image.
-            position: its place in the split.
-
-        Returns:
-            Its shard's file and its number there.
-        """
+        """Count an unreadable image of an epoch; returns its shard's file and its number there."""
         self.begin(epoch)
         self.positions.append(position)
         return self._where(position)

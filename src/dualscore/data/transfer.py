@@ -23,12 +23,12 @@ FIRST_WAIT = 1.0
 TIMEOUT = 30.0
 """Seconds that a source may stay silent."""
 PASSING = {408, 425, 429}
-"""Client errors that may pass; the others will not."""
+"""Client errors that are worth another attempt."""
 _CHUNK = 2**20
 
 
 class _FailedError(Exception):
-    """An attempt failed; `final` says that others would."""
+    """An attempt failed; `final` if further ones would too."""
 
     def __init__(self, reason: str, final: bool = False) -> None:
         super().__init__(" ".join(redact(reason).split())[:200])
@@ -41,13 +41,9 @@ def is_remote(path: str) -> bool:
 
 
 class Address:
-    """A place that files are fetched from by name; it shows itself without credentials.
+    """A place that files are fetched from by name: `http://HOST/FOLDER`, `https://…` or `pipe:COMMAND {}`.
 
-    Args:
-        path: `http://HOST/FOLDER`, `https://…`, or `pipe:COMMAND {}`, where the file's name replaces `{}`.
-
-    Raises:
-        ConfigError: if it is none of these.
+    The file's name replaces `{}`. It shows itself without credentials.
     """
 
     def __init__(self, path: str) -> None:
@@ -82,18 +78,7 @@ class Address:
     def fetch(
         self, name: str, sink: BinaryIO, most: int, size: int | None = None, sha256: str | None = None
     ) -> None:
-        """Fetch a file, again where that fails.
-
-        Args:
-            name: the file's.
-            sink: what it is written to, from its beginning on.
-            most: bytes that are borne.
-            size: bytes it must have.
-            sha256: checksum it must have, hexadecimal.
-
-        Raises:
-            SourceError: naming the place, the file and the last attempt's reason.
-        """
+        """Fetch a file of at most `most` bytes, again where that fails; SourceError gives the last reason."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 sink.seek(0)

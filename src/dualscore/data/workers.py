@@ -1,4 +1,4 @@
-"""How loader processes live beside a run that may be told to stop."""
+"""Loader processes: which one this is, and how they live beside a run that may be told to stop."""
 
 import atexit
 import mmap
@@ -9,6 +9,8 @@ import threading
 import time
 from types import FrameType
 
+from torch.utils.data import get_worker_info
+
 GRACE = 30
 """Seconds that a loader process goes on for after SIGTERM: what Slurm leaves a job to save in by default."""
 LOOK = 2.0
@@ -17,6 +19,12 @@ LOOK = 2.0
 _leaving = mmap.mmap(-1, 1)
 """Not 0 once the training process is at its end; memory that forked loader processes share."""
 atexit.register(_leaving.__setitem__, 0, 1)
+
+
+def worker_place() -> tuple[int, int]:
+    """This loader process among those of its device: (number, how many)."""
+    info = get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)
 
 
 def live_with_the_run(worker: int) -> None:  # noqa: ARG001 - PyTorch's signature

@@ -1,4 +1,4 @@
-"""What checkpoint files are: zip archives, which may claim more than they hold, and their checksums."""
+"""Checkpoint files: zip archives, which may claim more than they hold, and their checksums."""
 
 import hashlib
 import struct
@@ -22,7 +22,7 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What torch and Python raise at one or another flipped byte."""
+"""What torch and Python raise when bytes of a file are flipped."""
 
 
 def sha256(path: Path) -> str:
@@ -32,14 +32,7 @@ def sha256(path: Path) -> str:
 
 
 def refuse_bombs(path: Path) -> None:
-    """Refuse a checkpoint whose parts are longer, unpacked, than the file: torch never compresses them.
-
-    Args:
-        path: a file; one that is no zip archive is left to its reader.
-
-    Raises:
-        CheckpointError: if the archive would unpack to more than it is long.
-    """
+    """Refuse a checkpoint whose parts are longer, unpacked, than the file: torch never compresses them."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dualscore.errors import CheckpointError
 from dualscore.files.archives import refuse_bombs
+from dualscore.files.plain_text import one_line
 
 _STORAGES = {
     "DoubleStorage": np.dtype("<f8"),
@@ -129,18 +130,7 @@ class _InertUnpickler(pickle.Unpickler):
 
 
 def read_released(path: Path) -> dict[str, Any]:
-    """Read a released checkpoint's contents, tensors and plain values only.
-
-    Args:
-        path: a `.pth.tar` file as `torch.save` wrote it (zip format).
-
-    Returns:
-        The top-level dictionary (`step`, `args`, `state_dict`, …); objects of foreign classes are `Record`s
-        with their attributes in `fields`.
-
-    Raises:
-        CheckpointError: if the file is not of that format.
-    """
+    """Read a released checkpoint (`.pth.tar`): tensors and plain values; other objects become `Record`s."""
     refuse_bombs(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -155,10 +145,8 @@ def read_released(path: Path) -> dict[str, Any]:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint ({type(error).__name__}: {reason:.120})"
-        ) from error
+        reason = f"{type(error).__name__}: {one_line(error):.120}"
+        raise CheckpointError(f"{path}: not a readable checkpoint ({reason})") from error
     if not isinstance(content, dict) or not {"args", "state_dict"} <= content.keys():
         raise CheckpointError(
             f"{path}: not a released dual score matching checkpoint: no args and state_dict"

@@ -9,6 +9,11 @@ def harmless(text: str) -> str:
     return text.translate(_OBEYED)
 
 
+def one_line(text: object) -> str:
+    """A text, or an error's message, in one line."""
+    return " ".join(str(text).split())
+
+
 def printable(text: str) -> str:
     """A file's name without what no terminal or font can show."""
     shown = text.encode(errors="replace").decode()

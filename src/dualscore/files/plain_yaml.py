@@ -7,12 +7,6 @@ def refuse_aliases(text: str) -> None:
     """Refuse YAML in which one place stands for another.
 
     Ten lines of aliases of aliases stand for 10¹⁰ values, and no file of ours needs one.
-
-    Args:
-        text: YAML.
-
-    Raises:
-        yaml.YAMLError: if the text has an alias, or is no YAML.
     """
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
         if isinstance(token, yaml.AliasToken):

@@ -11,13 +11,7 @@ from dualscore.errors import DataError, DualscoreError
 
 
 class TypedJson:
-    """A value of a parsed document.
-
-    Args:
-        value: what the parser gave.
-        path: how to name the document in errors.
-        key: where in it the value is, with dots.
-    """
+    """A value of a parsed document."""
 
     def __init__(self, value: object, path: str | Path, key: str = "") -> None:
         self.value: Any = value

@@ -1,7 +1,7 @@
 """From a released checkpoint to a model file, with log Z estimated on images of the user's."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,37 +27,20 @@ from dualscore.terminal.hints import option
 NOT_FINITE = "has an energy that is not finite"
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to convert."""
-
-    out: Path
-    """Folder for the model."""
-    resize: bool = False
-    """Crop and resize images of other sizes than the first one's."""
-    batch_size: int = 128
-    workers: int = 0
-    """Processes that decode."""
-    device: str = "cpu"
-    licence: str = ""
-
-
-def convert(path: Path, images: Sequence[Path], normalizer: bool, options: Options, console: Console) -> Path:
-    """Write a released checkpoint as a model file.
-
-    Args:
-        path: the released checkpoint.
-        images: files and folders that log Z is estimated on, all of one size, which becomes the model's.
-        normalizer: whether log Z is wanted; a denoiser never has one.
-        options: how.
-        console: for people.
-
-    Returns:
-        The file with the weights.
-
-    Raises:
-        DualscoreError: one line for people; images that cannot be used are counted instead, unless all are.
-    """
+def convert(
+    path: Path,
+    images: Sequence[Path],
+    out: Path,
+    console: Console,
+    *,
+    normalizer: bool = True,
+    licence: str = "",
+    resize: bool = False,
+    batch_size: int = 128,
+    workers: int = 0,
+    device: str = "cpu",
+) -> Path:
+    """Write a released checkpoint as a model file; `normalizer` estimates log Z on the images."""
     check_released(path)
     model = load(path)
     if not isinstance(model.score_model, EnergyModel):
@@ -70,8 +53,8 @@ def convert(path: Path, images: Sequence[Path], normalizer: bool, options: Optio
                 f"{option('--images', 'IMAGES=…')}, or "
                 "leave it unknown with --no-normalizer"
             )
-        _normalize(model, images, options, console)
-    return save(model, options.out, options.licence)
+        _normalize(model, images, out, console, resize, batch_size, workers, device)
+    return save(model, out, licence)
 
 
 def check_released(path: Path) -> str:
@@ -83,18 +66,27 @@ def check_released(path: Path) -> str:
     return "a released checkpoint"
 
 
-def _normalize(model: ImageModel, given: Sequence[Path], options: Options, console: Console) -> None:
+def _normalize(
+    model: ImageModel,
+    given: Sequence[Path],
+    out: Path,
+    console: Console,
+    resize: bool,
+    batch_size: int,
+    workers: int,
+    device: str,
+) -> None:
     """Estimate log Z on images; their energies, and what the protocol says of them, are kept as well."""
     allow_tf32(False)
-    files.check_given(given, options.out)
-    size = wanted_size(model, given, options.out, resize=options.resize, normalize=True)
+    files.check_given(given, out)
+    size = wanted_size(model, given, out, resize=resize, normalize=True)
     assert isinstance(model.score_model, Energy)
     assert isinstance(model.score_model.network, UNet)
     assert model.origin is not None
     channels = model.score_model.network.channels
-    model.to(find_device(options.device))
+    model.to(find_device(device))
     problems = Problems(console)
-    loader = files.load(files.ImageFiles(given, options.out, size, options.batch_size), options.workers)
+    loader = files.load(files.ImageFiles(given, out, size, batch_size), workers)
     found: list[Tensor] = []
     with progress_bar(console) as progress:
         task = progress.add_task("evaluated", total=None)
@@ -111,7 +103,7 @@ def _normalize(model: ImageModel, given: Sequence[Path], options: Options, conso
                 progress.advance(task, len(pixels))
 
         try:
-            model.normalize(clean(), batch_size=options.batch_size)
+            model.normalize(clean(), batch_size=batch_size)
         except ValueError as error:
             if not found:
                 problem = problems.first or f"{given[0]} holds no image ({', '.join(SUFFIXES)})"

@@ -38,7 +38,7 @@ def save(model: ImageModel | str | Path, folder: str | Path, licence: str = "") 
 
 
 def describe(model: ImageModel, path: Path) -> str:
-    """What of an evaluation would go into the file with a model, for people."""
+    """Describe the evaluation that would be saved with a model."""
     if not is_model_file(path):
         _add_evaluation(model, path)
     assert model.origin is not None
@@ -80,7 +80,7 @@ def _add_error(model: ImageModel, evaluation: dict[str, Any], report: Path | Non
 
 
 def without_paths(report: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation without where its files were: of no use to others, and nobody's business."""
+    """An evaluation without its local paths."""
     kept = {key: value for key, value in report.items() if key != "checkpoint"}
     if isinstance(kept.get("dataset"), dict):
         kept["dataset"] = {key: value for key, value in kept["dataset"].items() if key != "path"}

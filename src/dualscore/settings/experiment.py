@@ -9,6 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dualscore.errors import ConfigError
+from dualscore.files.plain_text import one_line
 from dualscore.files.plain_yaml import refuse_aliases
 from dualscore.redaction import redact
 from dualscore.settings.config import ExperimentConfig
@@ -21,15 +22,7 @@ _NAME = re.compile(r"\w[\w.-]{0,99}")  # names become folders
 
 
 def available(folder: Path | None = None, kind: str = "experiments") -> dict[str, Path]:
-    """What there is of a kind.
-
-    Args:
-        folder: the only folder to look in; None for the working folder's own and, behind it, the shipped one.
-        kind: `experiments`, `studies` or `sweeps`.
-
-    Returns:
-        Files by their names, sorted in each folder. A file of the user's own hides a shipped one of its name.
-    """
+    """The files of a kind by name, in one folder or in all places; the user's own hide shipped ones."""
     found: dict[str, Path] = {}
     for place in (folder,) if folder else places(kind):
         files = {path.stem: path for path in sorted(place.glob("*.yaml")) if _NAME.fullmatch(path.stem)}
@@ -38,43 +31,21 @@ def available(folder: Path | None = None, kind: str = "experiments") -> dict[str
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds keys.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its content; keys are text.
-
-    Raises:
-        ConfigError: if it is not valid, holds no keys, or one of them twice.
-    """
+    """Read a YAML file that holds keys, none of them twice; ConfigError otherwise."""
     try:
         refuse_aliases(path.read_text(encoding="utf-8"))
         # OmegaConf's reader, unlike plain YAML, refuses a key that is given twice.
         loaded = OmegaConf.load(path)
         content = OmegaConf.to_container(loaded) if isinstance(loaded, DictConfig) else None
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: not valid YAML: {one_line(error)}") from error
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path}: holds no keys")
     return {str(key): value for key, value in content.items()}
 
 
 def find(kind: str, name: str, folder: Path | None = None) -> Path:
-    """The file of an experiment, a study or a sweep.
-
-    Args:
-        kind: `experiments`, `studies` or `sweeps`.
-        name: its name, a file `{name}.yaml`.
-        folder: as in `available`.
-
-    Returns:
-        The file.
-
-    Raises:
-        ConfigError: if there is none, naming those that there are and where they were looked for.
-    """
+    """The file of an experiment, a study or a sweep; ConfigError names those that there are."""
     there = available(folder, kind)
     if name not in there:
         own = name.rpartition("/")[2].removesuffix(".yaml")  # of who gives the file
@@ -184,9 +155,7 @@ def _complete(config: DictConfig, overrides: list[str], where: str) -> Experimen
         try:
             parsed = OmegaConf.from_dotlist([override])
         except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-            raise ConfigError(
-                f"override {redact(override)!r}: cannot be read: {' '.join(str(error).split())}"
-            ) from error
+            raise ConfigError(f"override {redact(override)!r}: cannot be read: {one_line(error)}") from error
         config = _merge(config, parsed, f"override {redact(override)!r}")
     try:
         missing = sorted(OmegaConf.missing_keys(config))
@@ -211,17 +180,7 @@ def _explain(error: OmegaConfBaseException) -> str:
 
 
 def to_config(content: DictConfig | dict[str, Any]) -> ExperimentConfig:
-    """Build the typed configuration from a complete OmegaConf or plain dictionary.
-
-    Args:
-        content: every section and key, or those that differ from their defaults.
-
-    Returns:
-        The configuration; values are typed, but not checked against each other.
-
-    Raises:
-        ConfigError: naming the key that is unknown or of another type.
-    """
+    """The typed configuration of a dictionary; values are typed, but not checked against each other."""
     _refuse_interpolation(content)
     try:
         typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), content))

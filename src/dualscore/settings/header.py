@@ -34,18 +34,7 @@ class Header:
 
 
 def read_header(name: str, folder: Path | None = None) -> Header:
-    """Read what an experiment's file says of it.
-
-    Args:
-        name: the experiment's name.
-        folder: the only one to look in; None for the working folder's own and the shipped ones.
-
-    Returns:
-        Its header; what it does not say is empty.
-
-    Raises:
-        ConfigError: if there is no such experiment, or it is not valid YAML.
-    """
+    """Read what an experiment's file says of it; what it does not say is empty."""
     path = find("experiments", name, folder)
     entries: dict[str, list[str]] = {}
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]

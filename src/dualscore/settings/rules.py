@@ -1,5 +1,7 @@
 """Which values of a configuration are impossible, alone or together."""
 
+from dataclasses import fields, is_dataclass
+
 from dualscore.settings.config import (
     RADIAL,
     VECTORS,
@@ -71,25 +73,16 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
 
 
 def problems(config: ExperimentConfig) -> list[tuple[str, str]]:
-    """Find impossible values.
-
-    Args:
-        config: a complete configuration.
-
-    Returns:
-        Pairs of key and reason, empty if all is well.
-    """
-    found = []
-    for name, top in vars(type(config))["__dataclass_fields__"].items():
-        value = getattr(config, name)
-        section = vars(type(value)).get("__dataclass_fields__")
-        fields = (
-            {f"{name}.{k}": (f, getattr(value, k)) for k, f in section.items()}
-            if section
-            else {name: (top, value)}
-        )
-        for key, (declared, held) in fields.items():
-            check = declared.metadata.get("check")
-            if check is not None and not check[0](held):
-                found.append((key, f"{check[1]}, not {held!r}"))
+    """Find impossible values: pairs of key and reason, none if all is well."""
+    declared = []
+    for top in fields(config):
+        value = getattr(config, top.name)
+        if is_dataclass(value):
+            declared += [(f"{top.name}.{f.name}", f, getattr(value, f.name)) for f in fields(value)]
+        else:
+            declared.append((top.name, top, value))
+    checks = [(key, field.metadata.get("check"), value) for key, field, value in declared]
+    found = [
+        (key, f"{check[1]}, not {value!r}") for key, check, value in checks if check and not check[0](value)
+    ]
     return found or _contradictions(config)

@@ -11,31 +11,13 @@ _IN_WHEEL = (_HERE / "experiments").is_dir()
 
 
 def places(kind: str) -> tuple[Path, ...]:
-    """The folders that hold files of a kind, in the order in which they are looked through.
-
-    Args:
-        kind: `experiments`, `studies` or `sweeps`.
-
-    Returns:
-        The folder of that name in the working folder, which need not exist, then the shipped one if that is
-        another.
-    """
+    """The folders of a kind of files: the user's own, which need not exist, then the shipped one."""
     own, shipped = Path(kind), (_HERE if _IN_WHEEL else _HERE.parents[2]) / kind
     return (own,) if own.resolve() == shipped.resolve() else (own, shipped)
 
 
 def prepare(dataset: str, *, source: bool, size: int | None, out: str | Path) -> str:
-    """The command that prepares a data set, for messages; in a checkout make's, since PATH may lack ours.
-
-    Args:
-        dataset: its name.
-        source: whether it is made from files that the user has.
-        size: side of its images in pixels, where that can be chosen.
-        out: the folder that it is made in.
-
-    Returns:
-        The command, `…` where the user has to fill something in.
-    """
+    """The command that prepares a data set, for messages; in a checkout make's, since PATH may lack ours."""
     if _IN_WHEEL:
         words = (f"dualscore data build {dataset}", "--src …", f"--size {size}", f"--out {out}")
     else:

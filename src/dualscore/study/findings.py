@@ -13,18 +13,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dualscore.figures.page import style
 from dualscore.files.aside import write_aside
 from dualscore.runs.folder import Run
-from dualscore.study.plot import plot_curves, plot_differences
-from dualscore.study.result import Result, paired
+from dualscore.study.plot import Result, paired, plot_curves, plot_differences
 from dualscore.study.variants import PAPER, Study
 
 TAGS = {"bound": "val/bound", "paper": "val/bits_per_dim"}
 ESTIMATES = ("bound", "paper", "dequantized")
 GAP = "bound − dequantized"
-"""Among an evaluation's differences; reports of before 0.2 have it among their checks."""
+"""A key of an evaluation's differences; reports before 0.2 have it among their checks."""
 
 
 def _curve(run: Run, tag: str) -> dict[int, float]:
-    """A logged figure by training step; a step that was logged twice counts as it was logged last."""
+    """A logged figure by training step; of a step logged twice, the last value."""
     if not run.folder.exists():
         return {}
     events = EventAccumulator(str(run.folder), size_guidance={"scalars": 0})
@@ -79,16 +78,7 @@ def time_to(value: float, results: Sequence[Result]) -> float | None:
 
 
 def write_results(study: Study, results: Sequence[Result], out: Path) -> list[Path]:
-    """Write a study's table, numbers and plot, of the runs that are there.
-
-    Args:
-        study: the study.
-        results: its finished runs.
-        out: its folder.
-
-    Returns:
-        The files, the table first.
-    """
+    """Write a study's table, numbers and plot of the finished runs; returns the files, the table first."""
     files = [out / name for name in ("table.md", "results.json", "learning.png", "learning.pdf")]
     write_aside(files[0], table(study, results).encode())
     numbers = {"study": study.name, "purpose": study.purpose, "runs": [asdict(r) for r in results]}

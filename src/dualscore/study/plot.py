@@ -1,19 +1,48 @@
-"""A study's plots."""
+"""What one run of a study found, and the plots of all of them."""
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from dualscore.study.result import Result, paired
 from dualscore.study.variants import PAPER, Study
 
 ESTIMATES = {"bound": "bound", "dequantized": "dequantized"}
 LINEAR = 0.1
 """Bits/dim up to which differences are drawn on a linear scale."""
 Differences = Mapping[str, Mapping[str, tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run: bits/dim along it, and its final evaluation. Without figures where it diverged."""
+
+    variant: str
+    seed: int
+    seconds_per_step: float
+    steps: list[int]
+    bound: list[float]
+    paper: list[float]
+    final: dict[str, float]
+    """bits/dim by estimator, at the checkpoint with the lowest bound."""
+    gap: float | None
+    """Dequantized less bound, on the images of which both were measured."""
+    verdict: str
+    diverged: str
+
+
+def paired(results: Sequence[Result], first: str, variant: str, estimate: str) -> list[float]:
+    """A final figure of a variant less that of another, in bits/dim, for each seed that has both."""
+    by_seed = {r.seed: r.final for r in results if r.variant == first}
+    mine = {r.seed: r.final for r in results if r.variant == variant}
+    return [
+        mine[seed][estimate] - by_seed[seed][estimate]
+        for seed in mine
+        if estimate in mine[seed] and estimate in by_seed.get(seed, {})
+    ]
 
 
 def plot_curves(study: Study, results: Sequence[Result]) -> Figure:
@@ -66,16 +95,7 @@ def plot_differences(study: Study, results: Sequence[Result]) -> Figure:
 
 
 def draw_differences(shown: Differences, first: str, title: str) -> Figure:
-    """Draw differences, the largest of the bound on top.
-
-    Args:
-        shown: of each variant and estimate the mean and its standard error, in bits/dim.
-        first: the variant that they are differences from.
-        title: of the figure.
-
-    Returns:
-        The figure.
-    """
+    """Draw differences in bits/dim, each a mean and its standard error, the largest of the bound on top."""
     order = sorted(shown, key=lambda name: shown[name].get("bound", (0.0, 0.0))[0])
     figure, axes = plt.subplots(figsize=(6.4, 1.2 + 0.22 * len(order)), layout="constrained")
     for estimate, color, marker in (("bound", "tab:blue", "o"), ("dequantized", "tab:orange", "s")):

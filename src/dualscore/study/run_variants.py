@@ -3,13 +3,21 @@
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stderr
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
+import lightning
+from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
+from dualscore.assemble import build
 from dualscore.errors import (
     ConfigError,
     DivergenceError,
@@ -22,24 +30,31 @@ from dualscore.files.aside import write_aside
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run, completed, differences
 from dualscore.runs.signals import ASKED
+from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment, to_plain
-from dualscore.study.clock import seconds_per_step
 from dualscore.study.findings import read_result, write_results
 from dualscore.study.variants import STUDIES, Study, Variant
-from dualscore.terminal import final
+from dualscore.terminal import final, quiet
+from dualscore.training.trainer import accelerator
+
+# As many steps as hold SOAP's rare ones, every tenth, in their share.
+ROUNDS, WARM_UP, STEPS = 3, 3, 20
+
+
+class _Stopwatch(Callback):
+    """Times the steps after the first few."""
+
+    seconds = 0.0
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        if trainer.global_step == WARM_UP:
+            self._since = time.perf_counter()
+        elif trainer.global_step == WARM_UP + STEPS:
+            self.seconds = (time.perf_counter() - self._since) / STEPS
 
 
 def run_study(study: Study, console: Console, folder: Path = STUDIES) -> None:
-    """Run what is not there yet of a study, and write its table and plot after every run.
-
-    Args:
-        study: what to run.
-        console: where progress is told.
-        folder: where the study's own folder of results is, or will be.
-
-    Raises:
-        TrainingError: if a run ended for another reason than its own divergence.
-    """
+    """Run a study's unfinished runs, and write its table and plot after each."""
     out = folder / study.name
     out.mkdir(parents=True, exist_ok=True)
     clock = _clock(study, out, console)
@@ -69,16 +84,7 @@ def _settings(study: Study, seed: int, steps: int) -> list[str]:
 
 
 def _check_same(run: Run, variant: Variant, settings: list[str]) -> None:
-    """Refuse a run that is there already, but of other settings: its figures are of something else.
-
-    Args:
-        run: the run.
-        variant: what it should be of.
-        settings: what the study adds to the variant.
-
-    Raises:
-        ConfigError: naming the first setting and the folder.
-    """
+    """Refuse an existing run with other settings: its figures cannot be compared."""
     try:
         config = load_experiment(variant.experiment, [*variant.overrides, *settings])
     except ConfigError as error:
@@ -98,13 +104,13 @@ def run_folder(out: Path, variant: Variant, seed: int) -> Run:
 
 
 def failure_file(out: Path, variant: Variant, seed: int) -> Path:
-    """What a run that diverged leaves behind: the reason, in one line. Remove it to try again."""
+    """The file with the reason, in one line, that a diverged run leaves. Remove it to try again."""
     folder = run_folder(out, variant, seed).folder
     return folder.with_name(f"{folder.name}.diverged")
 
 
 def _report(study: Study, clock: dict[str, float], out: Path) -> list[Path]:
-    """Write table, numbers and plot of the runs that are finished; the files."""
+    """Write table, numbers and plot of the finished runs; returns the files."""
     results = [
         read_result(run_folder(out, v, seed), v.name, seed, clock[v.name], failure_file(out, v, seed))
         for v, seed, _ in _runs(study, clock)
@@ -184,3 +190,37 @@ def _train(variant: Variant, run: Run, failure: Path, settings: list[str]) -> No
     raise TrainingError(
         f"{log}: the run ended with status {status}: {(errors or lines or ['nothing said'])[-1]}"
     )
+
+
+def seconds_per_step(configs: Mapping[str, ExperimentConfig]) -> dict[str, float]:
+    """Seconds a training step of each, loader included: the median over rounds in which all take turns."""
+    quiet()
+    for name, config in configs.items():
+        if config.trainer.devices * config.trainer.nodes > 1:
+            raise ConfigError(f"variants.{name}: only one device can be timed; give steps instead of seconds")
+    # Weights that hardly move, so that a variant which diverges can be timed too.
+    still = {
+        name: replace(config, optim=replace(config.optim, lr=1e-9, final_lr=0.0))
+        for name, config in configs.items()
+    }
+    built = {name: build(config) for name, config in still.items()}
+    times: dict[str, list[float]] = {name: [] for name in configs}
+    for _ in range(ROUNDS):
+        for name, (module, datamodule) in built.items():
+            stopwatch = _Stopwatch()
+            with redirect_stderr(StringIO()):  # Lightning's remarks about what is left out on purpose
+                lightning.Trainer(
+                    max_steps=WARM_UP + STEPS,
+                    accelerator=accelerator(configs[name]),
+                    devices=1,
+                    precision=configs[name].trainer.precision,  # type: ignore[arg-type]
+                    limit_val_batches=0,
+                    logger=False,
+                    callbacks=[stopwatch],
+                    enable_checkpointing=False,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    use_distributed_sampler=False,
+                ).fit(module, datamodule)
+            times[name].append(stopwatch.seconds)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}

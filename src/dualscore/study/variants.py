@@ -5,10 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dualscore.errors import ConfigError
-from dualscore.files.plain_yaml import refuse_aliases
 from dualscore.runs.folder import differences, flatten
 from dualscore.settings.config import (
     EnergyConfig,
@@ -19,7 +16,7 @@ from dualscore.settings.config import (
     ObjectiveConfig,
     OptimConfig,
 )
-from dualscore.settings.experiment import find, load_experiment, to_plain
+from dualscore.settings.experiment import find, load_experiment, read_yaml, to_plain
 
 STUDIES = Path("studies")
 PAPER = "paper"
@@ -64,12 +61,6 @@ def paper_settings(config: ExperimentConfig) -> list[str]:
 
     The schema's defaults are that recipe (Guth et al. 2025, appendix), so every setting of the energy, the
     network beyond its size, noise, objective and optimiser that differs from its default is set back.
-
-    Args:
-        config: the experiment.
-
-    Returns:
-        Overrides like `optim.lr=0.0005`.
     """
     default = to_plain(
         ExperimentConfig(
@@ -97,30 +88,11 @@ def _written(value: Any) -> str:  # noqa: ANN401 - any plain value
 
 
 def load_study(name: str, folder: Path | None = None, experiments: Path | None = None) -> Study:
-    """Read and check a study.
-
-    Args:
-        name: the study's name, a file `{name}.yaml`.
-        folder: where it is; None for the working folder's `studies`, then the shipped ones.
-        experiments: where its experiments are, likewise.
-
-    Returns:
-        The study; the paper's recipe is added as its last variant.
-
-    Raises:
-        ConfigError: one line that names the file and the key.
-    """
+    """Read and check a study `{name}.yaml`; the paper's recipe is added as its last variant."""
     path = find("studies", name, folder)
-    try:
-        text = path.read_text(encoding="utf-8")
-        refuse_aliases(text)
-        content = yaml.safe_load(text)
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds no keys")
+    content = read_yaml(path)
     if unknown := set(content) - _KEYS:
-        raise ConfigError(f"{path}: {min(map(str, unknown))}: unknown key; known: {', '.join(sorted(_KEYS))}")
+        raise ConfigError(f"{path}: {min(unknown)}: unknown key; known: {', '.join(sorted(_KEYS))}")
     read = _Reader(path, content)
     experiment = read.text("experiment")
     common = read.settings(content.get("settings", []), "settings")
@@ -129,7 +101,7 @@ def load_study(name: str, folder: Path | None = None, experiments: Path | None =
     variants.append(Variant(PAPER, experiment, [*common, *paper_settings(base)]))
     study = Study(
         name,
-        text.partition("\n")[0].removeprefix("#").strip(),
+        path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip(),
         read.seeds(),
         *read.budget(),
         read.whole("measurements", 10),

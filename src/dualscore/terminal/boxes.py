@@ -1,7 +1,10 @@
-"""Boxes and tables that fit: panels on a terminal, plain lines elsewhere."""
+"""Boxes and tables that fit, panels on a terminal and plain lines elsewhere; and the plan of a dry run."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from rich import box as boxes
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -10,17 +13,18 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from dualscore.errors import DualscoreError
 from dualscore.files.plain_text import harmless
 from dualscore.terminal.console import final
 
 Rows = Sequence[tuple[str, str]]
 WIDEST = 100
-"""Columns of a box at most: longer lines are hard to read."""
+"""Widest box, in columns: longer lines are hard to read."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A title and rows of a name and what it is: a box on a terminal, plain lines elsewhere."""
+    """A title above rows of name and text: a box on a terminal, plain lines elsewhere."""
 
     title: str
     rows: Rows
@@ -45,14 +49,7 @@ class Summary:
 
 
 def print_summary(console: Console, title: str, rows: Rows, *, last: bool = False) -> None:
-    """Print a summary.
-
-    Args:
-        console: where to.
-        title: of the box.
-        rows: names and what they are.
-        last: whether it is what the command was given for, and shown though the console is hushed.
-    """
+    """Print a summary; the `last` one, a command's result, even if the console is hushed."""
     summary = Summary(title, rows)
     if last:
         final(console, summary, crop=False)
@@ -63,17 +60,7 @@ def print_summary(console: Console, title: str, rows: Rows, *, last: bool = Fals
 def fitting(
     console: Console, columns: Sequence[str], rows: Iterable[Sequence[str | Text]], spare: Sequence[str] = ()
 ) -> Table:
-    """A table that is not wider than the terminal.
-
-    Args:
-        console: where it will be shown.
-        columns: names.
-        rows: a cell for each column.
-        spare: columns to leave out one after another where there is no room for them.
-
-    Returns:
-        The table; lines are given up before columns are.
-    """
+    """A table no wider than the terminal: it gives up lines first, then the `spare` columns in turn."""
     kept_rows = [list(row) for row in rows]
     table = _table(columns, kept_rows, (), boxes.HEAVY_HEAD)
     for number in range(len(spare) + 1):
@@ -94,3 +81,45 @@ def _table(
     for row in rows:
         table.add_row(*(row[j] for j in kept))
     return table
+
+
+@dataclass
+class Plan:
+    """What a dry run looked at, what the command would write, and what that would cost."""
+
+    title: str
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[DualscoreError] = field(default_factory=list)
+    """What would stop the command."""
+
+    def add(self, name: str, text: str) -> "Plan":
+        """Add a row."""
+        self.rows.append((name, text))
+        return self
+
+    def check(self, name: str, look: Callable[..., str], *arguments: Any) -> "Plan":  # noqa: ANN401
+        """Add a row with a check's result, or its error to the problems."""
+        try:
+            self.add(name, look(*arguments))
+        except DualscoreError as error:
+            self.add(name, "✗ see below")
+            self.problems.append(error)
+        return self
+
+    def writes(self, folder: Path, *files: str) -> "Plan":
+        """Add where results would go, and whether the folder exists and can be written to."""
+        place = next(path for path in (folder, *folder.parents, Path()) if path.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            why = "cannot be written to" if place.is_dir() else "is a file, and the results need a folder"
+            self.problems.append(DualscoreError(f"{place}: {why}"))
+        there = "there already" if folder.exists() else "new"
+        self.add("writes", f"{folder} ({there}): {', '.join(files)}")
+        return self
+
+    def show(self, console: Console) -> None:
+        """Print it, then raise the first problem as the command would."""
+        rows = [*self.rows, ("now", "nothing was written")]
+        print_summary(console, f"dry run: {self.title}", rows, last=True)
+        if self.problems:
+            more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+            raise type(self.problems[0])(f"{self.problems[0]}{more}")

@@ -1,4 +1,4 @@
-"""The one console of a process: who may write to it, what stays off it, what goes into a log file too."""
+"""The one console of a process, which can be hushed and copied into a log file."""
 
 import io
 import logging
@@ -22,29 +22,32 @@ from dualscore.files.plain_text import harmless
 from dualscore.terminal.logfile import LogFile, Tee, now
 
 WIDE = 200
-"""Columns in a file or a pipe, where no line need be cut."""
+"""Columns in a file or a pipe, where lines need not be cut."""
 
 
 def quiet() -> None:
-    """Keep Lightning's hints about things that are as they should be off the terminal."""
+    """Silence Lightning's hints about what is intended here."""
     for name in (
         "lightning.pytorch.utilities.rank_zero",
         "lightning.pytorch.accelerators.cuda",
         "lightning.fabric.utilities.rank_zero",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*sync_dist=True.*")
-    warnings.filterwarnings("ignore", ".*IterableDataset.*__len__.*")
-    warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")
-    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
-    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores .* available but not enabled.*")
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*sync_dist=True.*",
+        ".*IterableDataset.*__len__.*",
+        ".*`broadcast_buffers` is deprecated.*",
+        ".*`srun` command is available.*",
+        ".*LeafSpec.*is deprecated.*",
+        "TensorFloat32 tensor cores .* available but not enabled.*",
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def rank() -> int:
-    """This process among all."""
+    """This process's rank."""
     # Set by Lightning's launchers before any Trainer exists; Lightning itself need not be there for it.
     if (loaded := sys.modules.get("lightning.fabric.utilities.rank_zero")) is not None:
         return int(getattr(loaded.rank_zero_only, "rank", None) or 0)
@@ -57,11 +60,7 @@ class Terminal(Console):
 
     Text is shown as it is: names of runs and files may hold Rich's markup or a terminal's own commands. Lines
     that were left to the terminal to wrap are wrapped between words on one, and never cut elsewhere; tables
-    have frames on a terminal alone.
-
-    Args:
-        hushed: whether only what is said by `final` is shown.
-        log: gets everything, shown or not.
+    have frames on a terminal alone. A hushed one shows only what is said by `final`; the log gets everything.
     """
 
     def __init__(self, *, hushed: bool = False, log: LogFile | None = None) -> None:
@@ -76,27 +75,27 @@ class Terminal(Console):
         return self.is_terminal and not self.is_dumb_terminal and not self.hushed and not self.quiet
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """Render as Rich does, without what only looks like text."""
+        """Render as Rich does, without control characters in texts."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(harmless(segment.text), segment.style)
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - Rich's signature
-        """Make text as Rich does, without the same, so that it is measured as it will be shown."""
+        """Make text as Rich does, without control characters, so that its width is right."""
         return super().render_str(harmless(text), **options)
 
     def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
-        """Print, if that is wanted; arguments as Rich's."""
+        """Print unless hushed; takes Rich's arguments."""
         self._repeat(objects, options)
         if not self.hushed:
             self._show(objects, options)
 
     def final(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
-        """Print what a command was given for, which is shown though the console is hushed."""
+        """Print a command's result, even if hushed."""
         self._repeat(objects, options)
         self._show(objects, options)
 
     def progress(self, line: str) -> None:
-        """Print a line of progress: with the time of day, where nothing but the line itself tells of it."""
+        """Print a line of progress, with the time of day where there is no terminal."""
         self._repeat((line,), {"soft_wrap": True})
         if not self.hushed:
             stamp = "" if self.is_terminal else f"{now()} "
@@ -123,7 +122,7 @@ class Terminal(Console):
 
 
 def _unframed(shown: Any) -> Any:  # noqa: ANN401 - what Rich prints
-    """Tables as columns of words, which programs can read too; anything else as it is."""
+    """Tables without frames, which programs can read too; anything else unchanged."""
     if isinstance(shown, Group):
         return Group(*map(_unframed, shown.renderables))
     if not isinstance(shown, Table):
@@ -146,7 +145,7 @@ def shared_console() -> Terminal:
 
 
 def final(console: Console, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
-    """Print what a command was given for, on any console."""
+    """Print a command's result on any console, even if hushed."""
     (console.final if isinstance(console, Terminal) else console.print)(*objects, **options)
 
 
@@ -157,19 +156,7 @@ def is_live(console: Console) -> bool:
 
 @contextmanager
 def speaking(hushed: bool = False, log_file: Path | None = None, command: str = "") -> Iterator[Terminal]:
-    """Give a command its console.
-
-    Args:
-        hushed: whether only errors and final figures are shown.
-        log_file: a file that everything is appended to.
-        command: what was typed, for the log.
-
-    Yields:
-        The console; afterwards everything is as it was before.
-
-    Raises:
-        ConfigError: if the log file cannot be written.
-    """
+    """Give a command its console, copied into a log file; restore the previous one afterwards."""
     global _current
     before, stderr, began = _current, sys.stderr, time.monotonic()
     log = None if log_file is None else LogFile(log_file, rank())

@@ -1,4 +1,4 @@
-"""Words that help on: what was probably meant, which runs there are, what to type next."""
+"""Hints for messages: what was probably meant, which runs exist, what to type next."""
 
 import difflib
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 from dualscore.shipped import places
 
 FEW = 8
-"""Names listed at most."""
+"""How many names to list."""
 
 
 def did_you_mean(name: str, there: Iterable[str]) -> str:
-    """`did you mean …? ` for what is close to a name; nothing where nothing is."""
+    """`did you mean …? ` with the closest name, or nothing."""
     close = difflib.get_close_matches(name, list(there), 1)
     return f"did you mean {close[0]}? " if close else ""
 
@@ -34,17 +34,7 @@ def afresh() -> str:
 
 
 def command(name: str, *words: str, variables: Mapping[str, str] | None = None, options: str = "") -> str:
-    """A command to type next.
-
-    Args:
-        name: of the command, and of the Makefile's target.
-        *words: what it takes, without make.
-        variables: the same for make.
-        options: further ones, without make.
-
-    Returns:
-        `make score CKPT=…` or `dualscore score …`, whichever the user works with.
-    """
+    """A command to type next: `make score CKPT=…` (`variables`) or `dualscore score …`, as the user works."""
     if from_make():
         return " ".join(["make", name, *(f"{k}={_quoted(v)}" for k, v in (variables or {}).items())])
     return " ".join(["dualscore", name, *map(_quoted, words), *([options] if options else [])])
@@ -55,7 +45,7 @@ def _quoted(text: str) -> str:
 
 
 def runs_below(root: Path = Path("runs")) -> list[str]:
-    """Runs that have a checkpoint, as paths below a folder, the latest first; those of sweeps too."""
+    """Paths of runs with a checkpoint below a folder, sweeps' included, the latest first."""
     found = [*root.glob("*/checkpoints/*.ckpt"), *root.glob("*/*/checkpoints/*.ckpt")]
     latest: dict[Path, float] = {}
     for path in found:
@@ -65,7 +55,7 @@ def runs_below(root: Path = Path("runs")) -> list[str]:
 
 
 def missing_run(path: Path) -> str:
-    """What there is instead of a run or a model that is not there, for the end of a message."""
+    """The end of a message about a missing run or model: what exists instead."""
     root = path.parent if path.parent != Path() else Path("runs")
     there = runs_below(root) or runs_below()
     is_experiment = any((place / f"{path.name}.yaml").is_file() for place in places("experiments"))

@@ -1,4 +1,4 @@
-"""A log file: every line that is said, plain, with the time, appended; safe with several processes."""
+"""A log file: plain lines with the time, appended; several processes can share it."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from dualscore.files.plain_text import harmless
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _MOVES = re.compile(r"\r(?!\n)|\x1b\[[0-9;?]*[A-LN-Za-ln-z]")
-"""What moves the cursor: drawn again and again, as a progress bar is."""
+"""Codes that move the cursor: a progress bar is redrawn with them."""
 
 
 def now() -> str:
@@ -24,13 +24,6 @@ class LogFile:
 
     Every line is one write in append mode, so that the processes of a run do not tear each other's lines.
     A disk that takes no more costs the log, and not the run.
-
-    Args:
-        path: the file; its folder is made.
-        rank: of this process; the lines of others than the first say whose they are.
-
-    Raises:
-        ConfigError: if it cannot be opened.
     """
 
     def __init__(self, path: Path, rank: int) -> None:
@@ -57,7 +50,7 @@ class LogFile:
                     self.lost = error.strerror or str(error)
 
     def close(self) -> None:
-        """Write what has no end of line yet, and close."""
+        """Write an unfinished line, and close."""
         if self._rest:
             self.add("\n")
         os.close(self._file)
