@@ -18,7 +18,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
     MultilineChartContent,
 )
 
-from dualscore.dashboard.tags import level
+from dualscore.dashboard.logger import level
 from dualscore.settings.config import ExperimentConfig, ModelKind
 
 SPACE, TIME = "Space loss at each noise level (= d_eff/d)", "Time loss at each noise level"
@@ -30,17 +30,7 @@ GAUSSIANS = ["gaussian/stationary", "gaussian/full_covariance"]
 def layout(
     config: ExperimentConfig, estimates: Sequence[str], published: Sequence[str], score_network: bool
 ) -> Layout:
-    """Lay out a run's charts.
-
-    Args:
-        config: the run's.
-        estimates: names of all that an evaluation may hold, the same for every run.
-        published: names of published likelihoods of its data set.
-        score_network: whether there is a score network to compare its denoising with.
-
-    Returns:
-        The layout.
-    """
+    """A run's charts; estimates are all that an evaluation may hold, whether this run has them or not."""
     energy = config.model is ModelKind.energy
     levels = [level(decibels) for decibels in config.evaluate.psnr]
     names = ["space", *(["time"] if energy else [])]
@@ -83,7 +73,6 @@ def _open(title: str, charts: Sequence[Chart]) -> Category:
 
 
 def _closed(title: str, charts: Sequence[Chart]) -> Category:
-    """A category whose charts are loaded when it is opened."""
     return Category(title=title, chart=charts, closed=True)
 
 
@@ -101,12 +90,11 @@ def _grouped(title: str, tag: str, levels: Sequence[str]) -> list[Chart]:
     ]
 
 
-def summary(found: Layout) -> Summary:
-    """A layout as an entry of the log."""
+def layout_summary(found: Layout) -> Summary:
+    """A layout as an entry of the log; TensorBoard's own function for it needs TensorFlow."""
     content = TensorProto(dtype="DT_STRING", string_val=[found.SerializeToString()])
-    value = Summary.Value(
-        tag=metadata.CONFIG_SUMMARY_TAG, metadata=metadata.create_summary_metadata(), tensor=content
-    )
+    described = metadata.create_summary_metadata()
+    value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, metadata=described, tensor=content)
     return Summary(value=[value])
 
 

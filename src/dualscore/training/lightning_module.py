@@ -56,12 +56,11 @@ class DualScoreModule(lightning.LightningModule):
         t_range: smallest and largest noise variance in training, in pixel².
         stratified: whether a batch has one t in each of as many strata as images.
         levels: noise variances at which losses are reported, in pixel².
-        objective: the objective's own arguments (`dual_score_matching`), by name.
+        objective: the arguments of `dual_score_matching` beside images and noise, by name.
         flip: whether training images are mirrored at random.
         quantized: whether images are 8-bit, so that the bound exists.
         dequantize: whether training images get uniform noise of one 8-bit step.
-        streams: streams of a global batch; each has random numbers of its own, so that the same batch
-            gets the same noise on any number of devices.
+        streams: of a global batch, each with random numbers of its own: the same on any number of devices.
         strata: strata of ln t that the validation images share for the bound.
         max_steps: training steps, for the schedule.
         accumulate: parts that a device's batch is cut into, whose gradients are added up.
@@ -198,12 +197,7 @@ class DualScoreModule(lightning.LightningModule):
         return loss
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - Lightning's
-        """Move the weights and the average, and forget the normalizer of the weights before.
-
-        Args:
-            *arguments: Lightning's.
-            **named: Lightning's.
-        """
+        """Move the weights and the average, and forget the normalizer of the weights before."""
         super().optimizer_step(*arguments, **named)
         if self.average is not None:
             self._follow(self.average)
