@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dualscore.cluster.script import PLACE, Entry, Job, Resources, render, seconds
-from dualscore.cluster.sweep import load_sweep
+from dualscore.cluster.submit_job import load_sweep
 from dualscore.errors import ClusterError, ConfigError
 from dualscore.settings.experiment import load_experiment
 from workspace import ROOT, TINY, Workspace

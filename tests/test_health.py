@@ -14,7 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dualscore import train
+from dualscore import train_experiment
 from dualscore.runs import watchdog
 from dualscore.runs.folder import Run
 from dualscore.runs.run_status import State, Status
@@ -167,7 +167,7 @@ def test_another_devices_watchdog_leaves_what_the_first_said(
     monkeypatch.setattr("os._exit", codes.append)
     # Where training began, which is all that another device than the first knows.
     status = first if rank == 0 else Status(step=10)
-    train._watchdog(config, Run(tmp_path), status, (rank, 2)).end("no progress")
+    train_experiment._watchdog(config, Run(tmp_path), status, (rank, 2)).end("no progress")
     after = json.loads(path.read_text())
     assert codes == [1]
     assert (after["state"], after["reason"]) == ("failed", "no progress")

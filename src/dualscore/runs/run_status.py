@@ -70,14 +70,7 @@ class Status:
         self._write(folder)
 
     def say_failed(self, folder: Path, reason: str, first: bool) -> None:
-        """Write that the run failed, and why.
-
-        Args:
-            folder: the run's folder.
-            reason: why, in words.
-            first: whether this process is the run's first one, whose word this is; another one leaves the
-                first's step, speed and place as they stand there.
-        """
+        """Write that the run failed, and why; processes after the `first` leave the first's figures alone."""
         said = self if first else Status.read(folder) or self
         said.state, said.reason = State.failed, reason
         if said is self:
@@ -134,14 +127,9 @@ def _look(process: int) -> tuple[str | None, int | None]:
 
 
 def table(root: Path, console: Console) -> RenderableType | None:
-    """All runs below a folder, the latest word first; None if there are none.
+    """All runs below a folder, the latest word first, and why some stopped; None if there are none.
 
-    Args:
-        root: the folder of all runs.
-        console: where it will be shown: what matters less is left out where it is narrow.
-
-    Returns:
-        A table, and the reasons of runs that stopped below it.
+    What matters less is left out where the console is narrow.
     """
     found = {path.parent: Status.read(path.parent) for path in root.rglob(STATUS_FILE)}
     known = {folder: status for folder, status in found.items() if status is not None}

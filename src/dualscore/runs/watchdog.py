@@ -51,15 +51,7 @@ class Place:
 
 
 def within(seconds: float, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the work returns
-    """Do something that may hang, and wait no longer than this for it; None if it did hang.
-
-    Args:
-        seconds: how long.
-        work: what to do.
-
-    Returns:
-        What it returned.
-    """
+    """What some work that may hang returns; None if it takes longer than this."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(work()), daemon=True)
     thread.start()
@@ -68,14 +60,9 @@ def within(seconds: float, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - wh
 
 
 class Watchdog:
-    """A thread that writes this rank's place into the run's folder and ends the process when it stays there.
+    """Threads that write this rank's place into a folder, and `end` the process when it stays there too long.
 
-    Args:
-        folder: where the places of all ranks are kept.
-        rank: this rank.
-        world_size: how many there are.
-        limit: seconds without any progress.
-        end: ends the process; told why.
+    The folder holds the places of all ranks; `limit` is in seconds; `end` is told why.
     """
 
     def __init__(

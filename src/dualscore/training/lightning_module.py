@@ -144,15 +144,7 @@ class DualScoreModule(lightning.LightningModule):
             self.average.n_averaged = self.average.n_averaged.cpu()
 
     def draw(self, step: int, images: int) -> Draws:
-        """Draw this device's random numbers for a step.
-
-        Args:
-            step: training step.
-            images: images on this device, a multiple of the device's streams.
-
-        Returns:
-            Noise, noise variances and coins for flips.
-        """
+        """This device's random numbers for a step; its images are a multiple of its streams."""
         mine = self.streams // self.trainer.world_size
         noise, uniform, coin, spread = [], [], [], []
         for stream in range(self.trainer.global_rank * mine, (self.trainer.global_rank + 1) * mine):
