@@ -20,7 +20,7 @@ from dualscore.terminal.boxes import print_summary
 from dualscore.terminal.hints import afresh, command, from_make, option
 
 if TYPE_CHECKING:
-    import lightning
+    from lightning.pytorch import Trainer
 
     from dualscore.data.base import ImageDataModule
     from dualscore.training.lightning_module import DualScoreModule
@@ -31,7 +31,7 @@ def introduce(
     run: Run,
     module: "DualScoreModule",
     datamodule: "ImageDataModule",
-    trainer: "lightning.Trainer",
+    trainer: "Trainer",
     step: int,
 ) -> None:
     """Say what begins, or goes on from a step."""

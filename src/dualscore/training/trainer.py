@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import lightning
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -36,7 +36,7 @@ def make_trainer(
     callbacks: list[Callback],
     io: CheckpointIO,
     logger: TensorBoardLogger,
-) -> lightning.Trainer:
+) -> Trainer:
     """A Trainer without inference mode, because scores are gradients, in validation too.
 
     A TrainingError says that the devices asked for are not there.
@@ -47,7 +47,7 @@ def make_trainer(
         # Lightning's own requeueing leaves checkpoints that a later, unrelated run would take for its own.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     try:
-        return lightning.Trainer(
+        return Trainer(
             default_root_dir=run.folder,
             max_steps=options.max_steps,
             max_epochs=-1,
@@ -80,9 +80,7 @@ def make_trainer(
 
 
 @contextmanager
-def errors_for_people(
-    trainer: lightning.Trainer, config: ExperimentConfig, watchdog: Watchdog
-) -> Iterator[None]:
+def errors_for_people(trainer: Trainer, config: ExperimentConfig, watchdog: Watchdog) -> Iterator[None]:
     """Turn what training raises into errors of ours, where it is known what they mean."""
     try:
         yield
@@ -107,7 +105,7 @@ def errors_for_people(
 
 
 def _known(
-    error: RuntimeError, trainer: lightning.Trainer, config: ExperimentConfig, watchdog: Watchdog
+    error: RuntimeError, trainer: Trainer, config: ExperimentConfig, watchdog: Watchdog
 ) -> TrainingError | None:
     """What to say of an error; None where it must be shown whole."""
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

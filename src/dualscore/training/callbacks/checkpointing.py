@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from dualscore.errors import DivergenceError, StoppedError
@@ -40,7 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self,
         checkpoint: dict[str, Any],
         path: str | Path,
-        storage_options: Any = None,  # noqa: ANN401 - Lightning's signature
+        storage_options: Any = None,
     ) -> None:
         path = Path(path)
         aside = path.with_name(f".{path.name}.tmp")
@@ -109,7 +109,7 @@ class Saving(TrainingCallback, Checkpoint):
     def on_train_start(self, *_: object) -> None:
         self.signals.install()  # Lightning has put its own in the place of ours
 
-    def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_validation_end(self, trainer: Trainer, *_: object) -> None:
         figure = float(trainer.callback_metrics[self.monitor])
         if not math.isfinite(figure):  # nor are the weights worth keeping
             what = f"step {trainer.global_step}: {self.monitor} is not finite"
@@ -124,7 +124,7 @@ class Saving(TrainingCallback, Checkpoint):
         if self._saved is not None or self._asked(trainer):
             self._stop(trainer, saved)
 
-    def after_step(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
         if trainer.world_size > 1 and trainer.global_step % AGREE_EVERY:
             return
         # Not before a validation, which saves itself: a run that ended in between would go on without it.
@@ -132,26 +132,26 @@ class Saving(TrainingCallback, Checkpoint):
         if trainer.global_step % every and self._asked(trainer):
             self._saved = self._save(trainer, best=False)
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
         # Only here, where the step before has been logged.
         if self._saved is not None:
             self._stop(trainer, self._saved)
 
-    def _stop(self, trainer: lightning.Trainer, saved: bool) -> None:
+    def _stop(self, trainer: Trainer, saved: bool) -> None:
         who = self.signals.received or "a signal to another device"
         raise StoppedError(
             f"step {trainer.global_step:,}: stopped by {who}; {'' if saved else 'NOT '}saved, and the same "
             "command goes on"
         )
 
-    def _asked(self, trainer: lightning.Trainer) -> bool:
+    def _asked(self, trainer: Trainer) -> bool:
         """Whether any device was asked to stop, the same answer on all."""
         asked = self.signals.received is not None
         if trainer.world_size == 1:
             return asked
         return not trainer.strategy.reduce_boolean_decision(not asked, all=True)
 
-    def _save(self, trainer: lightning.Trainer, best: bool) -> bool:
+    def _save(self, trainer: Trainer, best: bool) -> bool:
         """Write a checkpoint; whether it was written, the same answer on all devices."""
         trainer.save_checkpoint(self.run.best if best else self.run.last, weights_only=False)
         self.written = trainer.strategy.broadcast(self.io.written)

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import lightning
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -40,12 +40,12 @@ class GradientHealth(TrainingCallback):
         self._told = 0
         self._witness: tuple[Tensor, ...] = ()
 
-    def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = our_module(pl_module)
         self._parts.append((module.last_losses.total, module.last_noise_variance))
 
     def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         parameters = [p for p in pl_module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -75,14 +75,14 @@ class GradientHealth(TrainingCallback):
         """Whether looking at a norm holds up nothing."""
         return norm.device.type == "cpu"
 
-    def after_step(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
         if self._largest is not None and is_logged(trainer):
             self._check(module)
             module.log("train/largest_gradient_norm", self._largest)
             module.log("train/skipped_steps", float(self.skipped))
             self._largest = None
 
-    def before_validation(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
         self._check(module)
         self._forget()
 
@@ -137,18 +137,13 @@ class SpikeGuard(TrainingCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.lowest = state_dict["lowest"]
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        *batch: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
         loss = our_module(pl_module).last_losses.total.mean()
         self._sum = loss if self._sum is None else self._sum + loss
         self._steps += 1
         super().on_train_batch_end(trainer, pl_module, *batch)
 
-    def after_step(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
         if self._sum is None or not is_logged(trainer):
             return
         mean = float(trainer.strategy.reduce(self._sum / self._steps, reduce_op="mean"))
@@ -161,7 +156,7 @@ class SpikeGuard(TrainingCallback):
     def on_validation_end(self, *_: object) -> None:
         self._rollbacks = 0
 
-    def _roll_back(self, trainer: lightning.Trainer, module: DualScoreModule, mean: float) -> None:
+    def _roll_back(self, trainer: Trainer, module: DualScoreModule, mean: float) -> None:
         times = f"{mean / self.lowest:.1f} times its lowest"
         what = f"step {trainer.global_step}: the loss jumped to {mean:.3g}, {times}"
         found = newest_sound(self.run, self.warn, trainer.is_global_zero)

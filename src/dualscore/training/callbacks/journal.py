@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import lightning
 import torch
+from lightning.pytorch import LightningModule, Trainer
 
 from dualscore.data.base import ImageDataModule
 from dualscore.data.substitutes import SkipCount
@@ -34,7 +34,7 @@ class Journal(TrainingCallback):
         self.counts = dict.fromkeys(KINDS, 0)
         self.entries: list[tuple[int, str, str]] = []
         self._seconds, self._since = 0.0, time.monotonic()
-        self._trainer: lightning.Trainer | None = None
+        self._trainer: Trainer | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"counts": dict(self.counts), "entries": list(self.entries), "seconds": self._elapsed()}
@@ -63,21 +63,19 @@ class Journal(TrainingCallback):
         if kind != "failed_writes":  # of which there would be another one
             self._show()
 
-    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_start(self, trainer: Trainer, *_: object) -> None:
         self._trainer, self._since = trainer, time.monotonic()
         if self._before is not None:
             self.note("resumed", f"goes on from step {trainer.global_step:,}; before: {self._before}")
         else:
             self._show()
 
-    def after_validation(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def after_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
         for kind, count in self.counts.items():
             module.log(f"events/{kind}", float(count))
         module.log("train/minutes", self._elapsed() / 60.0)
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # Not kept by a checkpoint: a run that goes on says how it ended before.
         self.note("stopped", str(exception) or type(exception).__name__)
         self.flush()
@@ -116,18 +114,18 @@ class SkippedImages(TrainingCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._count.epoch, self._count.positions = state_dict["epoch"], list(state_dict["positions"])
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
         if trainer.world_size == 1 or is_logged(trainer):
             self._look(trainer)
 
-    def after_step(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
         if self._datamodule.training_shards and is_logged(trainer):
             module.log("data/skipped_images", float(len(self._count.positions)))
 
-    def before_validation(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
         self._look(trainer)
 
-    def _look(self, trainer: lightning.Trainer) -> None:
+    def _look(self, trainer: Trainer) -> None:
         """Count what all devices have lost since the last time."""
         lost, self._datamodule.unreadable = self._datamodule.unreadable, []
         if trainer.world_size > 1:

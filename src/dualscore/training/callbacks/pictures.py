@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-import lightning
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
 from dualscore.dashboard.logger import level
@@ -48,7 +48,7 @@ class Pictures(TrainingCallback):
         if number == 0:
             self._batch = batch
 
-    def after_validation(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def after_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
         batch, self._batch = self._batch, None
         if not trainer.is_global_zero or batch is None or min(module.image_shape[1:]) == 1:
             return

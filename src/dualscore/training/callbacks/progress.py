@@ -5,8 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import lightning
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -36,10 +36,10 @@ class LearningRate(TrainingCallback):
     def __init__(self) -> None:
         self._rate = 0.0
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
         self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])  # before the schedule moves it
 
-    def after_step(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
         if is_logged(trainer):
             module.log("train/learning_rate", self._rate)
 
@@ -61,23 +61,18 @@ class Throughput(TrainingCallback):
         self._steps, self._since = 0, time.perf_counter()
         self._waited, self._ended = 0.0, self._since
 
-    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_start(self, trainer: Trainer, *_: object) -> None:
         self._began = (trainer.global_step, time.perf_counter())
         self._restart()
 
     def on_train_batch_start(self, *_: object) -> None:
         self._waited += time.perf_counter() - self._ended
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        *batch: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
         self._ended = time.perf_counter()
         super().on_train_batch_end(trainer, pl_module, *batch)
 
-    def after_step(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
         self._steps += 1
         if is_logged(trainer):
             seconds = self._ended - self._since
@@ -89,7 +84,7 @@ class Throughput(TrainingCallback):
     def on_validation_end(self, *_: object) -> None:
         self._restart()
 
-    def seconds_left(self, trainer: lightning.Trainer) -> float | None:
+    def seconds_left(self, trainer: Trainer) -> float | None:
         """Until the last step, at the pace since training began here; None before the first step."""
         first, since = self._began
         if trainer.global_step <= first:
@@ -97,7 +92,7 @@ class Throughput(TrainingCallback):
         each = (time.perf_counter() - since) / (trainer.global_step - first)
         return each * (trainer.max_steps - trainer.global_step)
 
-    def words(self, trainer: lightning.Trainer) -> list[str]:
+    def words(self, trainer: Trainer) -> list[str]:
         """Speed over all devices and time left, as far as they are known."""
         speed, seconds = self.rate, self._ended - self._since
         if not speed and self._steps and seconds > 0:  # nothing is logged yet
@@ -126,14 +121,14 @@ class ConsoleReport(TrainingCallback):
         self._paced = console.live
 
     @rank_zero_only
-    def after_step(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
         if not self._paced and self.throughput.rate:
             self._paced = True
             if parts := self.throughput.words(trainer):
                 self._print(trainer, parts)
 
     @rank_zero_only
-    def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_validation_end(self, trainer: Trainer, *_: object) -> None:
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         parts = [f"{name} {estimate}" for name, estimate in last_estimates(figures).items()]
         parts.append(f"space {figures['val/space_loss']:.4f}")
@@ -141,7 +136,7 @@ class ConsoleReport(TrainingCallback):
             parts.append(f"time {figures['val/time_loss']:.5f}")
         self._print(trainer, [*parts, *self.throughput.words(trainer)])
 
-    def _print(self, trainer: lightning.Trainer, parts: list[str]) -> None:
+    def _print(self, trainer: Trainer, parts: list[str]) -> None:
         step = f"step {trainer.global_step:>6,}/{trainer.max_steps:,}"
         self.console.progress(" · ".join([step, *parts]))
 
@@ -153,7 +148,7 @@ class TrainingBar(Callback):
         self.console, self.throughput = console, throughput
         self._live: Live | None = None
         self._doing = "training"
-        self._trainer: lightning.Trainer
+        self._trainer: Trainer
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """One line, or two where the words do not fit beside the bar."""
@@ -172,7 +167,7 @@ class TrainingBar(Callback):
         if alone:
             yield Text(words, no_wrap=True, overflow="ellipsis")
 
-    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_start(self, trainer: Trainer, *_: object) -> None:
         self._trainer = trainer
         self._live = Live(self, console=self.console, refresh_per_second=4, transient=True)
         self._live.start()
@@ -210,34 +205,34 @@ class Heartbeat(Callback):
         self.throughput, self.health = throughput, health
         self._said = 0.0
 
-    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_start(self, trainer: Trainer, *_: object) -> None:
         self.watchdog.adopt_children()
         self.status.max_steps = trainer.max_steps
         self._say(trainer)
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
         self.watchdog.get_on(trainer.global_step, Phase.computing)
 
-    def on_before_backward(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_before_backward(self, trainer: Trainer, *_: object) -> None:
         self.watchdog.get_on(trainer.global_step, Phase.exchanging)
 
-    def on_after_backward(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_after_backward(self, trainer: Trainer, *_: object) -> None:
         self.watchdog.get_on(trainer.global_step, Phase.done)
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         self.watchdog.get_on(trainer.global_step, Phase.waiting)
         if time.monotonic() - self._said > STATUS_EVERY:
             self._say(trainer)
 
-    def on_validation_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *_: object) -> None:
         self.watchdog.get_on(trainer.global_step, Phase.done)
 
-    def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_validation_end(self, trainer: Trainer, *_: object) -> None:
         found = {name: str(estimate) for name, estimate in last_estimates(trainer.callback_metrics).items()}
         self.status.bits_per_dim, self.status.bound = found.get("bits/dim"), found.get("bound")
         self._say(trainer)
 
-    def _say(self, trainer: lightning.Trainer) -> None:
+    def _say(self, trainer: Trainer) -> None:
         self._said = time.monotonic()
         if not trainer.is_global_zero:
             return

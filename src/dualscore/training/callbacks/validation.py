@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
@@ -33,7 +33,7 @@ class _DoubleMetric(Metric):
 
     full_state_update = False
 
-    def set_dtype(self, dst_type: Any) -> "_DoubleMetric":  # noqa: ANN401 - torchmetrics' signature
+    def set_dtype(self, dst_type: Any) -> "_DoubleMetric":
         return self
 
 
@@ -107,7 +107,7 @@ class References(TrainingCallback):
         near = [value for t, value in self.score_network.items() if abs(t / noise_variance - 1.0) < 1e-3]
         return found | ({"score_network": near[0]} if near else {})
 
-    def before_validation(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
         if not self._figures:
             self._measuring = Moments(len(module.levels) + 1).to(module.device)
 
@@ -128,7 +128,7 @@ class References(TrainingCallback):
             energy = energy + 0.5 * (QUANTIZATION_VARIANCE / prior.eigenvalues.double()).sum()
         self._measuring.update(torch.full_like(at, len(module.levels)), energy)
 
-    def after_validation(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def after_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
         if self._measuring is not None:
             self._figures = self._measuring.compute()["mean"].tolist()
             self._measuring = None
@@ -155,7 +155,7 @@ class ValidationFigures(TrainingCallback):
         self.references, self.show = references, show
         self._gathered: GatheredRows | None = None
 
-    def before_validation(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
         self._gathered = None
 
     def after_validation_batch(self, module: DualScoreModule, rows: Rows, batch: Batch, number: int) -> None:
@@ -164,7 +164,7 @@ class ValidationFigures(TrainingCallback):
             self._gathered = GatheredRows(list(rows)).to(module.device)
         self._gathered.update(rows)
 
-    def after_validation(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:
+    def after_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
         if self._gathered is None:
             return
         rows = _by_stage(self._gathered.compute())
@@ -182,7 +182,7 @@ class ValidationFigures(TrainingCallback):
             _log(module, "val/bound", bound)
         self._log_levels(module, measured)
 
-    def _log_energies(self, trainer: lightning.Trainer, module: DualScoreModule, measured: Measured) -> None:
+    def _log_energies(self, trainer: Trainer, module: DualScoreModule, measured: Measured) -> None:
         clean = measured.rows["paper"]
         log_z = _finite(lambda: measured.log_z)
         found = _finite(lambda: measured.mean(paper(measured).bits, clean["position"]) + measured.shared)
