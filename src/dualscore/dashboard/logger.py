@@ -78,10 +78,11 @@ class PatientLogger(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers, with their descriptions."""
-        values = [
-            Summary.Value(tag=tag, simple_value=float(value), metadata=_scalar(describe(tag)))
-            for tag, value in metrics.items()
-        ]
+        plugin = SummaryMetadata.PluginData(plugin_name="scalars")
+        values = []
+        for tag, value in metrics.items():
+            described = SummaryMetadata(plugin_data=plugin, summary_description=describe(tag))
+            values.append(Summary.Value(tag=tag, simple_value=float(value), metadata=described))
         self.log_summaries([Summary(value=values)], step)
 
     def log_summaries(self, summaries: Sequence[Summary], step: int | None) -> None:
@@ -135,8 +136,3 @@ class PatientLogger(TensorBoardLogger):
                     f"{self.save_dir}: the log is not written ({error.strerror or error}); "
                     "training goes on, unlogged"
                 )
-
-
-def _scalar(description: str) -> SummaryMetadata:
-    plugin = SummaryMetadata.PluginData(plugin_name="scalars")
-    return SummaryMetadata(plugin_data=plugin, summary_description=description)

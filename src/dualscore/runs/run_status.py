@@ -1,4 +1,4 @@
-"""What runs are doing: each keeps `status.json`, and `dualscore status` lists them."""
+"""What runs are doing: each keeps a `status.json`, and `dualscore status` lists them."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ _NUMBERS = {
 
 @dataclass
 class Status:
-    """What a run says about itself; `None` where it is not known yet."""
+    """The content of `status.json`; None where something is not known yet."""
 
     state: State = State.training
     step: int = 0
@@ -64,7 +64,7 @@ class Status:
     """Seconds since 1970."""
 
     def say(self, folder: Path) -> None:
-        """Write it into a run's folder, whole or not at all; where that fails, the run goes on unheard."""
+        """Write it into a run's folder, whole or not at all; where that fails, the run goes on."""
         self.host, self.process, self.updated = socket.gethostname(), os.getpid(), time.time()
         self.job, self.started = os.environ.get("SLURM_JOB_ID"), _look(self.process)[1]
         self._write(folder)

@@ -134,6 +134,10 @@ class DualScoreModule(lightning.LightningModule):
         """The weights' precision, in which images and noise are made."""
         return next(self.model.parameters()).dtype
 
+    def pixels(self, images: Tensor) -> Tensor:
+        """Images of a batch as the model sees them, shape (B, C, H, W)."""
+        return to_pixels(images, self.image_shape[0], self.working_dtype)
+
     def compile_loss(self, device: str) -> None:
         """Train with a loss compiled for `cpu` or `cuda` from now on; validation stays as it is."""
         self.loss = compiled_loss(device)
@@ -170,7 +174,7 @@ class DualScoreModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean over a batch, or a piece of one, of the dual score matching loss."""
-        clean = to_pixels(batch.image, self.image_shape[0], self.working_dtype)
+        clean = self.pixels(batch.image)
         draws = self.draw(self.global_step, len(clean) * self.accumulate)
         if self.accumulate > 1:  # those of the whole batch, so that cutting it changes nothing but rounding
             first = batch_idx % self.accumulate * len(clean)
@@ -210,8 +214,7 @@ class DualScoreModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:  # noqa: ARG002
         """Measure each image with the noise that belongs to it: energies, losses at one level, the bound."""
         measured = self.measured()
-        clean = to_pixels(batch.image, self.image_shape[0], self.working_dtype)
-        images = Images(clean, batch.position.tolist(), ordinal=batch.ordinal)
+        images = Images(self.pixels(batch.image), batch.position.tolist(), ordinal=batch.ordinal)
         rows: Rows = {"position": batch.position}
         for stage in validation_stages(measured.subject, measured.levels, self.span, self.strata):
             found = stage.measure(measured.subject, images)

@@ -79,6 +79,13 @@ def make_trainer(
         ) from error
 
 
+def diverged(what: str) -> DivergenceError:
+    """The error of a run that cannot go on, because something is not finite."""
+    return DivergenceError(
+        f"{what}; the last good checkpoint is kept; try a smaller optim.lr with {afresh()}"
+    )
+
+
 @contextmanager
 def errors_for_people(trainer: Trainer, config: ExperimentConfig, watchdog: Watchdog) -> Iterator[None]:
     """Turn what training raises into errors of ours, where it is known what they mean."""
@@ -86,10 +93,7 @@ def errors_for_people(trainer: Trainer, config: ExperimentConfig, watchdog: Watc
         yield
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         # SOAP's, of gradients that are finite but absurd.
-        raise DivergenceError(
-            f"step {trainer.global_step}: the optimiser's preconditioner overflows; the last good checkpoint "
-            f"is kept; try a smaller optim.lr with {afresh()}"
-        ) from error
+        raise diverged(f"step {trainer.global_step}: the optimiser's preconditioner overflows") from error
     except RuntimeError as error:
         if (known := _known(error, trainer, config, watchdog)) is None:
             raise

@@ -12,12 +12,12 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from dualscore.errors import DivergenceError, StoppedError
+from dualscore.errors import StoppedError
 from dualscore.runs.folder import Run, older
 from dualscore.runs.signals import StopSignals
-from dualscore.terminal.hints import afresh
 from dualscore.training.callbacks.base import TrainingCallback
 from dualscore.training.lightning_module import DualScoreModule
+from dualscore.training.trainer import diverged
 
 AGREE_EVERY = 10
 """Steps between the moments when several devices ask each other whether one was told to stop."""
@@ -112,10 +112,7 @@ class Saving(TrainingCallback, Checkpoint):
     def on_validation_end(self, trainer: Trainer, *_: object) -> None:
         figure = float(trainer.callback_metrics[self.monitor])
         if not math.isfinite(figure):  # nor are the weights worth keeping
-            what = f"step {trainer.global_step}: {self.monitor} is not finite"
-            raise DivergenceError(
-                f"{what}; the last good checkpoint is kept; try a smaller optim.lr with {afresh()}"
-            )
+            raise diverged(f"step {trainer.global_step}: {self.monitor} is not finite")
         if figure < self.best:
             before, self.best = self.best, figure
             if not self._save(trainer, best=True):

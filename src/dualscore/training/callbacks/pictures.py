@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from dualscore.dashboard.logger import level
 from dualscore.data.batch import Batch
 from dualscore.energy import Energy
-from dualscore.images import to_pixels
 from dualscore.likelihood import bits_per_dim
 from dualscore.measuring.rows import Rows
 from dualscore.noise import SAMPLING, corrupt, seeded_generator, variance_at_psnr
@@ -53,7 +52,7 @@ class Pictures(TrainingCallback):
         if not trainer.is_global_zero or batch is None or min(module.image_shape[1:]) == 1:
             return
         step, last = logged_step(trainer), trainer.global_step == trainer.max_steps
-        clean = to_pixels(batch.image[:IMAGES], module.image_shape[0], module.working_dtype)
+        clean = module.pixels(batch.image[:IMAGES])
         for decibels in PSNR:
             self.show(f"denoised/{level(decibels)}", _denoised(module, clean, decibels), step)
         if isinstance(module.evaluated, Energy):

@@ -240,14 +240,10 @@ class Heartbeat(Callback):
         status.state, status.reason, status.step = State.training, None, trainer.global_step
         status.images_per_second, status.stall = self.throughput.rate, self.throughput.stall
         status.skipped_steps = self.health.skipped
-        status.memory = _peak_memory(trainer.strategy.root_device)
+        device = trainer.strategy.root_device
+        status.memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if device.type == "cuda":
+            status.memory = torch.cuda.max_memory_allocated(device)
         if (left := self.throughput.seconds_left(trainer)) is not None:
             status.seconds_left = left
         status.say(self.run.folder)
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes of a GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -16,7 +16,6 @@ from torchmetrics import Metric
 from dualscore.dashboard.logger import band, level
 from dualscore.data.batch import Batch
 from dualscore.gaussian import QUANTIZATION_VARIANCE
-from dualscore.images import to_pixels
 from dualscore.likelihood import Estimate, bits_per_dim, decibels_per_dim, dequantized_bits_per_dim
 from dualscore.measuring.estimators import paper
 from dualscore.measuring.measured import Measured
@@ -115,7 +114,7 @@ class References(TrainingCallback):
         if self._measuring is None:
             return
         prior = module.prior
-        clean = to_pixels(batch.image, module.image_shape[0], module.working_dtype)
+        clean = module.pixels(batch.image)
         at = batch.ordinal % len(module.levels)
         t = module.levels.to(clean)[at.to(module.levels.device)]
         noise = module.fixed_noise(batch, 1).to(clean)
