@@ -1,6 +1,7 @@
 """Submits runs and sweeps to Slurm, after everything that can be checked beforehand was."""
 
 import itertools
+import math
 import os
 import re
 import shutil
@@ -23,21 +24,13 @@ _KEYS = {"experiment", "settings", "grid"}
 
 
 @dataclass(frozen=True)
-class Combination:
-    """One run of a sweep: the name of its folder, and its settings."""
-
-    name: str
-    settings: list[str]
-
-
-@dataclass(frozen=True)
 class Sweep:
     """A sweep as its file declares it; `grid` names the settings that are varied."""
 
-    name: str
     experiment: str
     grid: list[str]
-    combinations: list[Combination]
+    combinations: dict[str, list[str]]
+    """Settings of each run, by the name of its folder."""
 
 
 def load_sweep(name: str, folder: Path | None = None) -> Sweep:
@@ -56,18 +49,17 @@ def load_sweep(name: str, folder: Path | None = None) -> Sweep:
     for key, values in grid.items():
         if not isinstance(values, list) or not values or any(isinstance(v, dict | list) for v in values):
             raise ConfigError(f"{path}: grid.{key}: must be a list of values")
-    combinations = [
-        Combination(
-            "_".join(_part(str(key), value) for key, value in zip(grid, values, strict=True)),
-            [*settings, *(f"{key}={_text(value)}" for key, value in zip(grid, values, strict=True))],
-        )
-        for values in itertools.product(*grid.values())
-    ]
-    if len({combination.name for combination in combinations}) < len(combinations):
+    combinations = {}
+    count = math.prod(map(len, grid.values()))
+    for chosen in itertools.product(*grid.values()):
+        pairs = list(zip(map(str, grid), chosen, strict=True))
+        folder_name = "_".join(_part(key, value) for key, value in pairs)
+        combinations[folder_name] = [*settings, *(f"{key}={_text(value)}" for key, value in pairs)]
+    if len(combinations) < count:
         raise ConfigError(f"{path}: grid: two combinations would have the same folder; are values repeated?")
-    if len(combinations) > LARGEST:
-        raise ConfigError(f"{path}: grid: {len(combinations)} combinations; {LARGEST} is the most")
-    return Sweep(name, experiment, [str(key) for key in grid], combinations)
+    if count > LARGEST:
+        raise ConfigError(f"{path}: grid: {count} combinations; {LARGEST} is the most")
+    return Sweep(experiment, [str(key) for key in grid], combinations)
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - a plain value out of YAML
@@ -94,7 +86,9 @@ def sweep_job(sweep: str, settings: list[str], name: str | None, runs: Path, res
     if varied := {s.partition("=")[0] for s in settings} & set(declared.grid):
         raise ConfigError(f"override {min(varied)!r}: the sweep {sweep} varies it; change its file instead")
     folder = runs / (name or sweep)
-    entries = tuple(Entry(folder / run.name, (*run.settings, *settings)) for run in declared.combinations)
+    entries = tuple(
+        Entry(folder / run, (*chosen, *settings)) for run, chosen in declared.combinations.items()
+    )
     python = Path(sys.executable)
     return Job(folder.name, declared.experiment, entries, True, folder, Path.cwd(), python, resources)
 
