@@ -268,7 +268,7 @@ def test_the_journal_goes_on_and_keeps_secrets() -> None:
         return Journal(lambda *entry: shown.append(entry[1]), lambda: None, None)
 
     first = make()
-    tell = first.telling("rollbacks", warned.append)
+    tell = first.recording("rollbacks", warned.append)
     tell("the loss | jumped, see https://me:secret@host/x?key=1")
     assert warned == ["the loss | jumped, see https://me:secret@host/x?key=1"]
     assert "secret" not in shown[-1]
