@@ -45,7 +45,6 @@ class Training:
     io: AtomicCheckpointIO
     compared: Compared
     warn: Callable[[str], None]
-    """Tells people."""
     callbacks: list[Callback] = field(default_factory=list)
     """Those built so far."""
 
@@ -53,35 +52,23 @@ class Training:
         """A callback that stands earlier in the table."""
         return next(callback for callback in self.callbacks if isinstance(callback, kind))
 
+    def recording(self, event: str) -> Callable[[str], None]:
+        """`warn`, which also writes an event of the journal's `KINDS` down."""
+        return self.journal.recording(event, self.warn)
 
-def _skipped_images(training: Training) -> Callback:
-    warn = training.journal.recording("unreadable_images", training.warn)
-    return SkippedImages(training.config.data.max_skipped, training.datamodule, warn)
-
-
-def _heartbeat(training: Training) -> Callback:
-    status, throughput = training.status, training.find(Throughput)
-    return Heartbeat(training.run, status, throughput, training.find(GradientHealth))
-
-
-def _spike_guard(training: Training) -> Callback | None:
-    if not (factor := training.config.trainer.spike):
-        return None
-    return SpikeGuard(factor, training.run, training.journal.recording("rollbacks", training.warn))
-
-
-def _saving(training: Training) -> Callback:
-    monitor = "val/bound" if training.config.trainer.best is Best.bound else "val/loss"
-    return Saving(training.run, monitor, training.io, training.signals)
+    @property
+    def monitor(self) -> str:
+        """The validation figure whose lowest value is the best checkpoint's."""
+        return "val/bound" if self.config.trainer.best is Best.bound else "val/loss"
 
 
 CALLBACKS: dict[str, Callable[[Training], Callback | None]] = {
-    "gradient_health": lambda t: GradientHealth(
-        t.config.trainer.max_skipped, t.journal.recording("skipped_steps", t.warn)
+    "gradient_health": lambda t: GradientHealth(t.config.trainer.max_skipped, t.recording("skipped_steps")),
+    "skipped_images": lambda t: SkippedImages(
+        t.config.data.max_skipped, t.datamodule, t.recording("unreadable_images")
     ),
-    "skipped_images": _skipped_images,
     "throughput": lambda t: Throughput(t.config.data.batch_size),
-    "heartbeat": _heartbeat,
+    "heartbeat": lambda t: Heartbeat(t.run, t.status, t.find(Throughput), t.find(GradientHealth)),
     "references": lambda t: References(t.compared.published, t.compared.psnr),
     "validation_figures": lambda t: ValidationFigures(t.find(References), t.logger.log_histogram),
     "pictures": lambda t: Pictures(t.logger.log_picture),
@@ -89,8 +76,12 @@ CALLBACKS: dict[str, Callable[[Training], Callback | None]] = {
     "journal": lambda t: t.journal,
     "console": lambda t: ConsoleReport(t.console, t.find(Throughput)),
     "bar": lambda t: TrainingBar(t.console, t.find(Throughput)) if t.console.live else None,
-    "spike_guard": _spike_guard,
-    "saving": _saving,
+    "spike_guard": lambda t: (
+        SpikeGuard(t.config.trainer.spike, t.run, t.recording("rollbacks"))
+        if t.config.trainer.spike
+        else None
+    ),
+    "saving": lambda t: Saving(t.run, t.monitor, t.io, t.signals),
 }
 """In the order in which they are called; None where a run has none. docs/extending.md adds one."""
 
