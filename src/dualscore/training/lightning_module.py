@@ -120,11 +120,6 @@ class DualScoreModule(lightning.LightningModule):
         return chosen
 
     @property
-    def time_weight(self) -> float:
-        """λ, the weight of the time term."""
-        return self.objective["time_weight"]
-
-    @property
     def dimension(self) -> int:
         """The number of pixels and channels, d = C·H·W."""
         return math.prod(self.image_shape)

@@ -198,10 +198,11 @@ class ValidationFigures(TrainingCallback):
             return
         space = sum(figures.space_loss for figures in found) / len(found)
         times = [figures.time_loss for figures in found if figures.time_loss is not None]
+        time = sum(times) / len(found)
         module.log("val/space_loss", space)
-        module.log("val/loss", space + module.time_weight * (sum(times) / len(found)))
+        module.log("val/loss", space + module.objective["time_weight"] * time)
         if times:
-            module.log("val/time_loss", sum(times) / len(found))
+            module.log("val/time_loss", time)
         for figures in found:
             name = level(figures.psnr_in)
             module.log(f"space_loss/{name}", figures.space_loss)
