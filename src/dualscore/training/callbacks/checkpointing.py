@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from dualscore.errors import StoppedError
 from dualscore.runs.folder import Run, older
 from dualscore.runs.signals import StopSignals
-from dualscore.training.callbacks.base import TrainingCallback
+from dualscore.training.callbacks.training_callback import TrainingCallback
 from dualscore.training.lightning_module import DualScoreModule
 from dualscore.training.trainer import diverged
 

@@ -13,7 +13,7 @@ from dualscore.errors import DivergenceError
 from dualscore.runs.checkpoints import newest_sound
 from dualscore.runs.folder import Run
 from dualscore.terminal.hints import afresh
-from dualscore.training.callbacks.base import TrainingCallback, is_logged, our_module
+from dualscore.training.callbacks.training_callback import TrainingCallback, is_logged, our_module
 from dualscore.training.lightning_module import DualScoreModule
 
 MOST = 3

@@ -11,7 +11,7 @@ from dualscore.data.base import ImageDataModule
 from dualscore.data.substitutes import SkipCount
 from dualscore.errors import DataError
 from dualscore.redaction import redact
-from dualscore.training.callbacks.base import TrainingCallback, is_logged, logged_step
+from dualscore.training.callbacks.training_callback import TrainingCallback, is_logged, logged_step
 from dualscore.training.lightning_module import DualScoreModule
 
 KINDS = ("resumed", "skipped_steps", "rollbacks", "unreadable_images", "failed_writes")

@@ -16,7 +16,7 @@ from dualscore.noise import SAMPLING, corrupt, seeded_generator, variance_at_psn
 from dualscore.pictures.grids import arrange, tile
 from dualscore.pictures.heat import colour, common_scale
 from dualscore.sampling import anneal, last_variance, levels, start_from
-from dualscore.training.callbacks.base import TrainingCallback, logged_step
+from dualscore.training.callbacks.training_callback import TrainingCallback, logged_step
 from dualscore.training.lightning_module import DualScoreModule
 
 PSNR = (30.0, 20.0, 10.0, 0.0)

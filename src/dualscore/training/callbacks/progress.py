@@ -20,8 +20,8 @@ from dualscore.runs.folder import Run
 from dualscore.runs.run_status import State, Status, duration
 from dualscore.runs.watchdog import Phase, Watchdog
 from dualscore.terminal import Terminal
-from dualscore.training.callbacks.base import TrainingCallback, is_logged
 from dualscore.training.callbacks.health import GradientHealth
+from dualscore.training.callbacks.training_callback import TrainingCallback, is_logged
 from dualscore.training.lightning_module import DualScoreModule
 
 NARROWEST, WIDEST = 6, 40

@@ -23,7 +23,7 @@ from dualscore.measuring.row_figures import shared_bound, shared_level_figures
 from dualscore.measuring.rows import Rows
 from dualscore.noise import corrupt, psnr
 from dualscore.objective import space_loss
-from dualscore.training.callbacks.base import TrainingCallback, logged_step
+from dualscore.training.callbacks.training_callback import TrainingCallback, logged_step
 from dualscore.training.lightning_module import DualScoreModule
 
 
