@@ -17,11 +17,11 @@ from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dualscore.errors import CheckpointError, ConfigError, StoppedError
-from dualscore.runs.checkpoint_io import AtomicCheckpointIO
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run, check_architecture
 from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.train_experiment import train
+from dualscore.training.callbacks.checkpointing import AtomicCheckpointIO
 from test_training import difference
 from workspace import ROOT, TINY, Workspace
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dualscore.cluster.script import PLACE, Entry, Job, Resources, render, seconds
-from dualscore.cluster.sweep import load_sweep
+from dualscore.cluster.submit_job import load_sweep
 from dualscore.errors import ClusterError, ConfigError
 from dualscore.settings.experiment import load_experiment
 from workspace import ROOT, TINY, Workspace
@@ -235,13 +235,13 @@ def test_the_papers_sweep_is_pairs_on_disjoint_images(workspace: Workspace) -> N
     sweep = load_sweep("generalization", ROOT / "sweeps")
     assert len(sweep.combinations) == 10
     configs = [
-        load_experiment(sweep.experiment, c.settings, ROOT / "experiments") for c in sweep.combinations
+        load_experiment(sweep.experiment, s, ROOT / "experiments") for s in sweep.combinations.values()
     ]
     assert [(c.data.images, c.data.half.value) for c in configs] == [
         (10**power, half) for power in range(1, 6) for half in "AB"
     ]
     assert {(c.data.channels, c.optim.lr, c.data.batch_size) for c in configs} == {(1, 2e-4, 128)}
-    assert sweep.combinations[3].name == "images100_halfB"
+    assert list(sweep.combinations)[3] == "images100_halfB"
     (workspace.folder / "sweeps").symlink_to(ROOT / "sweeps")
     assert "data/imagenet64/manifest.json is missing" in workspace.fail("submit", "generalization", "--sweep")
     assert "the sweep generalization varies it" in workspace.fail(
@@ -274,9 +274,9 @@ def test_a_wrong_sweep_is_one_line_that_names_it(tmp_path: Path, text: str, comp
 def test_values_of_every_kind_become_settings_and_folders(tmp_path: Path) -> None:
     grid = "{data.flip: [true], optim.lr: [1e-4, 0.5], evaluate.x: [a/b c]}"
     (tmp_path / "s.yaml").write_text(f"experiment: e\ngrid: {grid}")
-    first, second = load_sweep("s", tmp_path).combinations
-    assert (first.name, second.name) == ("fliptrue_lr0.0001_xa-b-c", "fliptrue_lr0.5_xa-b-c")
-    assert second.settings == ["data.flip=true", "optim.lr=0.5", "evaluate.x=a/b c"]
+    combinations = load_sweep("s", tmp_path).combinations
+    assert list(combinations) == ["fliptrue_lr0.0001_xa-b-c", "fliptrue_lr0.5_xa-b-c"]
+    assert combinations["fliptrue_lr0.5_xa-b-c"] == ["data.flip=true", "optim.lr=0.5", "evaluate.x=a/b c"]
 
 
 def test_make_submit_passes_everything_on(tmp_path: Path) -> None:

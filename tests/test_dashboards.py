@@ -20,11 +20,9 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from benchmarks.screenshots import CARDS, LAYOUT, browser, category, chromium, show, tensorboard
-from dualscore.dashboard import hparams
 from dualscore.dashboard.layout import layout
-from dualscore.dashboard.logger import PatientLogger
-from dualscore.dashboard.score_network import neighbour
-from dualscore.dashboard.tags import describe, level
+from dualscore.dashboard.logger import PatientLogger, describe, level
+from dualscore.dashboard.run_log import hparams_metrics, neighbour
 from dualscore.errors import DivergenceError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.measuring.estimators import ESTIMATORS
@@ -91,7 +89,7 @@ def test_the_evaluation_stands_in_the_log_and_in_hparams(trained_demo: Path) -> 
     assert full == [
         (step, pytest.approx(report["yardsticks"]["full_covariance"]["value"])) for step in (0, 1)
     ]
-    assert hparams.metrics(ESTIMATORS).keys() <= set(events.Tags()["scalars"])
+    assert hparams_metrics(ESTIMATORS).keys() <= set(events.Tags()["scalars"])
     stored = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
     ended = metadata.parse_session_end_info_plugin_data(stored)
     assert ended.status == api_pb2.Status.Value("STATUS_SUCCESS")
@@ -270,7 +268,7 @@ def test_the_journal_goes_on_and_keeps_secrets() -> None:
         return Journal(lambda *entry: shown.append(entry[1]), lambda: None, None)
 
     first = make()
-    tell = first.telling("rollbacks", warned.append)
+    tell = first.recording("rollbacks", warned.append)
     tell("the loss | jumped, see https://me:secret@host/x?key=1")
     assert warned == ["the loss | jumped, see https://me:secret@host/x?key=1"]
     assert "secret" not in shown[-1]

@@ -135,7 +135,7 @@ def test_validations_leave_pictures_and_training_alone(
     assert np.array_equal(first[:, column], last[:, column])  # the same images
     assert not np.array_equal(first, last)  # another model
 
-    monkeypatch.setattr(pictures.Pictures, "on_validation_epoch_end", lambda *_: None)
+    monkeypatch.setattr(pictures.Pictures, "after_validation", lambda *_: None)
     workspace.run("train", "patches_dual", *settings, "trainer.max_steps=5", "--runs", "plain")
     one, other = (
         torch.load(workspace.folder / runs / "patches_dual/checkpoints/last.ckpt", weights_only=True)

@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from dualscore.assemble import build_score_model, load_statistics
+from dualscore.assemble import blank_statistics, build_score_model, image_shape, load_statistics
 from dualscore.energy import Energy
 from dualscore.errors import ConfigError
 from dualscore.model_files.architecture import of_config
@@ -68,7 +68,8 @@ def extended(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path) -> Tre
             crops = real_images(count, 16, seed=number)[:, :1]
             np.save(folder / "arrays" / split / f"{number}.npy", crops)
     for title, section in EXTENDING.items():
-        tree.run(section, [*SHRINK, *(EXACT if title == "An estimator" else [CHEAP])])
+        special = {"An estimator": EXACT, "A callback": [CHEAP, "trainer.validate_every=1"]}
+        tree.run(section, [*SHRINK, *special.get(title, [CHEAP])])
     tree.finish()
     return tree
 
@@ -111,6 +112,20 @@ def test_an_estimator_finds_the_truth_and_is_told(extended: Tree) -> None:
         [figures["antithetic"]["value"] + sign * 1.964 * figures["antithetic"]["stderr"] for sign in (-1, 1)],
         abs=1e-4,
     )  # of 600 images, by Student's t
+
+
+def test_a_callback_is_called_and_logs(extended: Tree) -> None:
+    """At both validations, the second of which finds the weights of the last checkpoint."""
+    log = EventAccumulator(str(extended.folder / "runs/patches_dual")).Reload()
+    norms, moved = log.Scalars("weights/norm"), log.Scalars("weights/movement")
+    assert ([entry.step for entry in norms], [entry.step for entry in moved]) == ([0, 1], [1])
+    assert 0 < moved[0].value < 0.1
+    config = load_experiment("patches_dual", SHRINK, ROOT / "experiments")
+    learned = build_score_model(config, blank_statistics(image_shape(config))).named_parameters()
+    path = extended.folder / "runs/patches_dual/checkpoints/last.ckpt"
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    last = torch.cat([weights[f"model.{name}"].flatten() for name, _ in learned])
+    assert norms[-1].value == pytest.approx(float(last.norm()), rel=1e-5)
 
 
 def test_a_data_source_is_built_verified_and_trained_on(extended: Tree) -> None:

@@ -208,5 +208,5 @@ def test_no_number_is_taken_out_of_a_tensor_in_a_step(
     train(load_experiment("patches_dual", settings), Run(workspace.folder / "run"), [look])
     assert look.steps == 3
     # The objective looks at t on a CPU only; the average's count is kept there.
-    allowed = {"objective.py:dual_score_matching", "module.py:_follow"}
+    allowed = {"objective.py:dual_score_matching", "lightning_module.py:_follow"}
     assert {place: n for place, n in look.mode.places.items() if place not in allowed} == {}

@@ -28,8 +28,7 @@ from dualscore.measuring.measured import Measured
 from dualscore.measuring.row_figures import shared_bound, shared_level_figures
 from dualscore.measuring.rows import Rows
 from dualscore.measuring.subject import Subject
-from dualscore.training.callbacks.validation_figures import _by_stage
-from dualscore.training.metrics import GatheredRows, Moments
+from dualscore.training.callbacks.validation import GatheredRows, Moments, _by_stage
 from test_gaussian import random_spectrum
 
 

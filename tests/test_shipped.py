@@ -6,7 +6,7 @@ import pytest
 
 import dualscore
 from dualscore.cli import main
-from dualscore.cluster.sweep import load_sweep
+from dualscore.cluster.submit_job import load_sweep
 from dualscore.errors import ConfigError
 from dualscore.settings.experiment import available, load_experiment
 from dualscore.study import load_study

@@ -20,7 +20,7 @@ from dualscore.noise import corrupt, log_uniform
 from dualscore.objective import dual_score_matching
 from dualscore.settings.experiment import load_experiment
 from dualscore.training.compiling import compiled_loss, obstacle
-from dualscore.training.memory import advice
+from dualscore.training.trainer import memory_advice
 from workspace import ROOT, TINY, Workspace
 
 SMALL = ["network.width=4", "data.size=16", "network.scales=2", "data.batch_size=8"]
@@ -171,7 +171,7 @@ def test_a_gpu_without_bfloat16_is_refused(
 def test_where_a_batch_does_not_fit_the_next_smaller_equal_parts_are_named(
     batch: int, accumulate: int, said: str
 ) -> None:
-    assert advice(batch, accumulate) == said
+    assert memory_advice(batch, accumulate) == said
 
 
 @pytest.mark.parametrize(

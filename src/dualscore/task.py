@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from dualscore.errors import StoppedError
+
 _STOP_FILE = "DUALSCORE_STOP_FILE"
-_ASKED = 75
+_ASKED = StoppedError.status
 
 
 def _stop_early(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
@@ -22,11 +24,7 @@ def _stop_early(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -
 
 
 def main() -> int:
-    """Run the command line as a task of a job.
-
-    Returns:
-        Its exit status; 0, and a file, where it was asked to stop.
-    """
+    """Run the command line; its exit status, or 0 and a file where it was asked to stop."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stop_early)
     from dualscore.cli import main as run

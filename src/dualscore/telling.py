@@ -1,4 +1,4 @@
-"""What a training says of itself: a box when it starts, and one when it is measured, with what to do next."""
+"""What a training prints when it starts and when it is measured, with what to do next."""
 
 import shlex
 from pathlib import Path
@@ -15,12 +15,12 @@ from dualscore.runs.run_status import Status, duration
 from dualscore.settings.config import RADIAL, ExperimentConfig, ModelKind
 from dualscore.settings.experiment import load_experiment
 from dualscore.settings.header import read_header
-from dualscore.terminal import shared_console
+from dualscore.terminal import final, shared_console
 from dualscore.terminal.boxes import print_summary
-from dualscore.terminal.hints import command, from_make
+from dualscore.terminal.hints import afresh, command, from_make, option
 
 if TYPE_CHECKING:
-    import lightning
+    from lightning.pytorch import Trainer
 
     from dualscore.data.base import ImageDataModule
     from dualscore.training.lightning_module import DualScoreModule
@@ -31,28 +31,18 @@ def introduce(
     run: Run,
     module: "DualScoreModule",
     datamodule: "ImageDataModule",
-    trainer: "lightning.Trainer",
+    trainer: "Trainer",
     step: int,
 ) -> None:
-    """Say what begins.
-
-    Args:
-        config: the experiment.
-        run: its folder.
-        module: what is trained.
-        datamodule: the images.
-        trainer: knows the devices.
-        step: where it goes on from; 0 for a new run.
-    """
+    """Say what begins, or goes on from a step."""
     start = f"goes on from step {step:,}" if step else "starts"
-    parameters = sum(p.numel() for p in module.model.parameters())
-    kind = "energy" if config.model is ModelKind.energy else "denoiser"
+    parameters = count_parameters(module.model)
     shape = "×".join(map(str, module.image_shape))
     counts, options = datamodule.counts, config.trainer
     where = f"in {datamodule.path}" if datamodule.path else "drawn as they are needed"
-    left = options.max_steps - step
+    left, batch = options.max_steps - step, config.data.batch_size
     rows = [
-        ("model", f"{kind}: {describe_network(config)}, {parameters:,} parameters"),
+        ("model", f"{_kind(config)}: {_describe_network(config)}, {parameters:,} parameters"),
         (
             "data",
             f"{counts['train']:,} training images {shape}, {counts['val']:,} validation images, {where}",
@@ -61,11 +51,8 @@ def introduce(
             "devices",
             f"{trainer.world_size} × {trainer.strategy.root_device.type}, precision {options.precision}",
         ),
-        (
-            "work",
-            f"{left:,} steps of {config.data.batch_size} images; validated every {options.validate_every:,}",
-        ),
-        ("time", expected(run.folder, left * config.data.batch_size, config)),
+        ("work", f"{left:,} steps of {batch} images; validated every {options.validate_every:,}"),
+        ("time", expected(run.folder, left * batch, config)),
         (
             "written to",
             f"{run.folder}: checkpoints/ (last.ckpt, best.ckpt), evaluation.json, TensorBoard's events",
@@ -76,16 +63,7 @@ def introduce(
 
 
 def expected(folder: Path, images: int, config: ExperimentConfig) -> str:
-    """How long some training takes: as the run in a folder went so far, or as the experiment's file says.
-
-    Args:
-        folder: of the run.
-        images: to train on from here on.
-        config: the experiment.
-
-    Returns:
-        Words; they say where the figure comes from.
-    """
+    """How long training takes, in words: by the run's own speed, or as the experiment's file says."""
     if images <= 0:
         return "none: every step is done"
     status = Status.read(folder)
@@ -105,15 +83,20 @@ def expected(folder: Path, images: int, config: ExperimentConfig) -> str:
     return f"{takes} (its file says, of its own settings)"
 
 
-def tell_results(report: dict[str, Any], output: Path, checkpoint: Path) -> None:
-    """Say what came out, where it is, and what can be done with it.
+def tell_complete(config: ExperimentConfig, run: Run, step: int) -> None:
+    """Say that there is nothing to train, and what can be done instead."""
+    more, fresh = option("trainer.max_steps=…", "SET=trainer.max_steps=…"), afresh()
+    final(
+        shared_console(),
+        f"{run.folder} is complete ({step:,} steps). Train longer with {more} (a cosine schedule is then "
+        f"stretched to the new length), anew beside it with {fresh}, or measure it with "
+        f"{command('evaluate', config.name, variables={'EXP': config.name})}.",
+        soft_wrap=True,
+    )
 
-    Args:
-        report: a finished evaluation.
-        output: its file.
-        checkpoint: what was measured.
-    """
-    console = shared_console()
+
+def tell_results(report: dict[str, Any], output: Path, checkpoint: Path) -> None:
+    """Say what an evaluation of a checkpoint found, where it is written, and what can be done next."""
     run = Run(checkpoint.parent.parent)
     model = str(run.folder if run.best == checkpoint else checkpoint)
     rows = [
@@ -135,20 +118,28 @@ def tell_results(report: dict[str, Any], output: Path, checkpoint: Path) -> None
         following.append("make tensorboard" if from_make() else served)
     following.append(command("export", model, variables={"CKPT": model}))
     rows += zip(["next", *[""] * (len(following) - 1)], following, strict=True)
-    print_summary(console, f"{report['experiment']}, step {report['step']:,}, measured", rows, last=True)
+    print_summary(
+        shared_console(), f"{report['experiment']}, step {report['step']:,}, measured", rows, last=True
+    )
 
 
 def shape_model(config: ExperimentConfig) -> str:
-    """What network an experiment has, for people; built without its data."""
+    """What model an experiment has, in words; built without its data."""
     with torch.random.fork_rng(devices=[]):
         model = build_score_model(config, blank_statistics(image_shape(config)))
-    parameters = sum(p.numel() for p in model.parameters())
-    kind = "energy" if config.model is ModelKind.energy else "denoiser"
-    return f"{kind}, {describe_network(config)}, {parameters:,} parameters"
+    return f"{_kind(config)}, {_describe_network(config)}, {count_parameters(model):,} parameters"
 
 
-def describe_network(config: ExperimentConfig) -> str:
-    """A network in a few words."""
+def count_parameters(model: torch.nn.Module) -> int:
+    """Numbers that a model learns."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def _kind(config: ExperimentConfig) -> str:
+    return "energy" if config.model is ModelKind.energy else "denoiser"
+
+
+def _describe_network(config: ExperimentConfig) -> str:
     n = config.network
     if n.kind == RADIAL:
         return f"radial network of {n.layers} layers, {n.width} wide"

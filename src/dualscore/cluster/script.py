@@ -89,28 +89,22 @@ class Resources:
         return self.gpus or self.tasks
 
     @property
+    def accelerator(self) -> str:
+        """What the processes run on."""
+        return "gpu" if self.gpus else "cpu"
+
+    @property
     def settings(self) -> list[str]:
         """What the allocation settles of an experiment."""
-        accelerator = "gpu" if self.gpus else "cpu"
         return [
             f"trainer.devices={self.devices}",
             f"trainer.nodes={self.nodes}",
-            f"trainer.accelerator={accelerator}",
+            f"trainer.accelerator={self.accelerator}",
         ]
 
 
 def seconds(time: str) -> int:
-    """Seconds of a time limit in one of Slurm's forms.
-
-    Args:
-        time: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
-
-    Returns:
-        Seconds.
-
-    Raises:
-        ClusterError: if it has none of these forms.
-    """
+    """Seconds of a time limit in one of Slurm's forms: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
     match = _TIME.fullmatch(time)
     if match is None:
         raise ClusterError(f"--time: {time!r} is no time limit; write it as 24:00:00 or 2-00:00:00")
@@ -185,17 +179,7 @@ def _is_secret(setting: str) -> bool:
 
 
 def environment(job: Job) -> dict[str, str]:
-    """What a job's environment must hold, because its script must not: it lies in the run's folder.
-
-    Args:
-        job: the job.
-
-    Returns:
-        Variables, for sbatch to hand on.
-
-    Raises:
-        ClusterError: if its runs have several places of that kind.
-    """
+    """Variables that sbatch hands on, because the script in the run's folder must not hold them."""
     places = {setting for entry in job.entries for setting in entry.settings if _is_secret(setting)}
     if len(places) > 1:
         raise ClusterError(f"{job.name}: runs of one job can have one data.path with credentials only")
@@ -221,19 +205,8 @@ def _choice(job: Job) -> str:
 
 
 def render(job: Job) -> str:
-    """Render a job's batch script.
-
-    Args:
-        job: what to run, where, and on what.
-
-    Returns:
-        The script, the same for the same job.
-
-    Raises:
-        ClusterError: if a name or a path cannot stand in a script.
-    """
+    """A job's batch script; a ClusterError names what cannot stand in one."""
     head = "\n".join(_directives(job))
-    accelerator = "gpu" if job.resources.gpus else "cpu"
     script = (
         f"#!/bin/bash\n{head}\n"
         "# Of --signal: the tasks, not this script, are told before the time limit. They save after their\n"
@@ -241,21 +214,12 @@ def render(job: Job) -> str:
         f"cd {shlex.quote(str(job.project))} || exit 1\n"
         f"python={shlex.quote(str(job.python))}\n"
         f"experiment={shlex.quote(job.experiment)}\n"
-        f"accelerator={accelerator}\n"
+        f"accelerator={job.resources.accelerator}\n"
         f"{_NEEDED if environment(job) else ''}{_choice(job)}{_BODY}"
     )
-    if any(ord(sign) < 32 and sign != "\n" for sign in script) or any("\n" in line for line in _words(job)):
+    words = [job.name, job.experiment, str(job.project), str(job.python), *job.resources.extra]
+    words += [word for entry in job.entries for word in (str(entry.folder), *entry.settings)]
+    words.append(job.resources.partition or "")
+    if any(ord(sign) < 32 and sign != "\n" for sign in script) or any("\n" in word for word in words):
         raise ClusterError(f"{job.name}: a setting, a name or a folder holds a line break or a control sign")
     return script
-
-
-def _words(job: Job) -> list[str]:
-    folders = [job.project, job.python, *(entry.folder for entry in job.entries)]
-    return [
-        job.name,
-        job.experiment,
-        *map(str, folders),
-        *(setting for entry in job.entries for setting in entry.settings),
-        *job.resources.extra,
-        job.resources.partition or "",
-    ]

@@ -1,82 +1,102 @@
-"""Gives runs to Slurm, after everything that can be checked beforehand was."""
+"""Submits runs and sweeps to Slurm, after everything that can be checked beforehand was."""
 
+import itertools
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dualscore.cluster.script import JOB_FILE, Entry, Job, Resources, environment, render
-from dualscore.cluster.sweep import load_sweep
 from dualscore.errors import ClusterError, ConfigError, DataError
 from dualscore.files.aside import write_aside
 from dualscore.runs.folder import Run, newest_run
-from dualscore.settings.experiment import load_experiment, to_plain
+from dualscore.settings.experiment import find, load_experiment, read_yaml, to_plain
 from dualscore.terminal.hints import option
+
+LARGEST = 1000
+"""Runs of a sweep: what clusters let a job array have (Slurm's MaxArraySize is 1001 unless set)."""
+_KEYS = {"experiment", "settings", "grid"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as its file declares it; `grid` names the settings that are varied."""
+
+    experiment: str
+    grid: list[str]
+    combinations: dict[str, list[str]]
+    """Settings of each run, by the name of its folder."""
+
+
+def load_sweep(name: str, folder: Path | None = None) -> Sweep:
+    """Read `sweeps/NAME.yaml`, the working folder's or the shipped one; the grid's last key is fastest."""
+    path = find("sweeps", name, folder)
+    content = read_yaml(path)
+    if unknown := set(content) - _KEYS:
+        raise ConfigError(f"{path}: {min(unknown)}: unknown key; known: {', '.join(sorted(_KEYS))}")
+    experiment, settings, grid = content.get("experiment"), content.get("settings", []), content.get("grid")
+    if not isinstance(experiment, str):
+        raise ConfigError(f"{path}: experiment: must be a name")
+    if not isinstance(settings, list) or any(not isinstance(s, str) or "=" not in s for s in settings):
+        raise ConfigError(f"{path}: settings: must be a list of settings like optim.lr=1e-4")
+    if not isinstance(grid, dict) or not grid:
+        raise ConfigError(f"{path}: grid: must name settings and the values that each takes")
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values or any(isinstance(v, dict | list) for v in values):
+            raise ConfigError(f"{path}: grid.{key}: must be a list of values")
+    combinations = {}
+    count = math.prod(map(len, grid.values()))
+    for chosen in itertools.product(*grid.values()):
+        pairs = list(zip(map(str, grid), chosen, strict=True))
+        folder_name = "_".join(_part(key, value) for key, value in pairs)
+        combinations[folder_name] = [*settings, *(f"{key}={_text(value)}" for key, value in pairs)]
+    if len(combinations) < count:
+        raise ConfigError(f"{path}: grid: two combinations would have the same folder; are values repeated?")
+    if count > LARGEST:
+        raise ConfigError(f"{path}: grid: {count} combinations; {LARGEST} is the most")
+    return Sweep(experiment, [str(key) for key in grid], combinations)
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - a plain value out of YAML
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _part(key: str, value: Any) -> str:  # noqa: ANN401 - a plain value out of YAML
+    """A setting in a folder's name: data.images=10 as images10."""
+    return re.sub(r"[^\w.+-]+", "-", key.rpartition(".")[2] + _text(value))
 
 
 def experiment_job(
     experiment: str, settings: list[str], name: str | None, runs: Path, resources: Resources
 ) -> Job:
-    """The job of one run: the newest of its name goes on.
-
-    Args:
-        experiment: the experiment's name.
-        settings: overrides.
-        name: the run's name; None for the experiment's.
-        runs: folder of all runs.
-        resources: what to ask for.
-
-    Returns:
-        The job, not checked yet.
-    """
+    """The job of one run, not checked yet: the newest of its name goes on."""
     folder = newest_run(name or experiment, runs).folder
     entry = Entry(folder, tuple(settings))
     return Job(folder.name, experiment, (entry,), False, folder, Path.cwd(), Path(sys.executable), resources)
 
 
 def sweep_job(sweep: str, settings: list[str], name: str | None, runs: Path, resources: Resources) -> Job:
-    """The job array of a sweep: a run for each combination, all in one folder.
-
-    Args:
-        sweep: the sweep's name.
-        settings: overrides for every run.
-        name: the folder's name; None for the sweep's.
-        runs: folder of all runs.
-        resources: what each run asks for.
-
-    Returns:
-        The job, not checked yet.
-
-    Raises:
-        ConfigError: if there is no such sweep, or a setting would undo what it varies.
-    """
+    """The job array of a sweep, not checked yet: a run for each combination, all in one folder."""
     declared = load_sweep(sweep)
     if varied := {s.partition("=")[0] for s in settings} & set(declared.grid):
         raise ConfigError(f"override {min(varied)!r}: the sweep {sweep} varies it; change its file instead")
     folder = runs / (name or sweep)
     entries = tuple(
-        Entry(folder / combination.name, (*combination.settings, *settings))
-        for combination in declared.combinations
+        Entry(folder / run, (*chosen, *settings)) for run, chosen in declared.combinations.items()
     )
-    return Job(
-        folder.name, declared.experiment, entries, True, folder, Path.cwd(), Path(sys.executable), resources
-    )
+    python = Path(sys.executable)
+    return Job(folder.name, declared.experiment, entries, True, folder, Path.cwd(), python, resources)
 
 
 def check(job: Job, data_needed: bool = True) -> str:
-    """Refuse a job that could only fail after it has waited in the queue.
+    """Refuse a job that could only fail after it has waited in the queue; what is wrong with its data, else.
 
-    Args:
-        job: the job.
-        data_needed: whether data that are not there refuse it, too: a script can be looked at without.
-
-    Returns:
-        What is wrong with the data, where they are not needed; nothing if all is well.
-
-    Raises:
-        DualscoreError: one line: a setting, the data, the folder or a job that is still in the queue.
+    Data that are not there are refused too where they are needed: a script can be looked at without.
     """
     from dualscore.assemble import find_data, known_density
     from dualscore.data.transfer import is_remote
@@ -129,17 +149,7 @@ def _reason(said: str) -> str:
 
 
 def submit(job: Job) -> str:
-    """Write a job's script into its folder and give it to Slurm.
-
-    Args:
-        job: a job that was checked.
-
-    Returns:
-        The job's id.
-
-    Raises:
-        ClusterError: if Slurm is not there or does not take it.
-    """
+    """Write the script of a job that was checked into its folder and give it to Slurm; the job's id."""
     script = render(job)
     if shutil.which("sbatch") is None:
         raise ClusterError(

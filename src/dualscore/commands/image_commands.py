@@ -54,7 +54,13 @@ def score(
         from dualscore.scoring.score_images import ScoreOptions
         from dualscore.scoring.score_images import score as score_images
 
-        stream = StreamOptions(resize, normalize, batch_size, max(0, workers), device or default_device())
+        stream = StreamOptions(
+            resize=resize,
+            normalize=normalize,
+            batch_size=batch_size,
+            workers=max(0, workers),
+            device=device or default_device(),
+        )
         options = ScoreOptions(**asdict(stream), out=out, psnr=psnr, maps=maps)
         score_images(model, images, options, shared_console())
         return None
@@ -108,7 +114,13 @@ def ood(
         from dualscore.devices import default_device
         from dualscore.scoring.image_files import StreamOptions
 
-        stream = StreamOptions(resize, normalize, batch_size, max(0, workers), device or default_device())
+        stream = StreamOptions(
+            resize=resize,
+            normalize=normalize,
+            batch_size=batch_size,
+            workers=max(0, workers),
+            device=device or default_device(),
+        )
         options = DetectOptions(**asdict(stream), results=results, levels=levels)
         detect(model, inside, outside, options, shared_console())
         return None

@@ -18,7 +18,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
     MultilineChartContent,
 )
 
-from dualscore.dashboard.tags import level
+from dualscore.dashboard.logger import level
 from dualscore.settings.config import ExperimentConfig, ModelKind
 
 SPACE, TIME = "Space loss at each noise level (= d_eff/d)", "Time loss at each noise level"
@@ -30,17 +30,7 @@ GAUSSIANS = ["gaussian/stationary", "gaussian/full_covariance"]
 def layout(
     config: ExperimentConfig, estimates: Sequence[str], published: Sequence[str], score_network: bool
 ) -> Layout:
-    """Lay out a run's charts.
-
-    Args:
-        config: the run's.
-        estimates: names of all that an evaluation may hold, the same for every run.
-        published: names of published likelihoods of its data set.
-        score_network: whether there is a score network to compare its denoising with.
-
-    Returns:
-        The layout.
-    """
+    """A run's charts; estimates are all that an evaluation may hold, whether this run has them or not."""
     energy = config.model is ModelKind.energy
     levels = [level(decibels) for decibels in config.evaluate.psnr]
     names = ["space", *(["time"] if energy else [])]
@@ -49,15 +39,15 @@ def layout(
     references = ["linear", *(["score_network"] if score_network else [])]
     categories = [
         *_likelihoods(estimates, published),
-        _open("Losses", [_lines(*of) for of in losses]),
-        _open("Denoising", [chart for name in references for chart in _grouped(*GAINS[name], levels)]),
-        *([_open("Normalization", [_lines("log Z in nats", "val/log_normalizer")])] if energy else []),
-        _closed(SPACE, _each("space loss", "space_loss", levels)),
-        *([_closed(TIME, _each("time loss", "time_loss", levels))] if energy else []),
-        _closed("Effective dimension", _grouped("d_eff", "effective_dimension", levels)),
-        _closed("Denoised PSNR", _grouped("dB of denoised images", "psnr", levels)),
-        _closed("Speed and optimiser", SPEED),
-        _open("Health", HEALTH),
+        _category("Losses", [_lines(*of) for of in losses]),
+        _category("Denoising", [chart for name in references for chart in _grouped(*GAINS[name], levels)]),
+        *([_category("Normalization", [_lines("log Z in nats", "val/log_normalizer")])] if energy else []),
+        _category(SPACE, _grouped("space loss", "space_loss", levels, 1), closed=True),
+        *([_category(TIME, _grouped("time loss", "time_loss", levels, 1), closed=True)] if energy else []),
+        _category("Effective dimension", _grouped("d_eff", "effective_dimension", levels), closed=True),
+        _category("Denoised PSNR", _grouped("dB of denoised images", "psnr", levels), closed=True),
+        _category("Speed and optimiser", SPEED, closed=True),
+        _category("Health", HEALTH),
     ]
     return Layout(category=categories)
 
@@ -65,48 +55,39 @@ def layout(
 def _likelihoods(estimates: Sequence[str], published: Sequence[str]) -> list[Category]:
     """Bits/dim with bands. The overview stands alone: TensorBoard shuffles charts with bands."""
     figures = ["val/bits_per_dim", "val/bound", *(f"final/{name}" for name in estimates)]
-    found = [_open("Bits/dim: all estimates, and the Gaussians", [_bands("bits/dim", figures, GAUSSIANS)])]
+    found = [
+        _category("Bits/dim: all estimates, and the Gaussians", [_bands("bits/dim", figures, GAUSSIANS)])
+    ]
     if published:
         names = [f"published/{name}" for name in published]
-        found.append(_open("Bits/dim: all estimates, and published figures (ImageNet64)",
+        found.append(_category("Bits/dim: all estimates, and published figures (ImageNet64)",
                            [_bands("bits/dim of ImageNet64", figures, names)]))  # fmt: skip
     each = [
         _bands("paper's protocol: validations, evaluation", ["val/bits_per_dim", "final/paper"]),
         _bands("bound: validations, evaluation", ["val/bound", "final/bound"]),
         _bands("evaluation: dequantized, ODE", ["final/dequantized", "final/ode"]),
     ]
-    return [*found, _open("Bits/dim: each estimate (bands: ± two standard errors)", each)]
+    return [*found, _category("Bits/dim: each estimate (bands: ± two standard errors)", each)]
 
 
-def _open(title: str, charts: Sequence[Chart]) -> Category:
-    return Category(title=title, chart=charts)
+def _category(title: str, charts: Sequence[Chart], closed: bool = False) -> Category:
+    return Category(title=title, chart=charts, closed=closed)
 
 
-def _closed(title: str, charts: Sequence[Chart]) -> Category:
-    """A category whose charts are loaded when it is opened."""
-    return Category(title=title, chart=charts, closed=True)
-
-
-def _each(title: str, tag: str, levels: Sequence[str]) -> list[Chart]:
-    """A chart a noise level."""
-    return [_lines(f"{title}, input {name}", f"{tag}/{name}") for name in levels]
-
-
-def _grouped(title: str, tag: str, levels: Sequence[str]) -> list[Chart]:
-    """A chart of a few noise levels each."""
-    groups = [levels[i : i + GROUP] for i in range(0, len(levels), GROUP)]
+def _grouped(title: str, tag: str, levels: Sequence[str], group: int = GROUP) -> list[Chart]:
+    """Charts of a few noise levels each."""
+    groups = [levels[i : i + group] for i in range(0, len(levels), group)]
     return [
         _lines(f"{title}, input {' / '.join(group)}", *(f"{tag}/{name}" for name in group))
         for group in groups
     ]
 
 
-def summary(found: Layout) -> Summary:
-    """A layout as an entry of the log."""
+def layout_summary(found: Layout) -> Summary:
+    """A layout as an entry of the log; TensorBoard's own function for it needs TensorFlow."""
     content = TensorProto(dtype="DT_STRING", string_val=[found.SerializeToString()])
-    value = Summary.Value(
-        tag=metadata.CONFIG_SUMMARY_TAG, metadata=metadata.create_summary_metadata(), tensor=content
-    )
+    described = metadata.create_summary_metadata()
+    value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, metadata=described, tensor=content)
     return Summary(value=[value])
 
 

@@ -1,4 +1,4 @@
-"""Reads the checkpoints of runs: only tensors and plain values, whole or not at all; no code is executed."""
+"""Reads checkpoints: only tensors and plain values, whole or not at all; no code is executed."""
 
 import errno
 import pickle
@@ -71,18 +71,10 @@ def _instead_of(path: Path) -> str:
 def newest_sound(
     run: Run, warn: Callable[[str], None], put_aside: bool
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint of a run that can be read.
+    """The newest checkpoint of a run that can be read, with its content; None for a run without checkpoints.
 
-    Args:
-        run: the run.
-        warn: told of each damaged one before it.
-        put_aside: whether damaged ones are renamed, which one process of a group should do.
-
-    Returns:
-        Where it is and what it holds; None for a run without checkpoints.
-
-    Raises:
-        CheckpointError: if all are damaged, or one cannot be read for another reason than damage.
+    `put_aside` renames damaged ones, which one process of a group should do. A CheckpointError says that all
+    are damaged, or that one cannot be read for another reason than damage.
     """
     kept = run.kept()
     for path, before in zip(kept, [*kept[1:], None], strict=False):
@@ -101,15 +93,7 @@ def newest_sound(
 
 
 def best_sound(run: Run, warn: Callable[[str], None]) -> Path:
-    """The checkpoint to measure: the best, or where that is lost the best before it, or the last.
-
-    Args:
-        run: the run.
-        warn: told of those that are damaged or missing.
-
-    Returns:
-        Where it is; `best.ckpt`, if none can be read.
-    """
+    """The checkpoint to measure: the best, the best before it, or the last; `best.ckpt` if none is sound."""
     for path in (run.best, older(run.best, 1), *run.kept()):
         try:
             read_checkpoint(path)

@@ -57,31 +57,12 @@ def older(checkpoint: Path, age: int) -> Path:
 
 
 def completed(plain: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration with the settings that did not exist then, at the values they had in effect.
-
-    Args:
-        plain: nested dictionaries.
-
-    Returns:
-        Every section and key.
-
-    Raises:
-        ConfigError: naming a key that is unknown or of another type.
-    """
+    """A stored configuration with the settings that did not exist then, at the values they had in effect."""
     return to_plain(to_config(plain))
 
 
 def check_architecture(path: Path, trained: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse a checkpoint of another architecture than the experiment's.
-
-    Args:
-        path: the checkpoint, for the message.
-        trained: the configuration it was trained with.
-        wanted: the experiment's.
-
-    Raises:
-        CheckpointError: naming the checkpoint and the settings that differ, or what cannot be read.
-    """
+    """Refuse a checkpoint whose configuration is of another architecture than the experiment's."""
     try:
         before = completed(trained)
     except ConfigError as error:
@@ -131,14 +112,7 @@ class Run:
         return self.folder / "config.yaml"
 
     def read_config(self) -> dict[str, Any]:
-        """The configuration the run was started with, as plain values.
-
-        Returns:
-            Nested dictionaries.
-
-        Raises:
-            ConfigError: if the run has none.
-        """
+        """The configuration the run was started with, as plain values; a ConfigError if it has none."""
         try:
             text = self.config_file.read_text(encoding="utf-8")
             refuse_aliases(text)
@@ -153,17 +127,7 @@ class Run:
         return content
 
     def check_same(self, config: dict[str, Any]) -> str:
-        """Refuse to go on with other settings than the run was started with.
-
-        Args:
-            config: the settings now.
-
-        Returns:
-            What the settings are, in a word.
-
-        Raises:
-            ConfigError: naming the settings.
-        """
+        """Refuse other settings than the run was started with; otherwise say in a word what they are."""
         if not self.kept():
             return "valid"  # nothing was trained with the old settings
         before = completed(self.read_config())
@@ -178,14 +142,7 @@ class Run:
         return "valid, and those of the run so far"
 
     def check_free(self) -> str:
-        """Refuse a run that another process trains in.
-
-        Returns:
-            That it is free, in a word.
-
-        Raises:
-            TrainingError: if another process trains there.
-        """
+        """Refuse a run that another process trains in; otherwise say that it is free."""
         path = self.folder / LOCK
         if path.exists():
             with path.open("r+") as file:
@@ -194,14 +151,7 @@ class Run:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other processes from training in the folder.
-
-        Yields:
-            Nothing; the lock ends with the process, however that ends.
-
-        Raises:
-            TrainingError: if another process trains there.
-        """
+        """Keep other processes from training in the folder, until this one ends, however it ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / LOCK).open("a+") as file:
             if self._lock(file):
@@ -262,35 +212,13 @@ def _below(name: str) -> str:
 
 
 def newest_run(name: str, root: Path = RUNS) -> Run:
-    """The newest run of a name, or the folder of its first.
-
-    Args:
-        name: the experiment's, or what `--name` says.
-        root: the folder of all runs.
-
-    Returns:
-        NAME or NAME-2, NAME-3, …; not the folder of an experiment that is itself called NAME-3.
-
-    Raises:
-        ConfigError: if the name leads out of the folder.
-    """
+    """The newest run of a name: NAME, NAME-2, …, but not that of an experiment itself called NAME-3."""
     found = _newest(_below(name), root)
     return Run(found[1] if found else root / name)
 
 
 def fresh_run(name: str, root: Path = RUNS) -> Run:
-    """A folder that does not exist yet, numbered after all runs of a name so far.
-
-    Args:
-        name: the experiment's, or what `--name` says.
-        root: the folder of all runs.
-
-    Returns:
-        NAME, or the first free one of NAME-2, NAME-3, … after the newest run's.
-
-    Raises:
-        ConfigError: if the name leads out of the folder.
-    """
+    """A folder that does not exist yet: NAME, or the first of NAME-2, NAME-3, … after the newest run's."""
     found = _newest(_below(name), root)
     numbers = count(found[0] + 1 if found else 1)
     folders = (root / (f"{name}-{number}" if number > 1 else name) for number in numbers)

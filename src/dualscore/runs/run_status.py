@@ -1,4 +1,4 @@
-"""What runs are doing: each keeps `status.json`, and `dualscore status` lists them."""
+"""What runs are doing: each keeps a `status.json`, and `dualscore status` lists them."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ _NUMBERS = {
 
 @dataclass
 class Status:
-    """What a run says about itself; `None` where it is not known yet."""
+    """The content of `status.json`; None where something is not known yet."""
 
     state: State = State.training
     step: int = 0
@@ -64,20 +64,13 @@ class Status:
     """Seconds since 1970."""
 
     def say(self, folder: Path) -> None:
-        """Write it into a run's folder, whole or not at all; where that fails, the run goes on unheard."""
+        """Write it into a run's folder, whole or not at all; where that fails, the run goes on."""
         self.host, self.process, self.updated = socket.gethostname(), os.getpid(), time.time()
         self.job, self.started = os.environ.get("SLURM_JOB_ID"), _look(self.process)[1]
         self._write(folder)
 
     def say_failed(self, folder: Path, reason: str, first: bool) -> None:
-        """Write that the run failed, and why.
-
-        Args:
-            folder: the run's folder.
-            reason: why, in words.
-            first: whether this process is the run's first one, whose word this is; another one leaves the
-                first's step, speed and place as they stand there.
-        """
+        """Write that the run failed, and why; processes after the `first` leave the first's figures alone."""
         said = self if first else Status.read(folder) or self
         said.state, said.reason = State.failed, reason
         if said is self:
@@ -134,14 +127,9 @@ def _look(process: int) -> tuple[str | None, int | None]:
 
 
 def table(root: Path, console: Console) -> RenderableType | None:
-    """All runs below a folder, the latest word first; None if there are none.
+    """All runs below a folder, the latest word first, and why some stopped; None if there are none.
 
-    Args:
-        root: the folder of all runs.
-        console: where it will be shown: what matters less is left out where it is narrow.
-
-    Returns:
-        A table, and the reasons of runs that stopped below it.
+    What matters less is left out where the console is narrow.
     """
     found = {path.parent: Status.read(path.parent) for path in root.rglob(STATUS_FILE)}
     known = {folder: status for folder, status in found.items() if status is not None}

@@ -1,7 +1,7 @@
 """Signals that ask a run to stop where it can go on: a cluster's time limit, pre-emption, `kill`."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 
 from dualscore.errors import StoppedError
 
@@ -22,9 +22,7 @@ class StopSignals:
         self.install()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Knows where all devices of a run are, ends it when none gets on, and names the one in the way."""
+"""Ends a run that makes no progress, and names the device that holds it up."""
 
 import contextlib
 import json
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from dualscore.files.aside import write_aside
@@ -51,15 +50,7 @@ class Place:
 
 
 def within(seconds: float, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the work returns
-    """Do something that may hang, and wait no longer than this for it; None if it did hang.
-
-    Args:
-        seconds: how long.
-        work: what to do.
-
-    Returns:
-        What it returned.
-    """
+    """What some work that may hang returns; None if it takes longer than this."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(work()), daemon=True)
     thread.start()
@@ -68,14 +59,9 @@ def within(seconds: float, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - wh
 
 
 class Watchdog:
-    """A thread that writes this rank's place into the run's folder and ends the process when it stays there.
+    """Threads that write this rank's place into a folder, and `end` the process when it stays there too long.
 
-    Args:
-        folder: where the places of all ranks are kept.
-        rank: this rank.
-        world_size: how many there are.
-        limit: seconds without any progress.
-        end: ends the process; told why.
+    The folder holds the places of all ranks; `limit` is in seconds; `end` is told why.
     """
 
     def __init__(
@@ -98,22 +84,20 @@ class Watchdog:
             thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join(SECOND)
 
     def get_on(self, step: int, phase: Phase) -> None:
-        """Note that this rank got on."""
+        """Note that this rank has made progress."""
         self.place.step, self.place.phase = step, phase
         self._since = time.monotonic()
 
     def adopt_children(self) -> None:
-        """Look after the processes that Lightning started for other devices, in the place of its observer.
+        """Take over the processes that Lightning started for other devices from its own observer.
 
-        That one kills this process without a word when one of them ends, also where it was asked to.
+        That one kills this process without a message when one of them ends, even if it was asked to.
         """
         for thread in threading.enumerate():
             if thread.name == "child-process-observer":
@@ -121,7 +105,7 @@ class Watchdog:
                 thread._child_processes = []  # type: ignore[attr-defined]
 
     def silent(self) -> list[Place]:
-        """The other ranks that write nothing any more, though others do: dead, stopped, or cut off."""
+        """The other ranks that have stopped writing while somebody still does: dead, stopped, or cut off."""
         hosts = {self._read(rank).host for rank in range(self.world_size)}
         margin = NEAR if len(hosts) == 1 else REMOTE
         time.sleep(margin + SECOND)
@@ -133,7 +117,7 @@ class Watchdog:
         return [place for place in places if place.rank != self.place.rank]
 
     def in_the_way(self) -> str:
-        """Who keeps the run from getting on, in words."""
+        """Which ranks hold the run up, in words."""
         if silent := self.silent():
             return f"{', '.join(map(str, silent))}: silent since step {silent[0].step}"
         places = [self._read(rank) for rank in range(self.world_size)]

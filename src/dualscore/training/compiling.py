@@ -17,14 +17,7 @@ Loss = Callable[..., DualLoss]
 
 
 def obstacle(device: str) -> str | None:
-    """Why nothing can be compiled for a device here; None where nothing is known to be missing.
-
-    Args:
-        device: `cpu` or `cuda`.
-
-    Returns:
-        What is missing, and how to get it.
-    """
+    """What is missing here to compile for `cpu` or `cuda`, and how to get it; None where nothing is."""
     if device == "cuda":
         return None if importlib.util.find_spec("triton") else "the package triton is missing"
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
@@ -36,16 +29,9 @@ def obstacle(device: str) -> str | None:
 
 
 def compiled_loss(device: str) -> Loss:
-    """`dual_score_matching`, compiled whole: gradients inside, forward, backward, one batch size.
-
-    Args:
-        device: `cpu` or `cuda`.
-
-    Returns:
-        The function. On a GPU features lie pixel by pixel, as its matrix units take them: the compiler leaves
-        them channel by channel where a convolution has twice as many inputs as outputs, as a UNet's decoder
-        has, and then a quarter of the time goes into turning them (docs/performance.md).
-    """
+    """`dual_score_matching` compiled whole for `cpu` or `cuda`: forward and backward, one batch size."""
+    # A GPU's matrix units take features pixel by pixel. Unless forced, the compiler leaves them channel by
+    # channel in a UNet's decoder, and a quarter of the time goes into turning them (docs/performance.md).
     on_gpu: dict[str, Any] = {"options": {"force_layout_optimization": True}} if device == "cuda" else {}
     compiled: Loss = torch.compile(dual_score_matching, fullgraph=True, dynamic=False, **on_gpu)
     return compiled

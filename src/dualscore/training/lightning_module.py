@@ -56,12 +56,11 @@ class DualScoreModule(lightning.LightningModule):
         t_range: smallest and largest noise variance in training, in pixel².
         stratified: whether a batch has one t in each of as many strata as images.
         levels: noise variances at which losses are reported, in pixel².
-        objective: the objective's own arguments (`dual_score_matching`), by name.
+        objective: the arguments of `dual_score_matching` beside images and noise, by name.
         flip: whether training images are mirrored at random.
         quantized: whether images are 8-bit, so that the bound exists.
         dequantize: whether training images get uniform noise of one 8-bit step.
-        streams: streams of a global batch; each has random numbers of its own, so that the same batch
-            gets the same noise on any number of devices.
+        streams: of a global batch, each with random numbers of its own: the same on any number of devices.
         strata: strata of ln t that the validation images share for the bound.
         max_steps: training steps, for the schedule.
         accumulate: parts that a device's batch is cut into, whose gradients are added up.
@@ -121,11 +120,6 @@ class DualScoreModule(lightning.LightningModule):
         return chosen
 
     @property
-    def time_weight(self) -> float:
-        """λ, the weight of the time term."""
-        return self.objective["time_weight"]
-
-    @property
     def dimension(self) -> int:
         """The number of pixels and channels, d = C·H·W."""
         return math.prod(self.image_shape)
@@ -134,6 +128,10 @@ class DualScoreModule(lightning.LightningModule):
     def working_dtype(self) -> torch.dtype:
         """The weights' precision, in which images and noise are made."""
         return next(self.model.parameters()).dtype
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Images of a batch as the model sees them, shape (B, C, H, W)."""
+        return to_pixels(images, self.image_shape[0], self.working_dtype)
 
     def compile_loss(self, device: str) -> None:
         """Train with a loss compiled for `cpu` or `cuda` from now on; validation stays as it is."""
@@ -145,15 +143,7 @@ class DualScoreModule(lightning.LightningModule):
             self.average.n_averaged = self.average.n_averaged.cpu()
 
     def draw(self, step: int, images: int) -> Draws:
-        """Draw this device's random numbers for a step.
-
-        Args:
-            step: training step.
-            images: images on this device, a multiple of the device's streams.
-
-        Returns:
-            Noise, noise variances and coins for flips.
-        """
+        """This device's random numbers for a step; its images are a multiple of its streams."""
         mine = self.streams // self.trainer.world_size
         noise, uniform, coin, spread = [], [], [], []
         for stream in range(self.trainer.global_rank * mine, (self.trainer.global_rank + 1) * mine):
@@ -179,7 +169,7 @@ class DualScoreModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean over a batch, or a piece of one, of the dual score matching loss."""
-        clean = to_pixels(batch.image, self.image_shape[0], self.working_dtype)
+        clean = self.pixels(batch.image)
         draws = self.draw(self.global_step, len(clean) * self.accumulate)
         if self.accumulate > 1:  # those of the whole batch, so that cutting it changes nothing but rounding
             first = batch_idx % self.accumulate * len(clean)
@@ -198,12 +188,7 @@ class DualScoreModule(lightning.LightningModule):
         return loss
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - Lightning's
-        """Move the weights and the average, and forget the normalizer of the weights before.
-
-        Args:
-            *arguments: Lightning's.
-            **named: Lightning's.
-        """
+        """Move the weights and the average, and forget the normalizer of the weights before."""
         super().optimizer_step(*arguments, **named)
         if self.average is not None:
             self._follow(self.average)
@@ -224,8 +209,7 @@ class DualScoreModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:  # noqa: ARG002
         """Measure each image with the noise that belongs to it: energies, losses at one level, the bound."""
         measured = self.measured()
-        clean = to_pixels(batch.image, self.image_shape[0], self.working_dtype)
-        images = Images(clean, batch.position.tolist(), ordinal=batch.ordinal)
+        images = Images(self.pixels(batch.image), batch.position.tolist(), ordinal=batch.ordinal)
         rows: Rows = {"position": batch.position}
         for stage in validation_stages(measured.subject, measured.levels, self.span, self.strata):
             found = stage.measure(measured.subject, images)

@@ -27,12 +27,7 @@ def schedule(optim: OptimConfig, max_steps: int) -> Callable[[int], float]:
 def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
     """Adam, or SOAP (Vyas et al. 2024, arXiv 2409.11321), which is Adam for gains and for c(t).
 
-    Args:
-        model: what learns; its `offset`, if it has one, holds the slopes of c(t).
-        optim: the experiment's settings.
-
-    Returns:
-        The optimiser, every parameter in one of its groups.
+    The model's `offset`, if it has one, holds the slopes of c(t).
     """
     offset = getattr(model, "offset", None)
     slopes = list(offset.parameters()) if offset is not None else []

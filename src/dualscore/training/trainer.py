@@ -1,18 +1,27 @@
-"""Lightning's Trainer and logger as experiments want them."""
+"""Lightning's Trainer as experiments want it, and what its errors mean."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import lightning
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
-from dualscore.errors import TrainingError
-from dualscore.runs.checkpoint_io import AtomicCheckpointIO
+from dualscore.errors import DivergenceError, StoppedError, TrainingError
 from dualscore.runs.folder import Run
+from dualscore.runs.watchdog import Watchdog
 from dualscore.settings.config import ExperimentConfig
+from dualscore.terminal.hints import afresh
+
+LAST = 3.0
+"""Seconds that the first process of a stopped group leaves the others, whose launchers look at its status."""
 
 
 def accelerator(config: ExperimentConfig) -> str:
@@ -25,23 +34,12 @@ def make_trainer(
     config: ExperimentConfig,
     run: Run,
     callbacks: list[Callback],
-    io: AtomicCheckpointIO,
+    io: CheckpointIO,
     logger: TensorBoardLogger,
-) -> lightning.Trainer:
-    """Build the Trainer; no inference mode, because scores are gradients, in validation too.
+) -> Trainer:
+    """A Trainer without inference mode, because scores are gradients, in validation too.
 
-    Args:
-        config: the experiment.
-        run: its folder.
-        callbacks: in the order in which they are called.
-        io: what writes checkpoints.
-        logger: what is logged to.
-
-    Returns:
-        The Trainer.
-
-    Raises:
-        TrainingError: if the devices asked for are not there.
+    A TrainingError says that the devices asked for are not there.
     """
     options = config.trainer
     plugins: list[Any] = [io]
@@ -49,7 +47,7 @@ def make_trainer(
         # Lightning's own requeueing leaves checkpoints that a later, unrelated run would take for its own.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     try:
-        return lightning.Trainer(
+        return Trainer(
             default_root_dir=run.folder,
             max_steps=options.max_steps,
             max_epochs=-1,
@@ -74,8 +72,68 @@ def make_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except lightning.fabric.utilities.exceptions.MisconfigurationException as error:
+    except MisconfigurationException as error:
         reason = " ".join(str(error).split())
         raise TrainingError(
             f"trainer.devices={options.devices}, trainer.accelerator={options.accelerator}: {reason:.200}"
         ) from error
+
+
+def diverged(what: str) -> DivergenceError:
+    """The error of a run that cannot go on, because something is not finite."""
+    return DivergenceError(
+        f"{what}; the last good checkpoint is kept; try a smaller optim.lr with {afresh()}"
+    )
+
+
+@contextmanager
+def errors_for_people(trainer: Trainer, config: ExperimentConfig, watchdog: Watchdog) -> Iterator[None]:
+    """Turn what training raises into errors of ours, where it is known what they mean."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        # SOAP's, of gradients that are finite but absurd.
+        raise diverged(f"step {trainer.global_step}: the optimiser's preconditioner overflows") from error
+    except RuntimeError as error:
+        if (known := _known(error, trainer, config, watchdog)) is None:
+            raise
+        raise known from error
+    except StoppedError:
+        if trainer.world_size > 1 and trainer.is_global_zero:
+            time.sleep(LAST)
+        raise
+    except SystemExit as exit_:  # Lightning's answer to Ctrl-C
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt from exit_
+
+
+def _known(
+    error: RuntimeError, trainer: Trainer, config: ExperimentConfig, watchdog: Watchdog
+) -> TrainingError | None:
+    """What to say of an error; None where it must be shown whole."""
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        reason = " ".join(str(error).split())
+        return TrainingError(
+            f"trainer.compile: torch.compile failed ({reason:.200}); trainer.compile=false trains without"
+        )
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        batch = config.data.batch_size // trainer.world_size
+        return TrainingError(
+            f"step {trainer.global_step}: {batch // config.trainer.accumulate} images at once do not fit "
+            f"into the memory of a device; {memory_advice(batch, config.trainer.accumulate)}"
+        )
+    if trainer.world_size > 1 and (gone := watchdog.silent()):
+        return TrainingError(
+            f"step {trainer.global_step}: {', '.join(map(str, gone))} ended, and training with it; the same "
+            f"command goes on from the last checkpoint ({' '.join(str(error).split()):.200})"
+        )
+    return None
+
+
+def memory_advice(batch: int, accumulate: int) -> str:
+    """What may fit where a device's batch, cut into `accumulate` parts, does not: the next smaller parts."""
+    more = next((parts for parts in range(accumulate + 1, batch + 1) if batch % parts == 0), None)
+    if more is None:
+        return "make the network smaller (network.width) or the images"
+    return f"trainer.accumulate={more} makes the same step in parts of {batch // more}"

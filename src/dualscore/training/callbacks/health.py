@@ -1,36 +1,37 @@
-"""Watches gradients: reports their largest norm, leaves out steps that are not finite, stops at too many."""
+"""Keeps the weights sound: leaves out steps that are not finite, takes back what a loss spike did."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
 from dualscore.errors import DivergenceError
+from dualscore.runs.checkpoints import newest_sound
+from dualscore.runs.folder import Run
 from dualscore.terminal.hints import afresh
-from dualscore.training.callbacks.steps import is_logged
+from dualscore.training.callbacks.training_callback import TrainingCallback, is_logged, our_module
 from dualscore.training.lightning_module import DualScoreModule
 
+MOST = 3
+"""Rollbacks between two validations; one more ends the run."""
 
-class GradientHealth(Callback):
+
+class GradientHealth(TrainingCallback):
     """Logs the largest gradient norm since the last entry, and leaves out steps whose gradient is not finite.
 
-    The norm is that of the gradient averaged over devices, so that all of them do the same. Looking at it
-    would hold up a GPU: there Adam itself leaves the step out, and what the first bad one saw is kept until
-    something is logged or saved.
-
-    Args:
-        limit: how many steps may be left out between validations.
-        warn: told of steps that were left out.
+    All devices decide alike, because they look at the averaged gradient. On a GPU Adam itself leaves the step
+    out, because looking at the norm would hold it up; what the first bad step saw is kept until the next log.
     """
 
     def __init__(self, limit: int, warn: Callable[[str], None]) -> None:
         self.limit, self.warn = limit, warn
         self.skipped = 0
         """Steps left out so far, as far as is known."""
-        self._parts: list[tuple[Tensor, Tensor]] = []  # of a batch cut into several
+        self._parts: list[tuple[Tensor, Tensor]] = []  # losses and noise variances of a batch's parts
         self._forget()
 
     def _forget(self) -> None:
@@ -39,14 +40,13 @@ class GradientHealth(Callback):
         self._told = 0
         self._witness: tuple[Tensor, ...] = ()
 
-    def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, DualScoreModule)
-        self._parts.append((pl_module.last_losses.total, pl_module.last_noise_variance))
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = our_module(pl_module)
+        self._parts.append((module.last_losses.total, module.last_noise_variance))
 
     def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        assert isinstance(pl_module, DualScoreModule)
         parameters = [p for p in pl_module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         bad = ~norm.isfinite()
@@ -58,9 +58,8 @@ class GradientHealth(Callback):
             self._left_out, self._witness = bad.long(), seen
         else:
             first = self._left_out == 0
-            self._witness = tuple(
-                torch.where(first, new, old) for new, old in zip(seen, self._witness, strict=True)
-            )
+            pairs = zip(seen, self._witness, strict=True)
+            self._witness = tuple(torch.where(first, new, old) for new, old in pairs)
             self._left_out = self._left_out + bad
         good = norm.where(~bad, 0.0)
         self._largest = good if self._largest is None else torch.maximum(self._largest, good)
@@ -69,15 +68,26 @@ class GradientHealth(Callback):
         elif bad:
             for parameter in parameters:
                 parameter.grad = None  # an optimiser leaves such a parameter, and what it knows of it, alone
-            self._check(pl_module)
+            self._check(our_module(pl_module))
 
     @staticmethod
     def looks_at_once(norm: Tensor) -> bool:
         """Whether looking at a norm holds up nothing."""
         return norm.device.type == "cpu"
 
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
+        if self._largest is not None and is_logged(trainer):
+            self._check(module)
+            module.log("train/largest_gradient_norm", self._largest)
+            module.log("train/skipped_steps", float(self.skipped))
+            self._largest = None
+
+    def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
+        self._check(module)
+        self._forget()
+
     def _check(self, module: DualScoreModule) -> None:
-        """Warn of what was left out, stop if it was too much; on all devices together."""
+        """Warn of steps left out, and stop the run if they are too many; on all devices together."""
         left_out = 0 if self._left_out is None else int(self._left_out)
         if left_out == self._told:
             return
@@ -93,24 +103,9 @@ class GradientHealth(Callback):
             )
         self.warn(f"{what}: left out; {left_out} since the last validation, at most {self.limit}")
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
-    ) -> None:
-        assert isinstance(pl_module, DualScoreModule)
-        if self._largest is not None and is_logged(trainer):
-            self._check(pl_module)
-            pl_module.log("train/largest_gradient_norm", self._largest)
-            pl_module.log("train/skipped_steps", float(self.skipped))
-            self._largest = None
-
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, DualScoreModule)
-        self._check(pl_module)
-        self._forget()
-
 
 def _diagnosis(step: int, losses: Tensor, noise_variance: Tensor) -> str:
-    """Say at which step and noise levels the loss or its gradient is not finite."""
+    """At which step and noise levels the loss or its gradient is not finite."""
     bad = ~torch.isfinite(losses)
     if not bad.any():
         worst = int(losses.argmax())
@@ -120,3 +115,65 @@ def _diagnosis(step: int, losses: Tensor, noise_variance: Tensor) -> str:
         )
     levels = ", ".join(f"{t:.3g}" for t in noise_variance[bad].tolist()[:8])
     return f"step {step}: the loss is not finite at noise variance t = {levels}"
+
+
+class SpikeGuard(TrainingCallback):
+    """Loads the last checkpoint's weights when the loss has jumped, and goes on with the next images.
+
+    A spike is `factor` times the lowest loss so far, averaged over devices and over the steps between two
+    entries in the log. Steps stay counted: the same images with the same noise might do it again.
+    """
+
+    def __init__(self, factor: float, run: Run, warn: Callable[[str], None]) -> None:
+        self.factor, self.run, self.warn = factor, run, warn
+        self.lowest = math.inf
+        self._rollbacks = 0
+        self._sum: Tensor | None = None
+        self._steps = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lowest": self.lowest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lowest = state_dict["lowest"]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        loss = our_module(pl_module).last_losses.total.mean()
+        self._sum = loss if self._sum is None else self._sum + loss
+        self._steps += 1
+        super().on_train_batch_end(trainer, pl_module, *batch)
+
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
+        if self._sum is None or not is_logged(trainer):
+            return
+        mean = float(trainer.strategy.reduce(self._sum / self._steps, reduce_op="mean"))
+        self._sum, self._steps = None, 0
+        if mean > self.factor * self.lowest:  # one that is not finite is GradientHealth's
+            self._roll_back(trainer, module, mean)
+        elif math.isfinite(mean):
+            self.lowest = min(self.lowest, mean)
+
+    def on_validation_end(self, *_: object) -> None:
+        self._rollbacks = 0
+
+    def _roll_back(self, trainer: Trainer, module: DualScoreModule, mean: float) -> None:
+        times = f"{mean / self.lowest:.1f} times its lowest"
+        what = f"step {trainer.global_step}: the loss jumped to {mean:.3g}, {times}"
+        found = newest_sound(self.run, self.warn, trainer.is_global_zero)
+        self._rollbacks += 1
+        if found is None or self._rollbacks > MOST:
+            again = "no checkpoint is there yet" if found is None else f"for the {self._rollbacks}th time"
+            raise DivergenceError(f"{what}, {again}; try a smaller optim.lr with {afresh()}")
+        path, content = found
+        with torch.no_grad():
+            module.load_state_dict(content["state_dict"])
+        for optimizer, state in zip(trainer.optimizers, content["optimizer_states"], strict=True):
+            # The schedule goes on, and has already set the next step's rates.
+            rates = [
+                {k: v for k, v in g.items() if k in ("lr", "initial_lr")} for g in optimizer.param_groups
+            ]
+            optimizer.load_state_dict(state)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group.update(rate)
+        where = f"step {content['global_step']} ({path.name})"
+        self.warn(f"{what}: back to the weights of {where}, with the next images")

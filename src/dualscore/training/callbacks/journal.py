@@ -1,29 +1,30 @@
-"""What happened to a run: counts as curves, and a table that says when and why."""
+"""What happened to a run, in its log: restarts, steps left out, images that could not be read."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
-import lightning
-from lightning.pytorch.callbacks import Callback
+import torch
+from lightning.pytorch import LightningModule, Trainer
 
+from dualscore.data.base import ImageDataModule
+from dualscore.data.substitutes import SkipCount
+from dualscore.errors import DataError
 from dualscore.redaction import redact
-from dualscore.training.callbacks.steps import logged_step
+from dualscore.training.callbacks.training_callback import TrainingCallback, is_logged, logged_step
+from dualscore.training.lightning_module import DualScoreModule
 
 KINDS = ("resumed", "skipped_steps", "rollbacks", "unreadable_images", "failed_writes")
 SHOWN = 200
 """Events that are kept, the latest."""
 
 
-class Journal(Callback):
+class Journal(TrainingCallback):
     """Logs `events/…`, how often each kind of event happened, `train/minutes`, and the text `run/events`.
 
-    All of it goes on with the run. Other callbacks tell it what happens through `telling`.
-
-    Args:
-        show: takes a name, Markdown and the step.
-        flush: makes sure that what was shown is written.
-        before: how the run ended before it goes on here, for people; None where it starts.
+    All of it goes on with the run; `before` says how the run ended before it was resumed, None for a new one.
+    Other callbacks write events down through `recording`. `show` takes a name, Markdown and the step; `flush`
+    makes sure that what was shown is on disk.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Journal(Callback):
         self.counts = dict.fromkeys(KINDS, 0)
         self.entries: list[tuple[int, str, str]] = []
         self._seconds, self._since = 0.0, time.monotonic()
-        self._trainer: lightning.Trainer | None = None
+        self._trainer: Trainer | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"counts": dict(self.counts), "entries": list(self.entries), "seconds": self._elapsed()}
@@ -43,22 +44,14 @@ class Journal(Callback):
         self.entries = [(int(step), kind, what) for step, kind, what in state_dict["entries"]]
         self._seconds = float(state_dict["seconds"])
 
-    def telling(self, kind: str, warn: Callable[[str], None]) -> Callable[[str], None]:
-        """A warning that is written down too.
+    def recording(self, kind: str, warn: Callable[[str], None]) -> Callable[[str], None]:
+        """`warn`, which also writes down an event, one of `KINDS`."""
 
-        Args:
-            kind: one of `KINDS`.
-            warn: tells people.
-
-        Returns:
-            What takes a message.
-        """
-
-        def tell(message: str) -> None:
+        def record(message: str) -> None:
             self.note(kind, message)
             warn(message)
 
-        return tell
+        return record
 
     def note(self, kind: str, message: str) -> None:
         """Write an event down."""
@@ -70,23 +63,19 @@ class Journal(Callback):
         if kind != "failed_writes":  # of which there would be another one
             self._show()
 
-    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_start(self, trainer: Trainer, *_: object) -> None:
         self._trainer, self._since = trainer, time.monotonic()
         if self._before is not None:
             self.note("resumed", f"goes on from step {trainer.global_step:,}; before: {self._before}")
         else:
             self._show()
 
-    def on_validation_epoch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
+    def after_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
         for kind, count in self.counts.items():
-            pl_module.log(f"events/{kind}", float(count))
-        pl_module.log("train/minutes", self._elapsed() / 60.0)
+            module.log(f"events/{kind}", float(count))
+        module.log("train/minutes", self._elapsed() / 60.0)
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # Not kept by a checkpoint: a run that goes on says how it ended before.
         self.note("stopped", str(exception) or type(exception).__name__)
         self.flush()
@@ -104,3 +93,65 @@ class Journal(Callback):
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+class SkippedImages(TrainingCallback):
+    """Logs `data/skipped_images` of the epoch over all devices, warns once a shard, and keeps a limit.
+
+    A single device looks before every step. Several look together before every entry in the log and every
+    validation, so that none of them waits, and no checkpoint is written beyond the limit.
+    """
+
+    def __init__(self, limit: int, datamodule: ImageDataModule, warn: Callable[[str], None]) -> None:
+        self.limit, self.path, self.warn = limit, datamodule.path, warn
+        self._datamodule = datamodule
+        self._count = SkipCount(datamodule.training_shards)
+        self._warned: set[str] = set()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self._count.epoch, "positions": list(self._count.positions)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._count.epoch, self._count.positions = state_dict["epoch"], list(state_dict["positions"])
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.world_size == 1 or is_logged(trainer):
+            self._look(trainer)
+
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
+        if self._datamodule.training_shards and is_logged(trainer):
+            module.log("data/skipped_images", float(len(self._count.positions)))
+
+    def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
+        self._look(trainer)
+
+    def _look(self, trainer: Trainer) -> None:
+        """Count what all devices have lost since the last time."""
+        lost, self._datamodule.unreadable = self._datamodule.unreadable, []
+        if trainer.world_size > 1:
+            everyones: list[list[tuple[int, int]]] = [[]] * trainer.world_size
+            torch.distributed.all_gather_object(everyones, lost)
+            lost = sorted(pair for part in everyones for pair in part)
+        fresh: dict[str, int] = {}
+        for epoch, position in lost:
+            file, entry = self._count.add(epoch, position)
+            if file not in self._warned:
+                fresh.setdefault(file, entry)
+            if len(self._count.positions) > self.limit:
+                raise self._too_many()
+        self._count.begin(self._datamodule.epoch_read)
+        self._warned |= fresh.keys()
+        for file, entry in fresh.items():
+            self.warn(
+                f"{self.path}/{file}: entry {entry} cannot be read; other images take the place of "
+                f"{self._count.of(file)} of this shard so far; see make verify-data OUT={self.path}"
+            )
+
+    def _too_many(self) -> DataError:
+        file, count = self._count.worst()
+        total = len(self._count.positions)
+        return DataError(
+            f"{self.path}/{file}: {count} images cannot be read, {total} in all in this epoch, more than "
+            f"data.max_skipped={self.limit}; see which with make verify-data OUT={self.path}, and prepare or "
+            "copy the data set again"
+        )

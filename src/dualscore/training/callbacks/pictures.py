@@ -2,21 +2,20 @@
 
 from collections.abc import Callable
 
-import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
-from dualscore.dashboard import tags
+from dualscore.dashboard.logger import level
 from dualscore.data.batch import Batch
 from dualscore.energy import Energy
-from dualscore.images import to_pixels
 from dualscore.likelihood import bits_per_dim
+from dualscore.measuring.rows import Rows
 from dualscore.noise import SAMPLING, corrupt, seeded_generator, variance_at_psnr
 from dualscore.pictures.grids import arrange, colour, common_scale, tile
 from dualscore.sampling import anneal, last_variance, levels, start_from
-from dualscore.training.callbacks.steps import logged_step
+from dualscore.training.callbacks.training_callback import TrainingCallback, logged_step
 from dualscore.training.lightning_module import DualScoreModule
 
 PSNR = (30.0, 20.0, 10.0, 0.0)
@@ -31,54 +30,40 @@ PICTURES = -4
 """Second number of the random keys: neither a seed nor a split."""
 
 
-class Pictures(Callback):
+class Pictures(TrainingCallback):
     """Logs `denoised/…` and `energy_map` at every validation, and `samples` at every fourth and the last one.
 
-    Noise and the samples' randomness are the same at each, so that the pictures can be compared, and
-    nothing is drawn from the generators of training. Samples are annealed without Langevin steps: fast, and
-    a little worse than the model. Vectors have no pictures.
-
-    Args:
-        show: takes a name, a picture (height, width, 3) and the step.
+    Noise and samples are drawn with the same numbers each time, so that pictures can be compared, and never
+    from the generators of training. Samples are annealed without Langevin steps: fast, and a little worse
+    than the model. Vectors have no pictures.
     """
 
     def __init__(self, show: Callable[[str, NDArray[np.uint8], int], None]) -> None:
         self.show = show
         self._batch: Batch | None = None
 
-    def on_validation_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: object,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if batch_idx == 0:
+    def after_validation_batch(self, module: DualScoreModule, rows: Rows, batch: Batch, number: int) -> None:
+        if number == 0:
             self._batch = batch
 
-    def on_validation_epoch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        assert isinstance(pl_module, DualScoreModule)
+    def after_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
         batch, self._batch = self._batch, None
-        if not trainer.is_global_zero or batch is None or min(pl_module.image_shape[1:]) == 1:
+        if not trainer.is_global_zero or batch is None or min(module.image_shape[1:]) == 1:
             return
         step, last = logged_step(trainer), trainer.global_step == trainer.max_steps
+        clean = module.pixels(batch.image[:IMAGES])
         for decibels in PSNR:
-            self.show(f"denoised/{tags.level(decibels)}", denoised(pl_module, batch, decibels), step)
-        if isinstance(pl_module.evaluated, Energy):
-            self.show("energy_map", energy_map(pl_module, pl_module.evaluated, batch), step)
+            self.show(f"denoised/{level(decibels)}", _denoised(module, clean, decibels), step)
+        if isinstance(module.evaluated, Energy):
+            self.show("energy_map", _energy_map(module, module.evaluated, clean), step)
         parts = trainer.global_step * trainer.accumulate_grad_batches
         validation = parts // int(trainer.val_check_interval or 1)
         if validation % EVERY == 0 or last:
-            self.show("samples", samples(pl_module), step)
+            self.show("samples", _samples(module), step)
 
 
-def denoised(module: DualScoreModule, batch: Batch, decibels: float) -> NDArray[np.uint8]:
-    """A picture of validation images: clean, noisy and denoised; the same noise at every input PSNR."""
-    clean = to_pixels(batch.image[:IMAGES], module.image_shape[0], module.working_dtype)
+def _denoised(module: DualScoreModule, clean: torch.Tensor, decibels: float) -> NDArray[np.uint8]:
+    """Images clean, noisy and denoised, with the same noise at every input PSNR."""
     generator = seeded_generator(clean.device, SAMPLING, PICTURES, module.seed, 0)
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
     t = clean.new_full((len(clean),), variance_at_psnr(decibels))
@@ -89,46 +74,24 @@ def denoised(module: DualScoreModule, batch: Batch, decibels: float) -> NDArray[
     return tile(torch.stack(columns, dim=1), titles, side=WIDTH // 3)
 
 
-def energy_map(module: DualScoreModule, energy: Energy, batch: Batch) -> NDArray[np.uint8]:
-    """A picture of validation images over where their −log p sits, in bits a pixel and channel.
-
-    Needs the log Z that a validation gives the module. A split over pixels belongs to the energy's form.
-
-    Args:
-        module: the module.
-        energy: what it evaluates.
-        batch: validation images.
-
-    Returns:
-        RGB, shape (height, width, 3).
-    """
-    clean = to_pixels(batch.image[:IMAGES], module.image_shape[0], module.working_dtype)
+def _energy_map(module: DualScoreModule, energy: Energy, clean: torch.Tensor) -> NDArray[np.uint8]:
+    """Images over where their −log p sits, in bits a pixel and channel, with the validation's log Z."""
     channels, pixels = len(clean[0]), clean[0, 0].numel()
     with torch.no_grad():
         nats = energy.energy_map(clean, torch.zeros_like(clean[:, 0, 0, 0])).double()
     maps = bits_per_dim(nats + module.log_normalizer / pixels, channels).cpu().numpy()
-    scale = common_scale(maps)
-    heat = torch.from_numpy(colour(maps, scale)).movedim(-1, 1) / 255.0
+    low, high = common_scale(maps)
+    heat = torch.from_numpy(colour(maps, (low, high))).movedim(-1, 1) / 255.0
     rows = torch.stack([clean.cpu().float().expand(-1, 3, -1, -1), heat])
     titles = [f"{bits:.2f}" for bits in maps.mean(axis=(1, 2))]
-    low, high = scale
     caption = f"bits/dim; below, each pixel's: {low:.1f} (dark) to {high:.1f} (bright)"
     return tile(rows, titles, caption=caption, side=WIDTH // IMAGES)
 
 
-def samples(module: DualScoreModule) -> NDArray[np.uint8]:
-    """A picture of samples."""
+def _samples(module: DualScoreModule) -> NDArray[np.uint8]:
     generator = seeded_generator(module.device, SAMPLING, PICTURES, module.seed, 1)
     t_min, t_max = module.t_range
     schedule = levels(t_max, STEPS, last_variance(t_min))
-    start, _ = start_from(module.prior, schedule[0], SAMPLES, generator)
-    found = anneal(
-        module.evaluated,
-        start.to(module.working_dtype),
-        schedule,
-        generator=generator,
-        steps=0,
-        adjust=False,
-    )
-    caption = f"{SAMPLES} samples, {STEPS} levels"
-    return tile(arrange(found.images), caption=caption, side=WIDTH // 3)
+    start = start_from(module.prior, schedule[0], SAMPLES, generator)[0].to(module.working_dtype)
+    found = anneal(module.evaluated, start, schedule, generator=generator, steps=0, adjust=False)
+    return tile(arrange(found.images), caption=f"{SAMPLES} samples, {STEPS} levels", side=WIDTH // 3)

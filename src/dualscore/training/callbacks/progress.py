@@ -1,29 +1,50 @@
-"""Speed, and what the terminal shows of it: a line at every validation, and a bar that moves."""
+"""Speed, and who hears of it: the terminal's line and bar, `dualscore status`, the watchdog."""
 
+import resource
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import lightning
+import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from dualscore.likelihood import Estimate
-from dualscore.runs.run_status import duration
+from dualscore.runs.folder import Run
+from dualscore.runs.run_status import State, Status, duration
+from dualscore.runs.watchdog import Phase, Watchdog
 from dualscore.terminal import Terminal
-from dualscore.training.callbacks.steps import ends_step, is_logged
+from dualscore.training.callbacks.health import GradientHealth
+from dualscore.training.callbacks.training_callback import TrainingCallback, is_logged
+from dualscore.training.lightning_module import DualScoreModule
+
+NARROWEST, WIDEST = 6, 40
+"""Columns of the bar itself."""
+STATUS_EVERY = 5.0
+"""Seconds from one `status.json` to the next."""
 
 
-def estimates(logged: Mapping[str, Any]) -> dict[str, Estimate]:
-    """The last validation's bits/dim among logged values: by the paper's protocol, and the bound."""
-    return {
-        name: Estimate(float(logged[key]), float(logged[f"{key}_stderr"]))
-        for name, key in (("bits/dim", "val/bits_per_dim"), ("bound", "val/bound"))
-        if key in logged and f"{key}_stderr" in logged
-    }
+class LearningRate(TrainingCallback):
+    """Logs `train/learning_rate`, that of the network's weights, by one name whatever the optimiser."""
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])  # before the schedule moves it
+
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
+        if is_logged(trainer):
+            module.log("train/learning_rate", self._rate)
 
 
-class Throughput(Callback):
+class Throughput(TrainingCallback):
     """Logs `train/images_per_second` over all devices and `train/stall`, validation time left out.
 
     The stall is the fraction of the time that training waits for images.
@@ -40,11 +61,30 @@ class Throughput(Callback):
         self._steps, self._since = 0, time.perf_counter()
         self._waited, self._ended = 0.0, self._since
 
-    def on_train_start(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_start(self, trainer: Trainer, *_: object) -> None:
         self._began = (trainer.global_step, time.perf_counter())
         self._restart()
 
-    def seconds_left(self, trainer: lightning.Trainer) -> float | None:
+    def on_train_batch_start(self, *_: object) -> None:
+        self._waited += time.perf_counter() - self._ended
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        self._ended = time.perf_counter()
+        super().on_train_batch_end(trainer, pl_module, *batch)
+
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
+        self._steps += 1
+        if is_logged(trainer):
+            seconds = self._ended - self._since
+            self.rate, self.stall = self._steps * self.batch_size / seconds, self._waited / seconds
+            module.log("train/images_per_second", self.rate)
+            module.log("train/stall", self.stall)
+            self._restart()
+
+    def on_validation_end(self, *_: object) -> None:
+        self._restart()
+
+    def seconds_left(self, trainer: Trainer) -> float | None:
         """Until the last step, at the pace since training began here; None before the first step."""
         first, since = self._began
         if trainer.global_step <= first:
@@ -52,84 +92,158 @@ class Throughput(Callback):
         each = (time.perf_counter() - since) / (trainer.global_step - first)
         return each * (trainer.max_steps - trainer.global_step)
 
-    @property
-    def speed(self) -> float | None:
-        """Images/s over all devices: of the last entry in the log, or since training began; None before."""
-        if self.rate:
-            return self.rate
-        seconds = self._ended - self._since
-        return self._steps * self.batch_size / seconds if self._steps and seconds > 0 else None
-
-    def on_train_batch_start(self, *_: object) -> None:
-        self._waited += time.perf_counter() - self._ended
-
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        self._ended = time.perf_counter()
-        if not ends_step(trainer, batch_idx):
-            return
-        self._steps += 1
-        if is_logged(trainer):
-            seconds = self._ended - self._since
-            self.rate, self.stall = self._steps * self.batch_size / seconds, self._waited / seconds
-            pl_module.log("train/images_per_second", self.rate)
-            pl_module.log("train/stall", self.stall)
-            self._restart()
-
-    def on_validation_end(self, *_: object) -> None:
-        self._restart()
+    def words(self, trainer: Trainer) -> list[str]:
+        """Speed over all devices and time left, as far as they are known."""
+        speed, seconds = self.rate, self._ended - self._since
+        if not speed and self._steps and seconds > 0:  # nothing is logged yet
+            speed = self._steps * self.batch_size / seconds
+        left = self.seconds_left(trainer)
+        return [
+            *([f"{speed:,.0f} images/s"] if speed else []),
+            *([f"{duration(left)} left"] if left is not None else []),
+        ]
 
 
-def pace(trainer: lightning.Trainer, throughput: Throughput) -> list[str]:
-    """Speed and time left, as far as they are known."""
-    left, speed = throughput.seconds_left(trainer), throughput.speed
-    return [
-        *([f"{speed:,.0f} images/s"] if speed is not None else []),
-        *([f"{duration(left)} left"] if left is not None else []),
-    ]
+def last_estimates(logged: Mapping[str, Any]) -> dict[str, Estimate]:
+    """The last validation's bits/dim among logged values: by the paper's protocol, and the bound."""
+    return {
+        name: Estimate(float(logged[key]), float(logged[f"{key}_stderr"]))
+        for name, key in (("bits/dim", "val/bits_per_dim"), ("bound", "val/bound"))
+        if key in logged and f"{key}_stderr" in logged
+    }
 
 
-class ConsoleReport(Callback):
-    """Prints a line at every validation: step, bits/dim, losses, speed and time left; and one of the pace.
-
-    The latter where the time that training will take is known first, and no bar shows it.
-    """
+class ConsoleReport(TrainingCallback):
+    """Prints a line at every validation, and where no bar shows it, the speed as soon as it is known."""
 
     def __init__(self, console: Terminal, throughput: Throughput) -> None:
         self.console, self.throughput = console, throughput
         self._paced = console.live
 
     @rank_zero_only
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        if not self._paced and ends_step(trainer, batch_idx) and self.throughput.rate:
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
+        if not self._paced and self.throughput.rate:
             self._paced = True
-            if parts := pace(trainer, self.throughput):
-                self.console.progress(
-                    " · ".join([f"step {trainer.global_step:>6,}/{trainer.max_steps:,}", *parts])
-                )
+            if parts := self.throughput.words(trainer):
+                self._print(trainer, parts)
 
     @rank_zero_only
-    def on_validation_end(self, trainer: lightning.Trainer, *_: object) -> None:
-        if trainer.sanity_checking:
-            return
+    def on_validation_end(self, trainer: Trainer, *_: object) -> None:
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        parts = [f"step {trainer.global_step:>6,}/{trainer.max_steps:,}"]
-        parts += [f"{name} {estimate}" for name, estimate in estimates(figures).items()]
+        parts = [f"{name} {estimate}" for name, estimate in last_estimates(figures).items()]
         parts.append(f"space {figures['val/space_loss']:.4f}")
         if "val/time_loss" in figures:
             parts.append(f"time {figures['val/time_loss']:.5f}")
-        parts += pace(trainer, self.throughput)
-        self.console.progress(" · ".join(parts))
+        self._print(trainer, [*parts, *self.throughput.words(trainer)])
+
+    def _print(self, trainer: Trainer, parts: list[str]) -> None:
+        step = f"step {trainer.global_step:>6,}/{trainer.max_steps:,}"
+        self.console.progress(" · ".join([step, *parts]))
+
+
+class TrainingBar(Callback):
+    """Draws a bar below the lines that are printed; on a terminal only, and gone when training ends."""
+
+    def __init__(self, console: Terminal, throughput: Throughput) -> None:
+        self.console, self.throughput = console, throughput
+        self._live: Live | None = None
+        self._doing = "training"
+        self._trainer: Trainer
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """One line, or two where the words do not fit beside the bar."""
+        trainer = self._trainer
+        steps = f"{trainer.global_step:,}/{trainer.max_steps:,}"
+        found = last_estimates(trainer.callback_metrics)
+        bits = [f"{found['bits/dim']} bits/dim"] if "bits/dim" in found else []
+        words = " · ".join([*bits, *self.throughput.words(trainer)])
+        alone = len(self._doing) + len(steps) + NARROWEST + 4 + len(words) > options.max_width
+        beside = steps if alone or not words else f"{steps} · {words}"
+        room = max(NARROWEST, min(WIDEST, options.max_width - len(self._doing) - len(beside) - 4))
+        line = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=trainer.max_steps, completed=trainer.global_step, width=room)
+        line.add_row(self._doing, bar, beside)
+        yield line
+        if alone:
+            yield Text(words, no_wrap=True, overflow="ellipsis")
+
+    def on_train_start(self, trainer: Trainer, *_: object) -> None:
+        self._trainer = trainer
+        self._live = Live(self, console=self.console, refresh_per_second=4, transient=True)
+        self._live.start()
+
+    def on_validation_start(self, *_: object) -> None:
+        self._show("validating")
+
+    def on_validation_end(self, *_: object) -> None:
+        self._show("training")
+
+    def on_train_end(self, *_: object) -> None:
+        self._stop()
+
+    def on_exception(self, *_: object) -> None:
+        self._stop()
+
+    def _show(self, doing: str) -> None:
+        self._doing = doing
+        if self._live is not None:
+            self._live.refresh()  # at once: a short one would be over before the bar comes round
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class Heartbeat(Callback):
+    """Keeps a run's `status.json`, and tells the `watchdog` where this device is."""
+
+    watchdog: Watchdog
+
+    def __init__(self, run: Run, status: Status, throughput: Throughput, health: GradientHealth) -> None:
+        self.run, self.status = run, status
+        self.throughput, self.health = throughput, health
+        self._said = 0.0
+
+    def on_train_start(self, trainer: Trainer, *_: object) -> None:
+        self.watchdog.adopt_children()
+        self.status.max_steps = trainer.max_steps
+        self._say(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        self.watchdog.get_on(trainer.global_step, Phase.computing)
+
+    def on_before_backward(self, trainer: Trainer, *_: object) -> None:
+        self.watchdog.get_on(trainer.global_step, Phase.exchanging)
+
+    def on_after_backward(self, trainer: Trainer, *_: object) -> None:
+        self.watchdog.get_on(trainer.global_step, Phase.done)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        self.watchdog.get_on(trainer.global_step, Phase.waiting)
+        if time.monotonic() - self._said > STATUS_EVERY:
+            self._say(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: object) -> None:
+        self.watchdog.get_on(trainer.global_step, Phase.done)
+
+    def on_validation_end(self, trainer: Trainer, *_: object) -> None:
+        found = {name: str(estimate) for name, estimate in last_estimates(trainer.callback_metrics).items()}
+        self.status.bits_per_dim, self.status.bound = found.get("bits/dim"), found.get("bound")
+        self._say(trainer)
+
+    def _say(self, trainer: Trainer) -> None:
+        self._said = time.monotonic()
+        if not trainer.is_global_zero:
+            return
+        status = self.status
+        status.state, status.reason, status.step = State.training, None, trainer.global_step
+        status.images_per_second, status.stall = self.throughput.rate, self.throughput.stall
+        status.skipped_steps = self.health.skipped
+        device = trainer.strategy.root_device
+        status.memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if device.type == "cuda":
+            status.memory = torch.cuda.max_memory_allocated(device)
+        if (left := self.throughput.seconds_left(trainer)) is not None:
+            status.seconds_left = left
+        status.say(self.run.folder)
