@@ -117,7 +117,7 @@ def natural_spectrum(
         stretch: how many times smoother the texture is along rows than along columns.
 
     Returns:
-        Covariances of the DCT coefficients, shape (C, C, H, W), double precision, of mean variance 1.
+        Covariances of the DCT coefficients, shape (C, C, H, W), float64, of mean variance 1.
     """
     channels, height, width = image_shape
     rows = torch.arange(height, dtype=torch.float64)[:, None] / height

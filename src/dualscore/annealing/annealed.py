@@ -58,14 +58,9 @@ def effective_samples(log_weight: Tensor) -> float:
 
 
 def resample(log_weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Choose samples by their weights (systematic resampling: each ⌊Bw⌋ or ⌈Bw⌉ times).
+    """Choose samples by their log weights (B,): places in rising order, int64, (B,).
 
-    Args:
-        log_weight: natural logs of the weights, float64, shape (B,).
-        generator: on their device.
-
-    Returns:
-        The places of those chosen, int64, shape (B,), in rising order.
+    Systematic resampling: each is chosen ⌊Bw⌋ or ⌈Bw⌉ times.
     """
     count = len(log_weight)
     start = torch.rand(1, generator=generator, dtype=log_weight.dtype, device=log_weight.device)
@@ -76,16 +71,9 @@ def resample(log_weight: Tensor, generator: torch.Generator) -> Tensor:
 def start_from(
     prior: StationaryGaussian, noise_variance: float, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw the noise that sampling starts from, of N(μ, Σ + t I).
+    """Noise N(μ, Σ + t I) that sampling starts from, (count, C, H, W), and its energies there, (count,).
 
-    Args:
-        prior: the clean images' Gaussian.
-        noise_variance: t in pixel², so large that the noisy images are nearly of that density.
-        count: how many.
-        generator: on the prior's device.
-
-    Returns:
-        Images (count, C, H, W), and their energies under that Gaussian, shape (count,).
+    The noise variance t should be so large that the noisy images are nearly of that density.
     """
     mean, t = prior.mean, prior.mean.new_full((count,), noise_variance)
     clean = prior.sample(count, generator)

@@ -25,21 +25,7 @@ def causal_mlp(
     keep: Keep,
     watch: Callable[[Iterable[int]], Iterator[int]] = iter,
 ) -> tuple[CausalMLP, int]:
-    """The causal network, trained once a data set on evenly spaced training images.
-
-    Args:
-        datamodule: the training images, 8-bit.
-        channels: 1 makes gray of colour.
-        shape: (C, H, W) of the images then.
-        keep: where it is kept.
-        watch: passes the steps of training on and shows them.
-
-    Returns:
-        The network, and how many images it was trained on.
-
-    Raises:
-        DataError: if training images cannot be read.
-    """
+    """The causal network, trained once a data set on evenly spaced training images, and their number."""
     count = min(datamodule.counts["train"], max(1, MOST_VALUES // math.prod(shape)))
     expected = {name: value.shape for name, value in CausalMLP(channels).state_dict().items()}
 

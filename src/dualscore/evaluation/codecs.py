@@ -27,16 +27,9 @@ class UnavailableError(DataError):
 
 
 def mosaic(images: Picture) -> Picture:
-    """Lay images side by side, in rows, nearly square; black where the last row has none left.
+    """Lay 8-bit images (n, C, H, W) side by side, in rows, nearly square; black where the last row has none.
 
-    Args:
-        images: 8-bit, shape (n, C, H, W), C of 1 or 3.
-
-    Returns:
-        Gray (rows·H, columns·W) or RGB (rows·H, columns·W, 3).
-
-    Raises:
-        DataError: if they are neither gray nor RGB, or the mosaic is larger than WebP takes.
+    A DataError refuses what is neither gray nor RGB, or larger than a WebP can be.
     """
     count, channels, height, width = images.shape
     if channels not in (1, 3):

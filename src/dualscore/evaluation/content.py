@@ -38,16 +38,7 @@ def ready(measured: Measured, config: ExperimentConfig, extent: Extent) -> dict[
 
 
 def figures(measured: Measured, config: ExperimentConfig, extent: Extent) -> dict[str, Any]:
-    """Everything that rows alone decide, as far as they are there.
-
-    Args:
-        measured: the rows.
-        config: the experiment.
-        extent: how much was to be measured.
-
-    Returns:
-        Entries of the report.
-    """
+    """Everything that rows alone decide, as far as they are there: entries of the report."""
     m, rows = measured, measured.rows
     report: dict[str, Any] = {"bits_per_dim": {}}
     per_image, found = PerImage(m.photographs), ready(m, config, extent)

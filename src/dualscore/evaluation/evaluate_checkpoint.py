@@ -34,18 +34,8 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
     """Measure a checkpoint and write evaluation.json, figure by figure; interrupted, it goes on.
 
     A finished report of the same checkpoint stays until the new one is finished, and estimates that only it
-    has are made too: of what was measured they cost nothing.
-
-    Args:
-        config: the experiment; its architecture must be the checkpoint's.
-        checkpoint: the file to measure.
-        output: where the report goes; the images' own figures go into the folder `evaluation` beside it.
-
-    Returns:
-        The report.
-
-    Raises:
-        DualscoreError: one line for people; what was measured before stays.
+    has are made too: of what was measured they cost nothing. The images' own figures go into the folder
+    `evaluation` beside the output. A DualscoreError is one line for people; what was measured before stays.
     """
     quiet()
     evaluation_stages.check_estimators(config)

@@ -21,16 +21,10 @@ def levels(options: EvaluateConfig) -> list[float]:
 
 
 def extent(options: EvaluateConfig, counts: dict[str, int], reported: str) -> Extent:
-    """How much is measured of the images that there are.
+    """How much is measured of the images that there are, `counts` in each split.
 
-    Args:
-        options: what was asked for.
-        counts: images in each split.
-        reported: the split whose images are reported; where it is the validation split, which chose the
-            checkpoint, training images choose what is left to be chosen.
-
-    Returns:
-        Images of each kind.
+    Where the validation split is reported, which chose the checkpoint, training images choose what is left to
+    be chosen.
     """
     images = min(options.images, counts[reported])
     return Extent(
@@ -47,14 +41,7 @@ def extent(options: EvaluateConfig, counts: dict[str, int], reported: str) -> Ex
 
 
 def check_estimators(config: ExperimentConfig) -> None:
-    """Refuse estimates and yardsticks that are not known, or that the images have none of.
-
-    Args:
-        config: the experiment.
-
-    Raises:
-        ConfigError: naming them.
-    """
+    """Refuse estimates and yardsticks that are not known, or that the images have none of: ConfigError."""
     wanted, known = config.evaluate.estimators, [*ESTIMATORS, CHECKS]
     if unknown := [name for name in wanted if name not in known]:
         listed = ", ".join(map(repr, unknown))
@@ -83,16 +70,7 @@ def pilot_stages(measured: Measured, options: EvaluateConfig, extent: Extent) ->
 
 
 def stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[Stage]:
-    """All other stages in the order in which they are run.
-
-    Args:
-        measured: knows the model and, from the pilot's rows, where the bound is taken.
-        options: what was asked for.
-        extent: images of each kind.
-
-    Returns:
-        The truth, log Z, the estimates in the order of their table, the noise levels, the checks.
-    """
+    """The stages after the pilot: truth, log Z, estimates in their table's order, noise levels, checks."""
     subject, reported = measured.subject, extent.reported
     chosen = usable(options.estimators, measured)
     made = [true_energies(reported, extent.images)] if subject.density is not None else []
@@ -117,15 +95,9 @@ def checked(measured: Measured, options: EvaluateConfig) -> bool:
 
 
 def costs(config: ExperimentConfig, counts: dict[str, int], reported: str) -> list[tuple[str, str]]:
-    """What an evaluation costs, for people: pairs of an estimator and its network evaluations.
+    """What an evaluation costs, for people: pairs of an estimator and its network evaluations, in order.
 
-    Args:
-        config: the experiment.
-        counts: images in each split; {} where they are not known, or without end.
-        reported: the split whose images are reported.
-
-    Returns:
-        A row an estimator, in the order in which they are measured.
+    `counts` are the images in each split; {} where they are not known, or without end.
     """
     options = config.evaluate
     known = {split: counts.get(split, 10**9) for split in ("train", "val", "test")}

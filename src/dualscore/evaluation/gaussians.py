@@ -32,21 +32,7 @@ def full_gaussian(
     keep: Keep,
     watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
 ) -> FullGaussian:
-    """The Gaussian with a mean and a covariance for all pixels, fitted once a data set.
-
-    Args:
-        datamodule: the training images.
-        channels: 1 makes gray of colour.
-        dimension: d = C·H·W of the images then.
-        keep: where it is kept.
-        watch: passes batches of training images on and shows them.
-
-    Returns:
-        The fitted Gaussian.
-
-    Raises:
-        DataError: if training images cannot be read.
-    """
+    """The Gaussian with a mean and a covariance for all pixels, fitted once a data set."""
     count = fitting_images(datamodule, dimension)
 
     def fit() -> Tensors:

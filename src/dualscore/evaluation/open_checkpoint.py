@@ -34,19 +34,9 @@ class Opened:
 
 
 def open_checkpoint(config: ExperimentConfig, checkpoint: Path, folder: Path, console: Console) -> Opened:
-    """Load a checkpoint's weights for measuring, on the devices and images of an experiment.
+    """Load a checkpoint's weights for measuring, averaged ones where there are any, in full precision.
 
-    Args:
-        config: the experiment; its architecture must be the checkpoint's.
-        checkpoint: the file.
-        folder: where the images' own figures are kept.
-        console: for progress.
-
-    Returns:
-        The session; the weights are averaged ones where there are any, in full precision.
-
-    Raises:
-        DualscoreError: one line for people.
+    Rows of the images are kept in `folder`. A DualscoreError is one line for people.
     """
     allow_tf32(False)
     content = read_checkpoint(checkpoint)

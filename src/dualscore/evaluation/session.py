@@ -53,17 +53,9 @@ class Session:
     kept: dict[str, Batch] = field(default_factory=dict, init=False)
 
     def run(self, stage: Stage) -> Rows:
-        """Measure what a stage still lacks.
+        """Measure what a stage still lacks: its rows of all images and devices, on every device.
 
-        Args:
-            stage: what to measure.
-
-        Returns:
-            Its rows of all images and devices, on every device.
-
-        Raises:
-            NormalizationError: if a figure is not finite, naming the images.
-            DataError: if there are fewer than two images.
+        A NormalizationError names the images of which a figure is not finite; a DataError wants two images.
         """
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
         base = self._base(stage.split)
@@ -87,15 +79,7 @@ class Session:
         return rows
 
     def images(self, split: str, positions: Sequence[int]) -> Tensor:
-        """Clean pixels of some of the images that stages choose from.
-
-        Args:
-            split: of theirs.
-            positions: of the images, as rows have them.
-
-        Returns:
-            Pixels in [0, 1], shape (n, C, H, W), on the device, in that order.
-        """
+        """Clean pixels (n, C, H, W) of some of the images that stages choose from, on the device."""
         found: dict[int, Tensor] = {}
         for batch in self._stored(split, self._base(split), self.options.batch_size, (0, 1)):
             for position, image in zip(batch.position.tolist(), batch.image, strict=True):
@@ -107,16 +91,9 @@ class Session:
     def rows(
         self, name: str, count: int, measure: Callable[[list[int]], Rows], settings: dict[str, Any]
     ) -> Rows:
-        """Measure things that are no images of a split, on the first device, each once.
+        """Measure `count` things that are no images of a split, on the first device, each once.
 
-        Args:
-            name: of the quantity, as a stage's.
-            count: how many things.
-            measure: the numbers of some of them → their figures, without `position`.
-            settings: what decides the figures, beside the model, the data and the seed; plain values.
-
-        Returns:
-            The rows, whose `position` is the thing's number.
+        Of some of their numbers `measure` gives the rows without `position`; `settings` decide the figures.
         """
         store = RowStore(self.folder, name, {**self.identity, **settings, "count": count}, 0)
         store.prepare()

@@ -7,12 +7,5 @@ def nested_choice(total: int, count: int) -> frozenset[int]:
     """`count` of `total` ordinals, spread evenly, and a part of every larger choice.
 
     Those whose multiples of the golden ratio have the smallest fractional parts.
-
-    Args:
-        total: how many there are.
-        count: how many are wanted.
-
-    Returns:
-        Ordinals below `total`.
     """
     return frozenset(sorted(range(total), key=lambda j: (j + 1) * GOLDEN_RATIO % 1.0)[:count])

@@ -88,15 +88,7 @@ class _Measure:
 
 
 def figure(yardstick: Yardstick, photographs: Callable[[Tensor], Tensor | None]) -> dict[str, Any]:
-    """A yardstick as evaluation.json holds it.
-
-    Args:
-        yardstick: what was measured.
-        photographs: positions (n,) → which photograph each image is of, (n,); None if not known.
-
-    Returns:
-        Plain values; the error is over photographs, and null where there is none.
-    """
+    """A yardstick as evaluation.json holds it; the error is over photographs, null where there is none."""
     y, stderr, groups = yardstick, None, None
     if y.bits_per_dim is not None and y.positions is not None and len(y.positions) > 1:
         groups = photographs(y.positions)

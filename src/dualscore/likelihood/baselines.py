@@ -36,13 +36,7 @@ class FullGaussian:
         self.factor = torch.linalg.cholesky(covariance)
 
     def restore(self, mean: Tensor, factor: Tensor, count: int) -> None:
-        """Take what another one was fitted to.
-
-        Args:
-            mean: its `mean`, float64, shape (d,).
-            factor: its `factor`, the covariance's lower Cholesky factor, float64, shape (d, d).
-            count: its `count`, of images.
-        """
+        """Take the mean (d,), the covariance's lower Cholesky factor (d, d) and the count of another one."""
         self.mean, self.factor, self.count = mean, factor, count
 
     def energy(self, pixels: Tensor) -> Tensor:

@@ -67,15 +67,7 @@ def _beyond(degrees: int, limit: float) -> float:
 
 
 def space_ceiling(lowest: Tensor, dimension: int) -> Tensor:
-    """The most that one draw of ‖x − x̂‖²/(t d) can be.
-
-    Args:
-        lowest: smallest noise variance of each stratum, in pixel², shape (strata,).
-        dimension: d.
-
-    Returns:
-        min(4K/d, 1/t), shape (strata,).
-    """
+    """The most that a draw of ‖x − x̂‖²/(t d) can be, min(4K/d, 1/t), for each stratum's lowest t (n,)."""
     return (1.0 / lowest).clamp(max=4.0 * noise_limit(dimension) / dimension)
 
 
@@ -118,16 +110,7 @@ def prior_ceiling(prior: StationaryGaussian, t1: float) -> float:
 
 
 def bounded_denoise(model: ScoreModel, noisy: Tensor, noise_variance: Tensor) -> Tensor:
-    """x̂, moved into the ball around y and then into the box.
-
-    Args:
-        model: any denoiser.
-        noisy: y, shape (B, C, H, W).
-        noise_variance: t > 0 in pixel², shape (B,).
-
-    Returns:
-        Pixels in [0, 1], of the shape of y; not a number where the model gives none.
-    """
+    """x̂ (B, C, H, W) at y and t (B,), moved into the ball around y and then into [0, 1]^d."""
     step = -noise_variance[:, None, None, None] * model.gradients(noisy, noise_variance, time=False).image
     longest = (noise_limit(noisy[0].numel()) * noise_variance).sqrt()
     length = step.square().sum(dim=(1, 2, 3)).sqrt()
@@ -143,17 +126,7 @@ def _kept(noise: Tensor, values: Tensor, ceiling: Tensor | float) -> Tensor:
 
 
 def bounded_space(model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
-    """‖x − x̂‖²/(t d) of the bounded denoiser, and 0 where ‖z‖² > K.
-
-    Args:
-        model: any denoiser.
-        clean: images x in [0, 1], shape (B, C, H, W).
-        noise: standard normal z, of the same shape.
-        noise_variance: t > 0 in pixel², shape (B,).
-
-    Returns:
-        Between 0 and `space_ceiling`, float64, shape (B,).
-    """
+    """‖x − x̂‖²/(t d) of the bounded denoiser, 0 where ‖z‖² > K: x, z (B, C, H, W), t (B,) → float64 (B,)."""
     denoised = bounded_denoise(model, corrupt(clean, noise, noise_variance), noise_variance)
     error = (denoised - clean).double().square().mean(dim=(1, 2, 3)) / noise_variance.double()
     return _kept(noise, error, space_ceiling(noise_variance.double(), clean[0].numel()))
@@ -162,19 +135,9 @@ def bounded_space(model: ScoreModel, clean: Tensor, noise: Tensor, noise_varianc
 def decode_bounded(
     model: ScoreModel, clean: Tensor, noise: Tensor, t0: float, levels: int = LEVELS
 ) -> Tensor:
-    """−log P(x | y) of a decoder that cannot fail: `bound.decode` with a share that looks at y alone.
+    """−log P(x | y) of a decoder that cannot fail, in nats, float64, shape (B,); 0 where ‖z‖² > K.
 
-    P = 0.99 P(· | x̂, v) + 0.01 P(· | y, t0), with x̂ of the bounded denoiser.
-
-    Args:
-        model: any denoiser.
-        clean: images x on the levels k/(levels−1), shape (B, C, H, W).
-        noise: z of y = x + √t z, of the same shape.
-        t0: its variance, > 0, in pixel².
-        levels: number of grey levels.
-
-    Returns:
-        Nats between 0 and `decoder_ceiling`, and 0 where ‖z‖² > K, float64, shape (B,).
+    P = 0.99 P(· | x̂, v) + 0.01 P(· | y, t0), with x̂ of the bounded denoiser; at most `decoder_ceiling`.
     """
     t = torch.full_like(clean[:, 0, 0, 0], t0)
     noisy, dimension = corrupt(clean, noise, t), clean[0].numel()
@@ -198,24 +161,7 @@ def bounded_rows(
     generator: torch.Generator,
     levels: int = LEVELS,
 ) -> BoundedRows:
-    """Draw what `certify` needs of images on their grey levels, as `variational_bound` draws its terms.
-
-    Args:
-        model: its denoiser, bounded, is what is certified.
-        clean: images x on the levels k/(levels−1), shape (n, C, H, W).
-        prior: the prior without noise.
-        t0: where the decoder takes over, in pixel².
-        t1: where the prior takes over, in pixel².
-        strata: of ln t, one network evaluation each, beside the decoder's.
-        generator: of the noise, on the images' device.
-        levels: number of grey levels.
-
-    Returns:
-        The draws, shape (n,) and (n, strata).
-
-    Raises:
-        ValueError: if the images are not on their grey levels or the range of variances is empty.
-    """
+    """Draw what `certify` needs, (n,) and (n, strata); arguments and errors as in `variational_bound`."""
     check_bound(clean, t0, t1, levels)
     with torch.no_grad():
         draws = noise_in_strata(clean, t0, t1, strata, generator)

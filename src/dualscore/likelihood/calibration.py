@@ -23,15 +23,9 @@ SPREAD_TOLERANCE = 0.03
 
 
 def window(noise_variance: float, dimension: int, t_range: tuple[float, float]) -> list[float]:
-    """Noise variances around a level, equally spaced in ln t: the support of the prior.
+    """`POINTS` noise variances around a level, equally spaced in ln t: the support of the prior.
 
-    Args:
-        noise_variance: the level t, in pixel².
-        dimension: d: the posterior of white noise has the standard deviation √(2/d) in ln t.
-        t_range: smallest and largest noise variance that the energy knows.
-
-    Returns:
-        `POINTS` variances within the range, rising.
+    White noise has a posterior of standard deviation √(2/d) in ln t, which sets the width.
     """
     half = min(WIDEST, 8.0 * math.sqrt(2.0 / dimension))
     low = max(math.log(t_range[0]), math.log(noise_variance) - half)
@@ -40,15 +34,10 @@ def window(noise_variance: float, dimension: int, t_range: tuple[float, float]) 
 
 
 def rank(energies: Tensor, place: Tensor, uniform: Tensor) -> Tensor:
-    """Where the true noise level ranks in the posterior over the prior's points.
+    """P(t < true) + u P(t = true), float64, shape (B,): uniform on [0, 1] if U is right.
 
-    Args:
-        energies: U(y, t_k) in nats at each point, shape (B, K).
-        place: which point was true, int64, shape (B,).
-        uniform: numbers in [0, 1) that break the tie of a discrete posterior, shape (B,).
-
-    Returns:
-        P(t < true) + u P(t = true), float64, shape (B,); uniform on [0, 1] if U is right.
+    From U(y, t_k) in nats at each point (B, K), which point was true (B,), and uniform numbers u (B,) that
+    break the tie of a discrete posterior.
     """
     posterior = (-energies.double()).softmax(dim=1)
     below = posterior.cumsum(dim=1) - posterior

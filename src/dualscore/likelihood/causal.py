@@ -108,17 +108,7 @@ class CausalMLP(nn.Module):
         )
 
     def context(self, images: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Context:
-        """Look around pixels.
-
-        Args:
-            images: levels, an integer type, shape (N, C, H, W).
-            image: which image each pixel is of, shape (n,).
-            row: and which row, shape (n,).
-            column: and column, shape (n,).
-
-        Returns:
-            What the conditionals see.
-        """
+        """Look around n pixels of images (N, C, H, W) of integer levels; their image, row and column: (n,)."""
         channels, height, width = images.shape[1:]
         rows, columns = row[:, None] + self.offsets[:, 0], column[:, None] + self.offsets[:, 1]
         inside = (rows >= 0) & (columns >= 0) & (columns < width)
@@ -135,15 +125,7 @@ class CausalMLP(nn.Module):
         return Context(window, inside, border.float(), own)
 
     def conditional(self, context: Context, channel: int) -> DiscretizedLogistics:
-        """The distribution of one channel of each pixel, given what came before it.
-
-        Args:
-            context: of n pixels; of `levels` only earlier channels are looked at.
-            channel: which.
-
-        Returns:
-            n mixtures of shape (n, components).
-        """
+        """The distribution, (n, components), of a channel of n pixels, given only what came before it."""
         near = self.near * context.inside
         count = near.sum(dim=1)
         some = count > 0
@@ -174,17 +156,7 @@ class CausalMLP(nn.Module):
 
     @torch.no_grad()
     def energy(self, images: Tensor) -> Tensor:
-        """−log P(x) of stored images, exactly.
-
-        Args:
-            images: levels 0 … K−1, an integer type, shape (B, C, H, W).
-
-        Returns:
-            Nats of each image, float64, shape (B,).
-
-        Raises:
-            ValueError: if the images are of another number of channels, or no levels.
-        """
+        """−log P(x) in nats, exactly, float64, (B,), of images of integer levels 0 … K−1, (B, C, H, W)."""
         _check(images, self.channels, self.levels)
         height, width = images.shape[2:]
         nats = torch.zeros(len(images), dtype=torch.float64, device=images.device)

@@ -158,8 +158,8 @@ def population_limit(
 ) -> float:
     """An upper confidence limit on the bound's mean over the population that the images are drawn from.
 
-    By the same inequality, over image totals, or over photographs, each with the mean of its images. The
-    range of a total is wide: hundreds of independent images are needed before it says anything.
+    The same inequality over image totals, or over photographs, each with the mean of its images. The range of
+    a total is wide: hundreds of independent images are needed before it says anything.
 
     Args:
         rows: of images, shapes (n,) and (n, strata).
@@ -169,8 +169,7 @@ def population_limit(
         confidence: 1 − δ.
 
     Returns:
-        Nats an image, the mean over images or over photographs; infinite where it is no better than the
-        uniform law's d ln(levels), and so says nothing.
+        Nats an image; infinite where it is no better than the uniform law's d ln(levels).
     """
     draws, ceilings, tail = _in_nats(rows)
     ceiling = float(ceilings.sum()) + prior_ceiling

@@ -29,18 +29,18 @@ FEWEST_FITTED = 32
 def energy_rises(
     energy: Tensor, levels: Sequence[float], variances: Tensor, space: Tensor, width: Tensor, dimension: int
 ) -> Tensor:
-    """The energy's rise between neighbouring noise levels, less the I-MMSE integral of the same images.
+    """The energy's rise between levels t_1 < … < t_L, less the I-MMSE integral of the same images, in nats.
 
     Args:
         energy: U(y_t, t) in nats at each level, shape (n, L).
-        levels: rising noise variances t_1 < … < t_L, in pixel².
+        levels: in pixel², length L.
         variances: where the denoiser was measured, one t a stratum of ln t, in pixel², shape (n, S).
         space: the space losses d_eff/d there, shape (n, S).
         width: of each stratum, in nats of ln t, shape (S,); the strata cover the levels.
         dimension: d.
 
     Returns:
-        Nats, shape (n, L − 1).
+        Shape (n, L − 1).
     """
     integrand = 0.5 * dimension * width * (1.0 - space.double())
     gaps = [integrand[:, :0]]
@@ -62,25 +62,12 @@ def rise_from_nothing(
     t_min: float,
     jumps: bool,
 ) -> Tensor:
-    """The energy's rise from t = 0 to a noise level, less what I-MMSE says.
+    """The energy's rise from t = 0 to a noise level, less what I-MMSE says, in nats, shape (n,).
 
-    Below the first stratum d − d_eff is proportional to t^p, so that its integral over ln t is 1/p of its
-    value at t_min: that at the first stratum's t, scaled. Of a smooth density p is 1. Of one with jumps, as
-    dequantized images have at the edges of their cells, only what lies within √t of a jump counts: p is ½.
-
-    Args:
-        clean_energy: U(x, 0) in nats, shape (n,).
-        energy: U(y_t, t) at the level, shape (n,).
-        level: that noise variance, in pixel².
-        variances: as in `energy_rises`, shape (n, S).
-        space: as there, shape (n, S).
-        width: as there, shape (S,).
-        dimension: d.
-        t_min: where the first stratum begins, in pixel².
-        jumps: whether the images' density has jumps.
-
-    Returns:
-        Nats, shape (n,).
+    Below the first stratum, which begins at t_min, d − d_eff is proportional to t^p, so that its integral
+    over ln t is 1/p of its value at t_min: that at the first stratum's t, scaled. Of a smooth density p is 1.
+    Of one with jumps, as dequantized images have at the edges of their cells, only what lies within √t of a
+    jump counts: p is ½. U(x, 0) and U(y_t, t) are of shape (n,), the rest is as in `energy_rises`.
     """
     integrand = 0.5 * dimension * (1.0 - space.double())
     power = 0.5 if jumps else 1.0
@@ -90,15 +77,7 @@ def rise_from_nothing(
 
 
 def aligned_strata(levels: Sequence[float], widest: float) -> list[float]:
-    """Edges of strata of ln t of which every level is one.
-
-    Args:
-        levels: rising noise variances in pixel², two or more.
-        widest: width of a stratum in nats of ln t, at most.
-
-    Returns:
-        Rising variances from the first level to the last.
-    """
+    """Edges of strata of ln t, at most `widest` nats wide, of which every one of the rising levels is one."""
     edges = [levels[0]]
     for low, high in pairwise(levels):
         parts = math.ceil(math.log(high / low) / widest - 1e-9)
@@ -109,22 +88,12 @@ def aligned_strata(levels: Sequence[float], widest: float) -> list[float]:
 def linear_deviation(
     prior: StationaryGaussian, clean: Tensor, noise: Tensor, noise_variance: Tensor, low: float, high: float
 ) -> Tensor:
-    """The best linear denoiser's space loss less its mean over noise and a stratum, known for every image.
+    """The best linear denoiser's space loss less its mean over noise and a stratum, shape (B,).
 
     x − x̂ = (1 − a)(x − μ) − a √t z in the eigenbasis of Σ, a = λ/(λ + t). With c = x − μ there, the loss has
-    the mean Σ [t c² + λ²]/(λ + t)² / d over z, whose integral over ln t is
-    Σ [ln(t/(λ + t)) + (λ − c²)/(λ + t)] / d.
-
-    Args:
-        prior: N(μ, Σ).
-        clean: x, shape (B, C, H, W).
-        noise: z, of the same shape.
-        noise_variance: t in pixel², uniform in ln t from `low` to `high`, shape (B,).
-        low: lower edge of the stratum, in pixel².
-        high: its upper edge.
-
-    Returns:
-        Dimensionless, of mean 0 over z and t, shape (B,).
+    the mean Σ [t c² + λ²]/(λ + t)² / d over z, whose integral over ln t is Σ [ln(t/(λ + t)) + (λ − c²)/(λ +
+    t)] / d. So it is of mean 0 for every image x (B, C, H, W), over z and over t (B,) uniform in ln t from
+    `low` to `high`.
     """
     t, spectrum = noise_variance.double()[:, None, None, None], prior.eigenvalues.double()
     centred = prior.analyze(clean - prior.mean[:, None, None]).double()
@@ -142,17 +111,7 @@ def linear_deviation(
 def energy_deviation(
     prior: StationaryGaussian, clean: Tensor, noise: Tensor, noise_variance: Tensor
 ) -> Tensor:
-    """The Gaussian's energy of a noisy image less its mean over the noise, which is known for every image.
-
-    Args:
-        prior: N(μ, Σ).
-        clean: x, shape (B, C, H, W).
-        noise: z, of the same shape.
-        noise_variance: t in pixel², shape (B,).
-
-    Returns:
-        Nats, of mean 0 over z, shape (B,).
-    """
+    """The Gaussian's energy of y = x + √t z less its mean over z, in nats, shape (B,); x, z (B, C, H, W)."""
     t = noise_variance[:, None, None, None]
     coefficients, white = prior.analyze(clean - prior.mean[:, None, None]), prior.analyze(noise)
     change = t * (white.square() - 1.0) + 2.0 * t.sqrt() * coefficients * white
@@ -160,17 +119,10 @@ def energy_deviation(
 
 
 def steadied(values: Tensor, *controls: Tensor) -> Tensor:
-    """Values with the noise taken out that they share with control variates; their mean stays what it is.
+    """Values (n, S) without the noise they share with controls (n, S), each of mean zero for every image.
 
     How much of a control is in the values is fitted on every other image and used on the rest, so that what
-    is subtracted has mean zero exactly.
-
-    Args:
-        values: one an image and column, shape (n, S).
-        *controls: of mean zero for every image, each of shape (n, S).
-
-    Returns:
-        Values of the same means, shape (n, S).
+    is subtracted has mean zero exactly, and the mean stays what it is.
     """
     values = values.double()
     if len(values) < 2 * FEWEST_FITTED:
@@ -189,13 +141,7 @@ def steadied(values: Tensor, *controls: Tensor) -> Tensor:
 def heat_residual(gradients: Gradients, laplacian: Tensor, noise_variance: Tensor) -> Tensor:
     """(t/d) (2 ∂_t U − ΔU + ‖∇_y U‖²), dimensionless, shape (B,); 0 for every −log p.
 
-    Args:
-        gradients: ∇_y U, shape (B, C, H, W), and ∂_t U, shape (B,).
-        laplacian: ΔU or an unbiased estimate of it, shape (B,).
-        noise_variance: t in pixel², shape (B,).
-
-    Returns:
-        The residual of each image.
+    ΔU (B,) may be an unbiased estimate.
     """
     assert gradients.noise_variance is not None
     square = gradients.image.square().sum(dim=(1, 2, 3))
@@ -206,29 +152,16 @@ def heat_residual(gradients: Gradients, laplacian: Tensor, noise_variance: Tenso
 def space_moments(space: Tensor, square: Tensor, gradient_square: Tensor) -> Tensor:
     """(t‖∇U‖² − ⟨z, √t ∇U⟩)/d, whose mean is 0, and ½ of it the error of dE U/d ln t a dimension.
 
-    Args:
-        space: ‖√t ∇U − z‖²/d, any shape.
-        square: ‖z‖²/d, of the same shape.
-        gradient_square: t‖∇U‖²/d, of the same shape.
-
-    Returns:
-        Dimensionless, of the same shape.
+    From ‖√t ∇U − z‖²/d, ‖z‖²/d and t‖∇U‖²/d, all of one shape.
     """
     product = 0.5 * (gradient_square.double() + square.double() - space.double())
     return gradient_square.double() - product
 
 
 def time_moments(slope: Tensor, square: Tensor) -> Tensor:
-    """(t ∂_tU/d)² − ½(1 − ‖z‖²/d) t ∂_tU/d, whose mean is 0 where ∂_tU is right.
+    """(t ∂_tU/d)² − ½(1 − ‖z‖²/d) t ∂_tU/d, from t ∂_tU/d and ‖z‖²/d of any one shape.
 
-    Where ∂_tU errs by e nats a dimension and nat of ln t, on its own, the mean is E e².
-
-    Args:
-        slope: t ∂_tU/d, any shape.
-        square: ‖z‖²/d, of the same shape.
-
-    Returns:
-        Squared nats a dimension and nat of ln t, of the same shape.
+    Its mean is 0 where ∂_tU is right, and E e² where ∂_tU errs by e nats a dimension and nat of ln t.
     """
     target = 0.5 * (1.0 - square.double())
     return slope.double().square() - target * slope.double()

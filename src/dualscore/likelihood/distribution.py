@@ -44,14 +44,14 @@ class Distribution:
 
 
 def distribution(energies: Tensor, dimension: int) -> Distribution:
-    """Describe the log probabilities of a set of images.
+    """Describe the log probabilities of a set of images, in dB/dim and bits/dim.
 
     Args:
         energies: normalized energies U(x, 0) = −log p(x) in nats, shape (n,), any floating type.
         dimension: d = C·H·W.
 
     Returns:
-        Log p in both units: −10 U/(d ln 10) dB/dim and 8 + U/(d ln 2) bits/dim, and their distribution.
+        −10 U/(d ln 10) dB/dim and 8 + U/(d ln 2) bits/dim, and their distribution.
 
     Raises:
         ValueError: if there are fewer than two energies, all are the same, or some are not finite.

@@ -69,15 +69,15 @@ class Estimate:
 
 
 def mean(values: Tensor, groups: Tensor | None = None) -> Estimate:
-    """Mean over images with its standard error over photographs.
+    """Mean over images (n,), n ≥ 2, with its standard error over photographs.
 
     Args:
-        values: one an image, shape (n,), n ≥ 2.
+        values: one an image, shape (n,).
         groups: which photograph each image is of, any integers, shape (n,); None where each is its own, or
             nobody knows.
 
     Returns:
-        The mean and its standard error, in the values' unit; the error is NaN where there is one photograph.
+        In the values' unit; the error is NaN where there is one photograph.
 
     Raises:
         ValueError: if there are fewer than two values, or some are not finite (never averaged away).

@@ -74,16 +74,9 @@ class LogMean:
 
 
 def log_mean(log_weight: Tensor) -> LogMean:
-    """The log of the mean of weights given by their logs, and how sure it is.
+    """The log of the mean of independent weights given by their logs, (n,), n ≥ 2, and how sure it is.
 
-    Args:
-        log_weight: natural logs of independent weights, shape (n,), n ≥ 2.
-
-    Returns:
-        The estimate, in nats.
-
-    Raises:
-        ValueError: if there are fewer than two, or some are not numbers or infinite (−∞, no weight, may be).
+    A ValueError refuses fewer than two, and what is not a number or infinite (−∞, no weight, may be).
     """
     log_weight = log_weight.double()
     count = log_weight.numel()
@@ -124,19 +117,7 @@ class Mass:
 
 
 def falling_levels(t_max: float, t_min: float, count: int) -> list[float]:
-    """Noise variances from t_max down to t_min, equally spaced in ln t.
-
-    Args:
-        t_max: the first, in pixel², far above the images' largest variances.
-        t_min: the last, > 0.
-        count: how many, at least 2.
-
-    Returns:
-        The variances, falling.
-
-    Raises:
-        ValueError: if they do not fall.
-    """
+    """Noise variances falling from t_max to t_min > 0 by equal factors, at least two, in pixel²."""
     if count < 2 or not 0.0 < t_min < t_max:
         raise ValueError(f"{count} levels from {t_max:g} to {t_min:g} pixel²: 2 or more must fall, above 0")
     return log_uniform(torch.linspace(1.0, 0.0, count, dtype=torch.float64), t_min, t_max).tolist()
@@ -151,19 +132,7 @@ def pilot_step_sizes(
     chains: int = 16,
     seed: int = 0,
 ) -> list[float]:
-    """Choose the Langevin steps' sizes by chains of their own, which are then thrown away.
-
-    Args:
-        model: the energy.
-        prior: the clean images' Gaussian.
-        schedule: noise variances in pixel², falling.
-        steps: Langevin steps at each level but the first.
-        chains: how many, in one batch.
-        seed: of all that is random.
-
-    Returns:
-        A step size for each level but the first, relative to its t.
-    """
+    """Langevin step sizes, one a level but the first, relative to t, by chains that are then thrown away."""
     return _annealed(model, prior, schedule, range(chains), steps, None, seed, _PILOT)[1]
 
 
@@ -179,20 +148,9 @@ def weigh_chains(
 ) -> Weighed:
     """Anneal some chains, in one batch, with everything that could depend on them fixed before.
 
-    Args:
-        model: the energy.
-        prior: the clean images' Gaussian N(μ, Σ): chains begin as N(μ, Σ + t_max I).
-        schedule: noise variances in pixel², falling.
-        chains: their numbers. A chain depends on its number and the seed, not on what else is in the batch.
-        steps: Langevin steps at each level but the first.
-        step_sizes: of them, relative to t, from `pilot_step_sizes`; needed if there are steps.
-        seed: of all that is random.
-
-    Returns:
-        A row for each chain, in their order.
-
-    Raises:
-        ValueError: if there are steps without sizes: sizes that follow the chains bias what they weigh.
+    A row for each of `chains`, their numbers, in this order: a chain depends on its number and the seed, not
+    on what else is in the batch. Step sizes, relative to t, are from `pilot_step_sizes`: a ValueError refuses
+    steps without them, as sizes that follow the chains bias what they weigh.
     """
     if steps and step_sizes is None:
         raise ValueError("Langevin steps need step sizes chosen by other chains: see pilot_step_sizes")
@@ -226,17 +184,7 @@ def _annealed(
 
 
 def mass_of(log_weights: Tensor, schedule: Sequence[float], acceptance: Sequence[float], steps: int) -> Mass:
-    """What the rows of `weigh_chains` say together, also those of several batches.
-
-    Args:
-        log_weights: shape (n, L).
-        schedule: the L noise variances, in pixel², falling.
-        acceptance: mean acceptance at each level but the first.
-        steps: Langevin steps at each level but the first.
-
-    Returns:
-        The mass at the last level, and how it came about.
-    """
+    """What rows of `weigh_chains`, log weights (n, L), say together, also those of several batches."""
     last = log_mean(log_weights[:, -1])
     profile = (log_weights.double().logsumexp(0) - math.log(len(log_weights))).tolist()
     return Mass(last, list(schedule), profile, list(acceptance), 1 + (1 + steps) * (len(schedule) - 1))
@@ -255,7 +203,7 @@ def annealed_mass(
     seed: int = 0,
     batch_size: int = 64,
 ) -> tuple[Mass, Weighed]:
-    """Measure log ∫ exp(−U(y, t_min)) dy.
+    """Measure log ∫ exp(−U(y, t_min)) dy; returns the mass, and the chains.
 
     Args:
         model: the energy U, with or without its log Z.

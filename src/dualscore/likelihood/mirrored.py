@@ -20,16 +20,7 @@ class Mirrored(ScoreModel):
         self.model = model
 
     def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:  # noqa: ARG002
-        """½ (g(y) + flip g(flip y)), of which there is no energy and no ∂_t U, whatever `time` says.
-
-        Args:
-            noisy: y, shape (B, C, H, W).
-            noise_variance: t ≥ 0 in pixel², shape (B,).
-            time: has no effect.
-
-        Returns:
-            ∇_y U in 1/pixel, shape (B, C, H, W), alone.
-        """
+        """½ (g(y) + flip g(flip y)), (B, C, H, W): no energy and no ∂_t U, whatever `time` says."""
         straight = self.model.gradients(noisy, noise_variance, time=False).image
         flipped = self.model.gradients(noisy.flip(-1), noise_variance, time=False).image
         return Gradients(0.5 * (straight + flipped.flip(-1)), None)

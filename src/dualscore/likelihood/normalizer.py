@@ -42,17 +42,17 @@ def importance_weights(
     *,
     seed: int = 0,
 ) -> Tensor:
-    """Weights of draws from the Gaussian, U_G − U, whose mean is Z; `log_mean` makes log Z of a column.
+    """Log weights U_G − U of draws from the Gaussian, float64, shape (n, T), whose means are Z(t).
 
     Args:
         model: the energy U.
         prior: the clean images' Gaussian N(μ, Σ), which gives U_G.
-        variances: t in pixel².
+        variances: t in pixel², length T.
         draws: their numbers, in one batch. A draw depends on its number and the seed alone.
         seed: of all that is random.
 
     Returns:
-        Natural logs of the weights, float64, shape (n, T).
+        `log_mean` makes log Z of a column.
     """
     columns = []
     for j, t in enumerate(variances):
@@ -101,16 +101,7 @@ def moved(mass: MeasuredMass, nats: float, dimension: int) -> MeasuredMass:
 
 
 def measured_mass(found: Mass, log_normalizer: float, dimension: int) -> MeasuredMass:
-    """The mass that is left when an energy is normalized by the log Z reported of it.
-
-    Args:
-        found: of the energy itself.
-        log_normalizer: log Z in nats.
-        dimension: d.
-
-    Returns:
-        The mass in nats and bits/dim.
-    """
+    """The mass in nats and bits/dim that is left when an energy is normalized by the log Z reported of it."""
     nats, limit = found.at.value - log_normalizer, found.at.limit - log_normalizer
     return MeasuredMass(
         nats=nats,
@@ -147,17 +138,7 @@ class Normalization:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Normalization":
-        """What `plain` gave, as an object again.
-
-        Args:
-            plain: as JSON holds it.
-
-        Returns:
-            The same normalization.
-
-        Raises:
-            TypeError: if a value is missing or unknown.
-        """
+        """What `plain` gave, as an object again; TypeError if a value is missing or unknown."""
         mass = plain.get("mass")
         return cls(**{**plain, "mass": None if mass is None else MeasuredMass(**mass)})
 

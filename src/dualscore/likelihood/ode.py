@@ -39,17 +39,9 @@ class OdeEnergy(NamedTuple):
 def laplacian(
     model: ScoreModel, noisy: Tensor, noise_variance: Tensor, probe: Tensor, *, time: bool = False
 ) -> tuple[Gradients, Tensor]:
-    """∇_y U and an unbiased estimate vᵀ(∇²U)v of ΔU.
+    """∇_y U (B, C, H, W) without a graph, and vᵀ(∇²U)v, an unbiased estimate of ΔU (B,).
 
-    Args:
-        model: an energy or a denoiser.
-        noisy: y, shape (B, C, H, W).
-        noise_variance: t in pixel², shape (B,).
-        probe: v with E v vᵀ = I, of y's shape.
-        time: whether ∂_t U is wanted too.
-
-    Returns:
-        The gradients without a graph, and ΔU, shape (B,).
+    At y (B, C, H, W) and t (B,), with a probe v of y's shape, E v vᵀ = I; with ∂_t U if `time`.
     """
     with torch.enable_grad():
         y = noisy.detach().requires_grad_()

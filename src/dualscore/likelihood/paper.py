@@ -50,18 +50,9 @@ def log_normalizer_of(around: Estimate, dimension: int, entropy: float) -> Estim
 
 
 def paper_bits_per_dim(clean_energy: Tensor, log_z: Estimate, dimension: int) -> Estimate:
-    """The paper's bits/dim, 8 + (mean U(x, 0) + log Z) / (d ln 2).
+    """The paper's bits/dim, 8 + (mean U(x, 0) + log Z) / (d ln 2), of U(x, 0) in nats, shape (n,).
 
-    Args:
-        clean_energy: U(x, 0) in nats, shape (n,).
-        log_z: what `log_normalizer` found.
-        dimension: d.
-
-    Returns:
-        Bits/dim; the standard error over images holds that of log Z.
-
-    Raises:
-        ValueError: if there are fewer than two images or an energy is not finite.
+    A ValueError refuses fewer than two images, or energies that are not finite.
     """
     return paper_bits_per_dim_of(mean(clean_energy), log_z, dimension)
 

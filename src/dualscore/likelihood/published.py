@@ -61,14 +61,7 @@ GENERALIZATION = {
 
 
 def comparable(colour: bool) -> dict[str, float]:
-    """Published bits/dim of the data set that this project trains on, ImageNet64 as released anew.
-
-    Args:
-        colour: or gray.
-
-    Returns:
-        Figures by name, in words that a curve can be called by.
-    """
+    """Published bits/dim by name, of the data set that this project trains on: ImageNet64, new release."""
     return {
         like.model.removesuffix(", gray").lower().replace(" ", "_"): like.bits_per_dim
         for like in LIKELIHOODS

@@ -38,16 +38,9 @@ class Grid:
 
 
 def choose(grid: Grid, measured: Rows, outer: Rows, dimension: int) -> tuple[int, int]:
-    """The edges between which the bound is tightest, on the pilot's images.
+    """The edges t0 and t1 between which the bound is tightest on the pilot's images.
 
-    Args:
-        grid: the strata.
-        measured: space losses in all strata.
-        outer: decoder at all `grid.starts()`, prior at all `grid.stops()`.
-        dimension: d.
-
-    Returns:
-        Indices of the edges t0 and t1.
+    From their space losses in all strata, and the decoder at all `starts()` and the prior at all `stops()`.
     """
     inside = 0.5 * dimension * grid.width * measured["space"].mean(dim=0)
     decoder, prior = outer["decoder"].mean(dim=0), outer["prior"].mean(dim=0)

@@ -37,19 +37,19 @@ EVEN = 0.5
 
 
 def schedule(measured: Measured) -> list[float]:
-    """Noise variances of the chains, falling to that of training or of rounding to 8 bits, in pixel²."""
+    """The chains' noise variances, falling to that of training or of rounding to 8 bits, in pixel²."""
     t_min, t_max = measured.subject.t_range
     return falling_levels(t_max, max(t_min, QUANTIZATION_VARIANCE), LEVELS)
 
 
 def chain_rows(subject: Subject, levels: Sequence[float], chains: Sequence[int]) -> Rows:
-    """Log weights of some chains at every level, shape (n, L): what the mass is made of."""
+    """Log weights (n, L) of some chains at every level: what the mass is made of."""
     found = weigh_chains(subject.energy, subject.prior, levels, chains, seed=subject.seed)
     return {"log_weight": found.log_weights}
 
 
 def draw_rows(subject: Subject, draws: Sequence[int]) -> Rows:
-    """Log weights of some draws from the Gaussian at large noise variances, shape (n, 3), for log Z."""
+    """Log weights (n, 3) of some draws from the Gaussian at large noise variances, for log Z."""
     variances = normalizer_variances(subject.t_range[1])
     found = importance_weights(subject.energy, subject.prior, variances, draws, seed=subject.seed)
     return {"log_weight": found}

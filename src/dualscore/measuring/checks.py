@@ -82,14 +82,7 @@ def _of(
 
 
 def image_gaps(measured: Measured) -> tuple[Tensor, Tensor, Tensor]:
-    """What I-MMSE says of an image less its U(x, 0), by two independent draws of noise, in bits/dim.
-
-    Args:
-        measured: with the rows of `identities.rises`.
-
-    Returns:
-        The two gaps and the images' positions, each of shape (n,).
-    """
+    """I-MMSE's energy of images less U(x, 0), by two draws of noise, in bits/dim, and positions: all (n,)."""
     rows, m = measured.rows["rises"], measured
     found = []
     for draw in (1, 2):
@@ -119,14 +112,7 @@ def _image_by_image(measured: Measured) -> list[Check]:
 
 
 def image_figures(measured: Measured) -> Figure:
-    """Where the energy is wrong image by image: by quintile of its own bits, and by photograph.
-
-    Args:
-        measured: with the rows of `identities.rises`.
-
-    Returns:
-        Plain values: gaps in bits/dim, what its own denoiser says less the energy.
-    """
+    """Where the energy is wrong image by image: by quintile of its own bits, and by photograph."""
     one, two, position = image_gaps(measured)
     gap = 0.5 * (one + two)
     order = measured.rows["rises"]["clean"].argsort()

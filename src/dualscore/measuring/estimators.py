@@ -39,16 +39,7 @@ class Estimated:
     """What the report says beside."""
 
     def figure(self, measured: Measured, shared: Estimate | None, normalizing: int) -> Figure:
-        """The report's entry.
-
-        Args:
-            measured: knows the images' photographs.
-            shared: log Z in bits/dim, with its error; None where the bits hold it already.
-            normalizing: network evaluations that log Z took.
-
-        Returns:
-            Mean, its standard error over photographs (that of log Z included), and what they cost.
-        """
+        """The report's entry: the mean, its error over photographs (a shared log Z's included), the cost."""
         found = measured.mean(self.bits, self.position)
         total = found if shared is None else found + shared
         low, high = Estimate(total.value, total.stderr, found.groups).interval()

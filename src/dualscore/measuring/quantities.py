@@ -251,17 +251,7 @@ def true_energies(split: str, count: int) -> Stage:
 def validation_stages(
     subject: Subject, levels: list[float], span: tuple[float, float], strata_shared: int
 ) -> list[Stage]:
-    """What a validation measures of each image on the cheap, in this order.
-
-    Args:
-        subject: the model.
-        levels: noise variances that images share, in pixel².
-        span: the bound's t0 and t1.
-        strata_shared: of ln t, that images share for the bound.
-
-    Returns:
-        The stages; their `measure` is what validation calls.
-    """
+    """What a validation measures of each image on the cheap, in order; `span` is the bound's t0 and t1."""
     stages = [one_level(levels, "val", 0)]
     if isinstance(subject.model, EnergyModel):
         stages += [

@@ -8,15 +8,7 @@ Rows = dict[str, Tensor]
 
 
 def joined(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
-    """Indices into two tables of the images that both hold.
-
-    Args:
-        one: a table, whose positions differ from one another.
-        other: another.
-
-    Returns:
-        Two index tensors of one shape (m,), in the order of positions.
-    """
+    """Indices (m,) into two tables of the images that both hold, in the order of positions."""
     a, b = one["position"], other["position"]
     mine, theirs = torch.isin(a, b).nonzero()[:, 0], torch.isin(b, a).nonzero()[:, 0]
     return mine[a[mine].argsort()], theirs[b[theirs].argsort()]

@@ -20,20 +20,9 @@ def flow(
 ) -> tuple[Tensor, int]:
     """Draw samples of p(y | t_min) by following the score from N(μ, Σ + t_max I).
 
-    In the whitened coordinates the start is standard normal, whatever the spectrum.
-    Source: Song et al. 2021, arXiv 2011.13456, section 4.3.
-
-    Args:
-        model: its score drives the flow.
-        prior: Gaussian of the clean images, whose noisy version is the density at t_max.
-        count: how many.
-        t_min: where the flow ends, in pixel².
-        t_max: where it begins, far above the images' largest variances.
-        tolerance: relative and absolute, of the adaptive solver, in standard deviations.
-        generator: on the prior's device.
-
-    Returns:
-        Images (count, C, H, W), and the evaluations of the model for each.
+    In the whitened coordinates the start is standard normal, whatever the spectrum. Returns images (count, C,
+    H, W), and the evaluations of the model for each. The tolerance is the solver's, relative and absolute, in
+    standard deviations. Source: Song et al. 2021, arXiv 2011.13456, section 4.3.
     """
     whitened = WhitenedFlow(prior)
     evaluations = 0

@@ -120,22 +120,11 @@ def posterior(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Samples:
-    """Draw clean images that a noisy one may come from, x ~ p(x | y); `ImageModel.denoise` is their mean.
+    """Draw clean images that noisy ones may come from, x ~ p(x | y); `ImageModel.denoise` is their mean.
 
-    Args:
-        model: the model.
-        noisy: y, shape (B, C, H, W); an image repeated gets independent samples.
-        noise_variance: t in pixel², above T_MIN and the smallest of training.
-        method: how; not the flow.
-        steps: noise levels, with one Langevin step at each but the first.
-        seed: of all that is random.
-        batch_size: images at once.
-
-    Returns:
-        One sample for each image. Weights compare samples of the same y.
-
-    Raises:
-        SamplingError: if the model has no energy, t is too small, or samples are not finite.
+    One sample for each y (B, C, H, W); an image repeated gets independent ones, and weights compare samples
+    of the same y. Its noise variance, in pixel², lies above T_MIN and the smallest of training. The rest is
+    as in `sample`, and so are the errors; the flow is no method here.
     """
     check_energy(model, method)
     schedule = levels(noise_variance, steps, last_variance(model.t_min))
@@ -161,21 +150,10 @@ def inpaint(
 ) -> Samples:
     """Draw the missing pixels of images given the others; `Known` says what is exact in it, and what not.
 
-    Args:
-        model: with the Gaussian of its training images, where sampling starts.
-        clean: x, shape (B, C, H, W); what it holds where pixels are missing is not looked at.
-        known: which pixels are known, bool, shape (H, W); not all of them.
-        method: how; not the flow.
-        steps: noise levels, with one Langevin step at each but the first.
-        seed: of all that is random.
-        batch_size: images at once.
-
-    Returns:
-        One sample for each image, with the known pixels as they were given. Weights compare samples of the
-        same image; their mean is the density of its known pixels.
-
-    Raises:
-        SamplingError: if the model lacks what sampling needs, nothing is missing, or samples are not finite.
+    One sample for each clean image x (B, C, H, W), with the pixels that `known`, bool (H, W), marks as they
+    were given; the others are not looked at. Weights compare samples of the same image; their mean is the
+    density of its known pixels. The rest is as in `sample`, and so are the errors; the flow is no method
+    here.
     """
     prior = gaussian_start(model)
     check_energy(model, method)
