@@ -19,7 +19,7 @@ from dualscore.measuring.row_figures import (
     plain,
     truth_figures,
 )
-from dualscore.measuring.rows import joined
+from dualscore.measuring.subject import joined
 from dualscore.settings.config import ExperimentConfig, KnownDensity
 
 DIFFERENCES = (("bound", "dequantized"), ("dequantized", "paper"))

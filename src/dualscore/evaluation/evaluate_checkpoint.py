@@ -14,9 +14,8 @@ from dualscore.evaluation.open_checkpoint import Opened, open_checkpoint
 from dualscore.files.archives import sha256
 from dualscore.gaussian import StationaryGaussian
 from dualscore.measuring import chain_figures
-from dualscore.measuring.bound_range import Grid, choose
 from dualscore.measuring.estimators import ESTIMATORS, label
-from dualscore.measuring.measured import Measured
+from dualscore.measuring.measured import Grid, Measured, choose
 from dualscore.settings.config import CHECKS, ExperimentConfig
 from dualscore.terminal import quiet, shared_console
 

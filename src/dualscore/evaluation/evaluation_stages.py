@@ -2,10 +2,9 @@
 
 from dualscore.errors import ConfigError
 from dualscore.evaluation.yardsticks import YARDSTICKS
-from dualscore.measuring.bound_range import PILOT_IMAGES, Grid
 from dualscore.measuring.estimators import ESTIMATORS, normalizer_count, usable
 from dualscore.measuring.identities import calibration, heat, rises
-from dualscore.measuring.measured import Extent, Measured
+from dualscore.measuring.measured import PILOT_IMAGES, Extent, Grid, Measured
 from dualscore.measuring.quantities import ends, noise_levels, noisy_energies, strata, true_energies
 from dualscore.measuring.subject import Stage
 from dualscore.noise import variance_at_psnr

@@ -14,11 +14,10 @@ from torch import Tensor
 from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
 from dualscore.errors import DataError, NormalizationError
-from dualscore.evaluation.spread import nested_choice
 from dualscore.evaluation.store import RowStore
 from dualscore.images import to_pixels
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import Images, Stage, Subject
+from dualscore.measuring.subject import Images, Rows, Stage, Subject
+from dualscore.noise import GOLDEN_RATIO
 from dualscore.settings.config import EvaluateConfig
 
 KINDS = {"train": "training", "val": "validation", "test": "test"}
@@ -206,3 +205,11 @@ def _check_finite(stage: Stage, rows: Rows) -> None:
                 f"{stage.name}: {len(where)} of {len(values)} {kind} of the {stage.split} images are not "
                 f"finite, at positions {shown}: no likelihood can be given"
             )
+
+
+def nested_choice(total: int, count: int) -> frozenset[int]:
+    """`count` of `total` ordinals, spread evenly, and a part of every larger choice.
+
+    Those whose multiples of the golden ratio have the smallest fractional parts.
+    """
+    return frozenset(sorted(range(total), key=lambda j: (j + 1) * GOLDEN_RATIO % 1.0)[:count])

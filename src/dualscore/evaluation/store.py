@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dualscore.files.aside import write_aside
-from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Rows
 
 SECONDS_A_PART = 10.0
 

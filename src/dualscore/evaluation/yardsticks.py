@@ -18,11 +18,11 @@ from torch import Tensor
 from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
 from dualscore.errors import DataError
-from dualscore.evaluation import gaussians
-from dualscore.evaluation.causal_yardstick import STEPS, causal_mlp
+from dualscore.evaluation import fitted_yardsticks
 from dualscore.evaluation.codecs import CODECS, mosaic
+from dualscore.evaluation.fitted_yardsticks import STEPS, causal_mlp
 from dualscore.evaluation.kept import Keep
-from dualscore.evaluation.spread import nested_choice
+from dualscore.evaluation.session import nested_choice
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, in_channels, to_pixels
 from dualscore.likelihood import bits, bits_per_dim, dequantized_bits_per_dim, mean
@@ -220,13 +220,13 @@ class _Setting:
         return energy
 
     def _full_covariance(self, kind: str) -> _Measure:
-        limit = gaussians.FULL_COVARIANCE_LIMIT
+        limit = fitted_yardsticks.FULL_COVARIANCE_LIMIT
         if self.dimension > limit:
             raise DataError(f"d = {self.dimension:,} is too large: at most {limit:,}")
-        count = gaussians.fitting_images(self.datamodule, self.dimension)
-        full = gaussians.full_gaussian(
+        count = fitted_yardsticks.fitting_images(self.datamodule, self.dimension)
+        full = fitted_yardsticks.full_gaussian(
             self.datamodule, self.channels, self.dimension, self.keep,
-            lambda batches: _shown(batches, "Gaussian", -(-count // gaussians.BATCH), self.console),
+            lambda batches: _shown(batches, "Gaussian", -(-count // fitted_yardsticks.BATCH), self.console),
         )  # fmt: skip
         return self._gaussian(kind, full.energy, full.count)
 

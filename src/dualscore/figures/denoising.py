@@ -12,8 +12,7 @@ from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood import published
 from dualscore.measuring.row_figures import level_figures
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import LEVELS, Images, Stage, Subject
+from dualscore.measuring.subject import LEVELS, Images, Rows, Stage, Subject
 from dualscore.noise import corrupt, in_decibels, psnr
 
 

@@ -1,8 +1,7 @@
 """Every estimate of a likelihood, their units, and the checks that they are consistent. Torch only."""
 
-from dualscore.likelihood.bound import BoundTerms, variational_bound
-from dualscore.likelihood.bounded import BoundedRows, bounded_rows
-from dualscore.likelihood.certificate import Certificate, certify, population_limit
+from dualscore.likelihood.bound import BoundTerms, Mirrored, variational_bound
+from dualscore.likelihood.certificate import BoundedRows, Certificate, bounded_rows, certify, population_limit
 from dualscore.likelihood.estimates import Estimate, mean
 from dualscore.likelihood.mass import (
     LogMean,
@@ -15,16 +14,16 @@ from dualscore.likelihood.mass import (
     pilot_step_sizes,
     weigh_chains,
 )
-from dualscore.likelihood.mirrored import Mirrored
 from dualscore.likelihood.normalizer import (
     MeasuredMass,
     Normalization,
     importance_weights,
+    log_normalizer,
     measured_mass,
     normalizer_variances,
+    paper_bits_per_dim,
 )
 from dualscore.likelihood.ode import OdeEnergy, ode_energy
-from dualscore.likelihood.paper import log_normalizer, paper_bits_per_dim
 from dualscore.likelihood.units import (
     bits,
     bits_per_dim,

@@ -108,7 +108,7 @@ class CausalMLP(nn.Module):
         )
 
     def context(self, images: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Context:
-        """Look around n pixels of images (N, C, H, W) of integer levels; their image, row and column: (n,)."""
+        """Look around n pixels of images (N, C, H, W) of integer levels; image, row and column are (n,)."""
         channels, height, width = images.shape[1:]
         rows, columns = row[:, None] + self.offsets[:, 0], column[:, None] + self.offsets[:, 1]
         inside = (rows >= 0) & (columns >= 0) & (columns < width)

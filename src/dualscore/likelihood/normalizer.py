@@ -1,12 +1,18 @@
-r"""Log Z where noise is large, by importance from the images' Gaussian, and what is said of a model's log Z.
+r"""Log Z: by the paper's protocol, and without images; and what is said of a model's log Z.
 
-At a noise variance t far above the images' variances their noisy density is nearly N(μ, Σ + t I) = exp(−U_G),
-so that
+The paper's protocol is one network evaluation an image, at t = 0, on the pixel lattice. At t_max the density
+is almost N(0, t_max I) whatever the data, so log Z = (d/2) ln(2πe t_max) − mean U(y, t_max), and
+NLL = 8 + (mean U(x, 0) + log Z) / (d ln 2) bits/dim. Where the images' own Gaussian N(μ, Σ) is known, the
+entropy of N(μ, Σ + t_max I) stands in for the noise's: 6e-5 bits/dim for photographs at t_max = 1e3, but much
+where t_max is only ten times the images' variance. It is an estimate, neither a bound nor the likelihood of
+8-bit images. Source: Guth et al. 2025, arXiv 2506.05310, section 3.
+
+Without images: where t is far above the images' variances, their noisy density is nearly
+N(μ, Σ + t I) = exp(−U_G), so that
 
     Z(t) = ∫ exp(−U(y, t)) dy = E_{y ~ N(μ, Σ + t I)} exp(U_G(y, t) − U(y, t))
 
-is a mean of nearly equal weights. It needs no images and no entropy of theirs, and Z is one number: at
-smaller t the same mean must come out.
+is a mean of nearly equal weights, and one number: at smaller t the same mean must come out.
 """
 
 import math
@@ -20,12 +26,45 @@ from torch import Tensor
 from dualscore.annealing import start_from
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
+from dualscore.likelihood.estimates import Estimate, mean
 from dualscore.likelihood.mass import CONFIDENCE, Mass
 from dualscore.likelihood.units import bits
 from dualscore.noise import MEASURING, in_decibels, seeded_generator
 
 NORMALIZER = -6
 """Second number of the random keys of draws from the Gaussian."""
+
+
+def log_normalizer(noisy_energy: Tensor, noise_square: Tensor, dimension: int, entropy: float) -> Estimate:
+    """Log Z in nats: what must be added to U to normalize it.
+
+    The mean of U(y, t) is taken around ½‖z‖², whose own mean is d/2: on average the same figure, with the
+    noise's fluctuations gone, so that a few dozen images fix it.
+
+    Args:
+        noisy_energy: U(x + √t z, t) in nats, shape (n,).
+        noise_square: ‖z‖² of each image, shape (n,).
+        dimension: d.
+        entropy: of the noisy images in nats: `noise_entropy(d, t)`, or `StationaryGaussian.entropy(t)`.
+
+    Returns:
+        Log Z and its standard error.
+
+    Raises:
+        ValueError: if there are fewer than two images or an energy is not finite.
+    """
+    around = mean(noisy_energy.double() - 0.5 * noise_square.double())
+    return Estimate(entropy - 0.5 * dimension - around.value, around.stderr)
+
+
+def paper_bits_per_dim(clean_energy: Tensor, log_z: Estimate, dimension: int) -> Estimate:
+    """The paper's bits/dim, 8 + (mean U(x, 0) + log Z) / (d ln 2), of U(x, 0) in nats, shape (n,).
+
+    A ValueError refuses fewer than two images, or energies that are not finite.
+    """
+    # log Z is taken at noise that drowns the images, so the two errors are independent.
+    figure = bits(mean(clean_energy) + log_z, dimension)
+    return Estimate(8.0 + figure.value, figure.stderr)
 
 
 def normalizer_variances(t_max: float) -> list[float]:

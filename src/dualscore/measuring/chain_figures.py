@@ -23,8 +23,7 @@ from dualscore.likelihood.normalizer import (
 from dualscore.likelihood.verdict import MASS_TOLERANCE, Check, Word
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.row_figures import Figure
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import Subject
+from dualscore.measuring.subject import Rows, Subject
 from dualscore.noise import in_decibels
 
 MASS, LOG_Z = "mass", "log Z"

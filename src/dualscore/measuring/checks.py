@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from dualscore.likelihood import Estimate, bits, mean
-from dualscore.likelihood.calibration import MEAN_TOLERANCE, SPREAD_TOLERANCE
 from dualscore.likelihood.consistency import (
+    MEAN_TOLERANCE,
+    SPREAD_TOLERANCE,
     aligned_strata,
     energy_rises,
     rise_from_nothing,
@@ -21,7 +22,7 @@ from dualscore.measuring.chain_figures import mass_checks
 from dualscore.measuring.identities import WIDEST_STRATUM, width_around
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.row_figures import Figure, plain
-from dualscore.measuring.rows import joined
+from dualscore.measuring.subject import joined
 from dualscore.noise import in_decibels
 
 RISE, IMAGE, HEAT, SPACE, TIME, ODE, CALIBRATION = (

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from dualscore.likelihood import Estimate, bits, bits_per_dim, dequantized_bits_per_dim
 from dualscore.likelihood.bound import BoundTerms, diffusion_energy
-from dualscore.likelihood.bounded import BoundedRows
-from dualscore.likelihood.certificate import certify
+from dualscore.likelihood.certificate import BoundedRows, certify
 from dualscore.measuring.measured import Extent, Measured
 from dualscore.measuring.quantities import (
     certificate,
@@ -21,8 +20,7 @@ from dualscore.measuring.quantities import (
     strata,
 )
 from dualscore.measuring.row_figures import Figure, plain
-from dualscore.measuring.rows import joined
-from dualscore.measuring.subject import Stage
+from dualscore.measuring.subject import Stage, joined
 
 
 @dataclass(frozen=True)

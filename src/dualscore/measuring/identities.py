@@ -5,10 +5,15 @@ import math
 import torch
 from torch import Tensor
 
-from dualscore.likelihood.calibration import rank, window
-from dualscore.likelihood.consistency import aligned_strata, energy_deviation, heat_residual, linear_deviation
+from dualscore.likelihood.consistency import (
+    aligned_strata,
+    energy_deviation,
+    heat_residual,
+    linear_deviation,
+    rank,
+    window,
+)
 from dualscore.likelihood.ode import laplacian
-from dualscore.measuring.rows import Rows
 from dualscore.measuring.subject import (
     AGAIN,
     CALIBRATION,
@@ -16,6 +21,7 @@ from dualscore.measuring.subject import (
     LEVELS,
     STRATA,
     Images,
+    Rows,
     Stage,
     Subject,
 )

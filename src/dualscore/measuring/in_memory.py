@@ -8,10 +8,9 @@ from torch import Tensor
 
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
-from dualscore.measuring.bound_range import Grid
 from dualscore.measuring.chain_figures import DRAWS, chain_rows, draw_rows, schedule
 from dualscore.measuring.identities import calibration, heat, rises
-from dualscore.measuring.measured import Measured
+from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.quantities import (
     clean_energies,
     dequantized_energies,
@@ -19,8 +18,7 @@ from dualscore.measuring.quantities import (
     noisy_energies,
     ode_energies,
 )
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import Images, Stage, Subject
+from dualscore.measuring.subject import Images, Rows, Stage, Subject
 from dualscore.noise import variance_at_psnr
 
 PSNR = (60.0, 45.0, 30.0, 15.0, 0.0, -15.0)

@@ -7,12 +7,10 @@ from torch import Tensor
 
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.gaussian import QUANTIZATION_VARIANCE
-from dualscore.likelihood.bound import decode, prior_divergence, stratified_variances
-from dualscore.likelihood.bounded import bounded_space, decode_bounded
+from dualscore.likelihood.bound import Mirrored, decode, prior_divergence, stratified_variances
+from dualscore.likelihood.certificate import bounded_space, decode_bounded
 from dualscore.likelihood.consistency import energy_deviation
-from dualscore.likelihood.mirrored import Mirrored
 from dualscore.likelihood.ode import OdeEnergy, ode_energy
-from dualscore.measuring.rows import Rows
 from dualscore.measuring.subject import (
     CERTIFICATE,
     DECODER,
@@ -21,6 +19,7 @@ from dualscore.measuring.subject import (
     ODE,
     STRATA,
     Images,
+    Rows,
     Stage,
     Subject,
 )

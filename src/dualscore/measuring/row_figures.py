@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dualscore.likelihood import Estimate, bits, decibels_per_dim, mean
-from dualscore.measuring.rows import Rows, joined
+from dualscore.measuring.subject import Rows, joined
 from dualscore.noise import psnr
 
 Figure = dict[str, Any]

@@ -1,4 +1,4 @@
-"""What is measured, of which images, with which random numbers."""
+"""What is measured, of which images, with which random numbers, and the rows that come of it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +11,18 @@ from dualscore.densities import GaussianMixture
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize
-from dualscore.measuring.rows import Rows
 from dualscore.noise import fixed_noise, fixed_signs, fixed_uniform
+
+Rows = dict[str, Tensor]
+"""Named figures of n images in float64, each of shape (n,) or (n, m); `position` (int64) says of which."""
+
+
+def joined(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
+    """Indices (m,) into two tables of the images that both hold, in the order of positions."""
+    a, b = one["position"], other["position"]
+    mine, theirs = torch.isin(a, b).nonzero()[:, 0], torch.isin(b, a).nonzero()[:, 0]
+    return mine[a[mine].argsort()], theirs[b[theirs].argsort()]
+
 
 # Which of an image's independent draws a quantity uses; strata take one each, from STRATA on.
 NORMALIZER, LEVELS, DECODER, HEAT, ODE, STRATA = 0, 1, 2, 3, 4, 10

@@ -12,11 +12,11 @@ from dualscore.annealing import (
     resample,
     start_from,
 )
-from dualscore.sampling.flow import flow
 from dualscore.sampling.sample_images import (
     T_MIN,
     Method,
     Samples,
+    flow,
     inpaint,
     last_variance,
     levels,

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dualscore.annealing import NOTHING, Annealed, Condition, Known, Noisy, anneal, start_from
-from dualscore.energy import EnergyModel
+from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.errors import SamplingError
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
+from dualscore.likelihood.ode import WhitenedFlow, integrate
 from dualscore.model import ImageModel
 from dualscore.noise import SAMPLING, log_uniform, seeded_generator
-from dualscore.sampling.flow import flow
 
 T_MIN = QUANTIZATION_VARIANCE
 """Noise variance at which sampling ends, in pixel²: that of rounding to 8 bits."""
@@ -25,7 +25,7 @@ SAMPLES = -3
 
 
 class Method(Enum):
-    """How samples are drawn: see `dualscore.annealing.annealed` and `dualscore.sampling.flow`."""
+    """How samples are drawn: see `dualscore.annealing.annealed` and `dualscore.sampling.sample_images`."""
 
     metropolis = "metropolis"
     langevin = "langevin"
@@ -244,3 +244,37 @@ def _joined(parts: Iterable[Samples]) -> Samples:
         ((sizes / sizes.sum()) @ accepted).tolist(),
         max(part.evaluations for part in found),
     )
+
+
+def flow(
+    model: ScoreModel,
+    prior: StationaryGaussian,
+    count: int,
+    *,
+    t_min: float,
+    t_max: float,
+    tolerance: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, int]:
+    """Draw samples of p(y | t_min) by following the score from N(μ, Σ + t_max I).
+
+    In the whitened coordinates the start is standard normal, whatever the spectrum. Returns images (count, C,
+    H, W), and the evaluations of the model for each. The tolerance is the solver's, relative and absolute, in
+    standard deviations. Source: Song et al. 2021, arXiv 2011.13456, section 4.3.
+    """
+    whitened = WhitenedFlow(prior)
+    evaluations = 0
+
+    def velocity(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal evaluations
+        evaluations += 1
+        (v,) = state
+        y = whitened.image(v, t)
+        return (whitened.velocity(v, model.gradients(y, t.expand(len(y)), time=False).image, t),)
+
+    mean = prior.mean
+    shape = (count, *prior.eigenvalues.shape)
+    with torch.no_grad():
+        start = torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        (v,) = integrate(velocity, (start,), t_max, t_min, tolerance)
+        return whitened.image(v, mean.new_tensor(t_min)), evaluations

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Rows
 
 
 class Moments(Metric):

@@ -17,7 +17,7 @@ from dualscore.likelihood import Estimate, decibels_per_dim
 from dualscore.measuring.estimators import paper
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.row_figures import shared_bound, shared_level_figures
-from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Rows
 from dualscore.training.callbacks.references import References
 from dualscore.training.callbacks.steps import logged_step
 from dualscore.training.lightning_module import DualScoreModule
