@@ -107,7 +107,7 @@ def prior_divergence(clean: Tensor, prior: StationaryGaussian, t1: float) -> Ten
 
 
 def stratified_variances(uniform: Tensor, t0: float, t1: float) -> Tensor:
-    """Noise variances (B, n), one in each of n equal strata of ln t, rising, from places in [0, 1) of that shape."""
+    """Noise variances, one in each of n equal strata of ln t, rising, from places in [0, 1), shape (B, n)."""
     strata = uniform.shape[1]
     stratum = torch.arange(strata, dtype=uniform.dtype, device=uniform.device)
     return log_uniform((stratum + uniform) / strata, t0, t1)

@@ -36,10 +36,11 @@ class Estimated:
     also: Figure = field(default_factory=dict)
     """What the report says beside."""
 
-    def figure(self, measured: Measured, shared: Estimate | None, normalizing: int) -> Figure:
+    def figure(self, measured: Measured, energy: bool) -> Figure:
         """The report's entry: the mean, its error over photographs (a shared log Z's included), the cost."""
         found = measured.mean(self.bits, self.position)
-        total = found if shared is None else found + shared
+        total = found + measured.shared if energy else found
+        normalizing = measured.rows["normalizer"]["energy"].numel() if energy else 0
         low, high = Estimate(total.value, total.stderr, found.groups).interval()
         known = measured.photographs(self.position) is not None
         return {

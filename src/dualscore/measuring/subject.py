@@ -18,7 +18,7 @@ Rows = dict[str, Tensor]
 
 
 def joined(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
-    """Indices (m,) into two tables of the images that both hold, in the order of positions."""
+    """Indices, of one shape (m,), into two tables of the images that both hold, in the order of positions."""
     a, b = one["position"], other["position"]
     mine, theirs = torch.isin(a, b).nonzero()[:, 0], torch.isin(b, a).nonzero()[:, 0]
     return mine[a[mine].argsort()], theirs[b[theirs].argsort()]

@@ -1,0 +1,134 @@
+"""What is fitted once a data set to stand beside every evaluation: a full Gaussian and a causal network."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from dualscore.data.base import ImageDataModule
+from dualscore.data.batch import Batch
+from dualscore.evaluation.kept import Keep, Tensors
+from dualscore.gaussian import QUANTIZATION_VARIANCE
+from dualscore.images import in_channels, to_pixels
+from dualscore.likelihood.causal import CausalMLP, train_causal
+
+GAUSSIAN_VERSION = CAUSAL_VERSION = 1
+"""Of the fits; what other versions made is made anew."""
+BATCH = 512
+FULL_COVARIANCE_LIMIT = 4096
+"""Largest d for which the full-covariance Gaussian is fitted (d² doubles, 134 MB)."""
+IMAGES_PER_DIMENSION, FEWEST_IMAGES = 16, 2**15
+"""Training images for that fit: so many a dimension at most, and so many of small images."""
+STEPS, SEED = 5000, 0
+"""Of the network's training: about 45 seconds of a core where images are gray, 65 in colour."""
+MOST_VALUES = 2**26
+"""8-bit values that it is trained on, at most: ten times as many as it looks at."""
+
+
+class FullGaussian:
+    """A Gaussian with a mean and a covariance for all d pixels, gathered over batches.
+
+    Args:
+        dimension: d; memory is d² in double precision.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self.count = 0
+        self._total = torch.zeros(dimension, dtype=torch.float64)
+        self._products = torch.zeros(dimension, dimension, dtype=torch.float64)
+
+    def add(self, pixels: Tensor) -> None:
+        """Add images x of shape (B, …) with d pixels each, in [0, 1]."""
+        flat = pixels.flatten(1).double() - 0.5  # centred roughly, so that little cancels later
+        self.count += len(flat)
+        self._total += flat.sum(dim=0)
+        self._products.addmm_(flat.mT, flat)
+
+    def fit(self) -> None:
+        """Fix mean and covariance; the latter is that of the dequantized images, so it is positive."""
+        mean = self._total / self.count
+        covariance = self._products / self.count - mean[:, None] * mean
+        covariance.diagonal().add_(QUANTIZATION_VARIANCE)
+        self.mean = mean + 0.5
+        self.factor = torch.linalg.cholesky(covariance)
+
+    def energy(self, pixels: Tensor) -> Tensor:
+        """−log p in nats of images of shape (B, …), shape (B,)."""
+        centered = (pixels.flatten(1).double() - self.mean).mT
+        white = torch.linalg.solve_triangular(self.factor, centered, upper=False)
+        log_determinant = 2.0 * self.factor.diagonal().log().sum()
+        constant = log_determinant + len(self.mean) * math.log(2 * math.pi)
+        energy: Tensor = 0.5 * (white.square().sum(dim=0) + constant)
+        return energy
+
+
+def fitting_images(datamodule: ImageDataModule, dimension: int) -> int:
+    """How many training images the full-covariance Gaussian of d pixels is fitted to."""
+    return min(datamodule.counts["train"], max(FEWEST_IMAGES, IMAGES_PER_DIMENSION * dimension))
+
+
+def full_gaussian(
+    datamodule: ImageDataModule,
+    channels: int,
+    dimension: int,
+    keep: Keep,
+    watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+) -> FullGaussian:
+    """The Gaussian of the training images, gray or in colour; `watch` shows the batches as they pass."""
+    count = fitting_images(datamodule, dimension)
+
+    def fit() -> Tensors:
+        full = FullGaussian(dimension)
+        for batch in watch(datamodule.evenly_spaced("train", count, BATCH)):
+            full.add(to_pixels(batch.image, channels))
+        full.fit()
+        return {"mean": full.mean, "factor": full.factor, "count": torch.tensor(full.count)}
+
+    def fits(tensors: Tensors) -> bool:
+        expected = {"mean": (dimension,), "factor": (dimension, dimension), "count": ()}
+        return {name: tuple(value.shape) for name, value in tensors.items()} == expected
+
+    identity = {
+        "version": GAUSSIAN_VERSION,
+        "dataset": datamodule.identity,
+        "channels": channels,
+        "dimension": dimension,
+        "images": count,
+    }
+    found = keep("full-covariance", identity, fits, fit)
+    full = FullGaussian(0)
+    full.mean, full.factor, full.count = found["mean"], found["factor"], int(found["count"])
+    return full
+
+
+def causal_mlp(
+    datamodule: ImageDataModule,
+    channels: int,
+    shape: tuple[int, ...],
+    keep: Keep,
+    watch: Callable[[Iterable[int]], Iterator[int]] = iter,
+) -> tuple[CausalMLP, int]:
+    """The causal network, and how many 8-bit images of a shape (C, H, W) it learned; `watch` shows steps."""
+    count = min(datamodule.counts["train"], max(1, MOST_VALUES // math.prod(shape)))
+    expected = {name: value.shape for name, value in CausalMLP(channels).state_dict().items()}
+
+    def train() -> Tensors:
+        batches = datamodule.evenly_spaced("train", count, BATCH)
+        images = torch.cat([in_channels(batch.image, channels) for batch in batches])
+        return train_causal(images, steps=STEPS, seed=SEED, watch=watch).state_dict()
+
+    def fits(tensors: Tensors) -> bool:
+        return {name: value.shape for name, value in tensors.items()} == expected
+
+    identity = {
+        "version": CAUSAL_VERSION,
+        "steps": STEPS,
+        "seed": SEED,
+        "dataset": datamodule.identity,
+        "channels": channels,
+        "images": count,
+    }
+    model = CausalMLP(channels)
+    model.load_state_dict(keep("causal", identity, fits, train))
+    return model.requires_grad_(False).eval(), count
