@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian, WhiteGaussian
+from dualscore.noise import normal_like
 
 Component = StationaryGaussian | WhiteGaussian
 
@@ -64,7 +65,7 @@ class GaussianMixture(EnergyModel):
 
     def centers(self) -> Tensor:
         """Each component's mean, shape (K, C), in double precision."""
-        return torch.stack([_component(c).mean.double() for c in self.components])
+        return torch.stack([c.get_buffer("mean").double() for c in self.components])
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """The exact mean (C,) and DCT spectrum (C, C, H, W) of the clean images, in double precision."""
@@ -80,20 +81,14 @@ class GaussianMixture(EnergyModel):
         return mean, spectrum
 
 
-def _component(module: nn.Module) -> Component:
-    assert isinstance(module, Component)
-    return module
-
-
 def _sample(
     component: nn.Module, count: int, shape: tuple[int, int, int], generator: torch.Generator
 ) -> Tensor:
     if isinstance(component, StationaryGaussian):
         return component.sample(count, generator)
     assert isinstance(component, WhiteGaussian)
-    mean = component.mean
-    white = torch.randn(count, *shape, generator=generator, dtype=mean.dtype, device=mean.device)
-    return mean[:, None, None] + component.variance.sqrt() * white
+    mean = component.mean[:, None, None]
+    return mean + component.variance.sqrt() * normal_like(mean.expand(count, *shape), generator)
 
 
 def _spectrum(component: nn.Module, shape: tuple[int, int, int]) -> Tensor:
@@ -142,8 +137,7 @@ def texture_mixture(image_shape: tuple[int, int, int]) -> GaussianMixture:
     """Textures of two spectra (isotropic and oriented) and two contrasts, equally likely."""
     mean = torch.full((image_shape[0],), 0.5)
     spectra = [
-        natural_spectrum(image_shape, exponent=2.5, floor=0.15),
-        natural_spectrum(image_shape, exponent=2.5, floor=0.15, stretch=2.0),
+        natural_spectrum(image_shape, exponent=2.5, floor=0.15, stretch=stretch) for stretch in (1.0, 2.0)
     ]
     components = [
         StationaryGaussian(mean, deviation**2 * spectrum)

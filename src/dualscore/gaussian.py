@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dualscore.noise import normal_like
+
 QUANTIZATION_VARIANCE = 1.0 / (12.0 * 255.0**2)
 """Variance of uniform noise over one 8-bit step of a pixel in [0, 1], in pixel²."""
 
@@ -122,13 +124,7 @@ class StationaryGaussian(nn.Module):
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw clean images x ~ N(μ, Σ), shape (count, C, H, W)."""
-        white = torch.randn(
-            count,
-            *self.eigenvalues.shape,
-            generator=generator,
-            dtype=self.mean.dtype,
-            device=self.mean.device,
-        )
+        white = normal_like(self.eigenvalues.expand(count, -1, -1, -1), generator)
         return self.synthesize(white * self.eigenvalues.sqrt()) + self.mean[:, None, None]
 
     def entropy(self, noise_variance: float = 0.0) -> Tensor:

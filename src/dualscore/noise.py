@@ -6,7 +6,7 @@ Source: Guth et al. 2025, arXiv 2506.05310, section 2.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -59,6 +59,11 @@ def seeded_generator(device: torch.device, *key: int) -> torch.Generator:
     return generator
 
 
+def normal_like(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise of the shape, type and device of images."""
+    return torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+
+
 def fixed_noise(indices: Sequence[int], shape: Sequence[int], seed: int, draw: int = 0) -> Tensor:
     """Standard normal noise (B, C, H, W) of given images, the same in every batch and on every rank.
 
@@ -71,14 +76,19 @@ def fixed_noise(indices: Sequence[int], shape: Sequence[int], seed: int, draw: i
     Returns:
         Float32, on the CPU.
     """
-    generators = [_of_image(index, seed, draw, 0) for index in indices]
+    generators = _of_images(indices, seed, draw, 0)
     return torch.stack([torch.randn(*shape, generator=g, dtype=torch.float32) for g in generators])
 
 
 def fixed_uniform(indices: Sequence[int], shape: Sequence[int], seed: int, draw: int = 0) -> Tensor:
     """Uniform numbers in [0, 1) of given images, shape (B, *shape); arguments as in `fixed_noise`."""
-    generators = [_of_image(index, seed, draw, 1) for index in indices]
+    generators = _of_images(indices, seed, draw, 1)
     return torch.stack([torch.rand(*shape, generator=g, dtype=torch.float32) for g in generators])
+
+
+def fixed_signs(indices: Sequence[int], shape: Sequence[int], seed: int, draw: int = 0) -> Tensor:
+    """Independent signs ±1 of given images, shape (B, C, H, W); arguments as in `fixed_noise`."""
+    return torch.stack([random_signs(shape, g) for g in _of_images(indices, seed, draw, 2)])
 
 
 def random_signs(shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -90,10 +100,7 @@ def random_signs(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return 2.0 * torch.randint(0, 2, tuple(shape), generator=generator).float() - 1.0
 
 
-def fixed_signs(indices: Sequence[int], shape: Sequence[int], seed: int, draw: int = 0) -> Tensor:
-    """Independent signs ±1 of given images, shape (B, C, H, W); arguments as in `fixed_noise`."""
-    return torch.stack([random_signs(shape, _of_image(index, seed, draw, 2)) for index in indices])
-
-
-def _of_image(index: int, seed: int, draw: int, kind: int) -> torch.Generator:
-    return seeded_generator(torch.device("cpu"), MEASURING, seed, int(index), draw, kind)
+def _of_images(indices: Sequence[int], seed: int, draw: int, kind: int) -> Iterator[torch.Generator]:
+    """A generator for each image, of one draw and kind of numbers."""
+    device = torch.device("cpu")
+    return (seeded_generator(device, MEASURING, seed, int(index), draw, kind) for index in indices)

@@ -30,6 +30,7 @@ from dualscore.annealing.metropolis import Random, evaluate, mala
 from dualscore.annealing.reverse import step_down
 from dualscore.energy import Gradients, ScoreModel
 from dualscore.gaussian import StationaryGaussian
+from dualscore.noise import normal_like
 
 BEST_ACCEPTANCE = 0.574
 """Of Langevin proposals: where chains move fastest. Roberts and Rosenthal 1998."""
@@ -75,11 +76,9 @@ def start_from(
 
     The noise variance t should be so large that the noisy images are nearly of that density.
     """
-    mean, t = prior.mean, prior.mean.new_full((count,), noise_variance)
     clean = prior.sample(count, generator)
-    noise = torch.randn(clean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-    noisy = clean + noise_variance**0.5 * noise
-    return noisy, prior(noisy, t).energy
+    noisy = clean + noise_variance**0.5 * normal_like(clean, generator)
+    return noisy, prior(noisy, clean.new_full((count,), noise_variance)).energy
 
 
 def anneal(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dualscore.annealing.conditions import NOTHING, Condition
-from dualscore.annealing.metropolis import Random, normal_like
+from dualscore.annealing.metropolis import Random, free_noise
 from dualscore.energy import Gradients
 from dualscore.gaussian import StationaryGaussian
 
@@ -68,7 +68,7 @@ def step_down(
             beta = contrast(mean, prior, t).to(images.dtype)[:, None, None, None]
             left = 1.0 - (t - s) / (beta * prior.eigenvalues + t)
     free = torch.ones_like(images[:1]) if condition.free is None else condition.free
-    noise = normal_like(images, generator, condition)
+    noise = free_noise(images, generator, condition)
     spread = ((t - s) * left).sqrt() * noise
     drift = (t - s) * found.image * free
     change = (spread if prior is None else prior.synthesize(spread)) - drift

@@ -17,7 +17,7 @@ from dualscore.evaluation.session import Session
 from dualscore.files.archives import sha256
 from dualscore.gaussian import StationaryGaussian
 from dualscore.measuring import chain_figures
-from dualscore.measuring.estimators import ESTIMATORS, label
+from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.measuring.measured import Extent, Grid, Measured, choose
 from dualscore.measuring.subject import Rows
 from dualscore.settings.config import CHECKS, ExperimentConfig
@@ -73,7 +73,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
         report["estimators"] = list(options.estimators)
         report["complete"] = True
         write_report(report, output)
-        print_report(report, label, console)
+        print_report(report, console)
         console.print(f"written to {output}", soft_wrap=True)
     # A process that left while the first one still measures would be taken for a crash.
     session.fabric.barrier()

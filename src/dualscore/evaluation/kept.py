@@ -41,16 +41,10 @@ class Keep:
         fits: Callable[[Tensors], bool],
         make: Callable[[], Tensors],
     ) -> Tensors:
-        """Tensors from a file, or made and written.
+        """Tensors on the CPU, from a file NAME-… of this identity if they fit, or made and written.
 
-        Args:
-            name: what they are, the beginning of the file's name.
-            identity: what decides them; plain values.
-            fits: whether tensors that were read have the right names and shapes.
-            make: makes them.
-
-        Returns:
-            The tensors, on the CPU.
+        The identity, plain values, is what decides them; `fits` tells whether what was read has the right
+        shapes.
         """
         text = json.dumps(identity, sort_keys=True)
         file = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"

@@ -22,7 +22,7 @@ from torch import Tensor
 from dualscore.energy import Gradients, ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood.units import LEVELS, STEP, check_clean
-from dualscore.noise import corrupt, log_uniform
+from dualscore.noise import corrupt, log_uniform, normal_like
 from dualscore.objective import denoising_loss
 
 _NEGLIGIBLE = 100.0
@@ -120,11 +120,6 @@ def check_bound(clean: Tensor, t0: float, t1: float, levels: int) -> None:
         raise ValueError(f"noise variances need 0 < t0 < t1, got t0={t0}, t1={t1}")
 
 
-def normal_like(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of the shape, type and device of images."""
-    return torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
-
-
 def noise_in_strata(
     clean: Tensor, t0: float, t1: float, strata: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -150,7 +145,7 @@ def variational_bound(
     generator: torch.Generator,
     levels: int = LEVELS,
 ) -> BoundTerms:
-    """Estimate, without bias, the upper bound on −log P of images on their grey levels.
+    """Estimate, without bias, the upper bound on −log P of images on their grey levels: one draw an image.
 
     Args:
         model: its denoiser defines P; any will do, such as `Mirrored(model)`.
@@ -163,7 +158,7 @@ def variational_bound(
         levels: number of grey levels.
 
     Returns:
-        One draw of the bound's parts of each image.
+        The bound's parts.
 
     Raises:
         ValueError: if the images are not on their grey levels or the range of variances is empty.

@@ -33,11 +33,10 @@ from dualscore.likelihood.bound import (
     decoder_energy,
     decoder_variance,
     noise_in_strata,
-    normal_like,
     prior_divergence,
 )
 from dualscore.likelihood.units import LEVELS
-from dualscore.noise import corrupt
+from dualscore.noise import corrupt, normal_like
 
 _RARE = 10.0
 """P(‖z‖² > K) ≤ e^−10 by Laurent & Massart, and some 1e-6 really: less than 1e-4 bits/dim in all."""
@@ -55,13 +54,10 @@ class BoundedRows(NamedTuple):
     prior: Tensor
     """KL(q(y_{t1} | x) ‖ prior) in nats, exact, shape (n,)."""
     dimension: int
-    """d."""
     t0: float
-    """Where the decoder takes over, in pixel²."""
     t1: float
-    """Where the prior takes over, in pixel²."""
+    """Where the decoder and the prior take over, in pixel²."""
     levels: int = LEVELS
-    """Number of grey levels."""
 
 
 def noise_limit(dimension: int) -> float:
@@ -137,8 +133,9 @@ def _kept(noise: Tensor, values: Tensor, ceiling: Tensor | float) -> Tensor:
 def bounded_space(model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
     """‖x − x̂‖²/(t d) of the bounded denoiser, 0 where ‖z‖² > K: x, z (B, C, H, W), t (B,) → float64 (B,)."""
     denoised = bounded_denoise(model, corrupt(clean, noise, noise_variance), noise_variance)
-    error = (denoised - clean).double().square().mean(dim=(1, 2, 3)) / noise_variance.double()
-    return _kept(noise, error, space_ceiling(noise_variance.double(), clean[0].numel()))
+    t = noise_variance.double()
+    error = (denoised - clean).double().square().mean(dim=(1, 2, 3)) / t
+    return _kept(noise, error, space_ceiling(t, clean[0].numel()))
 
 
 def decode_bounded(
@@ -191,18 +188,21 @@ class Certificate:
 
     P is the law of 8-bit images that the bounded denoiser's diffusion, its decoder and its prior define, of
     which the bound is an upper bound on −log P(x). It says nothing of exp(−U). All parts are nats an image.
+
+    Args:
+        decoder: mean of the draws.
+        diffusion: mean of the draws.
+        prior: mean over the images, exact.
+        tail: what rare noise, which is cut, adds at most.
+        margin: added for there being finitely many draws; infinite if one of them is not finite.
+        confidence: 1 − δ.
     """
 
     decoder: float
-    """Mean of the draws."""
     diffusion: float
-    """Mean of the draws."""
     prior: float
-    """Mean over the images, exact."""
     tail: float
-    """What rare noise, which is cut, adds at most."""
     margin: float
-    """What is added for there being finitely many draws; infinite if one of them is not finite."""
     confidence: float
 
     @property
@@ -217,19 +217,10 @@ class Certificate:
 
 
 def sum_limit(values: Tensor, centres: Tensor, ceiling: float, confidence: float) -> float:
-    """An upper confidence limit on the sum of the means of independent bounded draws.
+    """An upper confidence limit on Σ E X_i of independent draws X_i, with centres c_i, both of shape (n,).
 
-    Args:
-        values: X_i, each between 0 and the ceiling, shape (n,); independent, not necessarily of one law.
-        centres: c_i, between 0 and the ceiling, shape (n,); c_i may depend on X_1, …, X_{i−1} only.
-        ceiling: b, known beforehand.
-        confidence: 1 − δ.
-
-    Returns:
-        The limit on Σ E X_i, in the values' unit; infinite if a value is not finite.
-
-    Raises:
-        ValueError: if a value or a centre is out of its range, or the confidence is not between 0 and 1.
+    X_i and c_i lie between 0 and the ceiling b, known beforehand, and c_i depends on X_1, …, X_{i−1} only;
+    a ValueError refuses others. Infinite if a value is not finite.
     """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"a confidence must lie between 0 and 1, got {confidence}")
@@ -277,23 +268,15 @@ def _in_nats(rows: BoundedRows) -> tuple[Tensor, Tensor, float]:
     draws = torch.cat([rows.decoder[:, None].double(), factor * rows.space.double()], dim=1).cpu()
     tail = strata * factor * space_tail(dimension) + decoder_tail(dimension, rows.t0, rows.levels)
     # A rounding error must not pass for a draw out of its range.
-    return (
-        torch.where(draws <= ceilings * (1.0 + 1e-6), torch.minimum(draws, ceilings), draws),
-        ceilings,
-        tail,
-    )
+    draws = torch.where(draws <= ceilings * (1.0 + 1e-6), torch.minimum(draws, ceilings), draws)
+    return draws, ceilings, tail
 
 
 def certify(rows: BoundedRows, confidence: float = 0.95) -> Certificate:
-    """A certificate for the measured images, over the noise that was drawn for them.
+    """A certificate, in nats an image, for the mean over the measured images, over their noise.
 
-    Args:
-        rows: one draw of the decoder and one a stratum, shapes (n,) and (n, strata), in an order that
-            does not depend on the draws.
-        confidence: 1 − δ.
-
-    Returns:
-        The limit on the mean over these images and its parts, in nats an image.
+    One draw of the decoder and one a stratum, shapes (n,) and (n, strata), in an order that does not depend
+    on the draws; `confidence` is 1 − δ.
     """
     draws, ceilings, tail = _in_nats(rows)
     ceiling, images = float(ceilings.max()), len(draws)
@@ -311,18 +294,10 @@ def population_limit(
 ) -> float:
     """An upper confidence limit on the bound's mean over the population that the images are drawn from.
 
-    The same inequality over image totals, or over photographs, each with the mean of its images. The range of
-    a total is wide: hundreds of independent images are needed before it says anything.
-
-    Args:
-        rows: of images, shapes (n,) and (n, strata).
-        prior_ceiling: the most the prior's part can be, in nats.
-        groups: which photograph each image is of, integers, shape (n,), the photographs being independent
-            draws from the population; None if the images are.
-        confidence: 1 − δ.
-
-    Returns:
-        Nats an image; infinite where it is no better than the uniform law's d ln(levels).
+    The same inequality over image totals, or over photographs, each with the mean of its images: `groups`
+    says which one each image is of, shape (n,), where photographs are the independent draws. The range of a
+    total is wide: hundreds of independent images are needed before it says anything. In nats an image;
+    infinite where it is no better than the uniform law's d ln(levels).
     """
     draws, ceilings, tail = _in_nats(rows)
     ceiling = float(ceilings.sum()) + prior_ceiling

@@ -36,16 +36,9 @@ def energy_rises(
 ) -> Tensor:
     """The energy's rise between levels t_1 < … < t_L, less the I-MMSE integral of the same images, in nats.
 
-    Args:
-        energy: U(y_t, t) in nats at each level, shape (n, L).
-        levels: in pixel², length L.
-        variances: where the denoiser was measured, one t a stratum of ln t, in pixel², shape (n, S).
-        space: the space losses d_eff/d there, shape (n, S).
-        width: of each stratum, in nats of ln t, shape (S,); the strata cover the levels.
-        dimension: d.
-
-    Returns:
-        Shape (n, L − 1).
+    From U(y_t, t) in nats at each level (n, L), and where the denoiser was measured, one t a stratum of ln t:
+    its variances and space losses d_eff/d, of shape (n, S), and the strata's widths in nats of ln t, (S,),
+    which cover the levels. Shape (n, L − 1).
     """
     integrand = 0.5 * dimension * width * (1.0 - space.double())
     gaps = [integrand[:, :0]]

@@ -83,15 +83,7 @@ def importance_weights(
 ) -> Tensor:
     """Log weights U_G − U of draws from the Gaussian, float64, shape (n, T), whose means are Z(t).
 
-    Args:
-        model: the energy U.
-        prior: the clean images' Gaussian N(μ, Σ), which gives U_G.
-        variances: t in pixel², length T.
-        draws: their numbers, in one batch. A draw depends on its number and the seed alone.
-        seed: of all that is random.
-
-    Returns:
-        `log_mean` makes log Z of a column.
+    A draw depends on its number and the seed alone; `log_mean` makes log Z of a column.
     """
     columns = []
     for j, t in enumerate(variances):

@@ -82,17 +82,10 @@ State = tuple[Tensor, ...]
 def integrate(
     velocity: Callable[[Tensor, State], State], start: State, t_from: float, t_to: float, tolerance: float
 ) -> State:
-    """Follow a flow in ln t with an adaptive solver (Dormand–Prince 5).
+    """Follow a flow in ln t with an adaptive solver (Dormand–Prince 5), from t_from > 0 to t_to, in pixel².
 
-    Args:
-        velocity: (t, state) → d state/d ln t; t is a scalar of the first part's type.
-        start: the state at t_from, tensors.
-        t_from: noise variance where it begins, in pixel², > 0.
-        t_to: where it ends, above or below.
-        tolerance: relative and absolute.
-
-    Returns:
-        The state at t_to.
+    The velocity gives d state/d ln t at (t, state), where t is a scalar of the first part's type; the
+    tolerance is relative and absolute.
     """
     like = start[0]
     path = odeint(

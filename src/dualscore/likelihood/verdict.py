@@ -115,14 +115,8 @@ def overall(checks: Sequence[Check]) -> Word:
 def verdict(checks: Sequence[Check], dimension: int, looked_at: str, listed: int = 3) -> str:
     """One line in words: what the checks came to, and where; what was looked at, and what cannot be seen.
 
-    Args:
-        checks: everything that was compared.
-        dimension: d.
-        looked_at: what the checks are of, such as `512 images of 2 photographs and 64 chains`.
-        listed: how many checks are spelt out, the largest first.
-
-    Returns:
-        The line.
+    `looked_at` is what the checks are of, such as `512 images of 2 photographs and 64 chains`; of the checks
+    the `listed` largest are spelt out.
     """
     word, others = overall(checks), [check for check in checks if check.of_images]
     checks = [check for check in checks if not check.of_images]

@@ -25,23 +25,7 @@ from dualscore.sampling.sample_images import (
 )
 
 __all__ = [
-    "T_MIN",
-    "Annealed",
-    "Chain",
-    "Condition",
-    "Known",
-    "Method",
-    "Noisy",
-    "Samples",
-    "anneal",
-    "effective_samples",
-    "flow",
-    "inpaint",
-    "last_variance",
-    "levels",
-    "mala",
-    "posterior",
-    "resample",
-    "sample",
-    "start_from",
-]
+    "T_MIN", "Annealed", "Chain", "Condition", "Known", "Method", "Noisy", "Samples", "anneal",
+    "effective_samples", "flow", "inpaint", "last_variance", "levels", "mala", "posterior", "resample",
+    "sample", "start_from",
+]  # fmt: skip

@@ -14,7 +14,7 @@ from dualscore.errors import SamplingError
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.likelihood.ode import WhitenedFlow, integrate
 from dualscore.model import ImageModel
-from dualscore.noise import SAMPLING, log_uniform, seeded_generator
+from dualscore.noise import SAMPLING, log_uniform, normal_like, seeded_generator
 
 T_MIN = QUANTIZATION_VARIANCE
 """Noise variance at which sampling ends, in pixel²: that of rounding to 8 bits."""
@@ -165,10 +165,7 @@ def inpaint(
 
     def draw(part: slice) -> Samples:
         held = clean[part]
-        noise, white = (
-            torch.randn(held.shape, generator=generator, dtype=held.dtype, device=held.device)
-            for _ in range(2)
-        )
+        noise, white = normal_like(held, generator), normal_like(held, generator)
         spread = schedule[0] + prior.eigenvalues.mean()  # of pixels as if they were independent
         start = prior.mean[:, None, None] + spread.sqrt() * white
         density = white.square() + torch.log(2.0 * math.pi * spread)
@@ -258,9 +255,9 @@ def flow(
 ) -> tuple[Tensor, int]:
     """Draw samples of p(y | t_min) by following the score from N(μ, Σ + t_max I).
 
-    In the whitened coordinates the start is standard normal, whatever the spectrum. Returns images (count, C,
-    H, W), and the evaluations of the model for each. The tolerance is the solver's, relative and absolute, in
-    standard deviations. Source: Song et al. 2021, arXiv 2011.13456, section 4.3.
+    In the whitened coordinates the start is standard normal, whatever the spectrum. Returns images of shape
+    (count, C, H, W), and the evaluations for each. The solver's tolerance is in standard deviations. Source:
+    Song et al. 2021, arXiv 2011.13456, section 4.3.
     """
     whitened = WhitenedFlow(prior)
     evaluations = 0
@@ -272,9 +269,7 @@ def flow(
         y = whitened.image(v, t)
         return (whitened.velocity(v, model.gradients(y, t.expand(len(y)), time=False).image, t),)
 
-    mean = prior.mean
-    shape = (count, *prior.eigenvalues.shape)
     with torch.no_grad():
-        start = torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        start = normal_like(prior.eigenvalues.expand(count, -1, -1, -1), generator)
         (v,) = integrate(velocity, (start,), t_max, t_min, tolerance)
-        return whitened.image(v, mean.new_tensor(t_min)), evaluations
+        return whitened.image(v, prior.mean.new_tensor(t_min)), evaluations
