@@ -26,7 +26,7 @@ def dct_matrix(size: int) -> Tensor:
 
 
 class Standardized(NamedTuple):
-    """What a Gaussian says of noisy images."""
+    """A Gaussian's energies of noisy images, and the whitened images."""
 
     energy: Tensor
     """U(y, t) in nats, shape (B,)."""

@@ -25,7 +25,7 @@ def psnr(noise_variance: float) -> float:
 
 
 def in_decibels(noise_variance: float) -> str:
-    """How a noise variance is named for people: its PSNR to a tenth of a decibel, `30` or `22.5`."""
+    """A noise variance's name in tables: its PSNR to a tenth of a decibel, `30` or `22.5`."""
     return f"{round(psnr(noise_variance), 1):g}"
 
 

@@ -33,7 +33,7 @@ from dualscore.gaussian import StationaryGaussian
 from dualscore.noise import normal_like
 
 BEST_ACCEPTANCE = 0.574
-"""Of Langevin proposals: where chains move fastest. Roberts and Rosenthal 1998."""
+"""Acceptance of Langevin proposals at which chains move fastest. Roberts and Rosenthal 1998."""
 _PATIENCE = 0.5
 """How far the step size follows one level's acceptance, in nats."""
 
@@ -48,13 +48,13 @@ class Annealed(NamedTuple):
     acceptance: list[float]
     """The mean acceptance at each level but the first; empty without Langevin steps."""
     step_sizes: list[float]
-    """Of the Langevin steps at each level but the first, relative to its t."""
+    """Langevin step sizes at each level but the first, relative to its t."""
     log_weights: Tensor | None
     """The logs of the weights as they grew, at each level, float64, shape (B, L)."""
 
 
 def effective_samples(log_weight: Tensor) -> float:
-    """How many equally weighted samples weighted ones are worth, (Σw)²/Σw², of their logs, shape (B,)."""
+    """Effective number of weighted samples, (Σw)²/Σw², from the logs of their weights, shape (B,)."""
     return float((2.0 * log_weight.logsumexp(0) - (2.0 * log_weight).logsumexp(0)).exp())
 
 

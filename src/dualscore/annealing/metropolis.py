@@ -17,11 +17,11 @@ from dualscore.energy import Gradients, ScoreModel
 from dualscore.noise import normal_like
 
 Random = torch.Generator | Sequence[torch.Generator]
-"""What draws: one generator for all chains, or one a chain, whose way is then the same in every batch."""
+"""One generator for all chains, or one per chain, which then moves alike in every batch."""
 
 
 class Chain(NamedTuple):
-    """Where chains are, and how many of their proposals were accepted."""
+    """The chains' positions, and the share of proposals accepted."""
 
     images: Tensor
     """y, shape (B, C, H, W)."""

@@ -18,7 +18,7 @@ Picture = NDArray[np.uint8]
 LARGEST_SIDE = 16_383
 """Pixels of a WebP's side, the shortest limit of all."""
 GRAY_EFFORT, COLOUR_EFFORT = 9, 8
-"""Of JPEG XL: 10 saves 0.001 bits/dim more in three times the time; 9 takes minutes a colour megapixel."""
+"""JPEG XL's effort: 10 saves 0.001 bits/dim more in three times the time; 9 takes minutes a megapixel."""
 JPEG_XL = 'not installed: pip install "dualscore[codecs]"'
 
 
@@ -78,7 +78,7 @@ CODECS: dict[str, tuple[str, Callable[[Picture], bytes]]] = {
     "webp": ("WebP, lossless", webp),
     "jpeg_xl": ("JPEG XL, lossless", jpeg_xl),
 }
-"""What each is called, and what makes its files."""
+"""By name: the label in tables, and the encoder."""
 
 
 def _saved(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -25,7 +25,7 @@ from dualscore.terminal import quiet, shared_console
 
 
 def is_complete(report: Path, checkpoint: Path) -> bool:
-    """Whether an evaluation.json is there and tells of a finished evaluation of a checkpoint as it is now."""
+    """Whether evaluation.json exists and is a finished evaluation of exactly this checkpoint."""
     try:
         found = json.loads(report.read_text(encoding="utf-8"))
         return bool(found["complete"]) and found["checkpoint_sha256"] == sha256(checkpoint)
@@ -81,7 +81,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
 
 
 def _opening(config: ExperimentConfig, checkpoint: Path, opened: Opened) -> dict[str, Any]:
-    """What the report begins with: the checkpoint and the images."""
+    """The report's head: the checkpoint and the images."""
     data = opened.session.datamodule
     return {
         "experiment": config.name,
@@ -129,7 +129,7 @@ def _chains(session: Session, measured: Measured) -> dict[str, Rows]:
 
 
 def _yardsticks(config: ExperimentConfig, session: Session, folder: Path) -> dict[str, yardsticks.Yardstick]:
-    """What anybody gets within a minute, on the reported images."""
+    """Measure the yardsticks on the reported images."""
     statistics = load_statistics(config)
     return yardsticks.measure_yardsticks(
         session.datamodule,
@@ -158,7 +158,7 @@ def blank(opened: Opened, config: ExperimentConfig) -> Measured:
 
 
 def with_span(measured: Measured) -> Measured:
-    """The same with t0 and t1 chosen on the pilot's rows, if there are any."""
+    """The measurement with t0 and t1 chosen on the pilot's rows, if there are any."""
     rows = measured.rows
     if "pilot" not in rows:
         return measured

@@ -62,7 +62,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
 
 
 def legend(report: dict[str, Any]) -> list[str]:
-    """What the columns of the tables are, for who reads them for the first time."""
+    """Explain the tables' columns to a first-time reader."""
     over = "photographs" if _over_photographs(report) else "images; their photographs are not known"
     lines = [
         f"±: standard error over {over}",
@@ -83,7 +83,7 @@ def _over_photographs(report: dict[str, Any]) -> bool:
 
 
 def _sentences(report: dict[str, Any]) -> list[str]:
-    """What is said of the bound beside another model, of the mass, and image by image."""
+    """Sentences on the bound beside another model, the mass, and the energy image by image."""
     lines = [
         f"{name}, the same {gap['images']:,} images: {gap['value']:+.3f}"
         + (f" ± {gap['stderr']:.3f} bits/dim" if gap["stderr"] is not None else " bits/dim")

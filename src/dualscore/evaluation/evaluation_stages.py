@@ -1,4 +1,4 @@
-"""Which stages an evaluation has, and in which order: from the estimators that were asked for."""
+"""The stages of an evaluation in their order, from the estimators that were asked for."""
 
 from dualscore.errors import ConfigError
 from dualscore.evaluation.yardsticks import YARDSTICKS
@@ -20,7 +20,7 @@ def levels(options: EvaluateConfig) -> list[float]:
 
 
 def extent(options: EvaluateConfig, counts: dict[str, int], reported: str) -> Extent:
-    """How much is measured of the images that there are, `counts` in each split.
+    """The number of images for each purpose, given the `counts` in each split.
 
     Where the validation split is reported, which chose the checkpoint, training images choose what is left to
     be chosen.
@@ -57,7 +57,7 @@ def check_estimators(config: ExperimentConfig) -> None:
 
 
 def pilot_stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[Stage]:
-    """What the bound's t0 and t1 are chosen by, on images that are not reported; none without a bound."""
+    """The pilot: stages that choose the bound's t0 and t1, on images that are not reported."""
     if "bound" not in options.estimators:
         return []
     grid, split = measured.grid, extent.chooser
@@ -89,12 +89,12 @@ def stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[
 
 
 def checked(measured: Measured, options: EvaluateConfig) -> bool:
-    """Whether the energy's identities are looked at."""
+    """Whether the energy's identities are checked."""
     return measured.subject.is_energy and CHECKS in options.estimators
 
 
 def costs(config: ExperimentConfig, counts: dict[str, int], reported: str) -> list[tuple[str, str]]:
-    """What an evaluation costs, for people: pairs of an estimator and its network evaluations, in order.
+    """The cost of an evaluation, in words: pairs of an estimator and its network evaluations, in order.
 
     `counts` are the images in each split; {} where they are not known, or without end.
     """

@@ -1,4 +1,4 @@
-"""What is fitted once a data set to stand beside every evaluation: a full Gaussian and a causal network."""
+"""Yardsticks that are fitted once per data set: a full-covariance Gaussian and a causal network."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -14,16 +14,16 @@ from dualscore.images import in_channels, to_pixels
 from dualscore.likelihood.causal import CausalMLP, train_causal
 
 GAUSSIAN_VERSION = CAUSAL_VERSION = 1
-"""Of the fits; what other versions made is made anew."""
+"""Versions of the fits; files of other versions are made anew."""
 BATCH = 512
 FULL_COVARIANCE_LIMIT = 4096
 """Largest d for which the full-covariance Gaussian is fitted (d² doubles, 134 MB)."""
 IMAGES_PER_DIMENSION, FEWEST_IMAGES = 16, 2**15
 """Training images for that fit: so many a dimension at most, and so many of small images."""
 STEPS, SEED = 5000, 0
-"""Of the network's training: about 45 seconds of a core where images are gray, 65 in colour."""
+"""The network's training: about 45 seconds on one core for gray images, 65 for colour."""
 MOST_VALUES = 2**26
-"""8-bit values that it is trained on, at most: ten times as many as it looks at."""
+"""Largest training set, in 8-bit values: ten times as many as training looks at."""
 
 
 class FullGaussian:

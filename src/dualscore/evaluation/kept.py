@@ -1,4 +1,4 @@
-"""What is fitted once a data set, kept in files: NAME-HASH.safetensors, whole or absent.
+"""Files for what is fitted once per data set: NAME-HASH.safetensors, whole or absent.
 
 A file's header holds what decides its content, and a digest of both; nothing in it is ever executed. A file
 that is damaged, or of something else, is as if it were not there. Two processes that find nothing both make
@@ -25,7 +25,7 @@ _ENTRY = "dualscore"
 
 @dataclass(frozen=True)
 class Keep:
-    """Where tensors are kept that take long to make.
+    """A cache of tensors that take long to make.
 
     Args:
         folders: where files may be, in the order they are looked through; the first that can be written to

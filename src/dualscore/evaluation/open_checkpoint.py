@@ -18,7 +18,7 @@ from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import to_plain
 
 DEFINITIONS = 2
-"""Of the figures; rows that were measured by others are measured anew."""
+"""Version of the figures' definitions; rows of other versions are measured anew."""
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from dualscore.noise import GOLDEN_RATIO
 from dualscore.settings.config import EvaluateConfig
 
 KINDS = {"train": "training", "val": "validation", "test": "test"}
-"""What images of a split are called."""
+"""Names of the splits' images."""
 KEPT_BYTES = 2**26
 """Stored images of a split that a session keeps in memory, at most."""
 
 
 @dataclass
 class Session:
-    """What all stages of an evaluation share.
+    """Runs stages on all devices and keeps their rows.
 
     Args:
         fabric: the devices.
@@ -119,7 +119,7 @@ class Session:
 
     @property
     def kind(self) -> str:
-        """What reported images are called: `test` or `validation`."""
+        """The name of reported images: `test` or `validation`."""
         return KINDS[self.reported]
 
     def _pixels(self, stored: Tensor) -> Tensor:

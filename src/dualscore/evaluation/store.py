@@ -1,4 +1,4 @@
-"""What was measured of each image, kept on disk as it comes, so that an interrupted evaluation goes on.
+"""Rows on disk: each image's figures are kept as they come, so that an interrupted evaluation goes on.
 
 A stage's folder, NAME-HASH, holds `identity.json`, what decides its figures, and parts `RANK-NUMBER.npz`,
 each with rows of named figures and the images' positions. Nothing in them is ever executed.

@@ -4,9 +4,11 @@ Two Gaussians, a small causal network with an exact likelihood, and lossless cod
 training images is kept beside them, or, where that is no folder to write to, with the evaluation.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +22,7 @@ from dualscore.data.batch import Batch
 from dualscore.errors import DataError
 from dualscore.evaluation import fitted_yardsticks
 from dualscore.evaluation.codecs import CODECS, mosaic
-from dualscore.evaluation.fitted_yardsticks import STEPS, causal_mlp
+from dualscore.evaluation.fitted_yardsticks import BATCH, STEPS, causal_mlp, full_gaussian
 from dualscore.evaluation.kept import Keep
 from dualscore.evaluation.session import nested_choice
 from dualscore.gaussian import StationaryGaussian
@@ -39,14 +41,13 @@ LABELS = {
     **{name: label for name, (label, _) in CODECS.items()},
 }
 EXACT, DEQUANTIZED, DENSITY, FILE = "exact", "dequantized", "density", "file"
-"""What a figure is of: −log₂ P of 8-bit images; a bound on it; a density on [0, 1]^d; a file's length."""
+"""Kinds of figures: −log₂ P of 8-bit images; a bound on it; a density on [0, 1]^d; a file's length."""
 FOLDER = ".yardsticks"
 """Beside the shards: what is kept."""
 CAUSAL_VALUES = 2**22
 """8-bit values that the network is measured on, at most: about 15 seconds of a core."""
 CODEC_PIXELS = 2**19
 """Pixels of a mosaic, at most: some seconds of WebP."""
-BATCH = 512
 _NO_LEVELS = "of 8-bit images only, and these are floats"
 
 Item = TypeVar("Item")
@@ -63,11 +64,11 @@ class Yardstick:
     """Bits/dim, the mean over images; None where there is a `reason`."""
     images: int = 0
     training_images: int | None = None
-    """What it was fitted to; None for codecs."""
+    """Images it was fitted to; None for codecs."""
     positions: Tensor | None = None
     """The images' places in the split, int64, shape (n,); None for codecs."""
     bits_per_dim: Tensor | None = None
-    """Of each of these images, float64, shape (n,)."""
+    """Bits/dim of each of these images, float64, shape (n,)."""
     detail: str = ""
     """How it was made, for people."""
     reason: str = ""
@@ -153,21 +154,21 @@ def measure_yardsticks(
             rows[name] = Yardstick(LABELS[name], kind, reason=str(error))
     codecs = [name for name in CODECS if name in wanted]
     limits = {name: measure.most for name, measure in measures.items()}
-    limits |= {"mosaic": max(1, CODEC_PIXELS // setting.pixels)} if codecs and not floats else {}
+    limits |= (
+        {"mosaic": max(1, CODEC_PIXELS // math.prod(setting.shape[1:]))} if codecs and not floats else {}
+    )
     chosen = {name: nested_choice(count, min(count, most)) for name, most in limits.items()}
     found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in limits}
-    for batch in _shown(
-        datamodule.evenly_spaced(split, count, BATCH), "yardsticks", -(-count // BATCH), console
-    ):
+    batches = datamodule.evenly_spaced(split, count, BATCH)
+    for batch in _shown(batches, "yardsticks", -(-count // BATCH), console):
         stored = in_channels(batch.image, channels)
         for name in limits:
             keep = torch.tensor([ordinal in chosen[name] for ordinal in batch.ordinal.tolist()])
             if keep.any():
                 images, positions = stored[keep], batch.position[keep]
-                values = (
-                    measures[name].bits_per_dim(images, positions.tolist()) if name in measures else images
-                )
-                found[name].append((positions, values))
+                if name in measures:
+                    images = measures[name].bits_per_dim(images, positions.tolist())
+                found[name].append((positions, images))
     for name, measure in measures.items():
         positions, values = (torch.cat(parts) for parts in zip(*found[name], strict=True))
         rows[name] = Yardstick(
@@ -181,7 +182,7 @@ def measure_yardsticks(
 
 @dataclass(frozen=True)
 class _Setting:
-    """What yardsticks are fitted to, and where they are kept."""
+    """The data that yardsticks are fitted to, and the place where fits are kept."""
 
     datamodule: ImageDataModule
     stationary: StationaryGaussian
@@ -198,36 +199,25 @@ class _Setting:
     def dimension(self) -> int:
         return self.stationary.eigenvalues.numel()
 
-    @property
-    def pixels(self) -> int:
-        return self.shape[1] * self.shape[2]
-
-    @property
-    def keep(self) -> Keep:
-        path = self.datamodule.path
-        return Keep([*([path / FOLDER] if isinstance(path, Path) else []), self.folder])
-
     def fitted(self, name: str, kind: str) -> _Measure:
         """Fit a yardstick, or take it from its file; a DataError says why there is none."""
+        path = self.datamodule.path
+        keep = Keep([*([path / FOLDER] if isinstance(path, Path) else []), self.folder])
         if name == STATIONARY:
             return self._gaussian(kind, self._stationary_energy, self.datamodule.statistics_images)
-        if name == FULL_COVARIANCE:
-            return self._full_covariance(kind)
-        return self._causal(kind)
+        return self._full_covariance(kind, keep) if name == FULL_COVARIANCE else self._causal(kind, keep)
 
     def _stationary_energy(self, x: Tensor) -> Tensor:
         energy: Tensor = self.stationary(x, torch.zeros(len(x), dtype=x.dtype)).energy
         return energy
 
-    def _full_covariance(self, kind: str) -> _Measure:
+    def _full_covariance(self, kind: str, keep: Keep) -> _Measure:
         limit = fitted_yardsticks.FULL_COVARIANCE_LIMIT
         if self.dimension > limit:
             raise DataError(f"d = {self.dimension:,} is too large: at most {limit:,}")
-        count = fitted_yardsticks.fitting_images(self.datamodule, self.dimension)
-        full = fitted_yardsticks.full_gaussian(
-            self.datamodule, self.channels, self.dimension, self.keep,
-            lambda batches: _shown(batches, "Gaussian", -(-count // fitted_yardsticks.BATCH), self.console),
-        )  # fmt: skip
+        batches = -(-fitted_yardsticks.fitting_images(self.datamodule, self.dimension) // BATCH)
+        watch = partial(_shown, name="Gaussian", total=batches, console=self.console)
+        full = full_gaussian(self.datamodule, self.channels, self.dimension, keep, watch)
         return self._gaussian(kind, full.energy, full.count)
 
     def _gaussian(self, kind: str, energy: Callable[[Tensor], Tensor], training_images: int) -> _Measure:
@@ -240,13 +230,11 @@ class _Setting:
 
         return _Measure(kind, training_images, measure, sys.maxsize, "")
 
-    def _causal(self, kind: str) -> _Measure:
+    def _causal(self, kind: str, keep: Keep) -> _Measure:
         if _are_floats(self.datamodule, "train"):
             raise DataError(_NO_LEVELS)
-        model, count = causal_mlp(
-            self.datamodule, self.channels, self.shape, self.keep,
-            lambda steps: _shown(steps, "causal MLP", STEPS, self.console),
-        )  # fmt: skip
+        watch = partial(_shown, name="causal MLP", total=STEPS, console=self.console)
+        model, count = causal_mlp(self.datamodule, self.channels, self.shape, keep, watch)
         weights = sum(parameter.numel() for parameter in model.parameters())
 
         def measure(stored: Tensor, _: list[int]) -> Tensor:
@@ -272,7 +260,7 @@ def _codec(name: str, tiles: Tensor | None) -> Yardstick:
 
 
 def _are_floats(datamodule: ImageDataModule, split: str) -> bool:
-    """Whether images are no 8-bit ones, told by the first."""
+    """Whether images are floats instead of 8-bit, judged by the first one."""
     first: Batch = next(iter(datamodule.evenly_spaced(split, 1, 1)))
     return first.image.is_floating_point()
 

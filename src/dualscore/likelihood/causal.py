@@ -24,11 +24,11 @@ from torch.nn.functional import logsigmoid, relu
 from dualscore.likelihood.units import LEVELS
 
 RADIUS, WIDTH, HIDDEN, COMPONENTS = 5, 128, 3, 4
-"""Of the window, in pixels; of the hidden layers; how many of these; logistics in a mixture."""
+"""The window's radius in pixels; the hidden layers' width and number; logistics in a mixture."""
 NEAR = 2
 """Radius of the part of the window that brightness and contrast are taken from."""
 LOG_SCALES = (-12.0, 4.0)
-"""Of a logistic, on the scale of [0, 1]: from far below a step to nearly uniform; all else would overflow."""
+"""Limits of a logistic's log scale, for pixels in [0, 1]: from far below a step to nearly uniform."""
 CHUNK = 2**14
 """Pixels that energies are computed of at a time, which bounds the memory."""
 BATCH, LEARNING_RATE, WARM_UP, WEIGHT_DECAY = 1024, 4e-3, 100, 0.1

@@ -84,7 +84,7 @@ def space_tail(dimension: int) -> float:
 
 
 def _blind_constant(dimension: int, t0: float, levels: int) -> float:
-    """What −log P of the decoder's blind part is at most, beside ‖z‖²/2."""
+    """The most that −log P of the decoder's blind part can be, beside ‖z‖²/2."""
     # Σ_k exp(−(y − k·step)²/2t) over all integers k is largest at a level (by Poisson summation).
     offsets = torch.arange(1, levels, dtype=torch.float64) / (levels - 1)
     weights = 1.0 + 2.0 * float(torch.exp(-offsets.square() / (2.0 * t0)).sum())

@@ -170,9 +170,9 @@ POINTS = 13
 WIDEST = 1.5
 """Half of a window, in nats of ln t, at most."""
 MEAN_TOLERANCE = 0.05
-"""Of a uniform rank's mean, ½."""
+"""Tolerance of a uniform rank's mean, ½."""
 SPREAD_TOLERANCE = 0.03
-"""Of its mean square around ½, 1/12; ranks that are all 0 or 1 have ¼."""
+"""Tolerance of its mean square around ½, 1/12; ranks that are all 0 or 1 have ¼."""
 
 
 def window(noise_variance: float, dimension: int, t_range: tuple[float, float]) -> list[float]:

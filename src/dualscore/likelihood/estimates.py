@@ -51,7 +51,7 @@ class Estimate:
         return math.hypot(self.stderr, other.stderr), min(counts, default=max(self.groups, other.groups))
 
     def quantile(self, deviations: float) -> float:
-        """How many standard errors hold the truth as often as so many deviations of a normal law do."""
+        """Student's t quantile that covers as much as this many standard deviations of a normal law."""
         if not self.groups:
             return deviations
         if self.groups < 2:

@@ -44,11 +44,11 @@ class LogMean:
     value: float
     """Log Ẑ."""
     stderr: float
-    """Of it, by the delta method: sd(w) / (√n mean w). It means little where few weights count."""
+    """Its standard error by the delta method, sd(w) / (√n mean w); unreliable where few weights count."""
     effective: float
-    """How many equal weights these are worth, (Σw)²/Σw²."""
+    """Effective number of weights, (Σw)²/Σw²."""
     count: int
-    """How many they are, n."""
+    """Number of weights, n."""
 
     @property
     def share(self) -> float:
@@ -102,7 +102,7 @@ class Weighed(NamedTuple):
 
 @dataclass(frozen=True)
 class Mass:
-    """What annealing found."""
+    """The result of annealing."""
 
     at: LogMean
     """Log ∫ exp(−U(y, t_min)) dy, of U as the model gives it: log Z is still in it."""
@@ -111,9 +111,9 @@ class Mass:
     profile: list[float]
     """Log Ẑ at each of them, in nats. It rises where mass appears, and is flat for a normalized energy."""
     acceptance: list[float]
-    """Of Langevin steps, at each level but the first; empty without them."""
+    """Mean acceptance of Langevin steps at each level but the first; empty without them."""
     evaluations: int
-    """Of the energy's gradients, for each chain; the pilot's are not counted."""
+    """Evaluations of the energy's gradients per chain, without the pilot's."""
 
 
 def falling_levels(t_max: float, t_min: float, count: int) -> list[float]:
@@ -184,7 +184,7 @@ def _annealed(
 
 
 def mass_of(log_weights: Tensor, schedule: Sequence[float], acceptance: Sequence[float], steps: int) -> Mass:
-    """What rows of `weigh_chains`, log weights (n, L), say together, also those of several batches."""
+    """The mass from log weights (n, L) of `weigh_chains`, of one batch or several."""
     last = log_mean(log_weights[:, -1])
     profile = (log_weights.double().logsumexp(0) - math.log(len(log_weights))).tolist()
     return Mass(last, list(schedule), profile, list(acceptance), 1 + (1 + steps) * (len(schedule) - 1))

@@ -68,7 +68,7 @@ def paper_bits_per_dim(clean_energy: Tensor, log_z: Estimate, dimension: int) ->
 
 
 def normalizer_variances(t_max: float) -> list[float]:
-    """Where log Z is measured, and where the same must come out: t_max, t_max/√10, t_max/10, in pixel²."""
+    """Noise variances at which log Z must come out the same: t_max, t_max/√10, t_max/10, in pixel²."""
     return [t_max, t_max / math.sqrt(10.0), t_max / 10.0]
 
 
@@ -107,7 +107,7 @@ class MeasuredMass:
     """Nats as bits/dim: by so much the density is worse than what the energy says."""
     limit_bits: float
     effective_share: float
-    """Of the chains."""
+    """The chains' effective share."""
     noise_variance: float
     """t in pixel²."""
 
@@ -147,20 +147,20 @@ def measured_mass(found: Mass, log_normalizer: float, dimension: int) -> Measure
 
 @dataclass(frozen=True)
 class Normalization:
-    """What is known of a model's normalization, in plain values."""
+    """A model's log Z and how well it is known, in plain values."""
 
     value: float
     """Log Z in nats, as reported: the density is exp(−U − log Z)."""
     stderr: float | None
-    """Of it, in nats; None where it is not known."""
+    """Its standard error in nats; None where it is not known."""
     how: str
     """How it was estimated, for people."""
     mass: MeasuredMass | None = None
-    """What the density then integrates to at a small noise level; None where nobody measured it."""
+    """The density's integral at a small noise level; None where nobody measured it."""
 
     @property
     def limit(self) -> float | None:
-        """What the mass's log is at least, in nats, with 95 % confidence; None where nobody measured it."""
+        """Lower limit of the mass's log in nats, with 95 % confidence; None where nobody measured it."""
         return None if self.mass is None else self.mass.limit
 
     def plain(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class Normalization:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Normalization":
-        """What `plain` gave, as an object again; TypeError if a value is missing or unknown."""
+        """The object that `plain` came from; TypeError if a value is missing or unknown."""
         mass = plain.get("mass")
         return cls(**{**plain, "mass": None if mass is None else MeasuredMass(**mass)})
 

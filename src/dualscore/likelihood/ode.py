@@ -23,12 +23,12 @@ from dualscore.energy import Gradients, ScoreModel
 from dualscore.gaussian import StationaryGaussian
 
 FIRST_STEP, LARGEST_STEP = 0.1, 2.0
-"""Of the solver, in nats of ln t. At t_min nothing moves: left to itself it would begin with steps that
+"""The solver's steps, in nats of ln t. At t_min nothing moves: left to itself it would begin with steps that
 single precision cannot hold, and grow them until they leave the range of noise variances."""
 
 
 class OdeEnergy(NamedTuple):
-    """What the flow found."""
+    """The flow's result."""
 
     energy: Tensor
     """−log p in nats, normalized, shape (B,)."""

@@ -1,4 +1,4 @@
-"""What was published, for the tables: figures of others, never of ours.
+"""Published figures of others, for the tables; never of ours.
 
 Sources: Guth et al. 2025, arXiv 2506.05310, tables 1 and 2 and figure 2, and what they quote there; the other
 likelihoods are their authors' own figures.

@@ -14,7 +14,7 @@ MASS_TOLERANCE = 1.0
 
 
 class Word(Enum):
-    """What a check comes to."""
+    """The outcome of a check."""
 
     consistent = "consistent"
     """The gap is below its tolerance, by two standard errors over photographs."""
@@ -85,7 +85,7 @@ class Check:
 
     @property
     def excess(self) -> float:
-        """How many tolerances the gap is; 0 where it is not finite."""
+        """The gap in tolerances; 0 where it is not finite."""
         return 0.0 if math.isnan(self.size) else abs(self.size) / self.tolerance
 
     def __str__(self) -> str:

@@ -64,7 +64,7 @@ def _finite_rows(measured: Measured, stage: str) -> Tensor | None:
 
 
 def _found_mass(measured: Measured) -> Mass | None:
-    """What the chains found of the energy itself."""
+    """The energy's own mass, from its chains."""
     weights = _finite_rows(measured, "mass")
     return None if weights is None else mass_of(weights, schedule(measured), [], 0)
 
@@ -76,7 +76,7 @@ def _without_images(measured: Measured) -> list[LogMean]:
 
 
 def normalization(measured: Measured) -> Normalization | None:
-    """What is known of the reported log Z and of the mass that is left with it; None without log Z."""
+    """The reported log Z, and the mass that is left with it; None without log Z."""
     if "normalizer" not in measured.rows:
         return None
     log_z, mass = measured.log_z, _found_mass(measured)

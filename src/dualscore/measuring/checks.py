@@ -100,7 +100,7 @@ def _image_by_image(measured: Measured) -> list[Check]:
 
 
 def image_figures(measured: Measured) -> Figure:
-    """Where the energy is wrong image by image: by quintile of its own bits, and by photograph."""
+    """The energy's error image by image: by quintile of its own bits, and by photograph."""
     one, two, position = image_gaps(measured)
     gap = 0.5 * (one + two)
     by_bits = measured.rows["rises"]["clean"].argsort().chunk(QUINTILES)
@@ -199,7 +199,7 @@ def _ode(measured: Measured) -> list[Check]:
 
 
 def looked_at(measured: Measured) -> str:
-    """What the checks are of, for the verdict: `512 images of 2 photographs and 64 chains`."""
+    """The checked images and chains, for the verdict: `512 images of 2 photographs and 64 chains`."""
     rows = measured.rows.get("rises") or measured.rows.get("noise_levels") or {}
     position = rows.get("position", torch.zeros(0, dtype=torch.int64))
     groups = measured.photographs(position)

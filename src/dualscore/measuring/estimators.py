@@ -28,13 +28,13 @@ class Estimated:
     """One estimate of the images' likelihood."""
 
     position: Tensor
-    """Which images, as rows have them, shape (n,)."""
+    """The images' positions, as in rows, shape (n,)."""
     bits: Tensor
     """Bits/dim of each, shape (n,); of an estimate of an energy, without log Z."""
     evaluations: int
-    """Of the network, over all images; without those of log Z."""
+    """Network evaluations over all images, without those of log Z."""
     also: Figure = field(default_factory=dict)
-    """What the report says beside."""
+    """More entries of the report."""
 
     def figure(self, measured: Measured, energy: bool) -> Figure:
         """The report's entry: the mean, its error over photographs (a shared log Z's included), the cost."""
@@ -58,17 +58,17 @@ class Estimator:
     """An estimate of the likelihood, as experiments name it in `evaluate.estimators`."""
 
     label: str
-    """In tables."""
+    """Its name in tables."""
     kind: str
-    """What sort of figure it is, in table 2."""
+    """The kind of figure, in table 2."""
     stages: Callable[[Measured, Extent], list[Stage]]
-    """What it reads rows of, beside log Z's."""
+    """The stages whose rows it reads, beside log Z's."""
     estimate: Callable[[Measured], Estimated]
-    """Gives each image's bits/dim."""
+    """From rows to each image's bits/dim."""
     energy: bool = False
-    """Whether it needs an energy; log Z, and its error, are then added to what is measured."""
+    """Whether it needs an energy; log Z and its error are then added."""
     discrete: bool = False
-    """Whether it is of 8-bit images only."""
+    """Whether it needs 8-bit images."""
 
 
 FEWEST_FOR_NORMALIZER = 64
@@ -143,7 +143,7 @@ def bound(measured: Measured) -> Estimated:
 
 
 def _certificate(measured: Measured) -> Figure:
-    """What the bound of these very images is at most, in bits/dim: no normal law is assumed."""
+    """An upper limit on the bound of these very images, in bits/dim, without assuming a normal law."""
     m, rows = measured, measured.rows["certificate"]
     span = m.grid.edge(m.span[0]), m.grid.edge(m.span[1])
     draws = BoundedRows(rows["decoder"], rows["space"], rows["prior"], m.dimension, *span)
@@ -186,7 +186,7 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 def usable(names: Sequence[str], measured: Measured) -> dict[str, Estimator]:
-    """Those of some estimators that the model can have, in their order: a denoiser has no energy."""
+    """The named estimators that the model can have, in table order: a denoiser has no energy."""
     return {
         name: estimator
         for name, estimator in ESTIMATORS.items()
@@ -195,10 +195,10 @@ def usable(names: Sequence[str], measured: Measured) -> dict[str, Estimator]:
 
 
 def label(name: str) -> str:
-    """What tables call an estimate; a report may hold one that is not known here."""
+    """An estimate's name in tables; a report may hold one that is not known here."""
     return ESTIMATORS[name].label if name in ESTIMATORS else name
 
 
 def kind(name: str) -> str:
-    """What sort of figure table 2 says an estimate is; a report may hold one that is not known here."""
+    """An estimate's kind in table 2; a report may hold one that is not known here."""
     return ESTIMATORS[name].kind if name in ESTIMATORS else "estimate"

@@ -92,7 +92,7 @@ def heat(split: str, count: int, variances: list[float]) -> Stage:
 
 
 def calibration(split: str, count: int, variances: list[float]) -> Stage:
-    """How the true noise level ranks in the energy's posterior over ln t, around each level."""
+    """The rank of the true noise level in the energy's posterior over ln t, around each level."""
 
     def measure(subject: Subject, images: Images) -> Rows:
         clean, ranks = images.as_trained(subject), []

@@ -25,7 +25,7 @@ class Grid:
 
     @property
     def width(self) -> float:
-        """Of a stratum, in nats of ln t."""
+        """A stratum's width, in nats of ln t."""
         return math.log(self.t_max / self.t_min) / self.number
 
     def edge(self, index: int) -> float:
@@ -59,7 +59,7 @@ def choose(grid: Grid, measured: Rows, outer: Rows, dimension: int) -> tuple[int
 
 @dataclass(frozen=True)
 class Extent:
-    """How much of what is measured.
+    """The number of images for each purpose.
 
     Args:
         reported: the split whose images are reported.

@@ -1,4 +1,4 @@
-"""What is measured, of which images, with which random numbers, and the rows that come of it."""
+"""The model and the images to be measured, their random numbers, stages, and the rows that come of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ _OTHERS = {"train": 10_000, "val": 20_000}
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured."""
+    """The model to be measured, and what is known of its images."""
 
     model: ScoreModel
     """On the device, in the precision it is measured in."""
@@ -74,7 +74,7 @@ class Images:
     """Pixels in [0, 1], shape (B, C, H, W), on the device."""
     position: list[int]
     split: str = ""
-    """Of images that choose, `train` or `val`; anything else for those that are reported."""
+    """`train` or `val` for images that choose; anything else for those that are reported."""
     ordinal: Tensor | None = None
     """Places among the images that are measured, int64, shape (B,), where images share levels and strata."""
 
@@ -120,6 +120,6 @@ class Stage:
     """Images."""
     measure: Callable[[Subject, Images], Rows]
     settings: dict[str, Any] = field(default_factory=dict)
-    """What decides the figures, beside the model, the data and the seed; plain values."""
+    """Plain values that decide the figures, beside the model, the data and the seed."""
     batch_divisor: int = 1
-    """How many times smaller batches are than elsewhere, where an image takes more memory."""
+    """Batches are this many times smaller, for stages that need more memory per image."""

@@ -12,20 +12,21 @@ from dualscore.annealing import NOTHING, Annealed, Condition, Known, Noisy, anne
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.errors import SamplingError
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
+from dualscore.likelihood.mass import falling_levels
 from dualscore.likelihood.ode import WhitenedFlow, integrate
 from dualscore.model import ImageModel
-from dualscore.noise import SAMPLING, log_uniform, normal_like, seeded_generator
+from dualscore.noise import SAMPLING, normal_like, seeded_generator
 
 T_MIN = QUANTIZATION_VARIANCE
 """Noise variance at which sampling ends, in pixel²: that of rounding to 8 bits."""
 UNADJUSTED_STEP = 0.1
-"""Of Langevin steps that nothing corrects, relative to t."""
+"""Size of Langevin steps that nothing corrects, relative to t."""
 SAMPLES = -3
 """Second number of the random keys of samples; others have runs' seeds or splits there."""
 
 
 class Method(Enum):
-    """How samples are drawn: see `dualscore.annealing.annealed` and `dualscore.sampling.sample_images`."""
+    """Ways to draw samples: see `dualscore.annealing.annealed` and `flow`."""
 
     metropolis = "metropolis"
     langevin = "langevin"
@@ -38,11 +39,11 @@ class Samples(NamedTuple):
     images: Tensor
     """Shape (B, C, H, W), at the last level's noise variance; pixels may leave [0, 1] a little."""
     log_weight: Tensor | None
-    """Of metropolis: log weights that make the samples exact, see `annealed`, float64, shape (B,)."""
+    """Metropolis only: log weights that make the samples exact, see `annealed`, float64, shape (B,)."""
     acceptance: list[float]
-    """Of metropolis: the share of proposals accepted at each level but the first."""
+    """Metropolis only: the share of proposals accepted at each level but the first."""
     evaluations: int
-    """Of the network, for each image."""
+    """Network evaluations per image."""
 
 
 def last_variance(t_min: float) -> float:
@@ -56,7 +57,7 @@ def levels(t_max: float, count: int, t_min: float = T_MIN) -> list[float]:
         raise SamplingError(
             f"{count} noise levels from {t_max:g} to {t_min:g} pixel²: 2 or more are needed, and falling"
         )
-    return log_uniform(torch.linspace(1.0, 0.0, count, dtype=torch.float64), t_min, t_max).tolist()
+    return falling_levels(t_max, t_min, count)
 
 
 def sample(
