@@ -103,16 +103,10 @@ def _spectrum(component: nn.Module, shape: tuple[int, int, int]) -> Tensor:
 def natural_spectrum(
     image_shape: tuple[int, int, int], exponent: float, floor: float, stretch: float = 1.0
 ) -> Tensor:
-    """A spectrum like that of photographs: power 1/|f|^exponent, correlated colours, and a white floor.
+    """A spectrum like that of photographs: covariances of DCT coefficients, shape (C, C, H, W), float64.
 
-    Args:
-        image_shape: (C, H, W).
-        exponent: of the power law; 2 for photographs, 0 for none.
-        floor: share of the variance that is white.
-        stretch: how many times smoother the texture is along rows than along columns.
-
-    Returns:
-        Covariances of the DCT coefficients, shape (C, C, H, W), float64, of mean variance 1.
+    Power 1/|f|^exponent (2 for photographs), correlated colours, a share of white noise, `floor`, and a mean
+    variance of 1. The texture is `stretch` times smoother along rows than along columns.
     """
     channels, height, width = image_shape
     rows = torch.arange(height, dtype=torch.float64)[:, None] / height

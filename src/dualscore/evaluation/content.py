@@ -11,13 +11,7 @@ from dualscore.measuring.chain_figures import mass_figures
 from dualscore.measuring.checks import all_checks, image_figures, looked_at
 from dualscore.measuring.estimators import Estimator, bound, usable
 from dualscore.measuring.measured import Extent, Measured
-from dualscore.measuring.row_figures import (
-    PerImage,
-    component_weights,
-    level_figures,
-    plain,
-    truth_figures,
-)
+from dualscore.measuring.row_figures import PerImage, component_weights, level_figures, plain, truth_figures
 from dualscore.measuring.subject import joined
 from dualscore.settings.config import ExperimentConfig, KnownDensity
 

@@ -3,7 +3,7 @@
 from dualscore.errors import ConfigError
 from dualscore.evaluation.yardsticks import YARDSTICKS
 from dualscore.measuring.estimators import ESTIMATORS, normalizer_count, usable
-from dualscore.measuring.identities import calibration, heat, rises
+from dualscore.measuring.identities import identity_stages
 from dualscore.measuring.measured import PILOT_IMAGES, Extent, Grid, Measured
 from dualscore.measuring.quantities import ends, noise_levels, noisy_energies, strata, true_energies
 from dualscore.measuring.subject import Stage
@@ -81,10 +81,7 @@ def stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[
         made += estimator.stages(measured, extent)
     made.append(noise_levels(measured.levels, reported, extent.subset))
     if checked(measured, options):
-        known, few = measured.known, min(CHECKED_IMAGES, extent.subset)
-        made.append(rises(reported, extent.subset, measured.anchors))
-        if known:
-            made += [heat(reported, few, known), calibration(reported, few, known)]
+        made += identity_stages(reported, extent.subset, min(CHECKED_IMAGES, extent.subset), measured)
     return made
 
 

@@ -27,11 +27,7 @@ MOST_VALUES = 2**26
 
 
 class FullGaussian:
-    """A Gaussian with a mean and a covariance for all d pixels, gathered over batches.
-
-    Args:
-        dimension: d; memory is d² in double precision.
-    """
+    """A Gaussian with mean and covariance for all d pixels, gathered over batches; takes d² doubles."""
 
     def __init__(self, dimension: int) -> None:
         self.count = 0

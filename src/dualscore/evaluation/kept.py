@@ -25,11 +25,10 @@ _ENTRY = "dualscore"
 
 @dataclass(frozen=True)
 class Keep:
-    """A cache of tensors that take long to make.
+    """A cache of tensors that take long to make, in files of the given folders.
 
-    Args:
-        folders: where files may be, in the order they are looked through; the first that can be written to
-            gets new ones. Without any, everything is made anew.
+    They are looked through in order; the first that can be written to gets new files. Without any, everything
+    is made anew.
     """
 
     folders: Sequence[Path]

@@ -76,14 +76,7 @@ def open_checkpoint(config: ExperimentConfig, checkpoint: Path, folder: Path, co
         "channels": config.data.channels,
     }
     session = Session(
-        fabric,
-        subject,
-        datamodule,
-        config.evaluate,
-        folder,
-        identity,
-        config.data.workers,
-        console,
+        fabric, subject, datamodule, config.evaluate, folder, identity, config.data.workers, console
     )
     return Opened(session, digest, int(content["global_step"]), module.image_shape)
 

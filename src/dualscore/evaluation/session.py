@@ -28,17 +28,10 @@ KEPT_BYTES = 2**26
 
 @dataclass
 class Session:
-    """Runs stages on all devices and keeps their rows.
+    """Runs stages on all devices and keeps their rows in `folder`.
 
-    Args:
-        fabric: the devices.
-        subject: what is measured.
-        datamodule: the images.
-        options: how it is measured.
-        folder: where rows are kept.
-        identity: what decides every figure: the checkpoint, the data, the seed, the precision.
-        workers: loader processes a device.
-        console: for the progress bar.
+    The identity is what decides every figure: the checkpoint, the data, the seed, the precision. Each device
+    loads images with `workers` processes.
     """
 
     fabric: Fabric

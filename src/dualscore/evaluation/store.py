@@ -25,13 +25,9 @@ SECONDS_A_PART = 10.0
 
 
 class RowStore:
-    """The rows of one stage.
+    """The rows of one stage as this process, `rank`, sees them.
 
-    Args:
-        root: folder of all stages.
-        name: the stage's name.
-        identity: what decides the figures; each has a folder of its own.
-        rank: this process.
+    The identity is what decides the figures; each has a folder of its own in `root`, that of all stages.
     """
 
     def __init__(self, root: Path, name: str, identity: dict[str, Any], rank: int) -> None:

@@ -119,27 +119,13 @@ def measure_yardsticks(
     console: Console,
     wanted: Sequence[str] = YARDSTICKS,
 ) -> dict[str, Yardstick]:
-    """Measure yardsticks on the same images; to be called by one process.
+    """Measure the wanted yardsticks on `count` images of a split, evenly spaced; to be called by one process.
 
-    The Gaussians are measured on all images, the network and the codecs on an even choice where there are
-    many (`nested_choice`, as stages of the evaluation).
-
-    Args:
-        datamodule: the images.
-        stationary: the Gaussian of the training images, dequantized, in double precision.
-        channels: 1 makes gray of colour.
-        split: which images are measured.
-        count: how many, evenly spaced.
-        seed: of the noise that dequantizes images, the first draw of the evaluation's own.
-        folder: where fitted things are kept that cannot be kept beside the data.
-        console: for progress.
-        wanted: names of `YARDSTICKS`.
-
-    Returns:
-        By name, in their own order.
-
-    Raises:
-        DataError: if images of the split cannot be read; of training images the rows say it.
+    The Gaussians are measured on all of these images, the network and the codecs on an even choice where
+    there are many (`nested_choice`, as stages of the evaluation). The stationary Gaussian is that of the
+    training images, dequantized, in double precision; the seed gives the noise that dequantizes images, the
+    first draw of the evaluation's own; `folder` keeps fits that cannot be kept beside the data. A DataError
+    says that images of the split cannot be read; where training images cannot, the yardsticks' rows say so.
     """
     setting = _Setting(datamodule, stationary, channels, seed, folder, console)
     count = min(count, datamodule.counts[split])

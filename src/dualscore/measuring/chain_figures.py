@@ -7,15 +7,7 @@ from torch import Tensor
 
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood import Estimate, bits
-from dualscore.likelihood.mass import (
-    LEVELS,
-    LogMean,
-    Mass,
-    falling_levels,
-    log_mean,
-    mass_of,
-    weigh_chains,
-)
+from dualscore.likelihood.mass import LEVELS, LogMean, Mass, falling_levels, log_mean, mass_of, weigh_chains
 from dualscore.likelihood.normalizer import (
     MeasuredMass,
     Normalization,

@@ -14,17 +14,8 @@ from dualscore.likelihood.consistency import (
     window,
 )
 from dualscore.likelihood.ode import laplacian
-from dualscore.measuring.subject import (
-    AGAIN,
-    CALIBRATION,
-    HEAT,
-    LEVELS,
-    STRATA,
-    Images,
-    Rows,
-    Stage,
-    Subject,
-)
+from dualscore.measuring.measured import Measured
+from dualscore.measuring.subject import AGAIN, CALIBRATION, HEAT, LEVELS, STRATA, Images, Rows, Stage, Subject
 from dualscore.noise import corrupt
 from dualscore.objective import denoising_loss
 
@@ -109,6 +100,12 @@ def calibration(split: str, count: int, variances: list[float]) -> Stage:
         return {"rank": torch.stack(ranks, dim=1)}
 
     return Stage("calibration", split, count, measure, {"variances": variances})
+
+
+def identity_stages(split: str, count: int, few: int, measured: Measured) -> list[Stage]:
+    """Stages of all identities, those that are known well from few images on few."""
+    known, stages = measured.known, [rises(split, count, measured.anchors)]
+    return stages + ([heat(split, few, known), calibration(split, few, known)] if known else [])
 
 
 def width_around(variances: list[float], place: int) -> float:

@@ -59,29 +59,17 @@ def choose(grid: Grid, measured: Rows, outer: Rows, dimension: int) -> tuple[int
 
 @dataclass(frozen=True)
 class Extent:
-    """The number of images for each purpose.
+    """The number of images for each purpose, and the other limits of an evaluation."""
 
-    Args:
-        reported: the split whose images are reported.
-        chooser: the split whose images choose, such as t0 and t1 of the bound.
-        images: of the reported split.
-        subset: of those, for all that costs tens of evaluations.
-        train_images: of the training split, for the figure beside.
-        ode_images: of the reported split.
-        draws: dequantizations an image.
-        ode_tolerance: of the ODE solver, in standard deviations.
-        mirror: whether the bound's denoiser is averaged with its mirror image.
-    """
-
-    reported: str
-    chooser: str
-    images: int
-    subset: int
-    train_images: int
-    ode_images: int
-    draws: int
-    ode_tolerance: float
-    mirror: bool = False
+    reported: str  # the split whose images are reported
+    chooser: str  # the split whose images choose, such as t0 and t1 of the bound
+    images: int  # of the reported split
+    subset: int  # of those, for all that costs tens of evaluations
+    train_images: int  # of the training split, for the figure beside
+    ode_images: int  # of the reported split
+    draws: int  # dequantizations an image
+    ode_tolerance: float  # of the solver, in standard deviations
+    mirror: bool = False  # whether the bound's denoiser is averaged with its mirror image
 
 
 def _unknown(_: Tensor) -> None:
@@ -92,24 +80,17 @@ def _unknown(_: Tensor) -> None:
 class Measured:
     """Rows of a model by the names of their stages; figures are functions of it.
 
-    Args:
-        subject: the model.
-        dimension: d.
-        grid: strata of ln t.
-        levels: noise variances that are reported, rising, in pixel².
-        photographs: positions (n,) of reported images → which photograph each is of, (n,); None if not known.
-        of_training: the same of training images.
-        span: edges of the grid between which the bound is taken.
-        rows: by stage.
+    `photographs` maps positions (n,) of reported images to the photograph each is of, (n,), or None if not
+    known; `of_training` does so for training images.
     """
 
     subject: Subject
     dimension: int
     grid: Grid
-    levels: list[float]
+    levels: list[float]  # noise variances that are reported, rising, in pixel²
     photographs: Callable[[Tensor], Tensor | None] = _unknown
     of_training: Callable[[Tensor], Tensor | None] = _unknown
-    span: tuple[int, int] = (0, 0)
+    span: tuple[int, int] = (0, 0)  # edges of the grid between which the bound is taken
     rows: dict[str, Rows] = field(default_factory=dict)
 
     @property

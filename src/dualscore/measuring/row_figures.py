@@ -124,11 +124,7 @@ def truth_figures(per_image: Tensor, levels: Rows, log_z: Estimate | None, dimen
 
 
 class PerImage:
-    """Each image's bits/dim by every estimator, for differences over the images that two of them share.
-
-    Args:
-        photographs: positions (n,) → which photograph each image is of, (n,); None if not known.
-    """
+    """Each image's bits/dim by every estimator, for differences over the images that two of them share."""
 
     TRUTH = "truth"
 
