@@ -28,10 +28,8 @@ def dct_matrix(size: int) -> Tensor:
 class Standardized(NamedTuple):
     """A Gaussian's energies of noisy images, and the whitened images."""
 
-    energy: Tensor
-    """U(y, t) in nats, shape (B,)."""
-    whitened: Tensor
-    """w = (Σ + t)^(−1/2) (y − μ), dimensionless, shape (B, C, H, W)."""
+    energy: Tensor  # U(y, t) in nats, shape (B,)
+    whitened: Tensor  # w = (Σ + t)^(−1/2) (y − μ), dimensionless, shape (B, C, H, W)
 
 
 class WhiteGaussian(nn.Module):

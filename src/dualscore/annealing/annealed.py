@@ -34,23 +34,18 @@ from dualscore.noise import normal_like
 
 BEST_ACCEPTANCE = 0.574
 """Acceptance of Langevin proposals at which chains move fastest. Roberts and Rosenthal 1998."""
-_PATIENCE = 0.5
-"""How far the step size follows one level's acceptance, in nats."""
+_PATIENCE = 0.5  # how far the step size follows one level's acceptance, in nats
 
 
 class Annealed(NamedTuple):
     """Samples, and how they came about."""
 
-    images: Tensor
-    """y at the last level, shape (B, C, H, W)."""
+    images: Tensor  # y at the last level, shape (B, C, H, W)
     log_weight: Tensor | None
     """Natural log of the weights, float64, shape (B,); None for samples that were not adjusted."""
-    acceptance: list[float]
-    """The mean acceptance at each level but the first; empty without Langevin steps."""
-    step_sizes: list[float]
-    """Langevin step sizes at each level but the first, relative to its t."""
-    log_weights: Tensor | None
-    """The logs of the weights as they grew, at each level, float64, shape (B, L)."""
+    acceptance: list[float]  # the mean acceptance at each level but the first; empty without Langevin steps
+    step_sizes: list[float]  # Langevin step sizes at each level but the first, relative to its t
+    log_weights: Tensor | None  # the logs of the weights as they grew, at each level, float64, shape (B, L)
 
 
 def effective_samples(log_weight: Tensor) -> float:

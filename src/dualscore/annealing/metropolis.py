@@ -23,10 +23,8 @@ Random = torch.Generator | Sequence[torch.Generator]
 class Chain(NamedTuple):
     """The chains' positions, and the share of proposals accepted."""
 
-    images: Tensor
-    """y, shape (B, C, H, W)."""
-    found: Gradients
-    """U and its gradients there, in t too where the model has an energy."""
+    images: Tensor  # y, shape (B, C, H, W)
+    found: Gradients  # U and its gradients there, in t too where the model has an energy
     acceptance: Tensor
     """The share accepted of each chain's proposals, shape (B,); 1 without adjustment, NaN without steps."""
 

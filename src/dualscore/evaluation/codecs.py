@@ -15,8 +15,7 @@ from PIL import Image, features
 from dualscore.errors import DataError
 
 Picture = NDArray[np.uint8]
-LARGEST_SIDE = 16_383
-"""Pixels of a WebP's side, the shortest limit of all."""
+LARGEST_SIDE = 16_383  # pixels of a WebP's side, the shortest limit of all
 GRAY_EFFORT, COLOUR_EFFORT = 9, 8
 """JPEG XL's effort: 10 saves 0.001 bits/dim more in three times the time; 9 takes minutes a megapixel."""
 JPEG_XL = 'not installed: pip install "dualscore[codecs]"'

@@ -13,17 +13,14 @@ from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.images import in_channels, to_pixels
 from dualscore.likelihood.causal import CausalMLP, train_causal
 
-GAUSSIAN_VERSION = CAUSAL_VERSION = 1
-"""Versions of the fits; files of other versions are made anew."""
+GAUSSIAN_VERSION = CAUSAL_VERSION = 1  # versions of the fits; files of other versions are made anew
 BATCH = 512
 FULL_COVARIANCE_LIMIT = 4096
 """Largest d for which the full-covariance Gaussian is fitted (d² doubles, 134 MB)."""
 IMAGES_PER_DIMENSION, FEWEST_IMAGES = 16, 2**15
 """Training images for that fit: so many a dimension at most, and so many of small images."""
-STEPS, SEED = 5000, 0
-"""The network's training: about 45 seconds on one core for gray images, 65 for colour."""
-MOST_VALUES = 2**26
-"""Largest training set, in 8-bit values: ten times as many as training looks at."""
+STEPS, SEED = 5000, 0  # the network's training: about 45 seconds on one core for gray images, 65 for colour
+MOST_VALUES = 2**26  # largest training set, in 8-bit values: ten times as many as training looks at
 
 
 class FullGaussian:

@@ -17,8 +17,7 @@ from dualscore.runs.folder import check_architecture
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import to_plain
 
-DEFINITIONS = 2
-"""Version of the figures' definitions; rows of other versions are measured anew."""
+DEFINITIONS = 2  # version of the figures' definitions; rows of other versions are measured anew
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,9 @@ class Opened:
     """A checkpoint, ready to be measured."""
 
     session: Session
-    digest: str
-    """SHA-256 of the checkpoint."""
+    digest: str  # SHA-256 of the checkpoint
     step: int
-    image_shape: tuple[int, int, int]
-    """(C, H, W) of the images as the model sees them."""
+    image_shape: tuple[int, int, int]  # (C, H, W) of the images as the model sees them
 
 
 def open_checkpoint(config: ExperimentConfig, checkpoint: Path, folder: Path, console: Console) -> Opened:

@@ -20,10 +20,8 @@ from dualscore.measuring.subject import Images, Rows, Stage, Subject
 from dualscore.noise import GOLDEN_RATIO
 from dualscore.settings.config import EvaluateConfig
 
-KINDS = {"train": "training", "val": "validation", "test": "test"}
-"""Names of the splits' images."""
-KEPT_BYTES = 2**26
-"""Stored images of a split that a session keeps in memory, at most."""
+KINDS = {"train": "training", "val": "validation", "test": "test"}  # names of the splits' images
+KEPT_BYTES = 2**26  # stored images of a split that a session keeps in memory, at most
 
 
 @dataclass

@@ -42,12 +42,9 @@ LABELS = {
 }
 EXACT, DEQUANTIZED, DENSITY, FILE = "exact", "dequantized", "density", "file"
 """Kinds of figures: −log₂ P of 8-bit images; a bound on it; a density on [0, 1]^d; a file's length."""
-FOLDER = ".yardsticks"
-"""Beside the shards: what is kept."""
-CAUSAL_VALUES = 2**22
-"""8-bit values that the network is measured on, at most: about 15 seconds of a core."""
-CODEC_PIXELS = 2**19
-"""Pixels of a mosaic, at most: some seconds of WebP."""
+FOLDER = ".yardsticks"  # beside the shards: what is kept
+CAUSAL_VALUES = 2**22  # 8-bit values that the network is measured on, at most: about 15 seconds of a core
+CODEC_PIXELS = 2**19  # pixels of a mosaic, at most: some seconds of WebP
 _NO_LEVELS = "of 8-bit images only, and these are floats"
 
 Item = TypeVar("Item")
@@ -58,21 +55,14 @@ class Yardstick:
     """One row: a figure in bits/dim, or why there is none."""
 
     label: str
-    kind: str
-    """`EXACT`, `DEQUANTIZED`, `DENSITY` or `FILE`."""
-    value: float | None = None
-    """Bits/dim, the mean over images; None where there is a `reason`."""
+    kind: str  # `EXACT`, `DEQUANTIZED`, `DENSITY` or `FILE`
+    value: float | None = None  # bits/dim, the mean over images; None where there is a `reason`
     images: int = 0
-    training_images: int | None = None
-    """Images it was fitted to; None for codecs."""
-    positions: Tensor | None = None
-    """The images' places in the split, int64, shape (n,); None for codecs."""
-    bits_per_dim: Tensor | None = None
-    """Bits/dim of each of these images, float64, shape (n,)."""
-    detail: str = ""
-    """How it was made, for people."""
-    reason: str = ""
-    """Why there is no figure."""
+    training_images: int | None = None  # images it was fitted to; None for codecs
+    positions: Tensor | None = None  # the images' places in the split, int64, shape (n,); None for codecs
+    bits_per_dim: Tensor | None = None  # bits/dim of each of these images, float64, shape (n,)
+    detail: str = ""  # how it was made, for people
+    reason: str = ""  # why there is no figure
 
 
 @dataclass(frozen=True)
@@ -83,8 +73,7 @@ class _Measure:
     training_images: int
     bits_per_dim: Callable[[Tensor, list[int]], Tensor]
     """Stored images (B, C, H, W) and their positions → (B,)."""
-    most: int
-    """Images it measures, at most."""
+    most: int  # images it measures, at most
     detail: str
 
 

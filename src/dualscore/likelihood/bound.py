@@ -37,12 +37,9 @@ def bound_range(t_range: tuple[float, float]) -> tuple[float, float]:
 class BoundTerms(NamedTuple):
     """The three parts of the bound on −log P(x), one draw of each in nats, of shape (B,) and ≥ 0."""
 
-    decoder: Tensor
-    """−log P(x | y_{t0}), for one draw of y_{t0} an image."""
-    diffusion: Tensor
-    """½ ∫ ‖x − x̂‖² dt/t², one unbiased estimate an image."""
-    prior: Tensor
-    """KL(q(y_{t1} | x) ‖ prior), exact."""
+    decoder: Tensor  # −log P(x | y_{t0}), for one draw of y_{t0} an image
+    diffusion: Tensor  # ½ ∫ ‖x − x̂‖² dt/t², one unbiased estimate an image
+    prior: Tensor  # KL(q(y_{t1} | x) ‖ prior), exact
 
     @property
     def total(self) -> Tensor:

@@ -25,12 +25,10 @@ from dualscore.likelihood.units import LEVELS
 
 RADIUS, WIDTH, HIDDEN, COMPONENTS = 5, 128, 3, 4
 """The window's radius in pixels; the hidden layers' width and number; logistics in a mixture."""
-NEAR = 2
-"""Radius of the part of the window that brightness and contrast are taken from."""
+NEAR = 2  # radius of the part of the window that brightness and contrast are taken from
 LOG_SCALES = (-12.0, 4.0)
 """Limits of a logistic's log scale, for pixels in [0, 1]: from far below a step to nearly uniform."""
-CHUNK = 2**14
-"""Pixels that energies are computed of at a time, which bounds the memory."""
+CHUNK = 2**14  # pixels that energies are computed of at a time, which bounds the memory
 BATCH, LEARNING_RATE, WARM_UP, WEIGHT_DECAY = 1024, 4e-3, 100, 0.1
 """Levels a step of training; the rate after the first steps, how many these are, and AdamW's decay."""
 
@@ -38,14 +36,10 @@ BATCH, LEARNING_RATE, WARM_UP, WEIGHT_DECAY = 1024, 4e-3, 100, 0.1
 class DiscretizedLogistics(NamedTuple):
     """Mixtures of discretized logistics over the levels 0 … K−1."""
 
-    log_weights: Tensor
-    """log π, shape (…, components)."""
-    means: Tensor
-    """μ, on the scale where level k is k/(K−1), of the same shape."""
-    log_scales: Tensor
-    """log s on that scale, of the same shape."""
-    levels: int
-    """K."""
+    log_weights: Tensor  # log π, shape (…, components)
+    means: Tensor  # μ, on the scale where level k is k/(K−1), of the same shape
+    log_scales: Tensor  # log s on that scale, of the same shape
+    levels: int  # K
 
     def log_probability(self, level: Tensor) -> Tensor:
         """Logarithm of P of levels of shape (…), in nats, of the same shape.
@@ -69,12 +63,10 @@ class Context(NamedTuple):
 
     window: Tensor
     """Seen pixels of the window on the scale of [0, 1], anything outside the image, shape (n, C, window)."""
-    inside: Tensor
-    """Which of them lie in the image, shape (n, window)."""
+    inside: Tensor  # which of them lie in the image, shape (n, window)
     border: Tensor
     """1 where a border is far, for each distance and side, 0 where it is near, shape (n, 3·radius)."""
-    levels: Tensor
-    """The pixels themselves, on the scale of [0, 1], shape (n, C)."""
+    levels: Tensor  # the pixels themselves, on the scale of [0, 1], shape (n, C)
 
 
 class CausalMLP(nn.Module):

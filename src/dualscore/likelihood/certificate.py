@@ -38,25 +38,19 @@ from dualscore.likelihood.bound import (
 from dualscore.likelihood.units import LEVELS
 from dualscore.noise import corrupt, normal_like
 
-_RARE = 10.0
-"""P(‖z‖² > K) ≤ e^−10 by Laurent & Massart, and some 1e-6 really: less than 1e-4 bits/dim in all."""
-_BLIND = 0.01
-"""Share of the decoder that is centred at y: costs 0.01 nats an image."""
+_RARE = 10.0  # P(‖z‖² > K) ≤ e^−10 by Laurent & Massart, and some 1e-6 really: less than 1e-4 bits/dim in all
+_BLIND = 0.01  # share of the decoder that is centred at y: costs 0.01 nats an image
 
 
 class BoundedRows(NamedTuple):
     """Draws of the bound whose ranges are known; all draws are independent of each other given the images."""
 
-    decoder: Tensor
-    """−log P(x | y_{t0}) in nats, one draw an image, or 0 where cut, shape (n,)."""
-    space: Tensor
-    """‖x − x̂‖²/(t d), one draw a stratum of ln t, or 0 where cut, shape (n, strata)."""
-    prior: Tensor
-    """KL(q(y_{t1} | x) ‖ prior) in nats, exact, shape (n,)."""
+    decoder: Tensor  # −log P(x | y_{t0}) in nats, one draw an image, or 0 where cut, shape (n,)
+    space: Tensor  # ‖x − x̂‖²/(t d), one draw a stratum of ln t, or 0 where cut, shape (n, strata)
+    prior: Tensor  # KL(q(y_{t1} | x) ‖ prior) in nats, exact, shape (n,)
     dimension: int
     t0: float
-    t1: float
-    """Where the decoder and the prior take over, in pixel²."""
+    t1: float  # where the decoder and the prior take over, in pixel²
     levels: int = LEVELS
 
 
@@ -178,8 +172,7 @@ def bounded_rows(
         )
 
 
-_BETS = 24
-"""Values of λ, halved from one to the next; more are never best below 1e14 draws."""
+_BETS = 24  # values of λ, halved from one to the next; more are never best below 1e14 draws
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ from torch import Tensor
 from dualscore.energy import Gradients
 from dualscore.gaussian import StationaryGaussian
 
-FEWEST_FITTED = 32
-"""Images that control variates are fitted on, at least; with fewer there are none."""
+FEWEST_FITTED = 32  # images that control variates are fitted on, at least; with fewer there are none
 
 
 def energy_rises(
@@ -165,14 +164,10 @@ def time_moments(slope: Tensor, square: Tensor) -> Tensor:
     return slope.double().square() - target * slope.double()
 
 
-POINTS = 13
-"""Points of ln t in a window."""
-WIDEST = 1.5
-"""Half of a window, in nats of ln t, at most."""
-MEAN_TOLERANCE = 0.05
-"""Tolerance of a uniform rank's mean, ½."""
-SPREAD_TOLERANCE = 0.03
-"""Tolerance of its mean square around ½, 1/12; ranks that are all 0 or 1 have ¼."""
+POINTS = 13  # points of ln t in a window
+WIDEST = 1.5  # half of a window, in nats of ln t, at most
+MEAN_TOLERANCE = 0.05  # tolerance of a uniform rank's mean, ½
+SPREAD_TOLERANCE = 0.03  # tolerance of its mean square around ½, 1/12; ranks that are all 0 or 1 have ¼
 
 
 def window(noise_variance: float, dimension: int, t_range: tuple[float, float]) -> list[float]:

@@ -29,18 +29,12 @@ class Gumbel:
 class Distribution:
     """Log probabilities of images; all figures but `bits` are of `decibels`."""
 
-    decibels: Tensor
-    """Log p of each image in dB/dim, float64, shape (n,)."""
-    bits: Tensor
-    """The same as bits/dim on 256 levels, float64, shape (n,)."""
-    median: float
-    """In dB/dim; between the middle two where n is even."""
-    mean: float
-    """In dB/dim."""
-    sd: float
-    """Standard deviation over images, in dB/dim, unbiased."""
-    gumbel: Gumbel
-    """Fitted by maximum likelihood, in dB/dim."""
+    decibels: Tensor  # log p of each image in dB/dim, float64, shape (n,)
+    bits: Tensor  # the same as bits/dim on 256 levels, float64, shape (n,)
+    median: float  # in dB/dim; between the middle two where n is even
+    mean: float  # in dB/dim
+    sd: float  # standard deviation over images, in dB/dim, unbiased
+    gumbel: Gumbel  # fitted by maximum likelihood, in dB/dim
 
 
 def distribution(energies: Tensor, dimension: int) -> Distribution:

@@ -28,12 +28,10 @@ from dualscore.likelihood.estimates import Estimate
 from dualscore.noise import MEASURING, log_uniform, seeded_generator
 
 CONFIDENCE = 0.95
-SLACK = math.log(1.0 / (1.0 - CONFIDENCE))
-"""ln 20: what Markov's inequality takes off, in nats."""
+SLACK = math.log(1.0 / (1.0 - CONFIDENCE))  # ln 20: what Markov's inequality takes off, in nats
 LEVELS = 100
 CHAINS = 128
-MASS = -5
-"""Second number of the random keys of chains; others have runs' seeds or splits there."""
+MASS = -5  # second number of the random keys of chains; others have runs' seeds or splits there
 _CHAIN, _PILOT = 0, 1
 
 
@@ -41,14 +39,11 @@ _CHAIN, _PILOT = 0, 1
 class LogMean:
     """The log of the mean of positive weights: an estimate of a log normalizer, in nats."""
 
-    value: float
-    """Log Ẑ."""
+    value: float  # log Ẑ
     stderr: float
     """Its standard error by the delta method, sd(w) / (√n mean w); unreliable where few weights count."""
-    effective: float
-    """Effective number of weights, (Σw)²/Σw²."""
-    count: int
-    """Number of weights, n."""
+    effective: float  # effective number of weights, (Σw)²/Σw²
+    count: int  # number of weights, n
 
     @property
     def share(self) -> float:
@@ -94,26 +89,21 @@ class Weighed(NamedTuple):
 
     log_weights: Tensor
     """The logs of the weights at each level, float64, shape (n, L): the mean of exp of column l is Z(t_l)."""
-    images: Tensor
-    """y at the last level, shape (n, C, H, W)."""
-    acceptance: list[float]
-    """The mean acceptance at each level but the first; empty without Langevin steps."""
+    images: Tensor  # y at the last level, shape (n, C, H, W)
+    acceptance: list[float]  # the mean acceptance at each level but the first; empty without Langevin steps
 
 
 @dataclass(frozen=True)
 class Mass:
     """The result of annealing."""
 
-    at: LogMean
-    """Log ∫ exp(−U(y, t_min)) dy, of U as the model gives it: log Z is still in it."""
-    levels: list[float]
-    """The noise variances, falling, in pixel²; the last one is t_min."""
+    at: LogMean  # log ∫ exp(−U(y, t_min)) dy, of U as the model gives it: log Z is still in it
+    levels: list[float]  # the noise variances, falling, in pixel²; the last one is t_min
     profile: list[float]
     """Log Ẑ at each of them, in nats. It rises where mass appears, and is flat for a normalized energy."""
     acceptance: list[float]
     """Mean acceptance of Langevin steps at each level but the first; empty without them."""
-    evaluations: int
-    """Evaluations of the energy's gradients per chain, without the pilot's."""
+    evaluations: int  # evaluations of the energy's gradients per chain, without the pilot's
 
 
 def falling_levels(t_max: float, t_min: float, count: int) -> list[float]:

@@ -31,8 +31,7 @@ from dualscore.likelihood.mass import CONFIDENCE, Mass
 from dualscore.likelihood.units import bits
 from dualscore.noise import MEASURING, in_decibels, seeded_generator
 
-NORMALIZER = -6
-"""Second number of the random keys of draws from the Gaussian."""
+NORMALIZER = -6  # second number of the random keys of draws from the Gaussian
 
 
 def log_normalizer(noisy_energy: Tensor, noise_square: Tensor, dimension: int, entropy: float) -> Estimate:
@@ -98,18 +97,13 @@ def importance_weights(
 class MeasuredMass:
     """The mass of a normalized energy at one noise level, and the least it is with 95 % confidence."""
 
-    nats: float
-    """Log ∫ exp(−U(y, t)) dy − log Z: 0 where the reported log Z is right."""
+    nats: float  # log ∫ exp(−U(y, t)) dy − log Z: 0 where the reported log Z is right
     stderr: float
-    limit: float
-    """Below the true one with 95 % confidence, in nats."""
-    bits: float
-    """Nats as bits/dim: by so much the density is worse than what the energy says."""
+    limit: float  # below the true one with 95 % confidence, in nats
+    bits: float  # nats as bits/dim: by so much the density is worse than what the energy says
     limit_bits: float
-    effective_share: float
-    """The chains' effective share."""
-    noise_variance: float
-    """t in pixel²."""
+    effective_share: float  # the chains' effective share
+    noise_variance: float  # t in pixel²
 
     def __str__(self) -> str:
         """`mass at 58.9 dB e^31.4, at least e^28.4 (95 %) = 0.160 bits/dim; 2 % of the chains effective`."""
@@ -149,12 +143,9 @@ def measured_mass(found: Mass, log_normalizer: float, dimension: int) -> Measure
 class Normalization:
     """A model's log Z and how well it is known, in plain values."""
 
-    value: float
-    """Log Z in nats, as reported: the density is exp(−U − log Z)."""
-    stderr: float | None
-    """Its standard error in nats; None where it is not known."""
-    how: str
-    """How it was estimated, for people."""
+    value: float  # log Z in nats, as reported: the density is exp(−U − log Z)
+    stderr: float | None  # its standard error in nats; None where it is not known
+    how: str  # how it was estimated, for people
     mass: MeasuredMass | None = None
     """The density's integral at a small noise level; None where nobody measured it."""
 

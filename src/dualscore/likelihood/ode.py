@@ -30,10 +30,8 @@ single precision cannot hold, and grow them until they leave the range of noise 
 class OdeEnergy(NamedTuple):
     """The flow's result."""
 
-    energy: Tensor
-    """−log p in nats, normalized, shape (B,)."""
-    evaluations: int
-    """Network evaluations an image; each with two derivatives."""
+    energy: Tensor  # −log p in nats, normalized, shape (B,)
+    evaluations: int  # network evaluations an image; each with two derivatives
 
 
 def laplacian(

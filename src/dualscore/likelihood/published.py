@@ -24,8 +24,7 @@ class Likelihood(NamedTuple):
     """Of the data: `old`, the PNGs without anti-aliasing (van den Oord et al. 2016; 49,999 validation
     images), `new` (Chrabaszcz et al. 2017; 50,000), or `new?`, where it is unclear, and probably the new one.
     Old and new cannot be compared."""
-    kind: str
-    """`exact`, `bound` (of a diffusion's own ELBO), `ODE`, or what the authors call it."""
+    kind: str  # `exact`, `bound` (of a diffusion's own ELBO), `ODE`, or what the authors call it
 
 
 LIKELIHOODS = (

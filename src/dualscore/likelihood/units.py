@@ -12,10 +12,8 @@ from torch import Tensor
 
 from dualscore.likelihood.estimates import Estimate
 
-LEVELS = 256
-"""Grey levels of an 8-bit image, k/255."""
-STEP = 1.0 / (LEVELS - 1)
-"""Distance of neighbouring levels, in pixels."""
+LEVELS = 256  # grey levels of an 8-bit image, k/255
+STEP = 1.0 / (LEVELS - 1)  # distance of neighbouring levels, in pixels
 
 
 Nats = TypeVar("Nats", float, Tensor, Estimate)

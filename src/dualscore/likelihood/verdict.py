@@ -7,21 +7,17 @@ from enum import Enum
 
 from dualscore.likelihood.estimates import Estimate
 
-TOLERANCE = 0.02
-"""Bits/dim up to which two figures are called the same."""
-MASS_TOLERANCE = 1.0
-"""Nats up to which an energy's mass is called one."""
+TOLERANCE = 0.02  # bits/dim up to which two figures are called the same
+MASS_TOLERANCE = 1.0  # nats up to which an energy's mass is called one
 
 
 class Word(Enum):
     """The outcome of a check."""
 
-    consistent = "consistent"
-    """The gap is below its tolerance, by two standard errors over photographs."""
+    consistent = "consistent"  # the gap is below its tolerance, by two standard errors over photographs
     inconsistent = "inconsistent"
     """The gap of the images that were looked at is above it, by three standard errors over images."""
-    undecided = "undecided"
-    """Neither."""
+    undecided = "undecided"  # neither
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,9 @@ from dualscore.measuring.subject import Rows, Subject
 from dualscore.noise import in_decibels
 
 MASS, LOG_Z = "mass", "log Z"
-DRAWS = 512
-"""From the Gaussian, for log Z at large noise."""
-SURE = 0.1
-"""Share of the chains that must be effective for a mass to be called one."""
-EVEN = 0.5
-"""Share of the draws that must be effective for log Z at a noise level to be compared."""
+DRAWS = 512  # from the Gaussian, for log Z at large noise
+SURE = 0.1  # share of the chains that must be effective for a mass to be called one
+EVEN = 0.5  # share of the draws that must be effective for log Z at a noise level to be compared
 
 
 def schedule(measured: Measured) -> list[float]:

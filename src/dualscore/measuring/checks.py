@@ -31,8 +31,7 @@ RISE, IMAGE, HEAT, SPACE, TIME, ODE, CALIBRATION = (
     "moments of the time derivative", "ODE − energy", "noise level's rank",
 )  # fmt: skip
 QUINTILES = 5
-FEW_PHOTOGRAPHS = 24
-"""Photographs of which each one's gap is told, at most."""
+FEW_PHOTOGRAPHS = 24  # photographs of which each one's gap is told, at most
 
 
 def all_checks(measured: Measured) -> list[Check]:

@@ -27,14 +27,10 @@ from dualscore.measuring.subject import Stage, joined
 class Estimated:
     """One estimate of the images' likelihood."""
 
-    position: Tensor
-    """The images' positions, as in rows, shape (n,)."""
-    bits: Tensor
-    """Bits/dim of each, shape (n,); of an estimate of an energy, without log Z."""
-    evaluations: int
-    """Network evaluations over all images, without those of log Z."""
-    also: Figure = field(default_factory=dict)
-    """More entries of the report."""
+    position: Tensor  # the images' positions, as in rows, shape (n,)
+    bits: Tensor  # bits/dim of each, shape (n,); of an estimate of an energy, without log Z
+    evaluations: int  # network evaluations over all images, without those of log Z
+    also: Figure = field(default_factory=dict)  # more entries of the report
 
     def figure(self, measured: Measured, energy: bool) -> Figure:
         """The report's entry: the mean, its error over photographs (a shared log Z's included), the cost."""
@@ -57,23 +53,16 @@ class Estimated:
 class Estimator:
     """An estimate of the likelihood, as experiments name it in `evaluate.estimators`."""
 
-    label: str
-    """Its name in tables."""
-    kind: str
-    """The kind of figure, in table 2."""
-    stages: Callable[[Measured, Extent], list[Stage]]
-    """The stages whose rows it reads, beside log Z's."""
-    estimate: Callable[[Measured], Estimated]
-    """From rows to each image's bits/dim."""
-    energy: bool = False
-    """Whether it needs an energy; log Z and its error are then added."""
-    discrete: bool = False
-    """Whether it needs 8-bit images."""
+    label: str  # its name in tables
+    kind: str  # the kind of figure, in table 2
+    stages: Callable[[Measured, Extent], list[Stage]]  # the stages whose rows it reads, beside log Z's
+    estimate: Callable[[Measured], Estimated]  # from rows to each image's bits/dim
+    energy: bool = False  # whether it needs an energy; log Z and its error are then added
+    discrete: bool = False  # whether it needs 8-bit images
 
 
 FEWEST_FOR_NORMALIZER = 64
-NORMALIZER_SHARE = 16
-"""Log Z is estimated on one image in this many: its noise is far below that of U(x, 0)."""
+NORMALIZER_SHARE = 16  # log Z is estimated on one image in this many: its noise is far below that of U(x, 0)
 
 
 def normalizer_count(images: int) -> int:

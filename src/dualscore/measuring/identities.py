@@ -19,8 +19,7 @@ from dualscore.measuring.subject import AGAIN, CALIBRATION, HEAT, LEVELS, STRATA
 from dualscore.noise import corrupt
 from dualscore.objective import denoising_loss
 
-WIDEST_STRATUM = 1.6
-"""Nats of ln t, at most, of a stratum in which the denoiser is measured once a draw."""
+WIDEST_STRATUM = 1.6  # nats of ln t, at most, of a stratum in which the denoiser is measured once a draw
 
 
 def rises(split: str, count: int, levels: list[float]) -> Stage:

@@ -36,18 +36,12 @@ _OTHERS = {"train": 10_000, "val": 20_000}
 class Subject:
     """The model to be measured, and what is known of its images."""
 
-    model: ScoreModel
-    """On the device, in the precision it is measured in."""
-    prior: StationaryGaussian
-    """Gaussian of the training images, on the same device."""
-    density: GaussianMixture | None
-    """The truth, where it is known, on the same device."""
-    quantized: bool
-    """Whether images are 8-bit."""
-    dequantize: bool
-    """Whether the model was trained on dequantized images."""
-    t_range: tuple[float, float]
-    """Smallest and largest noise variance in training, in pixel²."""
+    model: ScoreModel  # on the device, in the precision it is measured in
+    prior: StationaryGaussian  # Gaussian of the training images, on the same device
+    density: GaussianMixture | None  # the truth, where it is known, on the same device
+    quantized: bool  # whether images are 8-bit
+    dequantize: bool  # whether the model was trained on dequantized images
+    t_range: tuple[float, float]  # smallest and largest noise variance in training, in pixel²
     seed: int
 
     @property
@@ -70,11 +64,9 @@ class Subject:
 class Images:
     """A batch of clean pixels, and which images they are."""
 
-    clean: Tensor
-    """Pixels in [0, 1], shape (B, C, H, W), on the device."""
+    clean: Tensor  # pixels in [0, 1], shape (B, C, H, W), on the device
     position: list[int]
-    split: str = ""
-    """`train` or `val` for images that choose; anything else for those that are reported."""
+    split: str = ""  # `train` or `val` for images that choose; anything else for those that are reported
     ordinal: Tensor | None = None
     """Places among the images that are measured, int64, shape (B,), where images share levels and strata."""
 
@@ -116,10 +108,8 @@ class Stage:
 
     name: str
     split: str
-    count: int
-    """Images."""
+    count: int  # images
     measure: Callable[[Subject, Images], Rows]
     settings: dict[str, Any] = field(default_factory=dict)
     """Plain values that decide the figures, beside the model, the data and the seed."""
-    batch_divisor: int = 1
-    """Batches are this many times smaller, for stages that need more memory per image."""
+    batch_divisor: int = 1  # batches are this many times smaller, for stages that need more memory per image

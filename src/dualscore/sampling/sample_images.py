@@ -17,12 +17,9 @@ from dualscore.likelihood.ode import WhitenedFlow, integrate
 from dualscore.model import ImageModel
 from dualscore.noise import SAMPLING, normal_like, seeded_generator
 
-T_MIN = QUANTIZATION_VARIANCE
-"""Noise variance at which sampling ends, in pixel²: that of rounding to 8 bits."""
-UNADJUSTED_STEP = 0.1
-"""Size of Langevin steps that nothing corrects, relative to t."""
-SAMPLES = -3
-"""Second number of the random keys of samples; others have runs' seeds or splits there."""
+T_MIN = QUANTIZATION_VARIANCE  # noise variance at which sampling ends, in pixel²: that of rounding to 8 bits
+UNADJUSTED_STEP = 0.1  # size of Langevin steps that nothing corrects, relative to t
+SAMPLES = -3  # second number of the random keys of samples; others have runs' seeds or splits there
 
 
 class Method(Enum):
@@ -36,14 +33,11 @@ class Method(Enum):
 class Samples(NamedTuple):
     """Samples of a model."""
 
-    images: Tensor
-    """Shape (B, C, H, W), at the last level's noise variance; pixels may leave [0, 1] a little."""
+    images: Tensor  # shape (B, C, H, W), at the last level's noise variance; pixels may leave [0, 1] a little
     log_weight: Tensor | None
     """Metropolis only: log weights that make the samples exact, see `annealed`, float64, shape (B,)."""
-    acceptance: list[float]
-    """Metropolis only: the share of proposals accepted at each level but the first."""
-    evaluations: int
-    """Network evaluations per image."""
+    acceptance: list[float]  # Metropolis only: the share of proposals accepted at each level but the first
+    evaluations: int  # network evaluations per image
 
 
 def last_variance(t_min: float) -> float:
