@@ -17,8 +17,7 @@ from dualscore.assemble import build_datamodule, load_statistics
 from dualscore.data.base import ImageDataModule
 from dualscore.errors import DataError
 from dualscore.evaluation import codecs, fitted_yardsticks, yardsticks
-from dualscore.evaluation.fitted_yardsticks import FullGaussian
-from dualscore.evaluation.kept import Keep
+from dualscore.evaluation.fitted_yardsticks import FullGaussian, Keep
 from dualscore.evaluation.yardsticks import YARDSTICKS, Yardstick, measure_yardsticks
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, to_pixels

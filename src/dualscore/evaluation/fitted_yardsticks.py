@@ -1,17 +1,88 @@
-"""Yardsticks that are fitted once per data set: a full-covariance Gaussian and a causal network."""
+"""Yardsticks that are fitted once per data set, and kept: a full-covariance Gaussian and a causal network.
 
+Fits are kept in files NAME-HASH.safetensors, whole or absent. The header holds what decides the content, and
+a digest of both; nothing in it is ever executed. A file that is damaged, or of something else, counts as
+absent. Two processes that find nothing both make the same, and either's file will do.
+"""
+
+import hashlib
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
-from dualscore.evaluation.kept import Keep, Tensors
+from dualscore.files.aside import write_aside
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.images import in_channels, to_pixels
 from dualscore.likelihood.causal import CausalMLP, train_causal
+from dualscore.model_files.exported import digest
+
+Tensors = dict[str, Tensor]
+_ENTRY = "dualscore"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """A cache of tensors that take long to make, in files of the given folders.
+
+    They are looked through in order; the first that can be written to gets new files. Without any, everything
+    is made anew.
+    """
+
+    folders: Sequence[Path]
+
+    def __call__(
+        self,
+        name: str,
+        identity: dict[str, Any],
+        fits: Callable[[Tensors], bool],
+        make: Callable[[], Tensors],
+    ) -> Tensors:
+        """Tensors on the CPU, from a file NAME-… of this identity if they fit, or made and written.
+
+        The identity, plain values, is what decides them; `fits` tells whether what was read has the right
+        shapes.
+        """
+        text = json.dumps(identity, sort_keys=True)
+        file = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
+        for folder in self.folders:
+            found = _read(folder / file, identity)
+            if found is not None and fits(found):
+                return found
+        made = {key: value.detach().cpu().contiguous() for key, value in make().items()}
+        header = {"identity": identity, "digest": digest(identity, made)}
+        content = to_bytes(made, {_ENTRY: json.dumps(header, sort_keys=True)})
+        for folder in self.folders:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_aside(folder / file, content)
+            except OSError:
+                continue  # not ours to write to, or full
+            break
+        return made
+
+
+def _read(path: Path, identity: dict[str, Any]) -> Tensors | None:
+    """The tensors of a file that says it is what is looked for, and is whole."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
+            if not isinstance(header, dict) or header.get("identity") != identity:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError, ValueError, RecursionError):
+        return None
+    return tensors if header.get("digest") == digest(identity, tensors) else None
+
 
 GAUSSIAN_VERSION = CAUSAL_VERSION = 1  # versions of the fits; files of other versions are made anew
 BATCH = 512

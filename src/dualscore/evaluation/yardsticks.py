@@ -22,8 +22,7 @@ from dualscore.data.batch import Batch
 from dualscore.errors import DataError
 from dualscore.evaluation import fitted_yardsticks
 from dualscore.evaluation.codecs import CODECS, mosaic
-from dualscore.evaluation.fitted_yardsticks import BATCH, STEPS, causal_mlp, full_gaussian
-from dualscore.evaluation.kept import Keep
+from dualscore.evaluation.fitted_yardsticks import BATCH, STEPS, Keep, causal_mlp, full_gaussian
 from dualscore.evaluation.session import nested_choice
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, in_channels, to_pixels
