@@ -49,6 +49,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
         config = _with_earlier(config, output)
     opened = open_checkpoint(config, checkpoint, folder, console)
     session, options = opened.session, config.evaluate
+    speaks = session.fabric.is_global_zero  # one process prints and writes for all
     console.print(f"evaluating {checkpoint} …", soft_wrap=True)
     report, measured = _opening(config, checkpoint, opened), blank(opened, config)
     extent = evaluation_stages.extent(options, session.datamodule.counts, session.datamodule.reported)
@@ -57,16 +58,12 @@ def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[s
     measured = with_span(measured)
     for stage in evaluation_stages.stages(measured, options, extent):
         measured.rows[stage.name] = session.run(stage)
-        if (
-            session.fabric.is_global_zero
-            and _show_new(measured, config, extent, report, console)
-            and not finished
-        ):
+        if speaks and _show_new(measured, config, extent, report, console) and not finished:
             write_report(report, output)
-    if evaluation_stages.checked(measured, options) and session.fabric.is_global_zero:
+    if speaks and evaluation_stages.checked(measured, options):
         measured.rows.update(_chains(session, measured))
     report |= content.figures(measured, config, extent)
-    if session.fabric.is_global_zero:
+    if speaks:
         found = _yardsticks(config, session, folder)
         report["yardsticks"] = {name: yardsticks.figure(y, measured.photographs) for name, y in found.items()}
         report["differences"] |= content.beside(measured, found)
@@ -120,10 +117,8 @@ def _show_new(
 def _chains(session: Session, measured: Measured) -> dict[str, Rows]:
     """Rows of annealed chains, and of draws from the Gaussian: what the energy integrates to."""
     subject, levels, chains = measured.subject, chain_figures.schedule(measured), session.options.chains
-    weigh, draw = (
-        partial(chain_figures.chain_rows, subject, levels),
-        partial(chain_figures.draw_rows, subject),
-    )
+    weigh = partial(chain_figures.chain_rows, subject, levels)
+    draw = partial(chain_figures.draw_rows, subject)
     found = {"mass": session.rows("mass", chains, weigh, {"levels": levels})} if chains > 1 else {}
     return found | {"anchor": session.rows("anchor", chain_figures.DRAWS, draw, {})}
 
