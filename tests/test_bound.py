@@ -15,9 +15,8 @@ from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.likelihood import variational_bound
 from dualscore.likelihood.bound import decode, decoder_energy, prior_divergence, stratified_variances
 from dualscore.likelihood.units import STEP
-from dualscore.measuring.bound_range import Grid
 from dualscore.measuring.estimators import ESTIMATORS
-from dualscore.measuring.measured import Measured
+from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.subject import Images, Subject
 from dualscore.settings.config import EvaluateConfig
 from test_gaussian import random_spectrum

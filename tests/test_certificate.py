@@ -21,7 +21,8 @@ from dualscore.likelihood import (
     variational_bound,
 )
 from dualscore.likelihood.bound import prior_divergence
-from dualscore.likelihood.bounded import (
+from dualscore.likelihood.certificate import (
+    _foreseen,
     bounded_denoise,
     bounded_space,
     decode_bounded,
@@ -31,8 +32,8 @@ from dualscore.likelihood.bounded import (
     prior_ceiling,
     space_ceiling,
     space_tail,
+    sum_limit,
 )
-from dualscore.likelihood.certificate import _foreseen, sum_limit
 from dualscore.likelihood.units import STEP
 from dualscore.noise import corrupt
 

@@ -11,12 +11,14 @@ from torch import Tensor
 from dualscore.densities import GaussianMixture, gaussian_textures, texture_mixture
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian, dct_matrix
-from dualscore.likelihood.calibration import POINTS, rank, window
 from dualscore.likelihood.consistency import (
+    POINTS,
     aligned_strata,
     energy_deviation,
     linear_deviation,
+    rank,
     steadied,
+    window,
 )
 from dualscore.likelihood.verdict import Check, Word, overall, verdict
 from dualscore.measuring.checks import HEAT, IMAGE, RISE, all_checks, image_figures, image_gaps

@@ -21,10 +21,9 @@ from dualscore.likelihood.consistency import (
 )
 from dualscore.likelihood.ode import laplacian
 from dualscore.likelihood.verdict import TOLERANCE, Check, Word, verdict
-from dualscore.measuring.bound_range import Grid
 from dualscore.measuring.checks import CALIBRATION, HEAT, IMAGE, RISE, SPACE, TIME, all_checks
 from dualscore.measuring.identities import calibration, heat, rises
-from dualscore.measuring.measured import Measured
+from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.quantities import noise_levels
 from dualscore.measuring.subject import Images, Subject
 from dualscore.noise import corrupt, random_signs

@@ -16,18 +16,17 @@ from hypothesis import strategies as st
 
 from dualscore.densities import gaussian_textures
 from dualscore.evaluation.evaluation_report import legend
-from dualscore.evaluation.spread import nested_choice
+from dualscore.evaluation.session import nested_choice
 from dualscore.evaluation.store import RowStore
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import Estimate
 from dualscore.likelihood.units import STEP
 from dualscore.measuring import quantities
-from dualscore.measuring.bound_range import Grid, choose
 from dualscore.measuring.chain_figures import LOG_Z, MASS
 from dualscore.measuring.checks import CALIBRATION, HEAT, IMAGE, ODE, RISE, SPACE, TIME
+from dualscore.measuring.measured import Grid, choose
 from dualscore.measuring.row_figures import PerImage, component_weights
-from dualscore.measuring.rows import joined
-from dualscore.measuring.subject import Images, Subject
+from dualscore.measuring.subject import Images, Subject, joined
 from workspace import EVERYTHING, TINY, Workspace
 
 SMALL = [

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualscore.densities import GaussianMixture
+from dualscore.evaluation.fitted_yardsticks import FullGaussian
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.images import dequantize, to_gray, to_pixels
 from dualscore.likelihood import (
@@ -21,13 +22,10 @@ from dualscore.likelihood import (
     noise_entropy,
     paper_bits_per_dim,
 )
-from dualscore.likelihood.baselines import FullGaussian
-from dualscore.measuring.bound_range import Grid
 from dualscore.measuring.estimators import paper
-from dualscore.measuring.measured import Measured
+from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.row_figures import shared_bound, shared_level_figures
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import Subject
+from dualscore.measuring.subject import Rows, Subject
 from dualscore.training.callbacks.validation import GatheredRows, Moments, _by_stage
 from test_gaussian import random_spectrum
 

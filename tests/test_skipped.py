@@ -190,7 +190,7 @@ def test_a_run_tells_counts_and_goes_on_to_the_same_bits(
     workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that the evaluation reads the undamaged images only.
-    monkeypatch.setattr("dualscore.evaluation.gaussians.FULL_COVARIANCE_LIMIT", 0)
+    monkeypatch.setattr("dualscore.evaluation.fitted_yardsticks.FULL_COVARIANCE_LIMIT", 0)
     settings = [*SETTINGS, f"data.path={scattered(demo_shards, workspace.folder / 'data')}", "data.workers=1"]
     whole = workspace.run("train", "patches_dual", *settings, "trainer.max_steps=8", "--runs", "runs/whole")
     warned = re.findall(

@@ -16,12 +16,11 @@ from safetensors.torch import load_file, save_file
 from dualscore.assemble import build_datamodule, load_statistics
 from dualscore.data.base import ImageDataModule
 from dualscore.errors import DataError
-from dualscore.evaluation import causal_yardstick, codecs, gaussians, yardsticks
-from dualscore.evaluation.kept import Keep
+from dualscore.evaluation import codecs, fitted_yardsticks, yardsticks
+from dualscore.evaluation.fitted_yardsticks import FullGaussian, Keep
 from dualscore.evaluation.yardsticks import YARDSTICKS, Yardstick, measure_yardsticks
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, to_pixels
-from dualscore.likelihood.baselines import FullGaussian
 from dualscore.noise import fixed_uniform
 from dualscore.settings.experiment import load_experiment
 from workspace import ROOT
@@ -29,10 +28,10 @@ from workspace import ROOT
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(causal_yardstick, "STEPS", 3)
+    monkeypatch.setattr(fitted_yardsticks, "STEPS", 3)
     monkeypatch.setattr(yardsticks, "STEPS", 3)
-    monkeypatch.setattr(gaussians, "FEWEST_IMAGES", 1500)
-    monkeypatch.setattr(gaussians, "IMAGES_PER_DIMENSION", 1)
+    monkeypatch.setattr(fitted_yardsticks, "FEWEST_IMAGES", 1500)
+    monkeypatch.setattr(fitted_yardsticks, "IMAGES_PER_DIMENSION", 1)
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ def test_what_is_fitted_is_taken_from_its_file_until_something_else_is_asked_for
         raise AssertionError("fitted again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(causal_yardstick, "train_causal", none)
+        patch.setattr(fitted_yardsticks, "train_causal", none)
         patch.setattr(FullGaussian, "fit", none)
         again = measured(datamodule, stationary, tmp_path, wanted=names)
         for name in names:

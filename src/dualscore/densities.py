@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian, WhiteGaussian
+from dualscore.noise import normal_like
 
 Component = StationaryGaussian | WhiteGaussian
 
@@ -65,7 +66,7 @@ class GaussianMixture(EnergyModel):
 
     def centers(self) -> Tensor:
         """Each component's mean, shape (K, C), in double precision."""
-        return torch.stack([_component(c).mean.double() for c in self.components])
+        return torch.stack([c.get_buffer("mean").double() for c in self.components])
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """The exact mean (C,) and DCT spectrum (C, C, H, W) of the clean images, in double precision."""
@@ -81,20 +82,14 @@ class GaussianMixture(EnergyModel):
         return mean, spectrum
 
 
-def _component(module: nn.Module) -> Component:
-    assert isinstance(module, Component)
-    return module
-
-
 def _sample(
     component: nn.Module, count: int, shape: tuple[int, int, int], generator: torch.Generator
 ) -> Tensor:
     if isinstance(component, StationaryGaussian):
         return component.sample(count, generator)
     assert isinstance(component, WhiteGaussian)
-    mean = component.mean
-    white = torch.randn(count, *shape, generator=generator, dtype=mean.dtype, device=mean.device)
-    return mean[:, None, None] + component.variance.sqrt() * white
+    mean = component.mean[:, None, None]
+    return mean + component.variance.sqrt() * normal_like(mean.expand(count, *shape), generator)
 
 
 def _spectrum(component: nn.Module, shape: tuple[int, int, int]) -> Tensor:
@@ -109,16 +104,10 @@ def _spectrum(component: nn.Module, shape: tuple[int, int, int]) -> Tensor:
 def natural_spectrum(
     image_shape: tuple[int, int, int], exponent: float, floor: float, stretch: float = 1.0
 ) -> Tensor:
-    """A spectrum like that of photographs: power 1/|f|^exponent, correlated colours, and a white floor.
+    """A spectrum like that of photographs: covariances of DCT coefficients, shape (C, C, H, W), float64.
 
-    Args:
-        image_shape: (C, H, W).
-        exponent: of the power law; 2 for photographs, 0 for none.
-        floor: share of the variance that is white.
-        stretch: how many times smoother the texture is along rows than along columns.
-
-    Returns:
-        Covariances of the DCT coefficients, shape (C, C, H, W), double precision, of mean variance 1.
+    Power 1/|f|^exponent (2 for photographs), correlated colours, a share of white noise, `floor`, and a mean
+    variance of 1. The texture is `stretch` times smoother along rows than along columns.
     """
     channels, height, width = image_shape
     rows = torch.arange(height, dtype=torch.float64)[:, None] / height
@@ -143,8 +132,7 @@ def texture_mixture(image_shape: tuple[int, int, int]) -> GaussianMixture:
     """Textures of two spectra (isotropic and oriented) and two contrasts, equally likely."""
     mean = torch.full((image_shape[0],), 0.5)
     spectra = [
-        natural_spectrum(image_shape, exponent=2.5, floor=0.15),
-        natural_spectrum(image_shape, exponent=2.5, floor=0.15, stretch=2.0),
+        natural_spectrum(image_shape, exponent=2.5, floor=0.15, stretch=stretch) for stretch in (1.0, 2.0)
     ]
     components = [
         StationaryGaussian(mean, deviation**2 * spectrum)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dualscore.noise import normal_like
+
 QUANTIZATION_VARIANCE = 1.0 / (12.0 * 255.0**2)
 """Variance of uniform noise over one 8-bit step of a pixel in [0, 1], in pixel²."""
 
@@ -24,12 +26,10 @@ def dct_matrix(size: int) -> Tensor:
 
 
 class Standardized(NamedTuple):
-    """What a Gaussian says of noisy images."""
+    """A Gaussian's energies of noisy images, and the whitened images."""
 
-    energy: Tensor
-    """U(y, t) in nats, shape (B,)."""
-    whitened: Tensor
-    """w = (Σ + t)^(−1/2) (y − μ), dimensionless, shape (B, C, H, W)."""
+    energy: Tensor  # U(y, t) in nats, shape (B,)
+    whitened: Tensor  # w = (Σ + t)^(−1/2) (y − μ), dimensionless, shape (B, C, H, W)
 
 
 class WhiteGaussian(nn.Module):
@@ -122,13 +122,7 @@ class StationaryGaussian(nn.Module):
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw clean images x ~ N(μ, Σ), shape (count, C, H, W)."""
-        white = torch.randn(
-            count,
-            *self.eigenvalues.shape,
-            generator=generator,
-            dtype=self.mean.dtype,
-            device=self.mean.device,
-        )
+        white = normal_like(self.eigenvalues.expand(count, -1, -1, -1), generator)
         return self.synthesize(white * self.eigenvalues.sqrt()) + self.mean[:, None, None]
 
     def entropy(self, noise_variance: float = 0.0) -> Tensor:

@@ -5,14 +5,7 @@ from torch import Tensor
 
 
 def to_gray(image: Tensor) -> Tensor:
-    """Turn 8-bit colour into 8-bit gray with the ITU-R 601 luma weights, as Pillow's mode L does.
-
-    Args:
-        image: uint8, shape (B, 3, H, W).
-
-    Returns:
-        uint8, shape (B, 1, H, W).
-    """
+    """8-bit colour (B, 3, H, W) → 8-bit gray (B, 1, H, W), by ITU-R 601 luma weights, as Pillow's mode L."""
     weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32, device=image.device)
     weighted = (image.to(torch.int32) * weights[:, None, None]).sum(dim=1, keepdim=True)
     return ((weighted + 32768) >> 16).to(torch.uint8)
@@ -28,15 +21,9 @@ LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
 
 def to_pixels(image: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Turn stored images into pixels in [0, 1].
+    """Pixels k/255 in [0, 1], (B, channels, H, W), of stored images, uint8 of shape (B, C, H, W).
 
-    Args:
-        image: uint8, shape (B, C, H, W); samples of a known density may be floats, and stay as they are.
-        channels: channels wanted; 1 makes gray of colour.
-        dtype: of the result.
-
-    Returns:
-        Pixels k/255, shape (B, channels, H, W).
+    One channel makes gray of colour. Samples of a known density may be floats, and stay as they are.
     """
     if image.is_floating_point():
         return image.to(dtype)
@@ -49,13 +36,5 @@ def to_stored(pixels: Tensor) -> Tensor:
 
 
 def dequantize(pixels: Tensor, uniform: Tensor) -> Tensor:
-    """Spread 8-bit pixels over their quantisation step: x + (u − ½)/255.
-
-    Args:
-        pixels: k/255, any shape.
-        uniform: u in [0, 1), of the same shape.
-
-    Returns:
-        Pixels with a density, within half a step of the old ones.
-    """
+    """Spread 8-bit pixels over their quantisation step: x + (u − ½)/255, with u in [0, 1) of x's shape."""
     return pixels + (uniform - 0.5) / 255.0

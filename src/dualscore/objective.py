@@ -26,46 +26,28 @@ class DualLoss(NamedTuple):
 
 
 def space_loss(image_gradient: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
-    """(t/d) ‖∇_y U − (y−x)/t‖² = mean over pixels of (x̂ − x)²/t, shape (B,).
+    """(t/d) ‖∇_y U − (y−x)/t‖² = mean over pixels of (x̂ − x)²/t, dimensionless, shape (B,).
 
-    Args:
-        image_gradient: ∇_y U, shape (B, C, H, W).
-        noise: z = (y − x)/√t, shape (B, C, H, W); used itself, since (y − x)/t cancels badly at small t.
-        noise_variance: t in pixel², shape (B,).
-
-    Returns:
-        The loss of each image, dimensionless.
+    From ∇_y U (B, C, H, W), z = (y − x)/√t of the same shape (as (y − x)/t cancels badly at small t), and t
+    (B,).
     """
     error = noise_variance.sqrt()[:, None, None, None] * image_gradient - noise
     return error.square().mean(dim=(1, 2, 3))
 
 
 def denoising_loss(model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
-    """The space loss alone, of a model that is measured: (x̂ − x)²/t at y = x + √t z.
+    """The space loss alone, (x̂ − x)²/t at y = x + √t z, of any denoiser.
 
-    Args:
-        model: any denoiser.
-        clean: images x, shape (B, C, H, W).
-        noise: z, of the same shape.
-        noise_variance: t in pixel², shape (B,).
-
-    Returns:
-        The loss of each image, dimensionless, shape (B,).
+    From x and z of shape (B, C, H, W) and t in pixel², (B,); dimensionless, shape (B,).
     """
     gradients = model.gradients(corrupt(clean, noise, noise_variance), noise_variance, time=False)
     return space_loss(gradients.image, noise, noise_variance)
 
 
 def time_loss(time_derivative: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
-    """(t/d)² (∂_t U − d/2t + ‖y−x‖²/2t²)² = (½(1 − ‖z‖²/d) − t ∂_t U/d)², shape (B,).
+    """(t/d)² (∂_t U − d/2t + ‖y−x‖²/2t²)² = (½(1 − ‖z‖²/d) − t ∂_t U/d)², dimensionless, shape (B,).
 
-    Args:
-        time_derivative: ∂_t U, shape (B,).
-        noise: z, shape (B, C, H, W).
-        noise_variance: t in pixel², shape (B,).
-
-    Returns:
-        The loss of each image, dimensionless.
+    From ∂_t U (B,), the noise z (B, C, H, W) and its variance t in pixel² (B,).
     """
     target = 0.5 * (1.0 - noise.square().mean(dim=(1, 2, 3)))
     return (target - noise_variance * time_derivative / noise[0].numel()).square()

@@ -6,18 +6,6 @@ from dualscore.annealing.metropolis import Chain, Random, mala
 from dualscore.annealing.reverse import contrast, step_down
 
 __all__ = [
-    "NOTHING",
-    "Annealed",
-    "Chain",
-    "Condition",
-    "Known",
-    "Noisy",
-    "Random",
-    "anneal",
-    "contrast",
-    "effective_samples",
-    "mala",
-    "resample",
-    "start_from",
-    "step_down",
-]
+    "NOTHING", "Annealed", "Chain", "Condition", "Known", "Noisy", "Random", "anneal", "contrast",
+    "effective_samples", "mala", "resample", "start_from", "step_down",
+]  # fmt: skip

@@ -30,42 +30,33 @@ from dualscore.annealing.metropolis import Random, evaluate, mala
 from dualscore.annealing.reverse import step_down
 from dualscore.energy import Gradients, ScoreModel
 from dualscore.gaussian import StationaryGaussian
+from dualscore.noise import normal_like
 
 BEST_ACCEPTANCE = 0.574
-"""Of Langevin proposals: where chains move fastest. Roberts and Rosenthal 1998."""
-_PATIENCE = 0.5
-"""How far the step size follows one level's acceptance, in nats."""
+"""Acceptance of Langevin proposals at which chains move fastest. Roberts and Rosenthal 1998."""
+_PATIENCE = 0.5  # how far the step size follows one level's acceptance, in nats
 
 
 class Annealed(NamedTuple):
     """Samples, and how they came about."""
 
-    images: Tensor
-    """y at the last level, shape (B, C, H, W)."""
+    images: Tensor  # y at the last level, shape (B, C, H, W)
     log_weight: Tensor | None
     """Natural log of the weights, float64, shape (B,); None for samples that were not adjusted."""
-    acceptance: list[float]
-    """The mean acceptance at each level but the first; empty without Langevin steps."""
-    step_sizes: list[float]
-    """Of the Langevin steps at each level but the first, relative to its t."""
-    log_weights: Tensor | None
-    """The logs of the weights as they grew, at each level, float64, shape (B, L)."""
+    acceptance: list[float]  # the mean acceptance at each level but the first; empty without Langevin steps
+    step_sizes: list[float]  # Langevin step sizes at each level but the first, relative to its t
+    log_weights: Tensor | None  # the logs of the weights as they grew, at each level, float64, shape (B, L)
 
 
 def effective_samples(log_weight: Tensor) -> float:
-    """How many equally weighted samples weighted ones are worth, (Σw)²/Σw², of their logs, shape (B,)."""
+    """Effective number of weighted samples, (Σw)²/Σw², from the logs of their weights, shape (B,)."""
     return float((2.0 * log_weight.logsumexp(0) - (2.0 * log_weight).logsumexp(0)).exp())
 
 
 def resample(log_weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Choose samples by their weights (systematic resampling: each ⌊Bw⌋ or ⌈Bw⌉ times).
+    """Choose samples by their log weights (B,): places in rising order, int64, (B,).
 
-    Args:
-        log_weight: natural logs of the weights, float64, shape (B,).
-        generator: on their device.
-
-    Returns:
-        The places of those chosen, int64, shape (B,), in rising order.
+    Systematic resampling: each is chosen ⌊Bw⌋ or ⌈Bw⌉ times.
     """
     count = len(log_weight)
     start = torch.rand(1, generator=generator, dtype=log_weight.dtype, device=log_weight.device)
@@ -76,22 +67,13 @@ def resample(log_weight: Tensor, generator: torch.Generator) -> Tensor:
 def start_from(
     prior: StationaryGaussian, noise_variance: float, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw the noise that sampling starts from, of N(μ, Σ + t I).
+    """Noise N(μ, Σ + t I) that sampling starts from, (count, C, H, W), and its energies there, (count,).
 
-    Args:
-        prior: the clean images' Gaussian.
-        noise_variance: t in pixel², so large that the noisy images are nearly of that density.
-        count: how many.
-        generator: on the prior's device.
-
-    Returns:
-        Images (count, C, H, W), and their energies under that Gaussian, shape (count,).
+    The noise variance t should be so large that the noisy images are nearly of that density.
     """
-    mean, t = prior.mean, prior.mean.new_full((count,), noise_variance)
     clean = prior.sample(count, generator)
-    noise = torch.randn(clean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-    noisy = clean + noise_variance**0.5 * noise
-    return noisy, prior(noisy, t).energy
+    noisy = clean + noise_variance**0.5 * normal_like(clean, generator)
+    return noisy, prior(noisy, clean.new_full((count,), noise_variance)).energy
 
 
 def anneal(

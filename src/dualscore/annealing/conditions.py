@@ -1,4 +1,4 @@
-"""What samples are conditioned on: nothing, a noisy version of the image, or some of its pixels."""
+"""Conditions for sampling: nothing, a noisy version of the image, or some of its pixels."""
 
 from dataclasses import dataclass
 

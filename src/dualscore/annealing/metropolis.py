@@ -14,18 +14,17 @@ from torch import Tensor
 
 from dualscore.annealing.conditions import NOTHING, Condition
 from dualscore.energy import Gradients, ScoreModel
+from dualscore.noise import normal_like
 
 Random = torch.Generator | Sequence[torch.Generator]
-"""What draws: one generator for all chains, or one a chain, whose way is then the same in every batch."""
+"""One generator for all chains, or one per chain, which then moves alike in every batch."""
 
 
 class Chain(NamedTuple):
-    """Where chains are, and how many of their proposals were accepted."""
+    """The chains' positions, and the share of proposals accepted."""
 
-    images: Tensor
-    """y, shape (B, C, H, W)."""
-    found: Gradients
-    """U and its gradients there, in t too where the model has an energy."""
+    images: Tensor  # y, shape (B, C, H, W)
+    found: Gradients  # U and its gradients there, in t too where the model has an energy
     acceptance: Tensor
     """The share accepted of each chain's proposals, shape (B,); 1 without adjustment, NaN without steps."""
 
@@ -36,16 +35,12 @@ def evaluate(model: ScoreModel, images: Tensor, t: Tensor) -> Gradients:
         return model.gradients(images, t)
 
 
-def normal_like(images: Tensor, generator: Random, condition: Condition) -> Tensor:
+def free_noise(images: Tensor, generator: Random, condition: Condition) -> Tensor:
     """Standard normal noise where pixels are free, 0 elsewhere, of the images' shape (B, C, H, W)."""
-
-    def draw(shape: torch.Size, one: torch.Generator) -> Tensor:
-        return torch.randn(shape, generator=one, dtype=images.dtype, device=images.device)
-
     if isinstance(generator, torch.Generator):
-        noise = draw(images.shape, generator)
+        noise = normal_like(images, generator)
     else:
-        noise = torch.stack([draw(images.shape[1:], one) for one in generator])
+        noise = torch.stack([normal_like(image, one) for image, one in zip(images, generator, strict=True)])
     return noise if condition.free is None else noise * condition.free
 
 
@@ -97,7 +92,7 @@ def mala(
     for _ in range(steps):
         here = condition.add(found, images, t)
         drift = -0.5 * step_size * here.image * free
-        noise = normal_like(images, generator, condition)
+        noise = free_noise(images, generator, condition)
         proposed = images + drift + step_size**0.5 * noise
         new = evaluate(model, proposed, t)
         if not adjust:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dualscore.annealing.conditions import NOTHING, Condition
-from dualscore.annealing.metropolis import Random, normal_like
+from dualscore.annealing.metropolis import Random, free_noise
 from dualscore.energy import Gradients
 from dualscore.gaussian import StationaryGaussian
 
@@ -27,15 +27,9 @@ _CONTRASTS = torch.linspace(-16.0, 6.0, 89, dtype=torch.float64) * math.log(2.0)
 
 
 def contrast(curvature: Tensor, prior: StationaryGaussian, noise_variance: float) -> Tensor:
-    """β for which N(μ, βΣ + t I) has an image's mean curvature, the mean of 1/(βλ_k + t) over frequencies.
+    """β for which N(μ, βΣ + t I) has an image's mean curvature ΔU/d, the mean of 1/(βλ_k + t).
 
-    Args:
-        curvature: ΔU/d in 1/pixel², shape (B,).
-        prior: the clean images' Gaussian, of eigenvalues λ_k.
-        noise_variance: t in pixel².
-
-    Returns:
-        β, dimensionless, between 2^−16 and 2^6, float64, shape (B,).
+    From curvatures in 1/pixel², shape (B,); β is between 2^−16 and 2^6, float64, shape (B,).
     """
     scale = _CONTRASTS.to(curvature.device).flip(0)  # falling, so that the curvature rises
     spectrum = prior.eigenvalues.double().flatten()
@@ -54,21 +48,11 @@ def step_down(
     condition: Condition = NOTHING,
     prior: StationaryGaussian | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw y_s given y_t.
+    """Draw y_s given y_t (B, C, H, W); t > s > 0 are noise variances in pixel².
 
-    Args:
-        found: what the model says of y_t at t; without ∂_t U the variance is (t−s) s/t, the smallest.
-        images: y_t, shape (B, C, H, W).
-        levels: t and s, noise variances in pixel², t > s > 0.
-        generator: on the images' device; one for all images, or one an image.
-        condition: what is known of the images; their free pixels move.
-        prior: the clean images' Gaussian, for a variance by frequency; None for one variance.
-
-    Returns:
-        y_s, shape (B, C, H, W), and log N(y_t; y_s, (t−s) I) − log q(y_s | y_t), float64, shape (B,).
-
-    Raises:
-        ValueError: if some pixels are held and the variance is to be one a frequency.
+    Without ∂_t U in `found` the variance is (t−s) s/t, the smallest; with `prior` it is one a frequency.
+    Returns y_s and log N(y_t; y_s, (t−s) I) − log q(y_s | y_t), float64, shape (B,). A ValueError refuses
+    held pixels with a variance by frequency.
     """
     t, s = levels
     if prior is not None and condition.free is not None:
@@ -84,7 +68,7 @@ def step_down(
             beta = contrast(mean, prior, t).to(images.dtype)[:, None, None, None]
             left = 1.0 - (t - s) / (beta * prior.eigenvalues + t)
     free = torch.ones_like(images[:1]) if condition.free is None else condition.free
-    noise = normal_like(images, generator, condition)
+    noise = free_noise(images, generator, condition)
     spread = ((t - s) * left).sqrt() * noise
     drift = (t - s) * found.image * free
     change = (spread if prior is None else prior.synthesize(spread)) - drift

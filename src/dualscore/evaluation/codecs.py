@@ -15,10 +15,9 @@ from PIL import Image, features
 from dualscore.errors import DataError
 
 Picture = NDArray[np.uint8]
-LARGEST_SIDE = 16_383
-"""Pixels of a WebP's side, the shortest limit of all."""
+LARGEST_SIDE = 16_383  # pixels of a WebP's side, the shortest limit of all
 GRAY_EFFORT, COLOUR_EFFORT = 9, 8
-"""Of JPEG XL: 10 saves 0.001 bits/dim more in three times the time; 9 takes minutes a colour megapixel."""
+"""JPEG XL's effort: 10 saves 0.001 bits/dim more in three times the time; 9 takes minutes a megapixel."""
 JPEG_XL = 'not installed: pip install "dualscore[codecs]"'
 
 
@@ -27,16 +26,9 @@ class UnavailableError(DataError):
 
 
 def mosaic(images: Picture) -> Picture:
-    """Lay images side by side, in rows, nearly square; black where the last row has none left.
+    """Lay 8-bit images (n, C, H, W) side by side, in rows, nearly square; black where the last row has none.
 
-    Args:
-        images: 8-bit, shape (n, C, H, W), C of 1 or 3.
-
-    Returns:
-        Gray (rows·H, columns·W) or RGB (rows·H, columns·W, 3).
-
-    Raises:
-        DataError: if they are neither gray nor RGB, or the mosaic is larger than WebP takes.
+    A DataError refuses what is neither gray nor RGB, or larger than a WebP can be.
     """
     count, channels, height, width = images.shape
     if channels not in (1, 3):
@@ -85,7 +77,7 @@ CODECS: dict[str, tuple[str, Callable[[Picture], bytes]]] = {
     "webp": ("WebP, lossless", webp),
     "jpeg_xl": ("JPEG XL, lossless", jpeg_xl),
 }
-"""What each is called, and what makes its files."""
+"""By name: the label in tables, and the encoder."""
 
 
 def _saved(image: Image.Image, kind: str, **options: object) -> bytes:

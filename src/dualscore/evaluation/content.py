@@ -4,7 +4,6 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from dualscore.data.base import ImageDataModule
 from dualscore.evaluation.yardsticks import CAUSAL, FULL_COVARIANCE, Yardstick
 from dualscore.likelihood import bits, bits_per_dim, mean
 from dualscore.likelihood.verdict import overall, verdict
@@ -12,14 +11,8 @@ from dualscore.measuring.chain_figures import mass_figures
 from dualscore.measuring.checks import all_checks, image_figures, looked_at
 from dualscore.measuring.estimators import Estimator, bound, usable
 from dualscore.measuring.measured import Extent, Measured
-from dualscore.measuring.row_figures import (
-    PerImage,
-    component_weights,
-    level_figures,
-    plain,
-    truth_figures,
-)
-from dualscore.measuring.rows import joined
+from dualscore.measuring.row_figures import PerImage, component_weights, level_figures, plain, truth_figures
+from dualscore.measuring.subject import joined
 from dualscore.settings.config import ExperimentConfig, KnownDensity
 
 DIFFERENCES = (("bound", "dequantized"), ("dequantized", "paper"))
@@ -38,16 +31,7 @@ def ready(measured: Measured, config: ExperimentConfig, extent: Extent) -> dict[
 
 
 def figures(measured: Measured, config: ExperimentConfig, extent: Extent) -> dict[str, Any]:
-    """Everything that rows alone decide, as far as they are there.
-
-    Args:
-        measured: the rows.
-        config: the experiment.
-        extent: how much was to be measured.
-
-    Returns:
-        Entries of the report.
-    """
+    """Everything that rows alone decide, as far as they are there: entries of the report."""
     m, rows = measured, measured.rows
     report: dict[str, Any] = {"bits_per_dim": {}}
     per_image, found = PerImage(m.photographs), ready(m, config, extent)
@@ -55,10 +39,8 @@ def figures(measured: Measured, config: ExperimentConfig, extent: Extent) -> dic
         report["log_normalizer"] = m.log_z.value
     for name, estimator in found.items():
         estimated = estimator.estimate(m)
-        shared = m.shared if estimator.energy else None
-        normalizing = rows["normalizer"]["energy"].numel() if estimator.energy else 0
-        per_image.add(name, estimated.position, estimated.bits, shared)
-        report["bits_per_dim"][name] = estimated.figure(m, shared, normalizing)
+        per_image.add(name, estimated.position, estimated.bits, m.shared if estimator.energy else None)
+        report["bits_per_dim"][name] = estimated.figure(m, estimator.energy)
     if "train_paper" in rows and "train_normalizer" in rows:
         report["train"] = _training(m)
     if "noise_levels" in rows:
@@ -82,13 +64,11 @@ def figures(measured: Measured, config: ExperimentConfig, extent: Extent) -> dic
 
 def beside(measured: Measured, found: dict[str, Yardstick]) -> dict[str, Any]:
     """The bound less each yardstick that has bits of its own of the same images, and how many these are."""
-    differences = {}
-    if "bound_strata" in measured.rows:
-        ours = bound(measured)
-        for name in (CAUSAL, FULL_COVARIANCE):
-            other = found.get(name)
-            if other is None or other.positions is None or other.bits_per_dim is None:
-                continue
+    if "bound_strata" not in measured.rows:
+        return {}
+    ours, differences = bound(measured), {}
+    for other in (found[name] for name in (CAUSAL, FULL_COVARIANCE) if name in found):
+        if other.positions is not None and other.bits_per_dim is not None:
             a, b = joined({"position": ours.position}, {"position": other.positions})
             if len(a) > 1:
                 gap = measured.mean(ours.bits[a] - other.bits_per_dim[b], ours.position[a])
@@ -112,18 +92,17 @@ def _training(measured: Measured) -> dict[str, Any]:
 
 
 def _truth(measured: Measured, config: ExperimentConfig, per_image: PerImage, report: dict[str, Any]) -> None:
+    """The known density's own figure, and how far every estimate is above it."""
     m, rows = measured, measured.rows["truth"]
-    bits = m.density_bits(rows["energy"])
-    names = list(report["bits_per_dim"])
-    per_image.add(PerImage.TRUTH, rows["position"], bits)
-    log_z = m.log_z if "normalizer" in m.rows else None
-    report["truth"] = truth_figures(bits, m.rows.get("noise_levels", {}), log_z, m.dimension)
+    true_bits, log_z = m.density_bits(rows["energy"]), m.log_z if "normalizer" in m.rows else None
+    per_image.add(PerImage.TRUTH, rows["position"], true_bits)
+    report["truth"] = truth_figures(true_bits, m.rows.get("noise_levels", {}), log_z, m.dimension)
     density = m.subject.density
     if "paper" in m.rows and density is not None and config.data.density is KnownDensity.mode_mixture:
         weights = density.log_weights.exp().cpu()
         report["truth"]["component_weights"] = component_weights(rows, m.rows["paper"], weights)
-    for name in names:
-        report["bits_per_dim"][name]["above_truth"] = plain(per_image.difference(name, PerImage.TRUTH))
+    for name, figure in report["bits_per_dim"].items():
+        figure["above_truth"] = plain(per_image.difference(name, PerImage.TRUTH))
 
 
 def _checks(measured: Measured, report: dict[str, Any]) -> None:
@@ -144,15 +123,3 @@ def _checks(measured: Measured, report: dict[str, Any]) -> None:
     report["word"] = overall(checks).value if checks else "not checked"
     report["consistent"] = report["word"] == "consistent"
     report["verdict"] = verdict(checks, measured.dimension, looked_at(measured))
-
-
-def dataset(datamodule: ImageDataModule, channels: int) -> dict[str, Any]:
-    """What the images are, for the report."""
-    return {
-        "name": datamodule.dataset,
-        "release": datamodule.release,
-        "path": str(datamodule.path) if datamodule.path else None,
-        "split": datamodule.reported,
-        "chosen_on": "val",
-        "colour": "gray" if channels == 1 else "colour",
-    }

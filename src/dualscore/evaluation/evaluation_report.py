@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dualscore.evaluation.session import KINDS
-from dualscore.evaluation.yardsticks import CAUSAL, LABELS
+from dualscore.evaluation.yardsticks import CAUSAL, FILE, LABELS
 from dualscore.files.aside import write_aside
 from dualscore.measuring.checks import HEAT, RISE
+from dualscore.measuring.estimators import label
 from dualscore.measuring.row_figures import estimate_of
 from dualscore.noise import in_decibels
 from dualscore.terminal import final
@@ -34,8 +34,8 @@ def print_figure(label: str, figure: dict[str, Any], console: Console) -> None:
     )
 
 
-def print_report(report: dict[str, Any], label: Callable[[str], str], console: Console) -> None:
-    """Print an evaluation as tables and one line of verdict; `label` tells what an estimate is called."""
+def print_report(report: dict[str, Any], console: Console) -> None:
+    """Print an evaluation as tables and one line of verdict."""
     data = report["dataset"]
     shape = "×".join(map(str, report["image_shape"]))
     final(
@@ -48,7 +48,7 @@ def print_report(report: dict[str, Any], label: Callable[[str], str], console: C
         ),
         soft_wrap=True,
     )
-    final(console, _likelihoods(report, label))
+    final(console, _likelihoods(report))
     final(console, _levels(report, console))
     if weights := report.get("truth", {}).get("component_weights"):
         pairs = zip(weights["model"], weights["truth"], strict=True)
@@ -62,7 +62,7 @@ def print_report(report: dict[str, Any], label: Callable[[str], str], console: C
 
 
 def legend(report: dict[str, Any]) -> list[str]:
-    """What the columns of the tables are, for who reads them for the first time."""
+    """Explain the tables' columns to a first-time reader."""
     over = "photographs" if _over_photographs(report) else "images; their photographs are not known"
     lines = [
         f"±: standard error over {over}",
@@ -83,7 +83,7 @@ def _over_photographs(report: dict[str, Any]) -> bool:
 
 
 def _sentences(report: dict[str, Any]) -> list[str]:
-    """What is said of the bound beside another model, of the mass, and image by image."""
+    """Sentences on the bound beside another model, the mass, and the energy image by image."""
     lines = [
         f"{name}, the same {gap['images']:,} images: {gap['value']:+.3f}"
         + (f" ± {gap['stderr']:.3f} bits/dim" if gap["stderr"] is not None else " bits/dim")
@@ -109,63 +109,59 @@ def _gaps(report: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return rise, heat
 
 
-def _likelihoods(report: dict[str, Any], label: Callable[[str], str]) -> Table:
+def _likelihoods(report: dict[str, Any]) -> Table:
+    """Every estimate, the truth and the yardsticks, a row each."""
     truth, photographs = report.get("truth"), _over_photographs(report)
-    columns = [
-        "bits/dim",
-        KINDS[report["dataset"]["split"]],
-        *(["above the truth"] if truth else []),
-        *(["photographs"] if photographs else []),
-        "images",
-        "evaluations/image",
-    ]
-    table = Table(*columns)
+    table = Table("bits/dim", KINDS[report["dataset"]["split"]])
+    optional = {
+        "above the truth": truth,
+        "photographs": photographs,
+        "images": True,
+        "evaluations/image": True,
+    }
+    for column in (name for name, there in optional.items() if there):
+        table.add_column(column)
 
-    def add(name: str, shown: str, figure: dict[str, Any], each: str = "") -> None:
-        above = [str(estimate_of(figure["above_truth"]))] if "above_truth" in figure else [""]
-        number = figure.get("photographs")
-        row = [
-            name,
-            shown,
-            *(above if truth else []),
-            *([f"{number:,}" if number else ""] if photographs else []),
-        ]
-        images = figure.get("images")
-        table.add_row(*row, f"{images:,}" if images else "", each)
+    def add(name: str, figure: dict[str, Any], shown: str = "", each: str = "") -> None:
+        row = [name, shown or str(estimate_of(figure))]
+        if truth:
+            row.append(str(estimate_of(figure["above_truth"])) if "above_truth" in figure else "")
+        for key in ["photographs", "images"] if photographs else ["images"]:
+            row.append(f"{figure[key]:,}" if figure.get(key) else "")
+        table.add_row(*row, each)
 
     for name, figure in report["bits_per_dim"].items():
-        each = figure["evaluations"] / figure["images"]
-        add(label(name), str(estimate_of(figure)), figure, f"{each:.4g}")
+        add(label(name), figure, each=f"{figure['evaluations'] / figure['images']:.4g}")
         if (certificate := figure.get("certificate")) is not None:
-            add(f"{label(name)}, at most (95 %)", f"{certificate['value']:.3f}", certificate)
+            add(f"{label(name)}, at most (95 %)", certificate, f"{certificate['value']:.3f}")
     if truth:
-        add("truth", str(estimate_of(truth)), {"images": truth["images"]})
+        add("truth", {key: truth[key] for key in ("value", "stderr", "images")})
     if train := report.get("train"):
-        add("paper's, training", str(estimate_of(train)), train)
+        add("paper's, training", train)
     for figure in report.get("yardsticks", {}).values():
         value = figure["value"]
-        shown = figure["note"] if value is None else str(estimate_of(figure))
-        shown = f"{value:.3f}" if value is not None and figure["kind"] == "file" else shown
-        add(figure["label"], shown, figure)
+        if value is None or figure["kind"] == FILE:
+            add(figure["label"], figure, figure["note"] if value is None else f"{value:.3f}")
+        else:
+            add(figure["label"], figure)
     return table
 
 
 def _levels(report: dict[str, Any], console: Console) -> Table:
+    """Losses and checks, a row a noise level."""
     rise, heat = _gaps(report)
     truth = report.get("truth", {}).get("energy_error_db_per_dim")
-    columns = [
-        "dB in", "dB out", "space", "time", "d_eff",
-        *(["rise to next", "heat eq."] if rise or heat else []),
-        *(["error, dB/dim"] if truth else []),
-    ]  # fmt: skip
+    columns = ["dB in", "dB out", "space", "time", "d_eff"]
+    columns += ["rise to next", "heat eq."] if rise or heat else []
+    columns += ["error, dB/dim"] if truth else []
     rows: list[list[str | Text]] = []
     for j, level in enumerate(report["noise_levels"]):
-        name = in_decibels(level["noise_variance"])
+        name, time = in_decibels(level["noise_variance"]), level["time_loss"]
         cells: list[str | Text] = [
             name,
             f"{level['psnr_out']:.2f}",
             f"{level['space_loss']:.4f}",
-            "—" if level["time_loss"] is None else f"{level['time_loss']:.2e}",
+            "—" if time is None else f"{time:.2e}",
             f"{level['effective_dimension']:,.1f}",
         ]
         if rise or heat:

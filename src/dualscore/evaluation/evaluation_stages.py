@@ -1,11 +1,10 @@
-"""Which stages an evaluation has, and in which order: from the estimators that were asked for."""
+"""The stages of an evaluation in their order, from the estimators that were asked for."""
 
 from dualscore.errors import ConfigError
 from dualscore.evaluation.yardsticks import YARDSTICKS
-from dualscore.measuring.bound_range import PILOT_IMAGES, Grid
 from dualscore.measuring.estimators import ESTIMATORS, normalizer_count, usable
-from dualscore.measuring.identities import calibration, heat, rises
-from dualscore.measuring.measured import Extent, Measured
+from dualscore.measuring.identities import identity_stages
+from dualscore.measuring.measured import PILOT_IMAGES, Extent, Grid, Measured
 from dualscore.measuring.quantities import ends, noise_levels, noisy_energies, strata, true_energies
 from dualscore.measuring.subject import Stage
 from dualscore.noise import variance_at_psnr
@@ -21,16 +20,10 @@ def levels(options: EvaluateConfig) -> list[float]:
 
 
 def extent(options: EvaluateConfig, counts: dict[str, int], reported: str) -> Extent:
-    """How much is measured of the images that there are.
+    """The number of images for each purpose, given the `counts` in each split.
 
-    Args:
-        options: what was asked for.
-        counts: images in each split.
-        reported: the split whose images are reported; where it is the validation split, which chose the
-            checkpoint, training images choose what is left to be chosen.
-
-    Returns:
-        Images of each kind.
+    Where the validation split is reported, which chose the checkpoint, training images choose what is left to
+    be chosen.
     """
     images = min(options.images, counts[reported])
     return Extent(
@@ -47,14 +40,7 @@ def extent(options: EvaluateConfig, counts: dict[str, int], reported: str) -> Ex
 
 
 def check_estimators(config: ExperimentConfig) -> None:
-    """Refuse estimates and yardsticks that are not known, or that the images have none of.
-
-    Args:
-        config: the experiment.
-
-    Raises:
-        ConfigError: naming them.
-    """
+    """Refuse estimates and yardsticks that are not known, or that the images have none of: ConfigError."""
     wanted, known = config.evaluate.estimators, [*ESTIMATORS, CHECKS]
     if unknown := [name for name in wanted if name not in known]:
         listed = ", ".join(map(repr, unknown))
@@ -71,7 +57,7 @@ def check_estimators(config: ExperimentConfig) -> None:
 
 
 def pilot_stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[Stage]:
-    """What the bound's t0 and t1 are chosen by, on images that are not reported; none without a bound."""
+    """The pilot: stages that choose the bound's t0 and t1, on images that are not reported."""
     if "bound" not in options.estimators:
         return []
     grid, split = measured.grid, extent.chooser
@@ -83,16 +69,7 @@ def pilot_stages(measured: Measured, options: EvaluateConfig, extent: Extent) ->
 
 
 def stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[Stage]:
-    """All other stages in the order in which they are run.
-
-    Args:
-        measured: knows the model and, from the pilot's rows, where the bound is taken.
-        options: what was asked for.
-        extent: images of each kind.
-
-    Returns:
-        The truth, log Z, the estimates in the order of their table, the noise levels, the checks.
-    """
+    """The stages after the pilot: truth, log Z, estimates in their table's order, noise levels, checks."""
     subject, reported = measured.subject, extent.reported
     chosen = usable(options.estimators, measured)
     made = [true_energies(reported, extent.images)] if subject.density is not None else []
@@ -104,28 +81,19 @@ def stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[
         made += estimator.stages(measured, extent)
     made.append(noise_levels(measured.levels, reported, extent.subset))
     if checked(measured, options):
-        known, few = measured.known, min(CHECKED_IMAGES, extent.subset)
-        made.append(rises(reported, extent.subset, measured.anchors))
-        if known:
-            made += [heat(reported, few, known), calibration(reported, few, known)]
+        made += identity_stages(reported, extent.subset, min(CHECKED_IMAGES, extent.subset), measured)
     return made
 
 
 def checked(measured: Measured, options: EvaluateConfig) -> bool:
-    """Whether the energy's identities are looked at."""
+    """Whether the energy's identities are checked."""
     return measured.subject.is_energy and CHECKS in options.estimators
 
 
 def costs(config: ExperimentConfig, counts: dict[str, int], reported: str) -> list[tuple[str, str]]:
-    """What an evaluation costs, for people: pairs of an estimator and its network evaluations.
+    """The cost of an evaluation, in words: pairs of an estimator and its network evaluations, in order.
 
-    Args:
-        config: the experiment.
-        counts: images in each split; {} where they are not known, or without end.
-        reported: the split whose images are reported.
-
-    Returns:
-        A row an estimator, in the order in which they are measured.
+    `counts` are the images in each split; {} where they are not known, or without end.
     """
     options = config.evaluate
     known = {split: counts.get(split, 10**9) for split in ("train", "val", "test")}

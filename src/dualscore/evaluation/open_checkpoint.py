@@ -17,8 +17,7 @@ from dualscore.runs.folder import check_architecture
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import to_plain
 
-DEFINITIONS = 2
-"""Of the figures; rows that were measured by others are measured anew."""
+DEFINITIONS = 2  # version of the figures' definitions; rows of other versions are measured anew
 
 
 @dataclass(frozen=True)
@@ -26,27 +25,15 @@ class Opened:
     """A checkpoint, ready to be measured."""
 
     session: Session
-    digest: str
-    """SHA-256 of the checkpoint."""
+    digest: str  # SHA-256 of the checkpoint
     step: int
-    image_shape: tuple[int, int, int]
-    """(C, H, W) of the images as the model sees them."""
+    image_shape: tuple[int, int, int]  # (C, H, W) of the images as the model sees them
 
 
 def open_checkpoint(config: ExperimentConfig, checkpoint: Path, folder: Path, console: Console) -> Opened:
-    """Load a checkpoint's weights for measuring, on the devices and images of an experiment.
+    """Load a checkpoint's weights for measuring, averaged ones where there are any, in full precision.
 
-    Args:
-        config: the experiment; its architecture must be the checkpoint's.
-        checkpoint: the file.
-        folder: where the images' own figures are kept.
-        console: for progress.
-
-    Returns:
-        The session; the weights are averaged ones where there are any, in full precision.
-
-    Raises:
-        DualscoreError: one line for people.
+    Rows of the images are kept in `folder`. A DualscoreError is one line for people.
     """
     allow_tf32(False)
     content = read_checkpoint(checkpoint)
@@ -86,14 +73,7 @@ def open_checkpoint(config: ExperimentConfig, checkpoint: Path, folder: Path, co
         "channels": config.data.channels,
     }
     session = Session(
-        fabric,
-        subject,
-        datamodule,
-        config.evaluate,
-        folder,
-        identity,
-        config.data.workers,
-        console,
+        fabric, subject, datamodule, config.evaluate, folder, identity, config.data.workers, console
     )
     return Opened(session, digest, int(content["global_step"]), module.image_shape)
 

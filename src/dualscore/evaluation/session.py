@@ -14,32 +14,22 @@ from torch import Tensor
 from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
 from dualscore.errors import DataError, NormalizationError
-from dualscore.evaluation.spread import nested_choice
 from dualscore.evaluation.store import RowStore
 from dualscore.images import to_pixels
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import Images, Stage, Subject
+from dualscore.measuring.subject import Images, Rows, Stage, Subject
+from dualscore.noise import GOLDEN_RATIO
 from dualscore.settings.config import EvaluateConfig
 
-KINDS = {"train": "training", "val": "validation", "test": "test"}
-"""What images of a split are called."""
-KEPT_BYTES = 2**26
-"""Stored images of a split that a session keeps in memory, at most."""
+KINDS = {"train": "training", "val": "validation", "test": "test"}  # names of the splits' images
+KEPT_BYTES = 2**26  # stored images of a split that a session keeps in memory, at most
 
 
 @dataclass
 class Session:
-    """What all stages of an evaluation share.
+    """Runs stages on all devices and keeps their rows in `folder`.
 
-    Args:
-        fabric: the devices.
-        subject: what is measured.
-        datamodule: the images.
-        options: how it is measured.
-        folder: where rows are kept.
-        identity: what decides every figure: the checkpoint, the data, the seed, the precision.
-        workers: loader processes a device.
-        console: for the progress bar.
+    The identity is what decides every figure: the checkpoint, the data, the seed, the precision. Each device
+    loads images with `workers` processes.
     """
 
     fabric: Fabric
@@ -53,17 +43,9 @@ class Session:
     kept: dict[str, Batch] = field(default_factory=dict, init=False)
 
     def run(self, stage: Stage) -> Rows:
-        """Measure what a stage still lacks.
+        """Measure what a stage still lacks: its rows of all images and devices, on every device.
 
-        Args:
-            stage: what to measure.
-
-        Returns:
-            Its rows of all images and devices, on every device.
-
-        Raises:
-            NormalizationError: if a figure is not finite, naming the images.
-            DataError: if there are fewer than two images.
+        A NormalizationError names the images of which a figure is not finite; a DataError wants two images.
         """
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
         base = self._base(stage.split)
@@ -87,15 +69,7 @@ class Session:
         return rows
 
     def images(self, split: str, positions: Sequence[int]) -> Tensor:
-        """Clean pixels of some of the images that stages choose from.
-
-        Args:
-            split: of theirs.
-            positions: of the images, as rows have them.
-
-        Returns:
-            Pixels in [0, 1], shape (n, C, H, W), on the device, in that order.
-        """
+        """Clean pixels (n, C, H, W) of some of the images that stages choose from, on the device."""
         found: dict[int, Tensor] = {}
         for batch in self._stored(split, self._base(split), self.options.batch_size, (0, 1)):
             for position, image in zip(batch.position.tolist(), batch.image, strict=True):
@@ -107,16 +81,9 @@ class Session:
     def rows(
         self, name: str, count: int, measure: Callable[[list[int]], Rows], settings: dict[str, Any]
     ) -> Rows:
-        """Measure things that are no images of a split, on the first device, each once.
+        """Measure `count` things that are no images of a split, on the first device, each once.
 
-        Args:
-            name: of the quantity, as a stage's.
-            count: how many things.
-            measure: the numbers of some of them → their figures, without `position`.
-            settings: what decides the figures, beside the model, the data and the seed; plain values.
-
-        Returns:
-            The rows, whose `position` is the thing's number.
+        Of some of their numbers `measure` gives the rows without `position`; `settings` decide the figures.
         """
         store = RowStore(self.folder, name, {**self.identity, **settings, "count": count}, 0)
         store.prepare()
@@ -143,7 +110,7 @@ class Session:
 
     @property
     def kind(self) -> str:
-        """What reported images are called: `test` or `validation`."""
+        """The name of reported images: `test` or `validation`."""
         return KINDS[self.reported]
 
     def _pixels(self, stored: Tensor) -> Tensor:
@@ -229,3 +196,11 @@ def _check_finite(stage: Stage, rows: Rows) -> None:
                 f"{stage.name}: {len(where)} of {len(values)} {kind} of the {stage.split} images are not "
                 f"finite, at positions {shown}: no likelihood can be given"
             )
+
+
+def nested_choice(total: int, count: int) -> frozenset[int]:
+    """`count` of `total` ordinals, spread evenly, and a part of every larger choice.
+
+    Those whose multiples of the golden ratio have the smallest fractional parts.
+    """
+    return frozenset(sorted(range(total), key=lambda j: (j + 1) * GOLDEN_RATIO % 1.0)[:count])

@@ -1,4 +1,4 @@
-"""What was measured of each image, kept on disk as it comes, so that an interrupted evaluation goes on.
+"""Rows on disk: each image's figures are kept as they come, so that an interrupted evaluation goes on.
 
 A stage's folder, NAME-HASH, holds `identity.json`, what decides its figures, and parts `RANK-NUMBER.npz`,
 each with rows of named figures and the images' positions. Nothing in them is ever executed.
@@ -19,19 +19,15 @@ import torch
 from torch import Tensor
 
 from dualscore.files.aside import write_aside
-from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Rows
 
 SECONDS_A_PART = 10.0
 
 
 class RowStore:
-    """The rows of one stage.
+    """The rows of one stage as this process, `rank`, sees them.
 
-    Args:
-        root: folder of all stages.
-        name: the stage's name.
-        identity: what decides the figures; each has a folder of its own.
-        rank: this process.
+    The identity is what decides the figures; each has a folder of its own in `root`, that of all stages.
     """
 
     def __init__(self, root: Path, name: str, identity: dict[str, Any], rank: int) -> None:

@@ -4,9 +4,11 @@ Two Gaussians, a small causal network with an exact likelihood, and lossless cod
 training images is kept beside them, or, where that is no folder to write to, with the evaluation.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +20,10 @@ from torch import Tensor
 from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
 from dualscore.errors import DataError
-from dualscore.evaluation import gaussians
-from dualscore.evaluation.causal_yardstick import STEPS, causal_mlp
+from dualscore.evaluation import fitted_yardsticks
 from dualscore.evaluation.codecs import CODECS, mosaic
-from dualscore.evaluation.kept import Keep
-from dualscore.evaluation.spread import nested_choice
+from dualscore.evaluation.fitted_yardsticks import BATCH, STEPS, Keep, causal_mlp, full_gaussian
+from dualscore.evaluation.session import nested_choice
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, in_channels, to_pixels
 from dualscore.likelihood import bits, bits_per_dim, dequantized_bits_per_dim, mean
@@ -39,14 +40,10 @@ LABELS = {
     **{name: label for name, (label, _) in CODECS.items()},
 }
 EXACT, DEQUANTIZED, DENSITY, FILE = "exact", "dequantized", "density", "file"
-"""What a figure is of: −log₂ P of 8-bit images; a bound on it; a density on [0, 1]^d; a file's length."""
-FOLDER = ".yardsticks"
-"""Beside the shards: what is kept."""
-CAUSAL_VALUES = 2**22
-"""8-bit values that the network is measured on, at most: about 15 seconds of a core."""
-CODEC_PIXELS = 2**19
-"""Pixels of a mosaic, at most: some seconds of WebP."""
-BATCH = 512
+"""Kinds of figures: −log₂ P of 8-bit images; a bound on it; a density on [0, 1]^d; a file's length."""
+FOLDER = ".yardsticks"  # beside the shards: what is kept
+CAUSAL_VALUES = 2**22  # 8-bit values that the network is measured on, at most: about 15 seconds of a core
+CODEC_PIXELS = 2**19  # pixels of a mosaic, at most: some seconds of WebP
 _NO_LEVELS = "of 8-bit images only, and these are floats"
 
 Item = TypeVar("Item")
@@ -57,21 +54,14 @@ class Yardstick:
     """One row: a figure in bits/dim, or why there is none."""
 
     label: str
-    kind: str
-    """`EXACT`, `DEQUANTIZED`, `DENSITY` or `FILE`."""
-    value: float | None = None
-    """Bits/dim, the mean over images; None where there is a `reason`."""
+    kind: str  # `EXACT`, `DEQUANTIZED`, `DENSITY` or `FILE`
+    value: float | None = None  # bits/dim, the mean over images; None where there is a `reason`
     images: int = 0
-    training_images: int | None = None
-    """What it was fitted to; None for codecs."""
-    positions: Tensor | None = None
-    """The images' places in the split, int64, shape (n,); None for codecs."""
-    bits_per_dim: Tensor | None = None
-    """Of each of these images, float64, shape (n,)."""
-    detail: str = ""
-    """How it was made, for people."""
-    reason: str = ""
-    """Why there is no figure."""
+    training_images: int | None = None  # images it was fitted to; None for codecs
+    positions: Tensor | None = None  # the images' places in the split, int64, shape (n,); None for codecs
+    bits_per_dim: Tensor | None = None  # bits/dim of each of these images, float64, shape (n,)
+    detail: str = ""  # how it was made, for people
+    reason: str = ""  # why there is no figure
 
 
 @dataclass(frozen=True)
@@ -82,21 +72,12 @@ class _Measure:
     training_images: int
     bits_per_dim: Callable[[Tensor, list[int]], Tensor]
     """Stored images (B, C, H, W) and their positions → (B,)."""
-    most: int
-    """Images it measures, at most."""
+    most: int  # images it measures, at most
     detail: str
 
 
 def figure(yardstick: Yardstick, photographs: Callable[[Tensor], Tensor | None]) -> dict[str, Any]:
-    """A yardstick as evaluation.json holds it.
-
-    Args:
-        yardstick: what was measured.
-        photographs: positions (n,) → which photograph each image is of, (n,); None if not known.
-
-    Returns:
-        Plain values; the error is over photographs, and null where there is none.
-    """
+    """A yardstick as evaluation.json holds it; the error is over photographs, null where there is none."""
     y, stderr, groups = yardstick, None, None
     if y.bits_per_dim is not None and y.positions is not None and len(y.positions) > 1:
         groups = photographs(y.positions)
@@ -126,27 +107,13 @@ def measure_yardsticks(
     console: Console,
     wanted: Sequence[str] = YARDSTICKS,
 ) -> dict[str, Yardstick]:
-    """Measure yardsticks on the same images; to be called by one process.
+    """Measure the wanted yardsticks on `count` images of a split, evenly spaced; to be called by one process.
 
-    The Gaussians are measured on all images, the network and the codecs on an even choice where there are
-    many (`nested_choice`, as stages of the evaluation).
-
-    Args:
-        datamodule: the images.
-        stationary: the Gaussian of the training images, dequantized, in double precision.
-        channels: 1 makes gray of colour.
-        split: which images are measured.
-        count: how many, evenly spaced.
-        seed: of the noise that dequantizes images, the first draw of the evaluation's own.
-        folder: where fitted things are kept that cannot be kept beside the data.
-        console: for progress.
-        wanted: names of `YARDSTICKS`.
-
-    Returns:
-        By name, in their own order.
-
-    Raises:
-        DataError: if images of the split cannot be read; of training images the rows say it.
+    The Gaussians are measured on all of these images, the network and the codecs on an even choice where
+    there are many (`nested_choice`, as stages of the evaluation). The stationary Gaussian is that of the
+    training images, dequantized, in double precision; the seed gives the noise that dequantizes images, the
+    first draw of the evaluation's own; `folder` keeps fits that cannot be kept beside the data. A DataError
+    says that images of the split cannot be read; where training images cannot, the yardsticks' rows say so.
     """
     setting = _Setting(datamodule, stationary, channels, seed, folder, console)
     count = min(count, datamodule.counts[split])
@@ -161,21 +128,21 @@ def measure_yardsticks(
             rows[name] = Yardstick(LABELS[name], kind, reason=str(error))
     codecs = [name for name in CODECS if name in wanted]
     limits = {name: measure.most for name, measure in measures.items()}
-    limits |= {"mosaic": max(1, CODEC_PIXELS // setting.pixels)} if codecs and not floats else {}
+    limits |= (
+        {"mosaic": max(1, CODEC_PIXELS // math.prod(setting.shape[1:]))} if codecs and not floats else {}
+    )
     chosen = {name: nested_choice(count, min(count, most)) for name, most in limits.items()}
     found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in limits}
-    for batch in _shown(
-        datamodule.evenly_spaced(split, count, BATCH), "yardsticks", -(-count // BATCH), console
-    ):
+    batches = datamodule.evenly_spaced(split, count, BATCH)
+    for batch in _shown(batches, "yardsticks", -(-count // BATCH), console):
         stored = in_channels(batch.image, channels)
         for name in limits:
             keep = torch.tensor([ordinal in chosen[name] for ordinal in batch.ordinal.tolist()])
             if keep.any():
                 images, positions = stored[keep], batch.position[keep]
-                values = (
-                    measures[name].bits_per_dim(images, positions.tolist()) if name in measures else images
-                )
-                found[name].append((positions, values))
+                if name in measures:
+                    images = measures[name].bits_per_dim(images, positions.tolist())
+                found[name].append((positions, images))
     for name, measure in measures.items():
         positions, values = (torch.cat(parts) for parts in zip(*found[name], strict=True))
         rows[name] = Yardstick(
@@ -189,7 +156,7 @@ def measure_yardsticks(
 
 @dataclass(frozen=True)
 class _Setting:
-    """What yardsticks are fitted to, and where they are kept."""
+    """The data that yardsticks are fitted to, and the place where fits are kept."""
 
     datamodule: ImageDataModule
     stationary: StationaryGaussian
@@ -206,36 +173,25 @@ class _Setting:
     def dimension(self) -> int:
         return self.stationary.eigenvalues.numel()
 
-    @property
-    def pixels(self) -> int:
-        return self.shape[1] * self.shape[2]
-
-    @property
-    def keep(self) -> Keep:
-        path = self.datamodule.path
-        return Keep([*([path / FOLDER] if isinstance(path, Path) else []), self.folder])
-
     def fitted(self, name: str, kind: str) -> _Measure:
         """Fit a yardstick, or take it from its file; a DataError says why there is none."""
+        path = self.datamodule.path
+        keep = Keep([*([path / FOLDER] if isinstance(path, Path) else []), self.folder])
         if name == STATIONARY:
             return self._gaussian(kind, self._stationary_energy, self.datamodule.statistics_images)
-        if name == FULL_COVARIANCE:
-            return self._full_covariance(kind)
-        return self._causal(kind)
+        return self._full_covariance(kind, keep) if name == FULL_COVARIANCE else self._causal(kind, keep)
 
     def _stationary_energy(self, x: Tensor) -> Tensor:
         energy: Tensor = self.stationary(x, torch.zeros(len(x), dtype=x.dtype)).energy
         return energy
 
-    def _full_covariance(self, kind: str) -> _Measure:
-        limit = gaussians.FULL_COVARIANCE_LIMIT
+    def _full_covariance(self, kind: str, keep: Keep) -> _Measure:
+        limit = fitted_yardsticks.FULL_COVARIANCE_LIMIT
         if self.dimension > limit:
             raise DataError(f"d = {self.dimension:,} is too large: at most {limit:,}")
-        count = gaussians.fitting_images(self.datamodule, self.dimension)
-        full = gaussians.full_gaussian(
-            self.datamodule, self.channels, self.dimension, self.keep,
-            lambda batches: _shown(batches, "Gaussian", -(-count // gaussians.BATCH), self.console),
-        )  # fmt: skip
+        batches = -(-fitted_yardsticks.fitting_images(self.datamodule, self.dimension) // BATCH)
+        watch = partial(_shown, name="Gaussian", total=batches, console=self.console)
+        full = full_gaussian(self.datamodule, self.channels, self.dimension, keep, watch)
         return self._gaussian(kind, full.energy, full.count)
 
     def _gaussian(self, kind: str, energy: Callable[[Tensor], Tensor], training_images: int) -> _Measure:
@@ -248,13 +204,11 @@ class _Setting:
 
         return _Measure(kind, training_images, measure, sys.maxsize, "")
 
-    def _causal(self, kind: str) -> _Measure:
+    def _causal(self, kind: str, keep: Keep) -> _Measure:
         if _are_floats(self.datamodule, "train"):
             raise DataError(_NO_LEVELS)
-        model, count = causal_mlp(
-            self.datamodule, self.channels, self.shape, self.keep,
-            lambda steps: _shown(steps, "causal MLP", STEPS, self.console),
-        )  # fmt: skip
+        watch = partial(_shown, name="causal MLP", total=STEPS, console=self.console)
+        model, count = causal_mlp(self.datamodule, self.channels, self.shape, keep, watch)
         weights = sum(parameter.numel() for parameter in model.parameters())
 
         def measure(stored: Tensor, _: list[int]) -> Tensor:
@@ -280,7 +234,7 @@ def _codec(name: str, tiles: Tensor | None) -> Yardstick:
 
 
 def _are_floats(datamodule: ImageDataModule, split: str) -> bool:
-    """Whether images are no 8-bit ones, told by the first."""
+    """Whether images are floats instead of 8-bit, judged by the first one."""
     first: Batch = next(iter(datamodule.evenly_spaced(split, 1, 1)))
     return first.image.is_floating_point()
 

@@ -11,8 +11,7 @@ from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood import decibels_per_dim, noise_entropy
 from dualscore.measuring.quantities import noise_levels
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import Images
+from dualscore.measuring.subject import Images, Rows
 from dualscore.noise import corrupt, fixed_noise
 from dualscore.objective import space_loss
 

@@ -16,7 +16,7 @@ from dualscore.figures import page
 from dualscore.figures.trained import Trained, open_run
 from dualscore.likelihood import mean, published
 from dualscore.measuring.row_figures import plain
-from dualscore.measuring.rows import Rows, joined
+from dualscore.measuring.subject import Rows, joined
 from dualscore.runs.folder import Run, differences, flatten
 from dualscore.settings.config import Half
 from dualscore.terminal.hints import command

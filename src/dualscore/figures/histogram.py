@@ -17,7 +17,7 @@ from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood.distribution import Distribution, distribution
 from dualscore.likelihood.units import LEVELS
-from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Rows
 from dualscore.noise import MEASURING, seeded_generator
 
 SHOWN = 11

@@ -15,8 +15,7 @@ from dualscore.figures.trained import Trained
 from dualscore.likelihood import published
 from dualscore.measuring.estimators import kind, label
 from dualscore.measuring.row_figures import estimate_of, level_figures
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import LEVELS, Images, Stage, Subject
+from dualscore.measuring.subject import LEVELS, Images, Rows, Stage, Subject
 from dualscore.noise import corrupt, in_decibels, psnr, variance_at_psnr
 
 HEADER = ["model", "bits/dim", "data", "kind", "images"]

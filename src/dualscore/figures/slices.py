@@ -13,8 +13,7 @@ from dualscore.errors import FigureError
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood.units import STEP
-from dualscore.measuring.rows import Rows, joined
-from dualscore.measuring.subject import Images, Stage, Subject
+from dualscore.measuring.subject import Images, Rows, Stage, Subject, joined
 
 QUANTILES = (0.1, 0.5, 0.9)
 """Of log p: which images are varied."""

@@ -18,8 +18,7 @@ from dualscore.evaluation.open_checkpoint import Opened, open_checkpoint
 from dualscore.evaluation.session import Session
 from dualscore.likelihood import Estimate, decibels_per_dim
 from dualscore.measuring.measured import Extent, Measured
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import Stage
+from dualscore.measuring.subject import Rows, Stage
 from dualscore.redaction import restore
 from dualscore.runs.checkpoints import best_sound
 from dualscore.runs.folder import Run

@@ -19,10 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dualscore.energy import ScoreModel
+from dualscore.energy import Gradients, ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood.units import LEVELS, STEP, check_clean
-from dualscore.noise import corrupt, log_uniform
+from dualscore.noise import corrupt, log_uniform, normal_like
 from dualscore.objective import denoising_loss
 
 _NEGLIGIBLE = 100.0
@@ -37,12 +37,9 @@ def bound_range(t_range: tuple[float, float]) -> tuple[float, float]:
 class BoundTerms(NamedTuple):
     """The three parts of the bound on −log P(x), one draw of each in nats, of shape (B,) and ≥ 0."""
 
-    decoder: Tensor
-    """−log P(x | y_{t0}), for one draw of y_{t0} an image."""
-    diffusion: Tensor
-    """½ ∫ ‖x − x̂‖² dt/t², one unbiased estimate an image."""
-    prior: Tensor
-    """KL(q(y_{t1} | x) ‖ prior), exact."""
+    decoder: Tensor  # −log P(x | y_{t0}), for one draw of y_{t0} an image
+    diffusion: Tensor  # ½ ∫ ‖x − x̂‖² dt/t², one unbiased estimate an image
+    prior: Tensor  # KL(q(y_{t1} | x) ‖ prior), exact
 
     @property
     def total(self) -> Tensor:
@@ -53,14 +50,7 @@ class BoundTerms(NamedTuple):
 def decoder_energy(clean: Tensor, centre: Tensor, variance: Tensor, levels: int = LEVELS) -> Tensor:
     """−log P(x | y) of P(k | y) ∝ exp(−(x̂ − k/(levels−1))² / 2v), pixel by pixel, over all grey levels k.
 
-    Args:
-        clean: images x on the levels k/(levels−1), shape (B, C, H, W).
-        centre: x̂, of the same shape.
-        variance: v > 0 in pixel², shape (B,).
-        levels: number of grey levels.
-
-    Returns:
-        Nats an image, shape (B,).
+    From x on the levels and x̂, shape (B, C, H, W), and v > 0 in pixel², shape (B,): nats, shape (B,).
     """
     # In units of the step, against the nearest level n: nothing overflows, however far x̂ lies from x.
     c, k = centre * (levels - 1), (clean * (levels - 1)).round()
@@ -83,21 +73,12 @@ def decoder_energy(clean: Tensor, centre: Tensor, variance: Tensor, levels: int 
 def decode(
     model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: float, levels: int = LEVELS
 ) -> Tensor:
-    """The bound's decoder: centred at the denoised image, as wide as the denoiser itself expects to err.
+    """The decoder, centred at x̂ and as wide as the denoiser expects to err: −log P(x | y) in nats, (B,).
 
-    For the true score, E‖x − x̂‖² = t (d − t E‖∇U‖²) (Miyasawa 1961): v = t (1 − t‖∇U‖²/d),
-    a function of y alone; at least t √(2/d), as one draw of t‖∇U‖²/d scatters by so much. Whatever the model,
-    P(x | y) sums to one, so the bound on −log P(x) stays one.
-
-    Args:
-        model: the denoiser.
-        clean: images x on the levels k/(levels−1), shape (B, C, H, W).
-        noise: z of y = x + √t z, of the same shape.
-        noise_variance: t0 > 0 in pixel².
-        levels: number of grey levels.
-
-    Returns:
-        −log P(x | y) in nats, shape (B,).
+    For the true score, E‖x − x̂‖² = t (d − t E‖∇U‖²) (Miyasawa 1961): v = t (1 − t‖∇U‖²/d), a function of y
+    alone; at least t √(2/d), as one draw of t‖∇U‖²/d scatters by so much. Whatever the model, P(x | y) sums
+    to one, so the bound on −log P(x) stays one. Here y = x + √t z, x and z are of shape (B, C, H, W), and t =
+    t0.
     """
     t = torch.full_like(clean[:, 0, 0, 0], noise_variance)
     noisy = corrupt(clean, noise, t)
@@ -108,31 +89,13 @@ def decode(
 
 
 def decoder_variance(unexplained: Tensor, noise_variance: float, images: Tensor) -> Tensor:
-    """V of `decode`: what the denoiser expects its error to be, from what it leaves.
-
-    Args:
-        unexplained: 1 − ‖y − x̂‖²/(t d), shape (B,).
-        noise_variance: t in pixel².
-        images: of the shape that counts d, (B, C, H, W).
-
-    Returns:
-        Between t √(2/d) and t, in pixel², shape (B,).
-    """
+    """The error v that the denoiser expects, between t √(2/d) and t, from 1 − ‖y − x̂‖²/(t d), shape (B,)."""
     scatter = min(1.0, math.sqrt(2.0 / images[0].numel()))
     return noise_variance * unexplained.clamp(scatter, 1.0)
 
 
 def prior_divergence(clean: Tensor, prior: StationaryGaussian, t1: float) -> Tensor:
-    """KL(N(x, t1 I) ‖ N(μ, Σ + t1 I)) of each image, in nats.
-
-    Args:
-        clean: images x, shape (B, C, H, W).
-        prior: the prior without noise, N(μ, Σ).
-        t1: the largest noise variance, in pixel².
-
-    Returns:
-        Nats an image, shape (B,).
-    """
+    """KL(N(x, t1 I) ‖ N(μ, Σ + t1 I)) in nats, shape (B,), of images x (B, C, H, W)."""
     coefficients = prior.analyze(clean - prior.mean[:, None, None])
     spectrum = prior.eigenvalues
     # t1/(λ+t1) − 1 and ln((λ+t1)/t1), without cancellation where the spectrum is far below t1.
@@ -141,41 +104,17 @@ def prior_divergence(clean: Tensor, prior: StationaryGaussian, t1: float) -> Ten
 
 
 def stratified_variances(uniform: Tensor, t0: float, t1: float) -> Tensor:
-    """Noise variances, one in each of n equal strata of ln t.
-
-    Args:
-        uniform: numbers in [0, 1): the place in each stratum, shape (B, n).
-        t0: lower end, in pixel².
-        t1: upper end, in pixel².
-
-    Returns:
-        Noise variances in pixel², rising along the strata, shape (B, n).
-    """
+    """Noise variances, one in each of n equal strata of ln t, rising, from places in [0, 1), shape (B, n)."""
     strata = uniform.shape[1]
     stratum = torch.arange(strata, dtype=uniform.dtype, device=uniform.device)
     return log_uniform((stratum + uniform) / strata, t0, t1)
 
 
 def check_bound(clean: Tensor, t0: float, t1: float, levels: int) -> None:
-    """Refuse images or ends of which there is no bound.
-
-    Args:
-        clean: images x, shape (B, C, H, W).
-        t0: where the decoder takes over, in pixel².
-        t1: where the prior takes over, in pixel².
-        levels: number of grey levels.
-
-    Raises:
-        ValueError: if they are not on their grey levels or the range of variances is empty.
-    """
+    """Refuse images x (B, C, H, W) off their grey levels, or an empty range of variances: ValueError."""
     check_clean(clean, levels)
     if not 0.0 < t0 < t1:
         raise ValueError(f"noise variances need 0 < t0 < t1, got t0={t0}, t1={t1}")
-
-
-def normal_like(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of the shape, type and device of images."""
-    return torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
 
 
 def noise_in_strata(
@@ -188,16 +127,7 @@ def noise_in_strata(
 
 
 def diffusion_energy(space: Tensor, dimension: int, width: float) -> Tensor:
-    """½ ∫ ‖x − x̂‖² dt/t² = ½ d ∫ (space loss) d ln t, from one draw a stratum.
-
-    Args:
-        space: space losses ‖x − x̂‖²/(t d), one a stratum, shape (B, n).
-        dimension: d.
-        width: of a stratum, in nats of ln t.
-
-    Returns:
-        Nats an image, shape (B,).
-    """
+    """½ ∫ ‖x − x̂‖² dt/t² = ½ d ∫ (space loss) d ln t in nats, (B,), of one space loss a stratum (B, n)."""
     return 0.5 * dimension * width * space.sum(dim=1)
 
 
@@ -212,7 +142,7 @@ def variational_bound(
     generator: torch.Generator,
     levels: int = LEVELS,
 ) -> BoundTerms:
-    """Estimate, without bias, the upper bound on −log P of images on their grey levels.
+    """Estimate, without bias, the upper bound on −log P of images on their grey levels: one draw an image.
 
     Args:
         model: its denoiser defines P; any will do, such as `Mirrored(model)`.
@@ -225,7 +155,7 @@ def variational_bound(
         levels: number of grey levels.
 
     Returns:
-        One draw of the bound's parts of each image.
+        The bound's parts.
 
     Raises:
         ValueError: if the images are not on their grey levels or the range of variances is empty.
@@ -237,3 +167,24 @@ def variational_bound(
         diffusion = diffusion_energy(space, clean[0].numel(), math.log(t1 / t0) / strata)
         decoder = decode(model, clean, normal_like(clean, generator), t0, levels)
         return BoundTerms(decoder, diffusion, prior_divergence(clean, prior, t1))
+
+
+class Mirrored(ScoreModel):
+    """x̂ = ½ (x̂(y) + flip x̂(flip y)), flipped left to right; it has no energy.
+
+    Where the images' law is symmetric, it is the projection of x̂ onto symmetric denoisers, among which the
+    posterior mean is: E‖x − x̂‖² does not rise at any t. It costs two evaluations instead of one.
+
+    Args:
+        model: any denoiser or energy.
+    """
+
+    def __init__(self, model: ScoreModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:  # noqa: ARG002
+        """½ (g(y) + flip g(flip y)), (B, C, H, W): no energy and no ∂_t U, whatever `time` says."""
+        straight = self.model.gradients(noisy, noise_variance, time=False).image
+        flipped = self.model.gradients(noisy.flip(-1), noise_variance, time=False).image
+        return Gradients(0.5 * (straight + flipped.flip(-1)), None)

@@ -24,13 +24,11 @@ from torch.nn.functional import logsigmoid, relu
 from dualscore.likelihood.units import LEVELS
 
 RADIUS, WIDTH, HIDDEN, COMPONENTS = 5, 128, 3, 4
-"""Of the window, in pixels; of the hidden layers; how many of these; logistics in a mixture."""
-NEAR = 2
-"""Radius of the part of the window that brightness and contrast are taken from."""
+"""The window's radius in pixels; the hidden layers' width and number; logistics in a mixture."""
+NEAR = 2  # radius of the part of the window that brightness and contrast are taken from
 LOG_SCALES = (-12.0, 4.0)
-"""Of a logistic, on the scale of [0, 1]: from far below a step to nearly uniform; all else would overflow."""
-CHUNK = 2**14
-"""Pixels that energies are computed of at a time, which bounds the memory."""
+"""Limits of a logistic's log scale, for pixels in [0, 1]: from far below a step to nearly uniform."""
+CHUNK = 2**14  # pixels that energies are computed of at a time, which bounds the memory
 BATCH, LEARNING_RATE, WARM_UP, WEIGHT_DECAY = 1024, 4e-3, 100, 0.1
 """Levels a step of training; the rate after the first steps, how many these are, and AdamW's decay."""
 
@@ -38,14 +36,10 @@ BATCH, LEARNING_RATE, WARM_UP, WEIGHT_DECAY = 1024, 4e-3, 100, 0.1
 class DiscretizedLogistics(NamedTuple):
     """Mixtures of discretized logistics over the levels 0 … K−1."""
 
-    log_weights: Tensor
-    """log π, shape (…, components)."""
-    means: Tensor
-    """μ, on the scale where level k is k/(K−1), of the same shape."""
-    log_scales: Tensor
-    """log s on that scale, of the same shape."""
-    levels: int
-    """K."""
+    log_weights: Tensor  # log π, shape (…, components)
+    means: Tensor  # μ, on the scale where level k is k/(K−1), of the same shape
+    log_scales: Tensor  # log s on that scale, of the same shape
+    levels: int  # K
 
     def log_probability(self, level: Tensor) -> Tensor:
         """Logarithm of P of levels of shape (…), in nats, of the same shape.
@@ -69,12 +63,10 @@ class Context(NamedTuple):
 
     window: Tensor
     """Seen pixels of the window on the scale of [0, 1], anything outside the image, shape (n, C, window)."""
-    inside: Tensor
-    """Which of them lie in the image, shape (n, window)."""
+    inside: Tensor  # which of them lie in the image, shape (n, window)
     border: Tensor
     """1 where a border is far, for each distance and side, 0 where it is near, shape (n, 3·radius)."""
-    levels: Tensor
-    """The pixels themselves, on the scale of [0, 1], shape (n, C)."""
+    levels: Tensor  # the pixels themselves, on the scale of [0, 1], shape (n, C)
 
 
 class CausalMLP(nn.Module):
@@ -108,17 +100,7 @@ class CausalMLP(nn.Module):
         )
 
     def context(self, images: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Context:
-        """Look around pixels.
-
-        Args:
-            images: levels, an integer type, shape (N, C, H, W).
-            image: which image each pixel is of, shape (n,).
-            row: and which row, shape (n,).
-            column: and column, shape (n,).
-
-        Returns:
-            What the conditionals see.
-        """
+        """Look around n pixels of images (N, C, H, W) of integer levels; image, row and column are (n,)."""
         channels, height, width = images.shape[1:]
         rows, columns = row[:, None] + self.offsets[:, 0], column[:, None] + self.offsets[:, 1]
         inside = (rows >= 0) & (columns >= 0) & (columns < width)
@@ -135,15 +117,7 @@ class CausalMLP(nn.Module):
         return Context(window, inside, border.float(), own)
 
     def conditional(self, context: Context, channel: int) -> DiscretizedLogistics:
-        """The distribution of one channel of each pixel, given what came before it.
-
-        Args:
-            context: of n pixels; of `levels` only earlier channels are looked at.
-            channel: which.
-
-        Returns:
-            n mixtures of shape (n, components).
-        """
+        """The distribution, (n, components), of a channel of n pixels, given only what came before it."""
         near = self.near * context.inside
         count = near.sum(dim=1)
         some = count > 0
@@ -174,17 +148,7 @@ class CausalMLP(nn.Module):
 
     @torch.no_grad()
     def energy(self, images: Tensor) -> Tensor:
-        """−log P(x) of stored images, exactly.
-
-        Args:
-            images: levels 0 … K−1, an integer type, shape (B, C, H, W).
-
-        Returns:
-            Nats of each image, float64, shape (B,).
-
-        Raises:
-            ValueError: if the images are of another number of channels, or no levels.
-        """
+        """−log P(x) in nats, exactly, float64, (B,), of images of integer levels 0 … K−1, (B, C, H, W)."""
         _check(images, self.channels, self.levels)
         height, width = images.shape[2:]
         nats = torch.zeros(len(images), dtype=torch.float64, device=images.device)

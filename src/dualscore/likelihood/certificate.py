@@ -1,6 +1,6 @@
 r"""A certificate for the variational bound: an upper confidence limit that assumes no normal law.
 
-Let X_1, …, X_n ≥ 0 be independent, X_i ≤ b, and let c_i ≥ 0 depend on X_1, …, X_{i−1} alone. For 0 < λ ≤ 1/b,
+Let X_1, …, X_n be independent, 0 ≤ X_i ≤ b, and let c_i ≥ 0 depend on X_1, …, X_{i−1} alone. For 0 < λ ≤ 1/b,
 E[1 + λ(c_i − X_i) | before] = 1 + λ(c_i − E X_i) ≤ exp(λ(c_i − E X_i)), and no factor is negative. Hence
 ∏ (1 + λ(c_i − X_i)) exp(λ(E X_i − c_i)) has a mean ≤ 1, and by Markov's inequality, with probability ≥ 1 − δ,
 
@@ -8,28 +8,171 @@ E[1 + λ(c_i − X_i) | before] = 1 + λ(c_i − E X_i) ≤ exp(λ(c_i − E X_i
 
 The X_i need not have one law, and only the noise about the predictions c_i costs. λ must not look at the
 draws: the limit is the least over λ_k = 2^−k/b, each with δ_k = 2^−(k+1) δ.
-Source: the capital process of Waudby-Smith & Ramdas 2024, Estimating means of bounded random variables by
-betting, arXiv 2010.09686, with one fixed bet: as 1 + u ≤ e^u adds the means up, they may differ. In Maurer &
-Pontil 2009, arXiv 0907.3740, theorem 11, the range costs (7/3) b ln(2/δ), here b ln(2/δ); and images and
-strata whose means differ cost there as if that were noise, here nothing where c_i foresees it.
+Source: Waudby-Smith & Ramdas 2024, Estimating means of bounded random variables by betting, arXiv 2010.09686,
+with one fixed bet: as 1 + u ≤ e^u adds the means up, they may differ.
+
+The draws need known ranges. Any function of y and t may serve as the bound's denoiser: here it is x̂, moved to
+the nearest point of the ball ‖x̂ − y‖ ≤ √(t K) and then of the box [0, 1]^d, with K such that ‖z‖² > K next to
+never. Both hold x whenever ‖z‖² ≤ K, so that no move raises ‖x − x̂‖, and ‖x − x̂‖²/t ≤ min(4K, d/t). Draws
+with ‖z‖² > K count as 0, and a limit on what they would have added in the mean is added (`space_tail`,
+`decoder_tail`). The decoder has a share centred at y itself, for −log P ≤ const + ‖z‖²/2.
+Source of K: Laurent & Massart 2000, Annals of Statistics 28(5), lemma 1; tails from the χ² law itself.
 """
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dualscore.likelihood.bounded import (
-    BoundedRows,
-    decoder_ceiling,
-    decoder_tail,
-    space_ceiling,
-    space_tail,
+from dualscore.energy import ScoreModel
+from dualscore.gaussian import StationaryGaussian
+from dualscore.likelihood.bound import (
+    check_bound,
+    decoder_energy,
+    decoder_variance,
+    noise_in_strata,
+    prior_divergence,
 )
+from dualscore.likelihood.units import LEVELS
+from dualscore.noise import corrupt, normal_like
 
-_BETS = 24
-"""Values of λ, halved from one to the next; more are never best below 1e14 draws."""
+_RARE = 10.0  # P(‖z‖² > K) ≤ e^−10 by Laurent & Massart, and some 1e-6 really: less than 1e-4 bits/dim in all
+_BLIND = 0.01  # share of the decoder that is centred at y: costs 0.01 nats an image
+
+
+class BoundedRows(NamedTuple):
+    """Draws of the bound whose ranges are known; all draws are independent of each other given the images."""
+
+    decoder: Tensor  # −log P(x | y_{t0}) in nats, one draw an image, or 0 where cut, shape (n,)
+    space: Tensor  # ‖x − x̂‖²/(t d), one draw a stratum of ln t, or 0 where cut, shape (n, strata)
+    prior: Tensor  # KL(q(y_{t1} | x) ‖ prior) in nats, exact, shape (n,)
+    dimension: int
+    t0: float
+    t1: float  # where the decoder and the prior take over, in pixel²
+    levels: int = LEVELS
+
+
+def noise_limit(dimension: int) -> float:
+    """K, which ‖z‖² of d standard normal numbers exceeds with a probability of at most e^−10."""
+    return dimension + 2.0 * math.sqrt(_RARE * dimension) + 2.0 * _RARE
+
+
+def _beyond(degrees: int, limit: float) -> float:
+    """P(χ² > limit)."""
+    half = torch.tensor([0.5 * degrees, 0.5 * limit], dtype=torch.float64)
+    return float(torch.special.gammaincc(half[0], half[1]))
+
+
+def space_ceiling(lowest: Tensor, dimension: int) -> Tensor:
+    """The most that a draw of ‖x − x̂‖²/(t d) can be, min(4K/d, 1/t), for each stratum's lowest t (n,)."""
+    return (1.0 / lowest).clamp(max=4.0 * noise_limit(dimension) / dimension)
+
+
+def space_tail(dimension: int) -> float:
+    """A number that E[‖x − x̂‖²/(t d); ‖z‖² > K] never exceeds, at any t: of (‖z‖ + √K)² ≤ 2‖z‖² + 2K."""
+    limit = noise_limit(dimension)
+    # E[‖z‖²; ‖z‖² > K] = d P(χ² with d + 2 degrees > K).
+    return 2.0 * (_beyond(dimension + 2, limit) + limit / dimension * _beyond(dimension, limit))
+
+
+def _blind_constant(dimension: int, t0: float, levels: int) -> float:
+    """The most that −log P of the decoder's blind part can be, beside ‖z‖²/2."""
+    # Σ_k exp(−(y − k·step)²/2t) over all integers k is largest at a level (by Poisson summation).
+    offsets = torch.arange(1, levels, dtype=torch.float64) / (levels - 1)
+    weights = 1.0 + 2.0 * float(torch.exp(-offsets.square() / (2.0 * t0)).sum())
+    # What lies beyond ±(levels − 1), as an integral; and no more than `levels` terms of at most 1.
+    beyond = math.sqrt(math.tau * t0) * (levels - 1) * math.erfc(1.0 / math.sqrt(2.0 * t0))
+    return dimension * math.log(min(weights + beyond, float(levels))) - math.log(_BLIND)
+
+
+def decoder_ceiling(dimension: int, t0: float, levels: int = LEVELS) -> float:
+    """The most nats that `decode_bounded` gives an image."""
+    return _blind_constant(dimension, t0, levels) + 0.5 * noise_limit(dimension)
+
+
+def decoder_tail(dimension: int, t0: float, levels: int = LEVELS) -> float:
+    """A number of nats that E[−log P(x | y_{t0}); ‖z‖² > K] never exceeds."""
+    limit = noise_limit(dimension)
+    rare = _blind_constant(dimension, t0, levels) * _beyond(dimension, limit)
+    return rare + 0.5 * dimension * _beyond(dimension + 2, limit)
+
+
+def prior_ceiling(prior: StationaryGaussian, t1: float) -> float:
+    """The most nats that `prior_divergence` gives an image in [0, 1]^d."""
+    spectrum = prior.eigenvalues.double()
+    pixels = spectrum.shape[-2] * spectrum.shape[-1]
+    farthest = pixels * float(torch.maximum(prior.mean, 1.0 - prior.mean).double().square().sum())
+    constant = float((torch.log1p(spectrum / t1) - spectrum / (spectrum + t1)).sum())
+    return 0.5 * (farthest / (float(spectrum.min()) + t1) + constant)
+
+
+def bounded_denoise(model: ScoreModel, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+    """x̂ (B, C, H, W) at y and t (B,), moved into the ball around y and then into [0, 1]^d."""
+    step = -noise_variance[:, None, None, None] * model.gradients(noisy, noise_variance, time=False).image
+    longest = (noise_limit(noisy[0].numel()) * noise_variance).sqrt()
+    length = step.square().sum(dim=(1, 2, 3)).sqrt()
+    scale = longest / torch.maximum(length, longest)
+    return (noisy + scale[:, None, None, None] * step).clamp(0.0, 1.0)
+
+
+def _kept(noise: Tensor, values: Tensor, ceiling: Tensor | float) -> Tensor:
+    """Values with 0 where the noise is cut; what exceeds its ceiling does so by a rounding error."""
+    cut = noise.double().square().sum(dim=(1, 2, 3)) > noise_limit(noise[0].numel())
+    ceilings = torch.as_tensor(ceiling, dtype=torch.float64, device=noise.device)
+    return torch.where(cut, 0.0, torch.minimum(values.double(), ceilings))
+
+
+def bounded_space(model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
+    """‖x − x̂‖²/(t d) of the bounded denoiser, 0 where ‖z‖² > K: x, z (B, C, H, W), t (B,) → float64 (B,)."""
+    denoised = bounded_denoise(model, corrupt(clean, noise, noise_variance), noise_variance)
+    t = noise_variance.double()
+    error = (denoised - clean).double().square().mean(dim=(1, 2, 3)) / t
+    return _kept(noise, error, space_ceiling(t, clean[0].numel()))
+
+
+def decode_bounded(
+    model: ScoreModel, clean: Tensor, noise: Tensor, t0: float, levels: int = LEVELS
+) -> Tensor:
+    """−log P(x | y) of a decoder that cannot fail, in nats, float64, shape (B,); 0 where ‖z‖² > K.
+
+    P = 0.99 P(· | x̂, v) + 0.01 P(· | y, t0), with x̂ of the bounded denoiser; at most `decoder_ceiling`.
+    """
+    t = torch.full_like(clean[:, 0, 0, 0], t0)
+    noisy, dimension = corrupt(clean, noise, t), clean[0].numel()
+    denoised = bounded_denoise(model, noisy, t)
+    unexplained = 1.0 - (noisy - denoised).square().mean(dim=(1, 2, 3)) / t0
+    variance = decoder_variance(unexplained, t0, clean)
+    sharp = decoder_energy(clean, denoised, variance, levels).double()
+    blind = decoder_energy(clean, noisy, t, levels).double()
+    mixed = -torch.logaddexp(math.log1p(-_BLIND) - sharp, math.log(_BLIND) - blind)
+    return _kept(noise, mixed, decoder_ceiling(dimension, t0, levels))
+
+
+def bounded_rows(
+    model: ScoreModel,
+    clean: Tensor,
+    prior: StationaryGaussian,
+    *,
+    t0: float,
+    t1: float,
+    strata: int,
+    generator: torch.Generator,
+    levels: int = LEVELS,
+) -> BoundedRows:
+    """Draw what `certify` needs, (n,) and (n, strata); arguments and errors as in `variational_bound`."""
+    check_bound(clean, t0, t1, levels)
+    with torch.no_grad():
+        draws = noise_in_strata(clean, t0, t1, strata, generator)
+        space = torch.stack([bounded_space(model, clean, noise, t) for noise, t in draws], dim=1)
+        decoder = decode_bounded(model, clean, normal_like(clean, generator), t0, levels)
+        return BoundedRows(
+            decoder, space, prior_divergence(clean, prior, t1), clean[0].numel(), t0, t1, levels
+        )
+
+
+_BETS = 24  # values of λ, halved from one to the next; more are never best below 1e14 draws
 
 
 @dataclass(frozen=True)
@@ -38,18 +181,21 @@ class Certificate:
 
     P is the law of 8-bit images that the bounded denoiser's diffusion, its decoder and its prior define, of
     which the bound is an upper bound on −log P(x). It says nothing of exp(−U). All parts are nats an image.
+
+    Args:
+        decoder: mean of the draws.
+        diffusion: mean of the draws.
+        prior: mean over the images, exact.
+        tail: what rare noise, which is cut, adds at most.
+        margin: added for there being finitely many draws; infinite if one of them is not finite.
+        confidence: 1 − δ.
     """
 
     decoder: float
-    """Mean of the draws."""
     diffusion: float
-    """Mean of the draws."""
     prior: float
-    """Mean over the images, exact."""
     tail: float
-    """What rare noise, which is cut, adds at most."""
     margin: float
-    """What is added for there being finitely many draws; infinite if one of them is not finite."""
     confidence: float
 
     @property
@@ -64,19 +210,10 @@ class Certificate:
 
 
 def sum_limit(values: Tensor, centres: Tensor, ceiling: float, confidence: float) -> float:
-    """An upper confidence limit on the sum of the means of independent bounded draws.
+    """An upper confidence limit on Σ E X_i of independent draws X_i, with centres c_i, both of shape (n,).
 
-    Args:
-        values: X_i, each between 0 and the ceiling, shape (n,); independent, not necessarily of one law.
-        centres: c_i, between 0 and the ceiling, shape (n,); c_i may depend on X_1, …, X_{i−1} only.
-        ceiling: b, known beforehand.
-        confidence: 1 − δ.
-
-    Returns:
-        The limit on Σ E X_i, in the values' unit; infinite if a value is not finite.
-
-    Raises:
-        ValueError: if a value or a centre is out of its range, or the confidence is not between 0 and 1.
+    X_i and c_i lie between 0 and the ceiling b, known beforehand, and c_i depends on X_1, …, X_{i−1} only;
+    a ValueError refuses others. Infinite if a value is not finite.
     """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"a confidence must lie between 0 and 1, got {confidence}")
@@ -124,23 +261,15 @@ def _in_nats(rows: BoundedRows) -> tuple[Tensor, Tensor, float]:
     draws = torch.cat([rows.decoder[:, None].double(), factor * rows.space.double()], dim=1).cpu()
     tail = strata * factor * space_tail(dimension) + decoder_tail(dimension, rows.t0, rows.levels)
     # A rounding error must not pass for a draw out of its range.
-    return (
-        torch.where(draws <= ceilings * (1.0 + 1e-6), torch.minimum(draws, ceilings), draws),
-        ceilings,
-        tail,
-    )
+    draws = torch.where(draws <= ceilings * (1.0 + 1e-6), torch.minimum(draws, ceilings), draws)
+    return draws, ceilings, tail
 
 
 def certify(rows: BoundedRows, confidence: float = 0.95) -> Certificate:
-    """A certificate for the measured images, over the noise that was drawn for them.
+    """A certificate, in nats an image, for the mean over the measured images, over their noise.
 
-    Args:
-        rows: one draw of the decoder and one a stratum, shapes (n,) and (n, strata), in an order that
-            does not depend on the draws.
-        confidence: 1 − δ.
-
-    Returns:
-        The limit on the mean over these images and its parts, in nats an image.
+    One draw of the decoder and one a stratum, shapes (n,) and (n, strata), in an order that does not depend
+    on the draws; `confidence` is 1 − δ.
     """
     draws, ceilings, tail = _in_nats(rows)
     ceiling, images = float(ceilings.max()), len(draws)
@@ -158,19 +287,10 @@ def population_limit(
 ) -> float:
     """An upper confidence limit on the bound's mean over the population that the images are drawn from.
 
-    By the same inequality, over image totals, or over photographs, each with the mean of its images. The
-    range of a total is wide: hundreds of independent images are needed before it says anything.
-
-    Args:
-        rows: of images, shapes (n,) and (n, strata).
-        prior_ceiling: the most the prior's part can be, in nats.
-        groups: which photograph each image is of, integers, shape (n,), the photographs being independent
-            draws from the population; None if the images are.
-        confidence: 1 − δ.
-
-    Returns:
-        Nats an image, the mean over images or over photographs; infinite where it is no better than the
-        uniform law's d ln(levels), and so says nothing.
+    The same inequality over image totals, or over photographs, each with the mean of its images: `groups`
+    says which one each image is of, shape (n,), where photographs are the independent draws. The range of a
+    total is wide: hundreds of independent images are needed before it says anything. In nats an image;
+    infinite where it is no better than the uniform law's d ln(levels).
     """
     draws, ceilings, tail = _in_nats(rows)
     ceiling = float(ceilings.sum()) + prior_ceiling

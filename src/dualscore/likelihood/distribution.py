@@ -29,29 +29,23 @@ class Gumbel:
 class Distribution:
     """Log probabilities of images; all figures but `bits` are of `decibels`."""
 
-    decibels: Tensor
-    """Log p of each image in dB/dim, float64, shape (n,)."""
-    bits: Tensor
-    """The same as bits/dim on 256 levels, float64, shape (n,)."""
-    median: float
-    """In dB/dim; between the middle two where n is even."""
-    mean: float
-    """In dB/dim."""
-    sd: float
-    """Standard deviation over images, in dB/dim, unbiased."""
-    gumbel: Gumbel
-    """Fitted by maximum likelihood, in dB/dim."""
+    decibels: Tensor  # log p of each image in dB/dim, float64, shape (n,)
+    bits: Tensor  # the same as bits/dim on 256 levels, float64, shape (n,)
+    median: float  # in dB/dim; between the middle two where n is even
+    mean: float  # in dB/dim
+    sd: float  # standard deviation over images, in dB/dim, unbiased
+    gumbel: Gumbel  # fitted by maximum likelihood, in dB/dim
 
 
 def distribution(energies: Tensor, dimension: int) -> Distribution:
-    """Describe the log probabilities of a set of images.
+    """Describe the log probabilities of a set of images, in dB/dim and bits/dim.
 
     Args:
         energies: normalized energies U(x, 0) = −log p(x) in nats, shape (n,), any floating type.
         dimension: d = C·H·W.
 
     Returns:
-        Log p in both units: −10 U/(d ln 10) dB/dim and 8 + U/(d ln 2) bits/dim, and their distribution.
+        −10 U/(d ln 10) dB/dim and 8 + U/(d ln 2) bits/dim, and their distribution.
 
     Raises:
         ValueError: if there are fewer than two energies, all are the same, or some are not finite.

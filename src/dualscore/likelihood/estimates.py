@@ -51,7 +51,7 @@ class Estimate:
         return math.hypot(self.stderr, other.stderr), min(counts, default=max(self.groups, other.groups))
 
     def quantile(self, deviations: float) -> float:
-        """How many standard errors hold the truth as often as so many deviations of a normal law do."""
+        """Student's t quantile that covers as much as this many standard deviations of a normal law."""
         if not self.groups:
             return deviations
         if self.groups < 2:
@@ -69,15 +69,15 @@ class Estimate:
 
 
 def mean(values: Tensor, groups: Tensor | None = None) -> Estimate:
-    """Mean over images with its standard error over photographs.
+    """Mean over images (n,), n ≥ 2, with its standard error over photographs.
 
     Args:
-        values: one an image, shape (n,), n ≥ 2.
+        values: one an image, shape (n,).
         groups: which photograph each image is of, any integers, shape (n,); None where each is its own, or
             nobody knows.
 
     Returns:
-        The mean and its standard error, in the values' unit; the error is NaN where there is one photograph.
+        In the values' unit; the error is NaN where there is one photograph.
 
     Raises:
         ValueError: if there are fewer than two values, or some are not finite (never averaged away).

@@ -28,12 +28,10 @@ from dualscore.likelihood.estimates import Estimate
 from dualscore.noise import MEASURING, log_uniform, seeded_generator
 
 CONFIDENCE = 0.95
-SLACK = math.log(1.0 / (1.0 - CONFIDENCE))
-"""ln 20: what Markov's inequality takes off, in nats."""
+SLACK = math.log(1.0 / (1.0 - CONFIDENCE))  # ln 20: what Markov's inequality takes off, in nats
 LEVELS = 100
 CHAINS = 128
-MASS = -5
-"""Second number of the random keys of chains; others have runs' seeds or splits there."""
+MASS = -5  # second number of the random keys of chains; others have runs' seeds or splits there
 _CHAIN, _PILOT = 0, 1
 
 
@@ -41,14 +39,11 @@ _CHAIN, _PILOT = 0, 1
 class LogMean:
     """The log of the mean of positive weights: an estimate of a log normalizer, in nats."""
 
-    value: float
-    """Log Ẑ."""
+    value: float  # log Ẑ
     stderr: float
-    """Of it, by the delta method: sd(w) / (√n mean w). It means little where few weights count."""
-    effective: float
-    """How many equal weights these are worth, (Σw)²/Σw²."""
-    count: int
-    """How many they are, n."""
+    """Its standard error by the delta method, sd(w) / (√n mean w); unreliable where few weights count."""
+    effective: float  # effective number of weights, (Σw)²/Σw²
+    count: int  # number of weights, n
 
     @property
     def share(self) -> float:
@@ -74,16 +69,9 @@ class LogMean:
 
 
 def log_mean(log_weight: Tensor) -> LogMean:
-    """The log of the mean of weights given by their logs, and how sure it is.
+    """The log of the mean of independent weights given by their logs, (n,), n ≥ 2, and how sure it is.
 
-    Args:
-        log_weight: natural logs of independent weights, shape (n,), n ≥ 2.
-
-    Returns:
-        The estimate, in nats.
-
-    Raises:
-        ValueError: if there are fewer than two, or some are not numbers or infinite (−∞, no weight, may be).
+    A ValueError refuses fewer than two, and what is not a number or infinite (−∞, no weight, may be).
     """
     log_weight = log_weight.double()
     count = log_weight.numel()
@@ -101,42 +89,25 @@ class Weighed(NamedTuple):
 
     log_weights: Tensor
     """The logs of the weights at each level, float64, shape (n, L): the mean of exp of column l is Z(t_l)."""
-    images: Tensor
-    """y at the last level, shape (n, C, H, W)."""
-    acceptance: list[float]
-    """The mean acceptance at each level but the first; empty without Langevin steps."""
+    images: Tensor  # y at the last level, shape (n, C, H, W)
+    acceptance: list[float]  # the mean acceptance at each level but the first; empty without Langevin steps
 
 
 @dataclass(frozen=True)
 class Mass:
-    """What annealing found."""
+    """The result of annealing."""
 
-    at: LogMean
-    """Log ∫ exp(−U(y, t_min)) dy, of U as the model gives it: log Z is still in it."""
-    levels: list[float]
-    """The noise variances, falling, in pixel²; the last one is t_min."""
+    at: LogMean  # log ∫ exp(−U(y, t_min)) dy, of U as the model gives it: log Z is still in it
+    levels: list[float]  # the noise variances, falling, in pixel²; the last one is t_min
     profile: list[float]
     """Log Ẑ at each of them, in nats. It rises where mass appears, and is flat for a normalized energy."""
     acceptance: list[float]
-    """Of Langevin steps, at each level but the first; empty without them."""
-    evaluations: int
-    """Of the energy's gradients, for each chain; the pilot's are not counted."""
+    """Mean acceptance of Langevin steps at each level but the first; empty without them."""
+    evaluations: int  # evaluations of the energy's gradients per chain, without the pilot's
 
 
 def falling_levels(t_max: float, t_min: float, count: int) -> list[float]:
-    """Noise variances from t_max down to t_min, equally spaced in ln t.
-
-    Args:
-        t_max: the first, in pixel², far above the images' largest variances.
-        t_min: the last, > 0.
-        count: how many, at least 2.
-
-    Returns:
-        The variances, falling.
-
-    Raises:
-        ValueError: if they do not fall.
-    """
+    """Noise variances falling from t_max to t_min > 0 by equal factors, at least two, in pixel²."""
     if count < 2 or not 0.0 < t_min < t_max:
         raise ValueError(f"{count} levels from {t_max:g} to {t_min:g} pixel²: 2 or more must fall, above 0")
     return log_uniform(torch.linspace(1.0, 0.0, count, dtype=torch.float64), t_min, t_max).tolist()
@@ -151,19 +122,7 @@ def pilot_step_sizes(
     chains: int = 16,
     seed: int = 0,
 ) -> list[float]:
-    """Choose the Langevin steps' sizes by chains of their own, which are then thrown away.
-
-    Args:
-        model: the energy.
-        prior: the clean images' Gaussian.
-        schedule: noise variances in pixel², falling.
-        steps: Langevin steps at each level but the first.
-        chains: how many, in one batch.
-        seed: of all that is random.
-
-    Returns:
-        A step size for each level but the first, relative to its t.
-    """
+    """Langevin step sizes, one a level but the first, relative to t, by chains that are then thrown away."""
     return _annealed(model, prior, schedule, range(chains), steps, None, seed, _PILOT)[1]
 
 
@@ -179,20 +138,9 @@ def weigh_chains(
 ) -> Weighed:
     """Anneal some chains, in one batch, with everything that could depend on them fixed before.
 
-    Args:
-        model: the energy.
-        prior: the clean images' Gaussian N(μ, Σ): chains begin as N(μ, Σ + t_max I).
-        schedule: noise variances in pixel², falling.
-        chains: their numbers. A chain depends on its number and the seed, not on what else is in the batch.
-        steps: Langevin steps at each level but the first.
-        step_sizes: of them, relative to t, from `pilot_step_sizes`; needed if there are steps.
-        seed: of all that is random.
-
-    Returns:
-        A row for each chain, in their order.
-
-    Raises:
-        ValueError: if there are steps without sizes: sizes that follow the chains bias what they weigh.
+    A row for each of `chains`, their numbers, in this order: a chain depends on its number and the seed, not
+    on what else is in the batch. Step sizes, relative to t, are from `pilot_step_sizes`: a ValueError refuses
+    steps without them, as sizes that follow the chains bias what they weigh.
     """
     if steps and step_sizes is None:
         raise ValueError("Langevin steps need step sizes chosen by other chains: see pilot_step_sizes")
@@ -226,17 +174,7 @@ def _annealed(
 
 
 def mass_of(log_weights: Tensor, schedule: Sequence[float], acceptance: Sequence[float], steps: int) -> Mass:
-    """What the rows of `weigh_chains` say together, also those of several batches.
-
-    Args:
-        log_weights: shape (n, L).
-        schedule: the L noise variances, in pixel², falling.
-        acceptance: mean acceptance at each level but the first.
-        steps: Langevin steps at each level but the first.
-
-    Returns:
-        The mass at the last level, and how it came about.
-    """
+    """The mass from log weights (n, L) of `weigh_chains`, of one batch or several."""
     last = log_mean(log_weights[:, -1])
     profile = (log_weights.double().logsumexp(0) - math.log(len(log_weights))).tolist()
     return Mass(last, list(schedule), profile, list(acceptance), 1 + (1 + steps) * (len(schedule) - 1))
@@ -255,7 +193,7 @@ def annealed_mass(
     seed: int = 0,
     batch_size: int = 64,
 ) -> tuple[Mass, Weighed]:
-    """Measure log ∫ exp(−U(y, t_min)) dy.
+    """Measure log ∫ exp(−U(y, t_min)) dy; returns the mass, and the chains.
 
     Args:
         model: the energy U, with or without its log Z.

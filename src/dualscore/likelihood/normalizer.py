@@ -1,12 +1,18 @@
-r"""Log Z where noise is large, by importance from the images' Gaussian, and what is said of a model's log Z.
+r"""Log Z: by the paper's protocol, and without images; and what is said of a model's log Z.
 
-At a noise variance t far above the images' variances their noisy density is nearly N(μ, Σ + t I) = exp(−U_G),
-so that
+The paper's protocol is one network evaluation an image, at t = 0, on the pixel lattice. At t_max the density
+is almost N(0, t_max I) whatever the data, so log Z = (d/2) ln(2πe t_max) − mean U(y, t_max), and
+NLL = 8 + (mean U(x, 0) + log Z) / (d ln 2) bits/dim. Where the images' own Gaussian N(μ, Σ) is known, the
+entropy of N(μ, Σ + t_max I) stands in for the noise's: 6e-5 bits/dim for photographs at t_max = 1e3, but much
+where t_max is only ten times the images' variance. It is an estimate, neither a bound nor the likelihood of
+8-bit images. Source: Guth et al. 2025, arXiv 2506.05310, section 3.
+
+Without images: where t is far above the images' variances, their noisy density is nearly
+N(μ, Σ + t I) = exp(−U_G), so that
 
     Z(t) = ∫ exp(−U(y, t)) dy = E_{y ~ N(μ, Σ + t I)} exp(U_G(y, t) − U(y, t))
 
-is a mean of nearly equal weights. It needs no images and no entropy of theirs, and Z is one number: at
-smaller t the same mean must come out.
+is a mean of nearly equal weights, and one number: at smaller t the same mean must come out.
 """
 
 import math
@@ -20,16 +26,48 @@ from torch import Tensor
 from dualscore.annealing import start_from
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
+from dualscore.likelihood.estimates import Estimate, mean
 from dualscore.likelihood.mass import CONFIDENCE, Mass
 from dualscore.likelihood.units import bits
 from dualscore.noise import MEASURING, in_decibels, seeded_generator
 
-NORMALIZER = -6
-"""Second number of the random keys of draws from the Gaussian."""
+NORMALIZER = -6  # second number of the random keys of draws from the Gaussian
+
+
+def log_normalizer(noisy_energy: Tensor, noise_square: Tensor, dimension: int, entropy: float) -> Estimate:
+    """Log Z in nats: what must be added to U to normalize it.
+
+    The mean of U(y, t) is taken around ½‖z‖², whose own mean is d/2: on average the same figure, with the
+    noise's fluctuations gone, so that a few dozen images fix it.
+
+    Args:
+        noisy_energy: U(x + √t z, t) in nats, shape (n,).
+        noise_square: ‖z‖² of each image, shape (n,).
+        dimension: d.
+        entropy: of the noisy images in nats: `noise_entropy(d, t)`, or `StationaryGaussian.entropy(t)`.
+
+    Returns:
+        Log Z and its standard error.
+
+    Raises:
+        ValueError: if there are fewer than two images or an energy is not finite.
+    """
+    around = mean(noisy_energy.double() - 0.5 * noise_square.double())
+    return Estimate(entropy - 0.5 * dimension - around.value, around.stderr)
+
+
+def paper_bits_per_dim(clean_energy: Tensor, log_z: Estimate, dimension: int) -> Estimate:
+    """The paper's bits/dim, 8 + (mean U(x, 0) + log Z) / (d ln 2), of U(x, 0) in nats, shape (n,).
+
+    A ValueError refuses fewer than two images, or energies that are not finite.
+    """
+    # log Z is taken at noise that drowns the images, so the two errors are independent.
+    figure = bits(mean(clean_energy) + log_z, dimension)
+    return Estimate(8.0 + figure.value, figure.stderr)
 
 
 def normalizer_variances(t_max: float) -> list[float]:
-    """Where log Z is measured, and where the same must come out: t_max, t_max/√10, t_max/10, in pixel²."""
+    """Noise variances at which log Z must come out the same: t_max, t_max/√10, t_max/10, in pixel²."""
     return [t_max, t_max / math.sqrt(10.0), t_max / 10.0]
 
 
@@ -42,17 +80,9 @@ def importance_weights(
     *,
     seed: int = 0,
 ) -> Tensor:
-    """Weights of draws from the Gaussian, U_G − U, whose mean is Z; `log_mean` makes log Z of a column.
+    """Log weights U_G − U of draws from the Gaussian, float64, shape (n, T), whose means are Z(t).
 
-    Args:
-        model: the energy U.
-        prior: the clean images' Gaussian N(μ, Σ), which gives U_G.
-        variances: t in pixel².
-        draws: their numbers, in one batch. A draw depends on its number and the seed alone.
-        seed: of all that is random.
-
-    Returns:
-        Natural logs of the weights, float64, shape (n, T).
+    A draw depends on its number and the seed alone; `log_mean` makes log Z of a column.
     """
     columns = []
     for j, t in enumerate(variances):
@@ -67,18 +97,13 @@ def importance_weights(
 class MeasuredMass:
     """The mass of a normalized energy at one noise level, and the least it is with 95 % confidence."""
 
-    nats: float
-    """Log ∫ exp(−U(y, t)) dy − log Z: 0 where the reported log Z is right."""
+    nats: float  # log ∫ exp(−U(y, t)) dy − log Z: 0 where the reported log Z is right
     stderr: float
-    limit: float
-    """Below the true one with 95 % confidence, in nats."""
-    bits: float
-    """Nats as bits/dim: by so much the density is worse than what the energy says."""
+    limit: float  # below the true one with 95 % confidence, in nats
+    bits: float  # nats as bits/dim: by so much the density is worse than what the energy says
     limit_bits: float
-    effective_share: float
-    """Of the chains."""
-    noise_variance: float
-    """t in pixel²."""
+    effective_share: float  # the chains' effective share
+    noise_variance: float  # t in pixel²
 
     def __str__(self) -> str:
         """`mass at 58.9 dB e^31.4, at least e^28.4 (95 %) = 0.160 bits/dim; 2 % of the chains effective`."""
@@ -101,16 +126,7 @@ def moved(mass: MeasuredMass, nats: float, dimension: int) -> MeasuredMass:
 
 
 def measured_mass(found: Mass, log_normalizer: float, dimension: int) -> MeasuredMass:
-    """The mass that is left when an energy is normalized by the log Z reported of it.
-
-    Args:
-        found: of the energy itself.
-        log_normalizer: log Z in nats.
-        dimension: d.
-
-    Returns:
-        The mass in nats and bits/dim.
-    """
+    """The mass in nats and bits/dim that is left when an energy is normalized by the log Z reported of it."""
     nats, limit = found.at.value - log_normalizer, found.at.limit - log_normalizer
     return MeasuredMass(
         nats=nats,
@@ -125,20 +141,17 @@ def measured_mass(found: Mass, log_normalizer: float, dimension: int) -> Measure
 
 @dataclass(frozen=True)
 class Normalization:
-    """What is known of a model's normalization, in plain values."""
+    """A model's log Z and how well it is known, in plain values."""
 
-    value: float
-    """Log Z in nats, as reported: the density is exp(−U − log Z)."""
-    stderr: float | None
-    """Of it, in nats; None where it is not known."""
-    how: str
-    """How it was estimated, for people."""
+    value: float  # log Z in nats, as reported: the density is exp(−U − log Z)
+    stderr: float | None  # its standard error in nats; None where it is not known
+    how: str  # how it was estimated, for people
     mass: MeasuredMass | None = None
-    """What the density then integrates to at a small noise level; None where nobody measured it."""
+    """The density's integral at a small noise level; None where nobody measured it."""
 
     @property
     def limit(self) -> float | None:
-        """What the mass's log is at least, in nats, with 95 % confidence; None where nobody measured it."""
+        """Lower limit of the mass's log in nats, with 95 % confidence; None where nobody measured it."""
         return None if self.mass is None else self.mass.limit
 
     def plain(self) -> dict[str, Any]:
@@ -147,17 +160,7 @@ class Normalization:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Normalization":
-        """What `plain` gave, as an object again.
-
-        Args:
-            plain: as JSON holds it.
-
-        Returns:
-            The same normalization.
-
-        Raises:
-            TypeError: if a value is missing or unknown.
-        """
+        """The object that `plain` came from; TypeError if a value is missing or unknown."""
         mass = plain.get("mass")
         return cls(**{**plain, "mass": None if mass is None else MeasuredMass(**mass)})
 

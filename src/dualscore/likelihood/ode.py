@@ -23,33 +23,23 @@ from dualscore.energy import Gradients, ScoreModel
 from dualscore.gaussian import StationaryGaussian
 
 FIRST_STEP, LARGEST_STEP = 0.1, 2.0
-"""Of the solver, in nats of ln t. At t_min nothing moves: left to itself it would begin with steps that
+"""The solver's steps, in nats of ln t. At t_min nothing moves: left to itself it would begin with steps that
 single precision cannot hold, and grow them until they leave the range of noise variances."""
 
 
 class OdeEnergy(NamedTuple):
-    """What the flow found."""
+    """The flow's result."""
 
-    energy: Tensor
-    """−log p in nats, normalized, shape (B,)."""
-    evaluations: int
-    """Network evaluations an image; each with two derivatives."""
+    energy: Tensor  # −log p in nats, normalized, shape (B,)
+    evaluations: int  # network evaluations an image; each with two derivatives
 
 
 def laplacian(
     model: ScoreModel, noisy: Tensor, noise_variance: Tensor, probe: Tensor, *, time: bool = False
 ) -> tuple[Gradients, Tensor]:
-    """∇_y U and an unbiased estimate vᵀ(∇²U)v of ΔU.
+    """∇_y U (B, C, H, W) without a graph, and vᵀ(∇²U)v, an unbiased estimate of ΔU (B,).
 
-    Args:
-        model: an energy or a denoiser.
-        noisy: y, shape (B, C, H, W).
-        noise_variance: t in pixel², shape (B,).
-        probe: v with E v vᵀ = I, of y's shape.
-        time: whether ∂_t U is wanted too.
-
-    Returns:
-        The gradients without a graph, and ΔU, shape (B,).
+    At y (B, C, H, W) and t (B,), with a probe v of y's shape, E v vᵀ = I; with ∂_t U if `time`.
     """
     with torch.enable_grad():
         y = noisy.detach().requires_grad_()
@@ -90,17 +80,10 @@ State = tuple[Tensor, ...]
 def integrate(
     velocity: Callable[[Tensor, State], State], start: State, t_from: float, t_to: float, tolerance: float
 ) -> State:
-    """Follow a flow in ln t with an adaptive solver (Dormand–Prince 5).
+    """Follow a flow in ln t with an adaptive solver (Dormand–Prince 5), from t_from > 0 to t_to, in pixel².
 
-    Args:
-        velocity: (t, state) → d state/d ln t; t is a scalar of the first part's type.
-        start: the state at t_from, tensors.
-        t_from: noise variance where it begins, in pixel², > 0.
-        t_to: where it ends, above or below.
-        tolerance: relative and absolute.
-
-    Returns:
-        The state at t_to.
+    The velocity gives d state/d ln t at (t, state), where t is a scalar of the first part's type; the
+    tolerance is relative and absolute.
     """
     like = start[0]
     path = odeint(

@@ -1,4 +1,4 @@
-"""What was published, for the tables: figures of others, never of ours.
+"""Published figures of others, for the tables; never of ours.
 
 Sources: Guth et al. 2025, arXiv 2506.05310, tables 1 and 2 and figure 2, and what they quote there; the other
 likelihoods are their authors' own figures.
@@ -24,8 +24,7 @@ class Likelihood(NamedTuple):
     """Of the data: `old`, the PNGs without anti-aliasing (van den Oord et al. 2016; 49,999 validation
     images), `new` (Chrabaszcz et al. 2017; 50,000), or `new?`, where it is unclear, and probably the new one.
     Old and new cannot be compared."""
-    kind: str
-    """`exact`, `bound` (of a diffusion's own ELBO), `ODE`, or what the authors call it."""
+    kind: str  # `exact`, `bound` (of a diffusion's own ELBO), `ODE`, or what the authors call it
 
 
 LIKELIHOODS = (
@@ -61,14 +60,7 @@ GENERALIZATION = {
 
 
 def comparable(colour: bool) -> dict[str, float]:
-    """Published bits/dim of the data set that this project trains on, ImageNet64 as released anew.
-
-    Args:
-        colour: or gray.
-
-    Returns:
-        Figures by name, in words that a curve can be called by.
-    """
+    """Published bits/dim by name, of the data set that this project trains on: ImageNet64, new release."""
     return {
         like.model.removesuffix(", gray").lower().replace(" ", "_"): like.bits_per_dim
         for like in LIKELIHOODS

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from dualscore.likelihood.estimates import Estimate
 
-LEVELS = 256
-"""Grey levels of an 8-bit image, k/255."""
-STEP = 1.0 / (LEVELS - 1)
-"""Distance of neighbouring levels, in pixels."""
+LEVELS = 256  # grey levels of an 8-bit image, k/255
+STEP = 1.0 / (LEVELS - 1)  # distance of neighbouring levels, in pixels
 
 
 Nats = TypeVar("Nats", float, Tensor, Estimate)
@@ -27,29 +25,15 @@ def bits(nats: Nats, dimension: int) -> Nats:
 
 
 def bits_per_dim(energy: Tensor, dimension: int) -> Tensor:
-    """Turn −log p of a density on [0, 1]^d into bits a dimension on 256 levels, as the paper does.
-
-    Args:
-        energy: normalized energies U in nats, any shape.
-        dimension: d = C·H·W.
-
-    Returns:
-        8 + U / (d ln 2), in bits, of the same shape.
-    """
+    """8 + U/(d ln 2): normalized energies U in nats, any shape, as the paper's bits/dim on 256 levels."""
     return 8.0 + bits(energy, dimension)
 
 
 def dequantized_bits_per_dim(energy: Tensor, dimension: int) -> Tensor:
-    """Bits/dim of 8-bit images from energies of x + (u − ½)/255, u uniform, with x = k/255.
+    """Bits/dim of 8-bit images from energies U, any shape, of x + (u − ½)/255, u uniform, with x = k/255.
 
-    The step is 1/255 there, so the constant is log₂ 255; on (k + u)/256 it would be 8, with the same sum.
-
-    Args:
-        energy: normalized energies U of the dequantized images in nats, any shape.
-        dimension: d.
-
-    Returns:
-        log₂ 255 + U / (d ln 2), in bits: on average over u an upper bound on −log₂ P(x) / d.
+    Log₂ 255 + U/(d ln 2): on average over u an upper bound on −log₂ P(x)/d. (The step is 1/255; on (k +
+    u)/256 the constant would be 8, with the same sum.)
     """
     return math.log2(1.0 / STEP) + bits(energy, dimension)
 
@@ -79,14 +63,9 @@ def numbers(*scalars: Tensor) -> list[float] | None:
 
 
 def check_clean(images: Tensor, levels: int | None = None) -> None:
-    """Refuse images that no likelihood of pixels in [0, 1] is defined for, where their values can be seen.
+    """Refuse images, any shape, that no likelihood of pixels in [0, 1] is defined for, if values can be seen.
 
-    Args:
-        images: pixels, floating point, any shape.
-        levels: number of grey levels k/(levels−1) that they must lie on; None for any pixels.
-
-    Raises:
-        ValueError: saying what is wrong with them.
+    With `levels`, pixels must lie on the grey levels k/(levels−1).
     """
     if not len(images):
         raise ValueError("there must be at least one image")

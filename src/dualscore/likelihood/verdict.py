@@ -7,21 +7,17 @@ from enum import Enum
 
 from dualscore.likelihood.estimates import Estimate
 
-TOLERANCE = 0.02
-"""Bits/dim up to which two figures are called the same."""
-MASS_TOLERANCE = 1.0
-"""Nats up to which an energy's mass is called one."""
+TOLERANCE = 0.02  # bits/dim up to which two figures are called the same
+MASS_TOLERANCE = 1.0  # nats up to which an energy's mass is called one
 
 
 class Word(Enum):
-    """What a check comes to."""
+    """The outcome of a check."""
 
-    consistent = "consistent"
-    """The gap is below its tolerance, by two standard errors over photographs."""
+    consistent = "consistent"  # the gap is below its tolerance, by two standard errors over photographs
     inconsistent = "inconsistent"
     """The gap of the images that were looked at is above it, by three standard errors over images."""
-    undecided = "undecided"
-    """Neither."""
+    undecided = "undecided"  # neither
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class Check:
 
     @property
     def excess(self) -> float:
-        """How many tolerances the gap is; 0 where it is not finite."""
+        """The gap in tolerances; 0 where it is not finite."""
         return 0.0 if math.isnan(self.size) else abs(self.size) / self.tolerance
 
     def __str__(self) -> str:
@@ -115,14 +111,8 @@ def overall(checks: Sequence[Check]) -> Word:
 def verdict(checks: Sequence[Check], dimension: int, looked_at: str, listed: int = 3) -> str:
     """One line in words: what the checks came to, and where; what was looked at, and what cannot be seen.
 
-    Args:
-        checks: everything that was compared.
-        dimension: d.
-        looked_at: what the checks are of, such as `512 images of 2 photographs and 64 chains`.
-        listed: how many checks are spelt out, the largest first.
-
-    Returns:
-        The line.
+    `looked_at` is what the checks are of, such as `512 images of 2 photographs and 64 chains`; of the checks
+    the `listed` largest are spelt out.
     """
     word, others = overall(checks), [check for check in checks if check.of_images]
     checks = [check for check in checks if not check.of_images]

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from dualscore.likelihood import Estimate, bits, bits_per_dim, dequantized_bits_per_dim
 from dualscore.likelihood.bound import BoundTerms, diffusion_energy
-from dualscore.likelihood.bounded import BoundedRows
-from dualscore.likelihood.certificate import certify
+from dualscore.likelihood.certificate import BoundedRows, certify
 from dualscore.measuring.measured import Extent, Measured
 from dualscore.measuring.quantities import (
     certificate,
@@ -21,36 +20,23 @@ from dualscore.measuring.quantities import (
     strata,
 )
 from dualscore.measuring.row_figures import Figure, plain
-from dualscore.measuring.rows import joined
-from dualscore.measuring.subject import Stage
+from dualscore.measuring.subject import Stage, joined
 
 
 @dataclass(frozen=True)
 class Estimated:
     """One estimate of the images' likelihood."""
 
-    position: Tensor
-    """Which images, as rows have them, shape (n,)."""
-    bits: Tensor
-    """Bits/dim of each, shape (n,); of an estimate of an energy, without log Z."""
-    evaluations: int
-    """Of the network, over all images; without those of log Z."""
-    also: Figure = field(default_factory=dict)
-    """What the report says beside."""
+    position: Tensor  # the images' positions, as in rows, shape (n,)
+    bits: Tensor  # bits/dim of each, shape (n,); of an estimate of an energy, without log Z
+    evaluations: int  # network evaluations over all images, without those of log Z
+    also: Figure = field(default_factory=dict)  # more entries of the report
 
-    def figure(self, measured: Measured, shared: Estimate | None, normalizing: int) -> Figure:
-        """The report's entry.
-
-        Args:
-            measured: knows the images' photographs.
-            shared: log Z in bits/dim, with its error; None where the bits hold it already.
-            normalizing: network evaluations that log Z took.
-
-        Returns:
-            Mean, its standard error over photographs (that of log Z included), and what they cost.
-        """
+    def figure(self, measured: Measured, energy: bool) -> Figure:
+        """The report's entry: the mean, its error over photographs (a shared log Z's included), the cost."""
         found = measured.mean(self.bits, self.position)
-        total = found if shared is None else found + shared
+        total = found + measured.shared if energy else found
+        normalizing = measured.rows["normalizer"]["energy"].numel() if energy else 0
         low, high = Estimate(total.value, total.stderr, found.groups).interval()
         known = measured.photographs(self.position) is not None
         return {
@@ -67,23 +53,16 @@ class Estimated:
 class Estimator:
     """An estimate of the likelihood, as experiments name it in `evaluate.estimators`."""
 
-    label: str
-    """In tables."""
-    kind: str
-    """What sort of figure it is, in table 2."""
-    stages: Callable[[Measured, Extent], list[Stage]]
-    """What it reads rows of, beside log Z's."""
-    estimate: Callable[[Measured], Estimated]
-    """Gives each image's bits/dim."""
-    energy: bool = False
-    """Whether it needs an energy; log Z, and its error, are then added to what is measured."""
-    discrete: bool = False
-    """Whether it is of 8-bit images only."""
+    label: str  # its name in tables
+    kind: str  # the kind of figure, in table 2
+    stages: Callable[[Measured, Extent], list[Stage]]  # the stages whose rows it reads, beside log Z's
+    estimate: Callable[[Measured], Estimated]  # from rows to each image's bits/dim
+    energy: bool = False  # whether it needs an energy; log Z and its error are then added
+    discrete: bool = False  # whether it needs 8-bit images
 
 
 FEWEST_FOR_NORMALIZER = 64
-NORMALIZER_SHARE = 16
-"""Log Z is estimated on one image in this many: its noise is far below that of U(x, 0)."""
+NORMALIZER_SHARE = 16  # log Z is estimated on one image in this many: its noise is far below that of U(x, 0)
 
 
 def normalizer_count(images: int) -> int:
@@ -153,7 +132,7 @@ def bound(measured: Measured) -> Estimated:
 
 
 def _certificate(measured: Measured) -> Figure:
-    """What the bound of these very images is at most, in bits/dim: no normal law is assumed."""
+    """An upper limit on the bound of these very images, in bits/dim, without assuming a normal law."""
     m, rows = measured, measured.rows["certificate"]
     span = m.grid.edge(m.span[0]), m.grid.edge(m.span[1])
     draws = BoundedRows(rows["decoder"], rows["space"], rows["prior"], m.dimension, *span)
@@ -196,7 +175,7 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 def usable(names: Sequence[str], measured: Measured) -> dict[str, Estimator]:
-    """Those of some estimators that the model can have, in their order: a denoiser has no energy."""
+    """The named estimators that the model can have, in table order: a denoiser has no energy."""
     return {
         name: estimator
         for name, estimator in ESTIMATORS.items()
@@ -205,10 +184,10 @@ def usable(names: Sequence[str], measured: Measured) -> dict[str, Estimator]:
 
 
 def label(name: str) -> str:
-    """What tables call an estimate; a report may hold one that is not known here."""
+    """An estimate's name in tables; a report may hold one that is not known here."""
     return ESTIMATORS[name].label if name in ESTIMATORS else name
 
 
 def kind(name: str) -> str:
-    """What sort of figure table 2 says an estimate is; a report may hold one that is not known here."""
+    """An estimate's kind in table 2; a report may hold one that is not known here."""
     return ESTIMATORS[name].kind if name in ESTIMATORS else "estimate"

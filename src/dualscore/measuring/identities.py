@@ -5,25 +5,21 @@ import math
 import torch
 from torch import Tensor
 
-from dualscore.likelihood.calibration import rank, window
-from dualscore.likelihood.consistency import aligned_strata, energy_deviation, heat_residual, linear_deviation
-from dualscore.likelihood.ode import laplacian
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import (
-    AGAIN,
-    CALIBRATION,
-    HEAT,
-    LEVELS,
-    STRATA,
-    Images,
-    Stage,
-    Subject,
+from dualscore.likelihood.consistency import (
+    aligned_strata,
+    energy_deviation,
+    heat_residual,
+    linear_deviation,
+    rank,
+    window,
 )
+from dualscore.likelihood.ode import laplacian
+from dualscore.measuring.measured import Measured
+from dualscore.measuring.subject import AGAIN, CALIBRATION, HEAT, LEVELS, STRATA, Images, Rows, Stage, Subject
 from dualscore.noise import corrupt
 from dualscore.objective import denoising_loss
 
-WIDEST_STRATUM = 1.6
-"""Nats of ln t, at most, of a stratum in which the denoiser is measured once a draw."""
+WIDEST_STRATUM = 1.6  # nats of ln t, at most, of a stratum in which the denoiser is measured once a draw
 
 
 def rises(split: str, count: int, levels: list[float]) -> Stage:
@@ -86,7 +82,7 @@ def heat(split: str, count: int, variances: list[float]) -> Stage:
 
 
 def calibration(split: str, count: int, variances: list[float]) -> Stage:
-    """How the true noise level ranks in the energy's posterior over ln t, around each level."""
+    """The rank of the true noise level in the energy's posterior over ln t, around each level."""
 
     def measure(subject: Subject, images: Images) -> Rows:
         clean, ranks = images.as_trained(subject), []
@@ -103,6 +99,12 @@ def calibration(split: str, count: int, variances: list[float]) -> Stage:
         return {"rank": torch.stack(ranks, dim=1)}
 
     return Stage("calibration", split, count, measure, {"variances": variances})
+
+
+def identity_stages(split: str, count: int, few: int, measured: Measured) -> list[Stage]:
+    """Stages of all identities, those that are known well from few images on few."""
+    known, stages = measured.known, [rises(split, count, measured.anchors)]
+    return stages + ([heat(split, few, known), calibration(split, few, known)] if known else [])
 
 
 def width_around(variances: list[float], place: int) -> float:

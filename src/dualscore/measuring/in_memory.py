@@ -8,10 +8,9 @@ from torch import Tensor
 
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
-from dualscore.measuring.bound_range import Grid
 from dualscore.measuring.chain_figures import DRAWS, chain_rows, draw_rows, schedule
-from dualscore.measuring.identities import calibration, heat, rises
-from dualscore.measuring.measured import Measured
+from dualscore.measuring.identities import identity_stages
+from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.quantities import (
     clean_energies,
     dequantized_energies,
@@ -19,8 +18,7 @@ from dualscore.measuring.quantities import (
     noisy_energies,
     ode_energies,
 )
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import Images, Stage, Subject
+from dualscore.measuring.subject import Images, Rows, Stage, Subject
 from dualscore.noise import variance_at_psnr
 
 PSNR = (60.0, 45.0, 30.0, 15.0, 0.0, -15.0)
@@ -74,14 +72,12 @@ def measure(
         levels,
         photographs=lambda position: None if groups is None else groups[position],
     )
-    known = measured.known
     density = dequantized_energies("", count, 1) if quantized else clean_energies("", count, "paper")
     stages: list[Stage] = [
         noisy_energies([t_range[1]], "", count, "normalizer"),
         density,
         noise_levels(levels, "", count),
-        rises("", count, measured.anchors),
-        *([heat("", count, known), calibration("", count, known)] if known else []),
+        *identity_stages("", count, count, measured),
         *([ode_energies("", ode_images, 1e-3)] if ode_images > 1 else []),
     ]
     for stage in stages:

@@ -1,5 +1,6 @@
-"""Everything that was measured of a model: rows, and what it takes to read them."""
+"""Everything that was measured of a model: rows, what it takes to read them, and where the bound is taken."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,36 +8,68 @@ from functools import cached_property
 from torch import Tensor
 
 from dualscore.likelihood import Estimate, bits, bits_per_dim, dequantized_bits_per_dim, log_normalizer, mean
-from dualscore.measuring.bound_range import Grid
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import Subject
+from dualscore.likelihood.units import STEP
+from dualscore.measuring.subject import Rows, Subject
+
+PILOT_IMAGES = 128
+"""Images on which t0 and t1 are chosen; a bound stays one only if its own images do not choose."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Equal strata of ln t over the training range; t0 and t1 are among their edges."""
+
+    t_min: float
+    t_max: float
+    number: int
+
+    @property
+    def width(self) -> float:
+        """A stratum's width, in nats of ln t."""
+        return math.log(self.t_max / self.t_min) / self.number
+
+    def edge(self, index: int) -> float:
+        """A noise variance, in pixel², from t_min at 0 to t_max at `number`."""
+        return self.t_min * math.exp(index * self.width)
+
+    def starts(self) -> list[int]:
+        """Edges that may be t0: √t from a tenth of a step to three steps, or the lowest edge."""
+        found = [i for i in range(self.number) if 0.1 * STEP <= math.sqrt(self.edge(i)) <= 3.0 * STEP]
+        return found or [0]
+
+    def stops(self) -> list[int]:
+        """Edges that may be t1: those above the candidates for t0."""
+        return list(range(max(self.starts()) + 1, self.number + 1))
+
+
+def choose(grid: Grid, measured: Rows, outer: Rows, dimension: int) -> tuple[int, int]:
+    """The edges t0 and t1 between which the bound is tightest on the pilot's images.
+
+    From their space losses in all strata, and the decoder at all `starts()` and the prior at all `stops()`.
+    """
+    inside = 0.5 * dimension * grid.width * measured["space"].mean(dim=0)
+    decoder, prior = outer["decoder"].mean(dim=0), outer["prior"].mean(dim=0)
+    totals = {
+        (first, last): float(decoder[i] + inside[first:last].sum() + prior[j])
+        for i, first in enumerate(grid.starts())
+        for j, last in enumerate(grid.stops())
+    }
+    return min(totals, key=lambda pair: totals[pair])
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much of what is measured.
+    """The number of images for each purpose, and the other limits of an evaluation."""
 
-    Args:
-        reported: the split whose images are reported.
-        chooser: the split whose images choose, such as t0 and t1 of the bound.
-        images: of the reported split.
-        subset: of those, for all that costs tens of evaluations.
-        train_images: of the training split, for the figure beside.
-        ode_images: of the reported split.
-        draws: dequantizations an image.
-        ode_tolerance: of the ODE solver, in standard deviations.
-        mirror: whether the bound's denoiser is averaged with its mirror image.
-    """
-
-    reported: str
-    chooser: str
-    images: int
-    subset: int
-    train_images: int
-    ode_images: int
-    draws: int
-    ode_tolerance: float
-    mirror: bool = False
+    reported: str  # the split whose images are reported
+    chooser: str  # the split whose images choose, such as t0 and t1 of the bound
+    images: int  # of the reported split
+    subset: int  # of those, for all that costs tens of evaluations
+    train_images: int  # of the training split, for the figure beside
+    ode_images: int  # of the reported split
+    draws: int  # dequantizations an image
+    ode_tolerance: float  # of the solver, in standard deviations
+    mirror: bool = False  # whether the bound's denoiser is averaged with its mirror image
 
 
 def _unknown(_: Tensor) -> None:
@@ -47,24 +80,17 @@ def _unknown(_: Tensor) -> None:
 class Measured:
     """Rows of a model by the names of their stages; figures are functions of it.
 
-    Args:
-        subject: the model.
-        dimension: d.
-        grid: strata of ln t.
-        levels: noise variances that are reported, rising, in pixel².
-        photographs: positions (n,) of reported images → which photograph each is of, (n,); None if not known.
-        of_training: the same of training images.
-        span: edges of the grid between which the bound is taken.
-        rows: by stage.
+    `photographs` maps positions (n,) of reported images to the photograph each is of, (n,), or None if not
+    known; `of_training` does so for training images.
     """
 
     subject: Subject
     dimension: int
     grid: Grid
-    levels: list[float]
+    levels: list[float]  # noise variances that are reported, rising, in pixel²
     photographs: Callable[[Tensor], Tensor | None] = _unknown
     of_training: Callable[[Tensor], Tensor | None] = _unknown
-    span: tuple[int, int] = (0, 0)
+    span: tuple[int, int] = (0, 0)  # edges of the grid between which the bound is taken
     rows: dict[str, Rows] = field(default_factory=dict)
 
     @property

@@ -7,12 +7,10 @@ from torch import Tensor
 
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.gaussian import QUANTIZATION_VARIANCE
-from dualscore.likelihood.bound import decode, prior_divergence, stratified_variances
-from dualscore.likelihood.bounded import bounded_space, decode_bounded
+from dualscore.likelihood.bound import Mirrored, decode, prior_divergence, stratified_variances
+from dualscore.likelihood.certificate import bounded_space, decode_bounded
 from dualscore.likelihood.consistency import energy_deviation
-from dualscore.likelihood.mirrored import Mirrored
-from dualscore.likelihood.ode import OdeEnergy, ode_energy
-from dualscore.measuring.rows import Rows
+from dualscore.likelihood.ode import ode_energy
 from dualscore.measuring.subject import (
     CERTIFICATE,
     DECODER,
@@ -21,6 +19,7 @@ from dualscore.measuring.subject import (
     ODE,
     STRATA,
     Images,
+    Rows,
     Stage,
     Subject,
 )
@@ -85,13 +84,10 @@ def at_level(subject: Subject, clean: Tensor, noise: Tensor, t: Tensor) -> Rows:
             rows["energy"] = found.energy
             rows["linear"] = energy_deviation(subject.prior, clean, noise, t)
         if subject.density is not None:
-            rows["truth"] = subject.density(noisy, t + _extra_variance(subject))
+            # Rounding and dequantizing add to a known density's images.
+            extra = QUANTIZATION_VARIANCE * (int(subject.quantized) + int(subject.dequantize))
+            rows["truth"] = subject.density(noisy, t + extra)
     return rows
-
-
-def _extra_variance(subject: Subject) -> float:
-    """Variance that rounding and dequantizing add to a known density's images."""
-    return QUANTIZATION_VARIANCE * (int(subject.quantized) + int(subject.dequantize))
 
 
 def one_level(variances: list[float], split: str, count: int) -> Stage:
@@ -112,7 +108,7 @@ def _denoiser(subject: Subject, mirror: bool) -> ScoreModel:
 
 
 def _mirrored(mirror: bool) -> dict[str, bool]:
-    """What a stage's settings say of it: nothing where it is not, as in rows of earlier versions."""
+    """The mirror's entry in a stage's settings; none without it, as in rows of earlier versions."""
     return {"mirror": True} if mirror else {}
 
 
@@ -204,29 +200,25 @@ def dequantized_energies(split: str, count: int, draws: int) -> Stage:
 
 
 def ode_energies(split: str, count: int, tolerance: float) -> Stage:
-    """−log p of the dequantized images by the probability-flow ODE, and U(·, 0) of the very same."""
+    """−log p of the dequantized images by the probability-flow ODE, and its network evaluations."""
 
-    def solve(subject: Subject, x: Tensor, probe: Tensor) -> OdeEnergy:
+    def solve(subject: Subject, x: Tensor, probe: Tensor) -> Rows:
         t_min, t_max = subject.t_range
-        return ode_energy(
-            subject.model, x, subject.prior, probe, t_min=t_min, t_max=t_max, tolerance=tolerance
-        )
+        try:
+            found = ode_energy(
+                subject.model, x, subject.prior, probe, t_min=t_min, t_max=t_max, tolerance=tolerance
+            )
+        except AssertionError:  # torchdiffeq's words for a step that vanished or a state that is not finite
+            if len(x) == 1:
+                return {"energy": x.new_full((1,), math.nan), "evaluations": x.new_zeros(1)}
+            alone = [
+                solve(subject, *one) for one in zip(torch.split(x, 1), torch.split(probe, 1), strict=True)
+            ]
+            return {name: torch.cat([rows[name].double() for rows in alone]) for name in alone[0]}
+        return {"energy": found.energy, "evaluations": torch.full_like(found.energy, found.evaluations)}
 
     def measure(subject: Subject, images: Images) -> Rows:
-        x, probe = images.with_density(subject), images.probe(subject, ODE)
-        try:
-            found = solve(subject, x, probe)
-            return {"energy": found.energy, "evaluations": torch.full_like(found.energy, found.evaluations)}
-        except AssertionError:  # torchdiffeq's words for a step that vanished or a state that is not finite
-            energies, evaluations = [], []
-            for one, signs in zip(torch.split(x, 1), torch.split(probe, 1), strict=True):
-                try:
-                    alone = solve(subject, one, signs)
-                except AssertionError:
-                    alone = OdeEnergy(torch.full_like(one[:, 0, 0, 0], math.nan), 0)
-                energies.append(alone.energy.double())
-                evaluations.append(float(alone.evaluations))
-            return {"energy": torch.cat(energies), "evaluations": torch.tensor(evaluations)}
+        return solve(subject, images.with_density(subject), images.probe(subject, ODE))
 
     return Stage("ode", split, count, measure, {"tolerance": tolerance})
 
@@ -251,17 +243,7 @@ def true_energies(split: str, count: int) -> Stage:
 def validation_stages(
     subject: Subject, levels: list[float], span: tuple[float, float], strata_shared: int
 ) -> list[Stage]:
-    """What a validation measures of each image on the cheap, in this order.
-
-    Args:
-        subject: the model.
-        levels: noise variances that images share, in pixel².
-        span: the bound's t0 and t1.
-        strata_shared: of ln t, that images share for the bound.
-
-    Returns:
-        The stages; their `measure` is what validation calls.
-    """
+    """What a validation measures of each image on the cheap, in order; `span` is the bound's t0 and t1."""
     stages = [one_level(levels, "val", 0)]
     if isinstance(subject.model, EnergyModel):
         stages += [

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dualscore.likelihood import Estimate, bits, decibels_per_dim, mean
-from dualscore.measuring.rows import Rows, joined
+from dualscore.measuring.subject import Rows, joined
 from dualscore.noise import psnr
 
 Figure = dict[str, Any]
@@ -42,17 +42,7 @@ class LevelSummary:
 
 
 def level_summary(t: float, space: Tensor, time: Tensor | None, dimension: int) -> LevelSummary:
-    """What losses at one noise level say: denoised PSNR and effective dimension d · space loss.
-
-    Args:
-        t: noise variance in pixel².
-        space: space losses, shape (n,).
-        time: time losses, shape (n,); None for a denoiser.
-        dimension: d.
-
-    Returns:
-        Their means, in words that tables use.
-    """
+    """What losses (n,) at one noise level say: denoised PSNR and effective dimension d · space loss."""
     loss = float(space.double().mean())  # training tells people of weights that are not finite
     return LevelSummary(
         noise_variance=t,
@@ -87,16 +77,10 @@ def shared_level_figures(rows: Rows, variances: list[float], dimension: int) -> 
 
 
 def shared_bound(rows: Rows, width: float, dimension: int, groups: Tensor | None) -> Estimate:
-    """The bound in bits/dim over images that share strata of ln t.
+    """The bound in bits/dim over images that share strata of ln t, with its error over photographs.
 
-    Args:
-        rows: `stratum` and `stratum_space` (n,), `decoder` and `prior` (n, 1).
-        width: of a stratum, in nats of ln t.
-        dimension: d.
-        groups: which photograph each image is of, shape (n,); None if not known.
-
-    Returns:
-        The bound, with the error over photographs of all that their images do to it.
+    Rows hold `stratum` and `stratum_space` (n,), `decoder` and `prior` (n, 1); a stratum is `width` nats
+    wide; groups, (n,), tell which photograph each image is of.
     """
     values = (rows["decoder"][:, 0] + rows["prior"][:, 0]).double()
     factor, inside = 0.5 * dimension * width, 0.0
@@ -111,17 +95,10 @@ def shared_bound(rows: Rows, width: float, dimension: int, groups: Tensor | None
 
 
 def component_weights(truth: Rows, clean: Rows, weights: Tensor) -> Figure | None:
-    """The weights that the energy gives a mixture's components, beside the true ones.
+    """The weights that the energy gives a mixture's components, beside the true ones (K,).
 
     Where each component has its right shape, U − U_true is constant in it, −ln(model's weight/true weight).
-
-    Args:
-        truth: true energies, and which component each image is of.
-        clean: the model's energies of the same images.
-        weights: the true weights, shape (K,).
-
-    Returns:
-        Both, and how many images of each component there were; None where a component had none.
+    None where a component had no images.
     """
     a, b = joined(truth, clean)
     error, component = clean["energy"][b] - truth["energy"][a], truth["component"][a]
@@ -147,11 +124,7 @@ def truth_figures(per_image: Tensor, levels: Rows, log_z: Estimate | None, dimen
 
 
 class PerImage:
-    """Each image's bits/dim by every estimator, for differences over the images that two of them share.
-
-    Args:
-        photographs: positions (n,) → which photograph each image is of, (n,); None if not known.
-    """
+    """Each image's bits/dim by every estimator, for differences over the images that two of them share."""
 
     TRUTH = "truth"
 

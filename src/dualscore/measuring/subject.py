@@ -1,4 +1,4 @@
-"""What is measured, of which images, with which random numbers."""
+"""The model and the images to be measured, their random numbers, stages, and the rows that come of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +11,18 @@ from dualscore.densities import GaussianMixture
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize
-from dualscore.measuring.rows import Rows
 from dualscore.noise import fixed_noise, fixed_signs, fixed_uniform
+
+Rows = dict[str, Tensor]
+"""Named figures of n images in float64, each of shape (n,) or (n, m); `position` (int64) says of which."""
+
+
+def joined(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
+    """Indices, of one shape (m,), into two tables of the images that both hold, in the order of positions."""
+    a, b = one["position"], other["position"]
+    mine, theirs = torch.isin(a, b).nonzero()[:, 0], torch.isin(b, a).nonzero()[:, 0]
+    return mine[a[mine].argsort()], theirs[b[theirs].argsort()]
+
 
 # Which of an image's independent draws a quantity uses; strata take one each, from STRATA on.
 NORMALIZER, LEVELS, DECODER, HEAT, ODE, STRATA = 0, 1, 2, 3, 4, 10
@@ -24,20 +34,14 @@ _OTHERS = {"train": 10_000, "val": 20_000}
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured."""
+    """The model to be measured, and what is known of its images."""
 
-    model: ScoreModel
-    """On the device, in the precision it is measured in."""
-    prior: StationaryGaussian
-    """Gaussian of the training images, on the same device."""
-    density: GaussianMixture | None
-    """The truth, where it is known, on the same device."""
-    quantized: bool
-    """Whether images are 8-bit."""
-    dequantize: bool
-    """Whether the model was trained on dequantized images."""
-    t_range: tuple[float, float]
-    """Smallest and largest noise variance in training, in pixel²."""
+    model: ScoreModel  # on the device, in the precision it is measured in
+    prior: StationaryGaussian  # Gaussian of the training images, on the same device
+    density: GaussianMixture | None  # the truth, where it is known, on the same device
+    quantized: bool  # whether images are 8-bit
+    dequantize: bool  # whether the model was trained on dequantized images
+    t_range: tuple[float, float]  # smallest and largest noise variance in training, in pixel²
     seed: int
 
     @property
@@ -60,11 +64,9 @@ class Subject:
 class Images:
     """A batch of clean pixels, and which images they are."""
 
-    clean: Tensor
-    """Pixels in [0, 1], shape (B, C, H, W), on the device."""
+    clean: Tensor  # pixels in [0, 1], shape (B, C, H, W), on the device
     position: list[int]
-    split: str = ""
-    """Of images that choose, `train` or `val`; anything else for those that are reported."""
+    split: str = ""  # `train` or `val` for images that choose; anything else for those that are reported
     ordinal: Tensor | None = None
     """Places among the images that are measured, int64, shape (B,), where images share levels and strata."""
 
@@ -106,10 +108,8 @@ class Stage:
 
     name: str
     split: str
-    count: int
-    """Images."""
+    count: int  # images
     measure: Callable[[Subject, Images], Rows]
     settings: dict[str, Any] = field(default_factory=dict)
-    """What decides the figures, beside the model, the data and the seed; plain values."""
-    batch_divisor: int = 1
-    """How many times smaller batches are than elsewhere, where an image takes more memory."""
+    """Plain values that decide the figures, beside the model, the data and the seed."""
+    batch_divisor: int = 1  # batches are this many times smaller, for stages that need more memory per image

@@ -12,11 +12,11 @@ from dualscore.annealing import (
     resample,
     start_from,
 )
-from dualscore.sampling.flow import flow
 from dualscore.sampling.sample_images import (
     T_MIN,
     Method,
     Samples,
+    flow,
     inpaint,
     last_variance,
     levels,
@@ -25,23 +25,7 @@ from dualscore.sampling.sample_images import (
 )
 
 __all__ = [
-    "T_MIN",
-    "Annealed",
-    "Chain",
-    "Condition",
-    "Known",
-    "Method",
-    "Noisy",
-    "Samples",
-    "anneal",
-    "effective_samples",
-    "flow",
-    "inpaint",
-    "last_variance",
-    "levels",
-    "mala",
-    "posterior",
-    "resample",
-    "sample",
-    "start_from",
-]
+    "T_MIN", "Annealed", "Chain", "Condition", "Known", "Method", "Noisy", "Samples", "anneal",
+    "effective_samples", "flow", "inpaint", "last_variance", "levels", "mala", "posterior", "resample",
+    "sample", "start_from",
+]  # fmt: skip

@@ -9,23 +9,21 @@ import torch
 from torch import Tensor
 
 from dualscore.annealing import NOTHING, Annealed, Condition, Known, Noisy, anneal, start_from
-from dualscore.energy import EnergyModel
+from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.errors import SamplingError
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
+from dualscore.likelihood.mass import falling_levels
+from dualscore.likelihood.ode import WhitenedFlow, integrate
 from dualscore.model import ImageModel
-from dualscore.noise import SAMPLING, log_uniform, seeded_generator
-from dualscore.sampling.flow import flow
+from dualscore.noise import SAMPLING, normal_like, seeded_generator
 
-T_MIN = QUANTIZATION_VARIANCE
-"""Noise variance at which sampling ends, in pixel²: that of rounding to 8 bits."""
-UNADJUSTED_STEP = 0.1
-"""Of Langevin steps that nothing corrects, relative to t."""
-SAMPLES = -3
-"""Second number of the random keys of samples; others have runs' seeds or splits there."""
+T_MIN = QUANTIZATION_VARIANCE  # noise variance at which sampling ends, in pixel²: that of rounding to 8 bits
+UNADJUSTED_STEP = 0.1  # size of Langevin steps that nothing corrects, relative to t
+SAMPLES = -3  # second number of the random keys of samples; others have runs' seeds or splits there
 
 
 class Method(Enum):
-    """How samples are drawn: see `dualscore.annealing.annealed` and `dualscore.sampling.flow`."""
+    """Ways to draw samples: see `dualscore.annealing.annealed` and `flow`."""
 
     metropolis = "metropolis"
     langevin = "langevin"
@@ -35,14 +33,11 @@ class Method(Enum):
 class Samples(NamedTuple):
     """Samples of a model."""
 
-    images: Tensor
-    """Shape (B, C, H, W), at the last level's noise variance; pixels may leave [0, 1] a little."""
+    images: Tensor  # shape (B, C, H, W), at the last level's noise variance; pixels may leave [0, 1] a little
     log_weight: Tensor | None
-    """Of metropolis: log weights that make the samples exact, see `annealed`, float64, shape (B,)."""
-    acceptance: list[float]
-    """Of metropolis: the share of proposals accepted at each level but the first."""
-    evaluations: int
-    """Of the network, for each image."""
+    """Metropolis only: log weights that make the samples exact, see `annealed`, float64, shape (B,)."""
+    acceptance: list[float]  # Metropolis only: the share of proposals accepted at each level but the first
+    evaluations: int  # network evaluations per image
 
 
 def last_variance(t_min: float) -> float:
@@ -56,7 +51,7 @@ def levels(t_max: float, count: int, t_min: float = T_MIN) -> list[float]:
         raise SamplingError(
             f"{count} noise levels from {t_max:g} to {t_min:g} pixel²: 2 or more are needed, and falling"
         )
-    return log_uniform(torch.linspace(1.0, 0.0, count, dtype=torch.float64), t_min, t_max).tolist()
+    return falling_levels(t_max, t_min, count)
 
 
 def sample(
@@ -120,22 +115,11 @@ def posterior(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Samples:
-    """Draw clean images that a noisy one may come from, x ~ p(x | y); `ImageModel.denoise` is their mean.
+    """Draw clean images that noisy ones may come from, x ~ p(x | y); `ImageModel.denoise` is their mean.
 
-    Args:
-        model: the model.
-        noisy: y, shape (B, C, H, W); an image repeated gets independent samples.
-        noise_variance: t in pixel², above T_MIN and the smallest of training.
-        method: how; not the flow.
-        steps: noise levels, with one Langevin step at each but the first.
-        seed: of all that is random.
-        batch_size: images at once.
-
-    Returns:
-        One sample for each image. Weights compare samples of the same y.
-
-    Raises:
-        SamplingError: if the model has no energy, t is too small, or samples are not finite.
+    One sample for each y (B, C, H, W); an image repeated gets independent ones, and weights compare samples
+    of the same y. Its noise variance, in pixel², lies above T_MIN and the smallest of training. The rest is
+    as in `sample`, and so are the errors; the flow is no method here.
     """
     check_energy(model, method)
     schedule = levels(noise_variance, steps, last_variance(model.t_min))
@@ -161,21 +145,10 @@ def inpaint(
 ) -> Samples:
     """Draw the missing pixels of images given the others; `Known` says what is exact in it, and what not.
 
-    Args:
-        model: with the Gaussian of its training images, where sampling starts.
-        clean: x, shape (B, C, H, W); what it holds where pixels are missing is not looked at.
-        known: which pixels are known, bool, shape (H, W); not all of them.
-        method: how; not the flow.
-        steps: noise levels, with one Langevin step at each but the first.
-        seed: of all that is random.
-        batch_size: images at once.
-
-    Returns:
-        One sample for each image, with the known pixels as they were given. Weights compare samples of the
-        same image; their mean is the density of its known pixels.
-
-    Raises:
-        SamplingError: if the model lacks what sampling needs, nothing is missing, or samples are not finite.
+    One sample for each clean image x (B, C, H, W), with the pixels that `known`, bool (H, W), marks as they
+    were given; the others are not looked at. Weights compare samples of the same image; their mean is the
+    density of its known pixels. The rest is as in `sample`, and so are the errors; the flow is no method
+    here.
     """
     prior = gaussian_start(model)
     check_energy(model, method)
@@ -187,10 +160,7 @@ def inpaint(
 
     def draw(part: slice) -> Samples:
         held = clean[part]
-        noise, white = (
-            torch.randn(held.shape, generator=generator, dtype=held.dtype, device=held.device)
-            for _ in range(2)
-        )
+        noise, white = normal_like(held, generator), normal_like(held, generator)
         spread = schedule[0] + prior.eigenvalues.mean()  # of pixels as if they were independent
         start = prior.mean[:, None, None] + spread.sqrt() * white
         density = white.square() + torch.log(2.0 * math.pi * spread)
@@ -266,3 +236,35 @@ def _joined(parts: Iterable[Samples]) -> Samples:
         ((sizes / sizes.sum()) @ accepted).tolist(),
         max(part.evaluations for part in found),
     )
+
+
+def flow(
+    model: ScoreModel,
+    prior: StationaryGaussian,
+    count: int,
+    *,
+    t_min: float,
+    t_max: float,
+    tolerance: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, int]:
+    """Draw samples of p(y | t_min) by following the score from N(μ, Σ + t_max I).
+
+    In the whitened coordinates the start is standard normal, whatever the spectrum. Returns images of shape
+    (count, C, H, W), and the evaluations for each. The solver's tolerance is in standard deviations. Source:
+    Song et al. 2021, arXiv 2011.13456, section 4.3.
+    """
+    whitened = WhitenedFlow(prior)
+    evaluations = 0
+
+    def velocity(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal evaluations
+        evaluations += 1
+        (v,) = state
+        y = whitened.image(v, t)
+        return (whitened.velocity(v, model.gradients(y, t.expand(len(y)), time=False).image, t),)
+
+    with torch.no_grad():
+        start = normal_like(prior.eigenvalues.expand(count, -1, -1, -1), generator)
+        (v,) = integrate(velocity, (start,), t_max, t_min, tolerance)
+        return whitened.image(v, prior.mean.new_tensor(t_min)), evaluations

@@ -16,11 +16,9 @@ from dualscore.energy import ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, to_pixels
 from dualscore.likelihood.bound import bound_range
-from dualscore.measuring.bound_range import Grid
-from dualscore.measuring.measured import Measured
+from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.quantities import validation_stages
-from dualscore.measuring.rows import Rows
-from dualscore.measuring.subject import Images, Subject
+from dualscore.measuring.subject import Images, Rows, Subject
 from dualscore.noise import TRAINING, fixed_noise, log_uniform, seeded_generator
 from dualscore.objective import DualLoss, dual_score_matching
 from dualscore.settings.config import OptimConfig

@@ -11,7 +11,7 @@ from dualscore.dashboard.logger import level
 from dualscore.data.batch import Batch
 from dualscore.energy import Energy
 from dualscore.likelihood import bits_per_dim
-from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Rows
 from dualscore.noise import SAMPLING, corrupt, seeded_generator, variance_at_psnr
 from dualscore.pictures.grids import arrange, colour, common_scale, tile
 from dualscore.sampling import anneal, last_variance, levels, start_from

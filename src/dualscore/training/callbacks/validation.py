@@ -20,7 +20,7 @@ from dualscore.likelihood import Estimate, bits_per_dim, decibels_per_dim, dequa
 from dualscore.measuring.estimators import paper
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.row_figures import shared_bound, shared_level_figures
-from dualscore.measuring.rows import Rows
+from dualscore.measuring.subject import Rows
 from dualscore.noise import corrupt, psnr
 from dualscore.objective import space_loss
 from dualscore.training.callbacks.training_callback import TrainingCallback, logged_step
