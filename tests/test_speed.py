@@ -61,6 +61,31 @@ def test_a_step_has_the_gradient_of_the_equations_written_down_plainly(
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-9
 
 
+@pytest.mark.parametrize("experiment", [*EXPERIMENTS, "imagenet64_denoiser"])
+def test_in_bfloat16_a_step_has_nearly_the_same_gradient(experiment: str) -> None:
+    """PyTorch's own second derivative with respect to a convolution's weight is wrong there on a CPU."""
+    model, batch = model_and_batch(experiment, torch.float32)
+    expected = weights_gradient(model, dual_score_matching(model, *batch).total.mean())
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = dual_score_matching(model, *batch)
+    found = weights_gradient(model, losses.total.mean())
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.02
+
+
+def test_what_stays_out_of_autocast_stays_out_of_it_on_the_way_back() -> None:
+    """The anchor's gradient is that of single precision, where the network says nothing."""
+    model, (clean, _, t) = model_and_batch("imagenet64_best", torch.float32)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    expected = model.gradients(clean, t)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.gradients(clean, t)
+    assert torch.equal(found.image, expected.image)
+    assert found.noise_variance is not None
+    assert expected.noise_variance is not None
+    assert torch.equal(found.noise_variance, expected.noise_variance)
+
+
 needs_compiler = pytest.mark.skipif(obstacle("cpu") is not None, reason=str(obstacle("cpu")))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad_and_value
+from torch.func import vjp
 
 from dualscore.gaussian import Gaussian, Standardized
 
@@ -75,16 +75,17 @@ class EnergyModel(ScoreModel):
             The gradients, of shapes (B, C, H, W) and (B,), and the energies that they were taken of.
         """
 
-        def total(y: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        def total(y: Tensor, t: Tensor = noise_variance) -> tuple[Tensor, Tensor]:
             energies = self(y, t)
             return energies.sum(), energies
 
         # Not torch.autograd.grad: a convolution would compute the weights' gradient here too.
-        found, (_, energy) = grad_and_value(total, argnums=(0, 1) if time else 0, has_aux=True)(
-            noisy, noise_variance
-        )
-        image, along_t = found if time else (found, None)
-        return Gradients(image, along_t, energy)
+        inputs = (noisy, noise_variance) if time else (noisy,)
+        value, pull, energy = vjp(total, *inputs, has_aux=True)  # type: ignore[misc] # three with has_aux
+        # What the forward pass keeps out of autocast must stay out of it on the way back.
+        with torch.autocast(noisy.device.type, enabled=False):
+            found = pull(torch.ones_like(value))
+        return Gradients(found[0], found[1] if time else None, energy)
 
 
 class SlopeOffset(nn.Module):
