@@ -6,7 +6,7 @@ out: without anchor, offset, potential and fading, and with w = y, it is the ene
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,8 @@ class EnergyModel(ScoreModel):
 
         # Not torch.autograd.grad: a convolution would compute the weights' gradient here too.
         inputs = (noisy, noise_variance) if time else (noisy,)
-        value, pull, energy = vjp(total, *inputs, has_aux=True)  # type: ignore[misc] # three with has_aux
+        forth: Any = vjp(total, *inputs, has_aux=True)
+        value, pull, energy = forth
         # What the forward pass keeps out of autocast must stay out of it on the way back.
         with torch.autocast(noisy.device.type, enabled=False):
             found = pull(torch.ones_like(value))
