@@ -32,7 +32,7 @@ def test_tables_boxes_and_lines_show_names_as_they_are(odd: Workspace) -> None:
     status = odd.folder / "runs/[red/status.json"
     status.write_text(status.read_text().replace('"reason": null', '"reason": "[/] [green]"'))
     listed = odd.run("status")
-    assert " [bold]r  " in listed
+    assert "[bold]r  " in listed
     assert "[red: [/] [green]" in listed
     printed = odd.run("evaluate", "patches_dual", "--checkpoint", "runs/[bold]r")
     assert "evaluating runs/[bold]r/checkpoints/best.ckpt …" in printed
