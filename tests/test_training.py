@@ -209,6 +209,7 @@ def test_every_experiment_trains_a_step_and_evaluates(
     assert (report["yardsticks"]["full_covariance"]["value"] is None) == (report["dimension"] > 4096)
 
 
+@pytest.mark.long
 def test_imagenet64_dual_at_full_size(workspace: Workspace, official_shards: Callable[[str], Path]) -> None:
     """8,649,856 parameters: three steps of 8, stopped after two, resumed, evaluated, loaded."""
     settings = [
@@ -234,6 +235,7 @@ def test_imagenet64_dual_at_full_size(workspace: Workspace, official_shards: Cal
     assert model.denoise(torch.rand(1, 3, 64, 64), 0.1).shape == (1, 3, 64, 64)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("experiment", "recipe", "precision", "tolerance"),
     [
