@@ -93,8 +93,7 @@ def _run(setting: Setting, name: str, limit: float) -> str:
     (setting.out / "parts").mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "benchmarks.gpu", "--part", name, "--out", str(setting.out)]
     log = setting.out / "parts" / f"{name}.log"
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    environment = setting.environment | {
         "TORCHINDUCTOR_CACHE_DIR": str(setting.work / "inductor"),  # empty, so that the first is a cold one
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what deterministic products need
     }

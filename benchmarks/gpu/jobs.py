@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from dualscore.files.aside import write_aside
+
 Row = dict[str, Any]
 """One result: figures by name, each name with its unit."""
 Jobs = Mapping[str, Callable[[], Row]]
@@ -26,9 +28,7 @@ def read_rows(path: Path) -> dict[str, Row]:
 def write_json(path: Path, content: object) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".new")
-    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_aside(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def run_jobs(jobs: Jobs, path: Path) -> None:

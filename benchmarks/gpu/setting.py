@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from dualscore.devices import default_device
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment
 
@@ -35,7 +36,7 @@ class Setting:
     @cached_property
     def device(self) -> torch.device:
         """The GPU, or the CPU where there is none."""
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(default_device())
 
     @property
     def work(self) -> Path:
@@ -46,6 +47,12 @@ class Setting:
     def shards(self) -> Path:
         """The synthetic images, prepared."""
         return self.work / "shards"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """In which processes find this checkout's code."""
+        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+        return os.environ | {"PYTHONPATH": paths}
 
     @property
     def repeats(self) -> int:
@@ -74,11 +81,10 @@ class Setting:
         experiments = self.work / "experiments"
         if not experiments.exists():
             experiments.symlink_to(ROOT / "experiments")
-        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
         return subprocess.Popen(
             command,
             cwd=self.work,
-            env=os.environ | {"PYTHONPATH": paths},
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

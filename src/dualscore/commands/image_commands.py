@@ -1,7 +1,6 @@
 """Commands that measure or draw images with a model: score, ood, sample, denoise, inpaint."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,6 +23,7 @@ from dualscore.terminal import shared_console
 from dualscore.terminal.boxes import Plan
 
 if TYPE_CHECKING:
+    from dualscore.drawing.draw_images import DrawOptions
     from dualscore.model import ImageModel
 
 PHOTOGRAPHS = (
@@ -50,18 +50,19 @@ def score(
     """How probable images are, and where they are not."""
     if not dry_run:
         from dualscore.devices import default_device
-        from dualscore.scoring.image_files import StreamOptions
         from dualscore.scoring.score_images import ScoreOptions
         from dualscore.scoring.score_images import score as score_images
 
-        stream = StreamOptions(
+        options = ScoreOptions(
+            out=out,
+            psnr=psnr,
+            maps=maps,
             resize=resize,
             normalize=normalize,
             batch_size=batch_size,
             workers=max(0, workers),
             device=device or default_device(),
         )
-        options = ScoreOptions(**asdict(stream), out=out, psnr=psnr, maps=maps)
         score_images(model, images, options, shared_console())
         return None
     from dualscore.commands import planning
@@ -112,16 +113,16 @@ def ood(
     levels = tuple(dict.fromkeys(psnr)) or LEVELS
     if not dry_run:
         from dualscore.devices import default_device
-        from dualscore.scoring.image_files import StreamOptions
 
-        stream = StreamOptions(
+        options = DetectOptions(
+            results=results,
+            levels=levels,
             resize=resize,
             normalize=normalize,
             batch_size=batch_size,
             workers=max(0, workers),
             device=device or default_device(),
         )
-        options = DetectOptions(**asdict(stream), results=results, levels=levels)
         detect(model, inside, outside, options, shared_console())
         return None
     from dualscore.commands import planning
@@ -143,6 +144,26 @@ def ood(
     return plan.writes(results, "ood.csv", "ood.json", "failures.csv", "ood.png", "ood.pdf")
 
 
+def _draw_options(
+    out: Path,
+    count: int,
+    method: str,
+    steps: int,
+    seed: int,
+    device: str | None,
+    batch_size: int,
+    resize: bool = False,
+) -> "DrawOptions":
+    """The options that drawing commands share, as the drawing takes them."""
+    from dualscore.devices import default_device
+    from dualscore.drawing.draw_images import DrawOptions
+    from dualscore.sampling import Method
+
+    return DrawOptions(
+        out, count, Method(method), steps, seed, device or default_device(), batch_size, resize
+    )
+
+
 def sample(
     model: Model,
     *,
@@ -156,11 +177,9 @@ def sample(
     dry_run: bool = False,
 ) -> Plan | None:
     """Draw images from a model."""
-    from dualscore.devices import default_device
-    from dualscore.drawing.draw_images import DrawOptions, draw_samples
-    from dualscore.sampling import Method
+    from dualscore.drawing.draw_images import draw_samples
 
-    options = DrawOptions(out, count, Method(method), steps, seed, device or default_device(), batch_size)
+    options = _draw_options(out, count, method, steps, seed, device, batch_size)
     if dry_run:
         from dualscore.commands.planning import drawing
 
@@ -185,13 +204,9 @@ def denoise(
     dry_run: bool = False,
 ) -> Plan | None:
     """Add noise to images; draw what they may have been."""
-    from dualscore.devices import default_device
-    from dualscore.drawing.draw_images import DrawOptions, draw_denoised, noise_variance
-    from dualscore.sampling import Method
+    from dualscore.drawing.draw_images import draw_denoised, noise_variance
 
-    options = DrawOptions(
-        out, count, Method(method), steps, seed, device or default_device(), batch_size, resize
-    )
+    options = _draw_options(out, count, method, steps, seed, device, batch_size, resize)
     if dry_run:
         from dualscore.commands.planning import drawing
 
@@ -222,13 +237,9 @@ def inpaint(
     dry_run: bool = False,
 ) -> Plan | None:
     """Hide pixels of images; draw them given the others."""
-    from dualscore.devices import default_device
-    from dualscore.drawing.draw_images import DrawOptions, draw_inpainted, known_pixels
-    from dualscore.sampling import Method
+    from dualscore.drawing.draw_images import draw_inpainted, known_pixels
 
-    options = DrawOptions(
-        out, count, Method(method), steps, seed, device or default_device(), batch_size, resize
-    )
+    options = _draw_options(out, count, method, steps, seed, device, batch_size, resize)
     if dry_run:
         from dualscore.commands.planning import drawing
 

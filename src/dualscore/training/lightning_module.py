@@ -1,7 +1,6 @@
 """The LightningModule: draws noise, applies the objective, keeps an average of the weights."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import lightning
@@ -96,7 +95,8 @@ class DualScoreModule(lightning.LightningModule):
         self.prior = prior.requires_grad_(False)
         self.average: AveragedModel | None = None
         if optim.ema_steps:
-            self.average = AveragedModel(model, multi_avg_fn=_ema(optim)).requires_grad_(False)
+            averaging = get_ema_multi_avg_fn(1.0 - 1.0 / optim.ema_steps)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(model, multi_avg_fn=averaging).requires_grad_(False)
         self.optim, self.max_steps = optim, max_steps
         self.accumulate = accumulate
         self.loss: Loss = dual_score_matching
@@ -199,7 +199,8 @@ class DualScoreModule(lightning.LightningModule):
             for mean, weight in zip(average.parameters(), self.model.parameters(), strict=True):
                 mean.copy_(weight)
         else:
-            _ema(self.optim)([*average.parameters()], [*self.model.parameters()], average.n_averaged)
+            assert average.multi_avg_fn is not None
+            average.multi_avg_fn([*average.parameters()], [*self.model.parameters()], average.n_averaged)
         for kept, buffer in zip(average.module.buffers(), self.model.buffers(), strict=True):
             kept.copy_(buffer)
         average.n_averaged += 1
@@ -253,9 +254,3 @@ class DualScoreModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what is needed to rebuild the model without this module."""
         checkpoint["dualscore"] = self.description | {"devices": self.trainer.world_size}
-
-
-def _ema(optim: OptimConfig) -> Callable[..., None]:
-    """The exponential average over `ema_steps` steps, of lists of weights."""
-    averaging: Callable[..., None] = get_ema_multi_avg_fn(1.0 - 1.0 / optim.ema_steps)  # type: ignore[no-untyped-call]
-    return averaging
