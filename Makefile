@@ -19,7 +19,8 @@ half = $(patsubst patches_%,%,$(filter patches_a patches_b,$(EXP)))
 SHARDS = $(if $(dry),,$(made))
 made = $(if $(half),data/demo_$(half)/manifest.json,$(if $(filter patches_%,$(EXP)),$(DEMO))) $(if $(filter patches32_%,$(EXP)),$(DEMO32))
 
-# What every command takes: QUIET=1, LOG=file, DRY=1. DUALSCORE_VIA has messages name make's variables.
+# What every command takes: QUIET=1, LOG=file, DRY=1, and ARGS="…", options as dualscore's help names them.
+# DUALSCORE_VIA has the commands that are suggested be make's.
 dry := $(filter-out 0,$(DRY))
 general = $(if $(filter-out 0,$(QUIET)),--quiet) $(if $(LOG),--log-file "$(call home,$(LOG))") $(if $(dry),--dry-run)
 dualscore = DUALSCORE_VIA=make $(PY) -m dualscore $(general)
@@ -59,38 +60,38 @@ data/demo_%/manifest.json: | $(INSTALLED)
 	@$(prepare) build demo_$* --out data/demo_$*
 
 train: $(INSTALLED) $(SHARDS)  ## Train EXP, or go on where it stopped; FRESH=1 anew beside, NAME=… another run
-	@set -f; $(dualscore) train $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh)
+	@set -f; $(dualscore) train $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh) $(ARGS)
 
 submit: $(INSTALLED) $(if $(SWEEP),,$(SHARDS))  ## Give EXP (or SWEEP=name) to Slurm: NODES=1 GPUS=8 TIME=24:00:00 PARTITION=…; DRY=1 prints the script
 	@set -f; $(dualscore) submit $(if $(SWEEP),$(SWEEP) --sweep,$(EXP)) $(SET) $(if $(NAME),--name $(NAME)) \
 		$(if $(NODES),--nodes $(NODES)) $(if $(GPUS),--gpus $(GPUS)) $(if $(TASKS),--tasks $(TASKS)) $(if $(CPUS),--cpus $(CPUS)) \
-		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(SBATCH),--sbatch="$(SBATCH)")
+		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(SBATCH),--sbatch="$(SBATCH)") $(ARGS)
 
 study: $(INSTALLED) $(if $(dry),,$(DEMO) $(DEMO32))  ## Compare variants of an experiment, or go on: STUDY=name of a file in studies/
 	@$(if $(STUDY),,echo "error: say which study with STUDY=…; there are: $(basename $(notdir $(wildcard studies/*.yaml)))" >&2; exit 2;) \
-	$(dualscore) study $(STUDY)
+	$(dualscore) study $(STUDY) $(ARGS)
 
 evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
-	@set -f; $(dualscore) evaluate $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))")
+	@set -f; $(dualscore) evaluate $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))") $(ARGS)
 
 score: $(INSTALLED)  ## How probable images are, and where they are not: CKPT=file or run IMAGES="files or folders" [OUT=scores] [PSNR=20] [RESIZE=1] [NORMALIZE=1]
 	@$(call need,CKPT IMAGES) \
 	$(dualscore) score "$(call home,$(CKPT))" $(call paths,$(IMAGES)) \
-		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(PSNR),--psnr $(PSNR)) $(streaming)
+		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(PSNR),--psnr $(PSNR)) $(streaming) $(ARGS)
 
 ood: $(INSTALLED)  ## Tell other images from the model's kind: CKPT=file or run IN="files or folders" OUT="files or folders" [RESULTS=ood] [PSNR="40 20"] [RESIZE=1] [NORMALIZE=1]
 	@$(call need,CKPT IN OUT) \
 	$(dualscore) ood "$(call home,$(CKPT))" --in $(call paths,$(IN)) --out $(call paths,$(OUT)) \
-		$(if $(RESULTS),--results "$(call home,$(RESULTS))") $(if $(PSNR),--psnr $(PSNR)) $(streaming)
+		$(if $(RESULTS),--results "$(call home,$(RESULTS))") $(if $(PSNR),--psnr $(PSNR)) $(streaming) $(ARGS)
 
 export: $(INSTALLED)  ## A model for others, without run and data: CKPT=file or run [OUT=model] [LICENCE="CC BY 4.0"]
 	@$(call need,CKPT) \
-	$(dualscore) export "$(call home,$(CKPT))" $(if $(OUT),--out "$(call home,$(OUT))") $(if $(LICENCE),--licence "$(LICENCE)")
+	$(dualscore) export "$(call home,$(CKPT))" $(if $(OUT),--out "$(call home,$(OUT))") $(if $(LICENCE),--licence "$(LICENCE)") $(ARGS)
 
 convert: $(INSTALLED)  ## A released checkpoint as a model: CKPT=file IMAGES="files or folders" [OUT=converted] [RESIZE=1] [LICENCE="…"]
 	@$(if $(CKPT),,echo "error: say which released checkpoint with CKPT=…" >&2; exit 2;) \
 	$(dualscore) convert "$(call home,$(CKPT))" $(if $(IMAGES),--images $(call paths,$(IMAGES))) \
-		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(filter-out 0,$(RESIZE)),--resize) $(if $(LICENCE),--licence "$(LICENCE)")
+		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(filter-out 0,$(RESIZE)),--resize) $(if $(LICENCE),--licence "$(LICENCE)") $(ARGS)
 
 draw_options = $(if $(COUNT),--count $(COUNT)) $(if $(METHOD),--method $(METHOD)) $(if $(STEPS),--steps $(STEPS)) \
 	$(if $(OUT),--out "$(call home,$(OUT))")
@@ -100,13 +101,13 @@ draw_images = $(call need,CKPT IMAGES) \
 
 sample: $(INSTALLED)  ## Draw images from a model: CKPT=file or run [COUNT=16] [METHOD=metropolis|langevin|flow] [STEPS=200] [OUT=samples]
 	@$(call need,CKPT) \
-	$(dualscore) sample "$(call home,$(CKPT))" $(draw_options)
+	$(dualscore) sample "$(call home,$(CKPT))" $(draw_options) $(ARGS)
 
 denoise: $(INSTALLED)  ## Add noise to images, draw what they may have been: as sample, and IMAGES="files" [PSNR=20] [RESIZE=1]
-	@$(draw_images) $(if $(PSNR),--psnr $(PSNR))
+	@$(draw_images) $(if $(PSNR),--psnr $(PSNR)) $(ARGS)
 
 inpaint: $(INSTALLED)  ## Hide pixels of images, draw them anew: as sample, and IMAGES="files" [MASK=mask.png] [RESIZE=1]
-	@$(draw_images) $(if $(MASK),--mask "$(call home,$(MASK))")
+	@$(draw_images) $(if $(MASK),--mask "$(call home,$(MASK))") $(ARGS)
 
 bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=imagenet64_dual] [SET="data.batch_size=8"] [OUT=bench.json]
 	@set -f; $(show) $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \
@@ -118,7 +119,7 @@ gpu-report: $(INSTALLED)  ## Everything that can be asked of a GPU, unattended; 
 
 figures: $(INSTALLED)  ## The paper's figures and tables of a run: [RUN=runs/EXP] [FIG="3 table1"] [OTHER=another run, for figure 2] [OUT=…]; RUN=energies.npy DIMENSION=4096
 	@set -f; $(dualscore) figures "$(or $(call home,$(RUN)),runs/$(EXP))" $(SET) $(if $(FIG),--only $(FIG)) \
-		$(if $(OTHER),--other "$(call home,$(OTHER))") $(if $(DIMENSION),--dimension $(DIMENSION)) $(if $(OUT),--out "$(call home,$(OUT))")
+		$(if $(OTHER),--other "$(call home,$(OTHER))") $(if $(DIMENSION),--dimension $(DIMENSION)) $(if $(OUT),--out "$(call home,$(OUT))") $(ARGS)
 
 data: $(INSTALLED)  ## Prepare shards: DATASET=imagenet64 SRC=folder OUT=data/imagenet64 [SIZE=…]
 	@$(if $(DATASET),,echo "error: say which data set with DATASET=…; see docs/data.md" >&2; exit 2;) \
@@ -132,7 +133,7 @@ verify-data: $(INSTALLED)  ## Check shards against their manifest: OUT=data/imag
 	@$(if $(OUT),,echo "error: say which data set with OUT=…" >&2; exit 2;) $(prepare) verify "$(call home,$(OUT))"
 
 status: $(INSTALLED)  ## List runs: step, bits/dim, speed, time left, state
-	@$(dualscore) status
+	@$(dualscore) status $(ARGS)
 
 # The fast loader leaves out what curves say of themselves.
 port = $(or $(PORT),6006)
@@ -148,7 +149,7 @@ screenshots: $(INSTALLED)  ## The pictures of docs/dashboards.md, for maintainer
 	@$(if $(RUNS),,echo "error: say which runs with RUNS=…; see benchmarks/screenshots.py" >&2; exit 2;) $(show) $(PY) benchmarks/screenshots.py "$(call home,$(RUNS))"
 
 experiments: $(INSTALLED)  ## List the experiments
-	@$(dualscore) experiments
+	@$(dualscore) experiments $(ARGS)
 
 # Files are kept whole, for what their tests share.
 pytest = $(PY) -m pytest -q -n auto --dist loadfile

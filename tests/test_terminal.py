@@ -12,11 +12,11 @@ from PIL import Image
 
 from dualscore.cli import main
 from dualscore.commands.parser import Parser, add_command, call
+from dualscore.runs.existing import runs_below
 from dualscore.settings.experiment import available
 from dualscore.settings.header import read_header
 from dualscore.terminal import Terminal
 from dualscore.terminal.boxes import fitting
-from dualscore.terminal.hints import runs_below
 from dualscore.terminal.logfile import LogFile
 from terminal_screen import on_terminal, plain
 from workspace import ROOT, TINY, Workspace
@@ -203,19 +203,6 @@ def test_misspelt_words_of_the_command_line(
         main(arguments)
     assert left.value.code == 2
     assert hint in capsys.readouterr().err
-
-
-def test_messages_name_makes_variables_to_who_uses_make(
-    trained_demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.chdir(trained_demo)
-    Image.new("RGB", (20, 20)).save(tmp_path / "large.png")
-    score = ["score", "runs/patches_dual", str(tmp_path / "large.png"), "--out", str(tmp_path / "out")]
-    assert main(score) == 1
-    assert "--resize crops and resizes" in capsys.readouterr().err
-    monkeypatch.setenv("DUALSCORE_VIA", "make")
-    assert main(score) == 1
-    assert "RESIZE=1 crops and resizes" in capsys.readouterr().err
 
 
 def test_images_left_out_are_counted(trained_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

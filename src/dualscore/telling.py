@@ -17,7 +17,7 @@ from dualscore.settings.experiment import load_experiment
 from dualscore.settings.header import read_header
 from dualscore.terminal import final, shared_console
 from dualscore.terminal.boxes import print_summary
-from dualscore.terminal.hints import afresh, command, from_make, option
+from dualscore.terminal.hints import command, from_make
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -85,11 +85,10 @@ def expected(folder: Path, images: int, config: ExperimentConfig) -> str:
 
 def tell_complete(config: ExperimentConfig, run: Run, step: int) -> None:
     """Say that there is nothing to train, and what can be done instead."""
-    more, fresh = option("trainer.max_steps=…", "SET=trainer.max_steps=…"), afresh()
     final(
         shared_console(),
-        f"{run.folder} is complete ({step:,} steps). Train longer with {more} (a cosine schedule is then "
-        f"stretched to the new length), anew beside it with {fresh}, or measure it with "
+        f"{run.folder} is complete ({step:,} steps). Train longer with trainer.max_steps=… (a cosine "
+        "schedule is then stretched to the new length), anew beside it with --fresh, or measure it with "
         f"{command('evaluate', config.name, variables={'EXP': config.name})}.",
         soft_wrap=True,
     )

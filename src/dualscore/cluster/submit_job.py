@@ -16,7 +16,6 @@ from dualscore.errors import ClusterError, ConfigError, DataError
 from dualscore.files.aside import write_aside
 from dualscore.runs.folder import Run, newest_run
 from dualscore.settings.experiment import find, load_experiment, read_yaml, to_plain
-from dualscore.terminal.hints import option
 
 LARGEST = 1000
 """Runs of a sweep: what clusters let a job array have (Slurm's MaxArraySize is 1001 unless set)."""
@@ -124,7 +123,7 @@ def check(job: Job, data_needed: bool = True) -> str:
         if (queued := _queued(run)) is not None:
             raise ClusterError(
                 f"{run.folder}: job {queued} is in the queue for it; wait for it, end it with "
-                f"scancel {queued}, or choose another folder with {option('--name …', 'NAME=…')}"
+                f"scancel {queued}, or choose another folder with --name …"
             )
     return missing
 
@@ -154,7 +153,7 @@ def submit(job: Job) -> str:
     if shutil.which("sbatch") is None:
         raise ClusterError(
             "sbatch: no such command: submit on a login node of a Slurm cluster "
-            f"(or {option('--dry-run', 'DRY=1')} to see the script)"
+            "(or --dry-run to see the script)"
         )
     for folder in (job.folder, *(entry.folder for entry in job.entries)):
         folder.mkdir(parents=True, exist_ok=True)

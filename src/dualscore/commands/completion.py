@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dualscore.runs.existing import runs_below
 from dualscore.shipped import places
 from dualscore.terminal import final, shared_console
-from dualscore.terminal.hints import runs_below
 
 Shell = Annotated[Literal["bash", "zsh", "fish"], 'load it with: eval "$(dualscore completion bash)"']
 

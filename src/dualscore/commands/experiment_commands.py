@@ -11,7 +11,7 @@ from dualscore.commands.options import RUNS, Experiment, Name, Overrides, Runs
 from dualscore.errors import ConfigError
 from dualscore.terminal import final, shared_console
 from dualscore.terminal.boxes import Plan
-from dualscore.terminal.hints import afresh, command
+from dualscore.terminal.hints import command
 
 if TYPE_CHECKING:
     from dualscore.runs.folder import Run
@@ -50,9 +50,7 @@ def train(
         train(config, Run(Path(chosen)))
     elif fresh and int(os.environ.get("SLURM_NTASKS") or os.environ.get("WORLD_SIZE") or 1) > 1:
         # Processes started side by side would each count the folders for themselves.
-        raise ConfigError(
-            f"{afresh()} with several tasks: name the new run yourself, {_CHOSEN_RUN}=runs/NAME-2"
-        )
+        raise ConfigError(f"--fresh with several tasks: name the new run yourself, {_CHOSEN_RUN}=runs/NAME-2")
     else:
         run = find(name or config.name, runs)
         # The processes that Lightning starts for other devices inherit this and join the same run.

@@ -17,7 +17,6 @@ from dualscore.commands.options import (
 from dualscore.errors import CheckpointError
 from dualscore.terminal import final, shared_console
 from dualscore.terminal.boxes import Plan
-from dualscore.terminal.hints import option
 
 
 def figures(
@@ -73,8 +72,7 @@ def _energy_histogram(
         if not energies.is_file():
             raise FigureError(f"{energies}: no such file")
         if dimension is None:
-            how = option("--dimension", "DIMENSION=…")
-            raise FigureError(f"{energies}: say of how many dimensions with {how} (4096 for 1×64×64)")
+            raise FigureError(f"{energies}: say of how many dimensions with --dimension (4096 for 1×64×64)")
         if needs_run:
             raise FigureError(
                 f"{energies}: of energies alone there is figure 3, and neither settings nor --other"

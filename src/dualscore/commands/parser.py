@@ -9,7 +9,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, get_args, get_origin, get_type_hints
 
 from dualscore.redaction import shown
-from dualscore.terminal.hints import did_you_mean
+from dualscore.settings.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"

@@ -23,7 +23,6 @@ from dualscore.scoring import score_files
 from dualscore.scoring.image_files import Problems, Size, StreamOptions, check_given, find, progress_bar
 from dualscore.scoring.photograph_means import Counted, photograph_of
 from dualscore.scoring.scorer import DRAWS, NOT_FINITE, check_level, effective_dimension, start, wanted_size
-from dualscore.terminal.hints import option
 
 FEWEST = 20
 """Images at least in the reference, in the rest of --in, and in --out."""
@@ -168,7 +167,7 @@ def check_sides(inside: Sequence[Path], outside: Sequence[Path], results: Path) 
 
 def results_hint() -> str:
     """What to say where the other images are missing: in other commands --out is where results go."""
-    return f"; {flag('out')} are the other images, {option('--results', 'RESULTS=…')} is where results go"
+    return f"; {flag('out')} are the other images, --results is where results go"
 
 
 def _too_few(count: int, side: str, images: str = "images") -> str:

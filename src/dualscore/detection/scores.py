@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from dualscore.errors import ScoreError
-from dualscore.terminal.hints import option
 
 SCORES = {"log_p": "bits/dim", "typicality": "typicality", "profile": "d_eff profile"}
 """The scores, and their labels for people."""
@@ -25,8 +24,8 @@ _ROWS = 1024
 
 
 def flag(side: str) -> str:
-    """A side, `in` or `out`, as the user writes it: `--in`, or `IN` with make."""
-    return option(f"--{side}", side.upper())
+    """A side, `in` or `out`, as the user writes it: `--in`."""
+    return f"--{side}"
 
 
 @dataclass

@@ -29,7 +29,6 @@ from dualscore.sampling import Method, Samples, effective_samples, inpaint, post
 from dualscore.scoring.image_files import Size, decode
 from dualscore.scoring.scorer import check_level
 from dualscore.terminal import final
-from dualscore.terminal.hints import option
 
 Figures = dict[str, Any]
 SHOWN = 8
@@ -150,7 +149,7 @@ def read_images(model: ImageModel, paths: Sequence[Path], options: DrawOptions) 
     """Images as the model sees them, pixels in [0, 1], shape (B, C, H, W)."""
     assert model.image_shape is not None
     channels, height, width = model.image_shape
-    hint = f", the model's size; {option('--resize', 'RESIZE=1')} crops and resizes"
+    hint = ", the model's size; --resize crops and resizes"
     images = []
     for path in paths:
         try:

@@ -16,8 +16,8 @@ from dualscore.figures.paper_tables import draw_denoising, draw_likelihoods
 from dualscore.figures.scale_mixture import draw_scale_mixture
 from dualscore.figures.slices import draw_slices
 from dualscore.figures.trained import Trained, open_run
+from dualscore.settings.suggestions import did_you_mean
 from dualscore.terminal import final
-from dualscore.terminal.hints import did_you_mean
 
 
 @dataclass(frozen=True)

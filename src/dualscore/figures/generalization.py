@@ -19,7 +19,6 @@ from dualscore.measuring.row_figures import plain
 from dualscore.measuring.subject import Rows, joined
 from dualscore.runs.folder import Run, differences, flatten
 from dualscore.settings.config import Half
-from dualscore.terminal.hints import command
 
 SETS = {"A": "A's images", "B": "B's images", "held out": "held-out images"}
 COLOURS = {"A": page.DUAL, "B": page.SINGLE, "held out": page.TRUTH}
@@ -48,7 +47,7 @@ def draw_generalization(
         pairs = sorted(_pairs(trained, overrides), key=_training_images)
     if not pairs:
         folder = str(trained.run.folder)
-        draws = command("figures", folder, variables={"RUN": folder, "OTHER": "…"}, options="--other …")
+        draws = f"dualscore figures {folder} --other …"
         raise FigureError(
             f"figure 2 needs two networks on disjoint images: {draws}, or a sweep over data.half "
             "(sweeps/generalization.yaml)"

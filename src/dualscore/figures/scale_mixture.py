@@ -16,7 +16,6 @@ from dualscore.model import ImageModel
 from dualscore.model_files.loading import load
 from dualscore.noise import MEASURING, corrupt, seeded_generator
 from dualscore.runs.folder import newest_run
-from dualscore.terminal.hints import command
 
 RUNS = {"dual": "scale_mixture_dual", "single": "scale_mixture_single"}
 COLOURS = {"dual": page.DUAL, "single": page.SINGLE}
@@ -54,8 +53,7 @@ def _trained(experiment: str, runs: Path) -> ImageModel:
     path = newest_run(experiment, runs).best
     if not path.exists():
         raise FigureError(
-            f"figure 1 needs a run of {experiment}, and there is no {path}: "
-            f"{command('train', experiment, variables={'EXP': experiment})}"
+            f"figure 1 needs a run of {experiment}, and there is no {path}: dualscore train {experiment}"
         )
     return load(path)
 

@@ -21,11 +21,11 @@ from dualscore.measuring.measured import Extent, Measured
 from dualscore.measuring.subject import Rows, Stage
 from dualscore.redaction import restore
 from dualscore.runs.checkpoints import best_sound
+from dualscore.runs.existing import missing_run
 from dualscore.runs.folder import Run
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import override_config
 from dualscore.terminal import quiet
-from dualscore.terminal.hints import missing_run
 
 
 @dataclass(frozen=True)

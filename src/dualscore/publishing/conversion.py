@@ -22,7 +22,6 @@ from dualscore.scoring import image_files as files
 from dualscore.scoring.image_files import Problems, progress_bar, usable
 from dualscore.scoring.scorer import wanted_size
 from dualscore.terminal import final
-from dualscore.terminal.hints import option
 
 NOT_FINITE = "has an energy that is not finite"
 
@@ -49,9 +48,8 @@ def convert(
     elif normalizer:
         if not images:
             raise NormalizationError(
-                f"{path}: its log Z is not known; name images to estimate it on with "
-                f"{option('--images', 'IMAGES=…')}, or "
-                "leave it unknown with --no-normalizer"
+                f"{path}: its log Z is not known; name images to estimate it on with --images, or leave it "
+                "unknown with --no-normalizer"
             )
         _normalize(model, images, out, console, resize, batch_size, workers, device)
     return save(model, out, licence)

@@ -11,8 +11,9 @@ import torch
 
 from dualscore.errors import CheckpointError, DamagedCheckpointError
 from dualscore.files.archives import DAMAGED, refuse_bombs
+from dualscore.runs.existing import missing_run
 from dualscore.runs.folder import Run, older
-from dualscore.terminal.hints import did_you_mean, missing_run
+from dualscore.settings.suggestions import did_you_mean
 
 FORMAT = 2
 """Of what a checkpoint's weights mean; weights of another are refused, not misread."""

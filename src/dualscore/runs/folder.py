@@ -22,7 +22,6 @@ from dualscore.errors import CheckpointError, ConfigError, TrainingError
 from dualscore.files.aside import write_aside
 from dualscore.files.plain_yaml import refuse_aliases
 from dualscore.settings.experiment import to_config, to_plain
-from dualscore.terminal.hints import afresh, option
 
 RUNS = Path("runs")
 LOCK = ".lock"
@@ -74,8 +73,8 @@ def check_architecture(path: Path, trained: dict[str, Any], wanted: dict[str, An
         what = ", ".join(f"{k}={old} (here {new})" for k, (old, new) in changed.items())
         raise CheckpointError(
             f"{path}: a checkpoint of another architecture: it was trained with {what}; "
-            f"name the experiment it belongs to{option('', ' with EXP=…')}, or repeat its "
-            f"settings{option('', ' with SET=…')}"
+            f"name the experiment it belongs to, or repeat its "
+            f"settings"
         )
 
 
@@ -120,10 +119,10 @@ class Run:
         except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(
-                f"{self.config_file}: cannot be read ({reason}); start anew with {afresh()}"
+                f"{self.config_file}: cannot be read ({reason}); start anew with --fresh"
             ) from error
         if not isinstance(content, dict):
-            raise ConfigError(f"{self.config_file}: holds no keys; start anew with {afresh()}")
+            raise ConfigError(f"{self.config_file}: holds no keys; start anew with --fresh")
         return content
 
     def check_same(self, config: dict[str, Any]) -> str:
@@ -136,8 +135,8 @@ class Run:
             what = ", ".join(f"{k}={old} (now {new})" for k, (old, new) in changed.items())
             raise ConfigError(
                 f"{self.config_file}: the run was started with {what}; repeat "
-                f"{option('them', 'those with SET=…')}, or start a new run beside it with "
-                f"{afresh()}"
+                f"them, or start a new run beside it with "
+                f"--fresh"
             )
         return "valid, and those of the run so far"
 
@@ -173,7 +172,7 @@ class Run:
             file.seek(0)
             raise TrainingError(
                 f"{self.folder}: {file.read().strip() or 'another process'} trains there; wait for it, "
-                f"or start a new run beside it with {afresh()}"
+                f"or start a new run beside it with --fresh"
             ) from None
         return True
 
@@ -207,7 +206,7 @@ def _has_own_name(run: Run) -> bool:
 def _below(name: str) -> str:
     """A run's name, which must not lead out of the folder of all runs."""
     if Path(name).is_absolute() or not {"", ".", ".."}.isdisjoint(name.split("/")):
-        raise ConfigError(f"{option('--name ', 'NAME=')}{name}: must be the name of a folder below runs")
+        raise ConfigError(f"--name {name}: must be the name of a folder below runs")
     return name
 
 

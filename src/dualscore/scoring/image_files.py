@@ -22,8 +22,8 @@ from dualscore.errors import ScoreError
 from dualscore.files.plain_text import printable
 from dualscore.pictures.photographs import SUFFIXES, UnsuitableError, read_rgb
 from dualscore.scoring import score_files
+from dualscore.settings.suggestions import did_you_mean
 from dualscore.terminal import is_live
-from dualscore.terminal.hints import did_you_mean
 
 MOST_PIXELS = 2**26
 """Larger images are taken for decompression bombs, unless they already have the wanted size."""

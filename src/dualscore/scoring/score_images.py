@@ -27,7 +27,6 @@ from dualscore.scoring.image_files import Problems, StreamOptions, check_given, 
 from dualscore.scoring.photograph_means import RunningMean, photograph_of
 from dualscore.scoring.scorer import NOT_FINITE, Reference, Scorer, Scores, check_level, start, wanted_size
 from dualscore.terminal import final
-from dualscore.terminal.hints import command
 
 SHEET_EACH, TABLE_EACH = 30, 10
 """How many of the most probable images, and of the least, the sheet and the table show."""
@@ -237,7 +236,7 @@ def _tell(
     if summary["validation"] is None:
         lines.append(
             "no percentiles: no evaluation of this checkpoint on images of this size was found; "
-            f"{command('evaluate', 'EXPERIMENT', variables={'EXP': '…'})} measures the validation images"
+            "dualscore evaluate EXPERIMENT measures the validation images"
         )
     else:
         among = f"{summary['validation']['images']:,} {summary['validation']['which']}"

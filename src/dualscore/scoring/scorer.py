@@ -21,7 +21,6 @@ from dualscore.noise import corrupt, fixed_noise, psnr, variance_at_psnr
 from dualscore.pictures.photographs import SUFFIXES
 from dualscore.scoring import image_files
 from dualscore.scoring.image_files import Chunk, Problems, Size, StreamOptions
-from dualscore.terminal.hints import option
 
 NORMALIZER_NOISES = 256
 """Noisy images that log Z is estimated on; at t_max it hardly matters what is under the noise."""
@@ -38,7 +37,6 @@ def wanted_size(
     It is the training images' size, where log Z is known. If log Z may be estimated (`normalize`) and no
     part of the model is tied to one size, it is the size of the first image.
     """
-    resizing, estimating = option("--resize", "RESIZE=1"), option("--normalize", "NORMALIZE=1")
     energy = model.score_model
     if not isinstance(energy, EnergyModel):
         raise NormalizationError("this model is a denoiser: it has no energy and no likelihood")
@@ -50,17 +48,17 @@ def wanted_size(
     if model.log_normalizer is None and not normalize:
         raise NormalizationError(
             "the model's normalization is not known yet, so its energies are no probabilities: train until "
-            f"the first validation, or estimate it on the images to be scored with {estimating}"
+            "the first validation, or estimate it on the images to be scored with --normalize"
         )
     if model.image_shape is not None:
         trained = ", the size that the model was trained on, and "
         if any(isinstance(part, StationaryGaussian) for part in energy.modules()):
-            hint = f"{trained}the only one that it knows; {resizing} crops and resizes others"
+            hint = f"{trained}the only one that it knows; --resize crops and resizes others"
             return Size(*model.image_shape[1:], resize, hint)
         if resize or not normalize:
             hint = (
-                f"{trained}its probabilities add up to one for; {estimating} makes them do so for another, "
-                f"{resizing} crops and resizes"
+                f"{trained}its probabilities add up to one for; --normalize makes them do so for another, "
+                f"--resize crops and resizes"
             )
             return Size(*model.image_shape[1:], resize, hint)
     height, width = image_files.first_size(given, left_out)
@@ -69,7 +67,7 @@ def wanted_size(
         raise ScoreError(
             f"{given[0]}: the first image is {width}×{height}; the network takes sides divisible by {divisor}"
         )
-    hint = f", as the first one; score other sizes apart, or crop and resize with {resizing}"
+    hint = ", as the first one; score other sizes apart, or crop and resize with --resize"
     return Size(height, width, resize, hint)
 
 
@@ -127,7 +125,7 @@ def check_level(
     lowest = psnr(t_max)
     if not lowest <= decibels <= highest:
         raise error(
-            f"{option('--psnr ', 'PSNR=')}{decibels:g}: must be between {lowest:.4g} (the strongest noise in "
+            f"--psnr {decibels:g}: must be between {lowest:.4g} (the strongest noise in "
             f"training) and {highest:g} dB"
         )
     return f"the effective dimension at {decibels:g} dB"

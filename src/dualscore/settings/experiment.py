@@ -14,8 +14,8 @@ from dualscore.files.plain_yaml import refuse_aliases
 from dualscore.redaction import redact
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.rules import problems
+from dualscore.settings.suggestions import did_you_mean
 from dualscore.shipped import places
-from dualscore.terminal.hints import did_you_mean, option
 
 _SINGULAR = {"experiments": "experiment", "studies": "study", "sweeps": "sweep"}
 _NAME = re.compile(r"\w[\w.-]{0,99}")  # names become folders
@@ -66,8 +66,7 @@ def _run_of_that_name(name: str) -> str:
         of = read_yaml(Path("runs") / name / "config.yaml").get("name")
     except ConfigError:
         return ""
-    given = option(f"{of} --name {name}", f"EXP={of} NAME={name}")
-    return f"it is the name of a run of {of}: give {given}; "
+    return f"it is the name of a run of {of}: give {of} --name {name}; "
 
 
 def _merge(base: DictConfig, content: Any, where: str) -> DictConfig:  # noqa: ANN401 - YAML or dot list

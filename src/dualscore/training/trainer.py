@@ -18,7 +18,6 @@ from dualscore.errors import DivergenceError, StoppedError, TrainingError
 from dualscore.runs.folder import Run
 from dualscore.runs.watchdog import Watchdog
 from dualscore.settings.config import ExperimentConfig
-from dualscore.terminal.hints import afresh
 
 LAST = 3.0
 """Seconds that the first process of a stopped group leaves the others, whose launchers look at its status."""
@@ -81,9 +80,7 @@ def make_trainer(
 
 def diverged(what: str) -> DivergenceError:
     """The error of a run that cannot go on, because something is not finite."""
-    return DivergenceError(
-        f"{what}; the last good checkpoint is kept; try a smaller optim.lr with {afresh()}"
-    )
+    return DivergenceError(f"{what}; the last good checkpoint is kept; try a smaller optim.lr with --fresh")
 
 
 @contextmanager

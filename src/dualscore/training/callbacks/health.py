@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from dualscore.errors import DivergenceError
 from dualscore.runs.checkpoints import newest_sound
 from dualscore.runs.folder import Run
-from dualscore.terminal.hints import afresh
 from dualscore.training.callbacks.training_callback import TrainingCallback, is_logged, our_module
 from dualscore.training.lightning_module import DualScoreModule
 
@@ -99,7 +98,7 @@ class GradientHealth(TrainingCallback):
         if left_out > self.limit:
             raise DivergenceError(
                 f"{what}; {left_out} such steps since the last validation, where trainer.max_skipped="
-                f"{self.limit}: the last good checkpoint is kept; try a smaller optim.lr with {afresh()}"
+                f"{self.limit}: the last good checkpoint is kept; try a smaller optim.lr with --fresh"
             )
         self.warn(f"{what}: left out; {left_out} since the last validation, at most {self.limit}")
 
@@ -163,7 +162,7 @@ class SpikeGuard(TrainingCallback):
         self._rollbacks += 1
         if found is None or self._rollbacks > MOST:
             again = "no checkpoint is there yet" if found is None else f"for the {self._rollbacks}th time"
-            raise DivergenceError(f"{what}, {again}; try a smaller optim.lr with {afresh()}")
+            raise DivergenceError(f"{what}, {again}; try a smaller optim.lr with --fresh")
         path, content = found
         with torch.no_grad():
             module.load_state_dict(content["state_dict"])
