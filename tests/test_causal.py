@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dualscore.likelihood.causal import CausalMLP, DiscretizedLogistics, train_causal
+from dualscore.evaluation.causal import CausalMLP, DiscretizedLogistics, train_causal
 
 
 def random_levels(*shape: int, levels: int = 256, seed: int = 0) -> Tensor:

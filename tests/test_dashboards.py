@@ -237,7 +237,7 @@ def test_published_figures_stand_beside_their_data_set_only() -> None:
 
 
 def test_published_figures_are_those_of_the_same_release() -> None:
-    from dualscore.likelihood.published import comparable
+    from dualscore.dashboard.published import comparable
 
     colour = comparable(colour=True)
     assert (colour["dual_score_matching"], colour["w-pcdm"]) == (3.36, 2.95)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
+from dualscore.figures.distribution import distribution
 from dualscore.gaussian import StationaryGaussian
-from dualscore.likelihood.distribution import distribution
 from test_gaussian import random_spectrum
 from workspace import ROOT
 

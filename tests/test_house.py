@@ -91,7 +91,6 @@ CORE = sorted(
 BESIDE_TORCH = {
     "likelihood/estimates.py": {"scipy"},  # quantiles of Student's t
     "likelihood/ode.py": {"torchdiffeq"},  # an adaptive solver
-    "likelihood/distribution.py": {"numpy", "scipy"},  # a fit by maximum likelihood
 }
 
 

@@ -15,10 +15,10 @@ from tensorboard.plugins.hparams.api_pb2 import Status as SessionStatus
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from tensorboard.plugins.hparams.summary_v2 import Metric, hparams_pb
 
+from dualscore.dashboard import published
 from dualscore.dashboard.layout import layout, layout_summary
 from dualscore.dashboard.logger import PatientLogger, band, level
 from dualscore.errors import ConfigError
-from dualscore.likelihood import published
 from dualscore.measuring.row_figures import estimate_of
 from dualscore.noise import variance_at_psnr
 from dualscore.runs.folder import Run, flatten

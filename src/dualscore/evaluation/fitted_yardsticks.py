@@ -20,10 +20,10 @@ from torch import Tensor
 
 from dualscore.data.base import ImageDataModule
 from dualscore.data.batch import Batch
+from dualscore.evaluation.causal import CausalMLP, train_causal
 from dualscore.files.aside import write_aside
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.images import in_channels, to_pixels
-from dualscore.likelihood.causal import CausalMLP, train_causal
 from dualscore.model_files.exported import digest
 
 Tensors = dict[str, Tensor]

@@ -10,11 +10,12 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
+from dualscore.dashboard import published
 from dualscore.errors import ConfigError, FigureError
 from dualscore.evaluation.open_checkpoint import open_checkpoint
 from dualscore.figures import page
 from dualscore.figures.trained import Trained, open_run
-from dualscore.likelihood import mean, published
+from dualscore.likelihood import mean
 from dualscore.measuring.row_figures import plain
 from dualscore.measuring.subject import Rows, joined
 from dualscore.runs.folder import Run, differences, flatten

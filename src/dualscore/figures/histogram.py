@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dualscore.errors import FigureError
 from dualscore.figures import page
+from dualscore.figures.distribution import Distribution, distribution
 from dualscore.figures.trained import Trained
-from dualscore.likelihood.distribution import Distribution, distribution
 from dualscore.likelihood.units import LEVELS
 from dualscore.measuring.subject import Rows
 from dualscore.noise import MEASURING, seeded_generator

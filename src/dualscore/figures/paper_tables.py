@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dualscore.dashboard import published
 from dualscore.errors import FigureError
 from dualscore.evaluation import evaluate, evaluation_stages, is_complete
 from dualscore.evaluation.session import KINDS
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
-from dualscore.likelihood import published
 from dualscore.measuring.estimators import kind, label
 from dualscore.measuring.row_figures import estimate_of, level_figures
 from dualscore.measuring.subject import LEVELS, Images, Rows, Stage, Subject
