@@ -4,11 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dualscore.cluster.script import PLACE, Entry, Job, Resources, render, seconds
+from dualscore.cluster.batch_script import PLACE, Entry, Job, Resources, render, seconds
 from dualscore.cluster.submit_job import load_sweep
 from dualscore.errors import ClusterError, ConfigError
 from dualscore.settings.experiment import load_experiment
@@ -26,7 +27,7 @@ def job(
         (folder / entry.folder).mkdir(parents=True, exist_ok=True)
     where = Path("runs/s") if sweep else entries[0].folder
     return Job(
-        "s", "patches_dual", tuple(entries), sweep, where, folder, Path("/opt/an env/bin/python"), resources
+        "s", "patches_dual", tuple(entries), sweep, where, resources, folder, Path("/opt/an env/bin/python")
     )
 
 
@@ -91,7 +92,7 @@ def test_the_script_asks_for_what_was_asked_for(tmp_path: Path) -> None:
             "--open-mode=append", "--requeue", "--signal=USR1@90",
         ]
     ]  # fmt: skip
-    cpus = Resources(nodes=1, gpus=0, tasks=2, cpus=1, extra=("--account=me", "--constraint=a b"))
+    cpus = Resources(nodes=1, gpus=0, tasks=2, cpus=1, sbatch="--account=me '--constraint=a b'")
     script = render(job(tmp_path, sweep=True, resources=cpus))
     assert "gpus" not in script
     for line in ("--ntasks-per-node=2", "--array=0-2", "--account=me", "'--constraint=a b'"):
@@ -121,7 +122,7 @@ def test_a_line_break_is_refused(tmp_path: Path) -> None:
 
 def test_a_job_of_a_name_that_lightning_takes_for_a_terminal_gets_another(tmp_path: Path) -> None:
     plain = job(tmp_path)
-    named = Job("bash", plain.experiment, plain.entries, False, plain.folder, tmp_path, plain.python, GPUS)
+    named = replace(plain, name="bash")
     assert "--job-name=bash-run\n" in render(named)
 
 
@@ -233,15 +234,13 @@ def test_what_could_only_fail_in_the_queue_is_refused_before(workspace: Workspac
 
 def test_the_papers_sweep_is_pairs_on_disjoint_images(workspace: Workspace) -> None:
     sweep = load_sweep("generalization", ROOT / "sweeps")
-    assert len(sweep.combinations) == 10
-    configs = [
-        load_experiment(sweep.experiment, s, ROOT / "experiments") for s in sweep.combinations.values()
-    ]
+    assert len(sweep.runs) == 10
+    configs = [load_experiment(sweep.experiment, s, ROOT / "experiments") for s in sweep.runs.values()]
     assert [(c.data.images, c.data.half.value) for c in configs] == [
         (10**power, half) for power in range(1, 6) for half in "AB"
     ]
     assert {(c.data.channels, c.optim.lr, c.data.batch_size) for c in configs} == {(1, 2e-4, 128)}
-    assert list(sweep.combinations)[3] == "images100_halfB"
+    assert list(sweep.runs)[3] == "images100_halfB"
     (workspace.folder / "sweeps").symlink_to(ROOT / "sweeps")
     assert "data/imagenet64/manifest.json is missing" in workspace.fail("submit", "generalization", "--sweep")
     assert "the sweep generalization varies it" in workspace.fail(
@@ -274,7 +273,7 @@ def test_a_wrong_sweep_is_one_line_that_names_it(tmp_path: Path, text: str, comp
 def test_values_of_every_kind_become_settings_and_folders(tmp_path: Path) -> None:
     grid = "{data.flip: [true], optim.lr: [1e-4, 0.5], evaluate.x: [a/b c]}"
     (tmp_path / "s.yaml").write_text(f"experiment: e\ngrid: {grid}")
-    combinations = load_sweep("s", tmp_path).combinations
+    combinations = load_sweep("s", tmp_path).runs
     assert list(combinations) == ["fliptrue_lr0.0001_xa-b-c", "fliptrue_lr0.5_xa-b-c"]
     assert combinations["fliptrue_lr0.5_xa-b-c"] == ["data.flip=true", "optim.lr=0.5", "evaluate.x=a/b c"]
 

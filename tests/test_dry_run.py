@@ -101,9 +101,8 @@ def test_every_command_that_writes_has_a_dry_run() -> None:
 
 
 def test_a_study_counts_the_runs_that_are_there(place: Workspace) -> None:
-    from dualscore.study import load_study
     from dualscore.study.run_variants import run_folder
-    from dualscore.study.variants import STUDIES
+    from dualscore.study.variants import STUDIES, load_study
 
     study = load_study("long")
     (place.folder / "studies").unlink()  # the shipped ones are found all the same

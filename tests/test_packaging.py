@@ -54,7 +54,7 @@ def test_the_wheel_holds_the_packages_and_what_they_need_and_nothing_else(wheel:
     shipped = [p.relative_to(ROOT) for kind in SHIPPED for p in (ROOT / kind).glob("*.yaml")]
     files = {f"dualscore/shipped/{path}" for path in shipped}
     assert len(files) > 20
-    assert names == code | files | {"dualscore/py.typed"}
+    assert names == code | files | {"dualscore/py.typed", "dualscore/cluster/job.sh"}
     assert str(parse_wheel_filename(wheel.name)[1]) == described["Version"]
     assert described["License-Expression"] == "BSD-3-Clause"
     assert {"data", "dev"} <= set(described.get_all("Provides-Extra", []))

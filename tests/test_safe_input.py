@@ -16,7 +16,7 @@ from dualscore.model_files.released import read_released
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run
 from dualscore.settings.experiment import load_experiment, override_config, to_config
-from dualscore.study import load_study
+from dualscore.study.variants import load_study
 from evil import Evil
 from workspace import ROOT, TINY, Workspace
 

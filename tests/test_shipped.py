@@ -9,7 +9,7 @@ from dualscore.cli import main
 from dualscore.cluster.submit_job import load_sweep
 from dualscore.errors import ConfigError
 from dualscore.settings.experiment import available, load_experiment
-from dualscore.study import load_study
+from dualscore.study.variants import load_study
 from workspace import ROOT
 
 
@@ -43,7 +43,7 @@ def test_ones_own_come_first_and_may_stand_on_shipped_ones(folder: Path) -> None
     write(folder / "studies" / "demo.yaml", "experiment: mine\nsteps: 10\nvariants: {own: []}\n")
     assert [v.experiment for v in load_study("demo").variants] == ["mine", "mine"]
     write(folder / "sweeps" / "own.yaml", "experiment: mine\ngrid: {seed: [1, 2]}\n")
-    assert len(load_sweep("own").combinations) == 2
+    assert len(load_sweep("own").runs) == 2
 
 
 @pytest.mark.usefixtures("folder")

@@ -13,8 +13,7 @@ from dualscore.measuring.row_figures import estimate_of
 from dualscore.runs.folder import Run
 from dualscore.runs.run_status import Status, duration
 from dualscore.settings.config import RADIAL, ExperimentConfig, ModelKind
-from dualscore.settings.experiment import load_experiment
-from dualscore.settings.header import read_header
+from dualscore.settings.experiment import load_experiment, read_header
 from dualscore.terminal import final, shared_console
 from dualscore.terminal.boxes import print_summary
 from dualscore.terminal.hints import command, from_make

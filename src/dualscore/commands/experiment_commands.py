@@ -2,14 +2,14 @@
 
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+from dualscore.cluster.batch_script import Resources
 from dualscore.commands.options import RUNS, Experiment, Name, Overrides, Runs
 from dualscore.errors import ConfigError
-from dualscore.terminal import final, shared_console
+from dualscore.terminal import final, quiet, shared_console
 from dualscore.terminal.boxes import Plan
 from dualscore.terminal.hints import command
 
@@ -196,20 +196,25 @@ def study(
     study: Annotated[str, "name of a file in studies/, without .yaml"], *, dry_run: bool = False
 ) -> Plan | None:
     """Compare variants of an experiment, or go on where it stopped."""
-    from dualscore.study import load_study, run_study
+    from dualscore.study.variants import load_study
 
     if dry_run:
         return _plan_study(study)
-    run_study(load_study(study), shared_console())
+    from dualscore.study.run_variants import run_study
+
+    console = shared_console()
+    quiet()
+    files = run_study(load_study(study), console)
+    console.final(files[0].read_text(encoding="utf-8"), soft_wrap=True)
+    console.final(f"written to {', '.join(map(str, files))}", soft_wrap=True)
     return None
 
 
 def _plan_study(name: str) -> Plan:
     from dualscore.commands import planning
     from dualscore.settings.experiment import load_experiment
-    from dualscore.study import load_study
     from dualscore.study.run_variants import run_folder
-    from dualscore.study.variants import STUDIES
+    from dualscore.study.variants import STUDIES, load_study
 
     study, plan = load_study(name), Plan("study")
     out = STUDIES / study.name
@@ -237,28 +242,17 @@ def submit(
     overrides: Overrides,
     *,
     sweep: Annotated[bool, "EXPERIMENT is a file in sweeps/: a job array"] = False,
-    nodes: Annotated[int, "nodes (default: 1)"] = 1,
-    gpus: Annotated[int, "GPUs a node; 0 for CPUs (default: 1)"] = 1,
-    tasks: Annotated[int, "processes a node without GPUs (default: 1)"] = 1,
-    cpus: Annotated[int, "cores a process (default: 4)"] = 4,
-    time: Annotated[str | None, "time limit, 24:00:00; at its end a job is requeued and goes on"] = None,
-    partition: Annotated[str | None, "the cluster's partition"] = None,
-    sbatch: Annotated[str, "more options, for sbatch", {"metavar": "OPTIONS"}] = "",
+    resources: Resources,
     name: Name = None,
     runs: Runs = RUNS,
     dry_run: bool = False,
 ) -> None:
     """Give an experiment to a Slurm cluster, new or to go on."""
-    from dualscore.cluster.script import Resources, render
-    from dualscore.cluster.submit_job import check, experiment_job, sweep_job
+    from dualscore.cluster.batch_script import render
+    from dualscore.cluster.submit_job import check, plan_job
     from dualscore.cluster.submit_job import submit as submit_job
 
-    try:
-        extra = tuple(shlex.split(sbatch))
-    except ValueError as error:
-        raise ConfigError(f"--sbatch={sbatch}: cannot be read: {error}") from error
-    resources = Resources(nodes, gpus, tasks, cpus, time, partition, extra)
-    job = (sweep_job if sweep else experiment_job)(experiment, overrides, name, runs, resources)
+    job = plan_job(experiment, overrides, name, runs, resources, sweep)
     missing = check(job, data_needed=not dry_run)
     if not dry_run:
         said = f"job {submit_job(job)} is submitted; script and log are in {job.folder}"
@@ -283,8 +277,7 @@ def experiments() -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    from dualscore.settings.experiment import available
-    from dualscore.settings.header import read_header
+    from dualscore.settings.experiment import available, read_header
 
     console = shared_console()
     for name in available():

@@ -3,7 +3,8 @@
 import argparse
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, get_args, get_origin, get_type_hints
@@ -45,22 +46,33 @@ def add_command(commands: Commands, function: Callable[..., Any], **settings: An
 
     Its docstring is the help. Keyword-only parameters are options, the others positional arguments. Each is
     typed `Annotated[kind, help]` or `Annotated[kind, help, {…}]`, with more arguments of `add_argument`, a
-    `flag` of another name, or `exclusive` for options that cannot be given together.
+    `flag` of another name, or `exclusive` for options that cannot be given together. A parameter that is a
+    dataclass stands for an option for each of its fields.
     """
     said = str(function.__doc__).rstrip(".")
     parser = commands.add_parser(function.__name__, help=said[0].lower() + said[1:], **settings)
     exclusive = None
-    types = get_type_hints(function, include_extras=True)
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.name == "dry_run":  # an option of every command
-            continue
-        names, keywords = _argument(parameter, *get_args(types[parameter.name]))
+    for parameter in _parameters(function):
+        names, keywords = _argument(parameter, *get_args(parameter.annotation))
         if keywords.pop("exclusive", False):
             exclusive = exclusive or parser.add_mutually_exclusive_group()
             exclusive.add_argument(*names, **keywords)
         else:
             parser.add_argument(*names, **keywords)
     parser.set_defaults(run=function)
+
+
+def _parameters(function: Any) -> Iterator[inspect.Parameter]:  # noqa: ANN401 - or a class
+    """What a function takes, with its types; of a dataclass its fields, with the values of its default."""
+    types = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        if is_dataclass(kind := types[parameter.name]):
+            for field in _parameters(kind):
+                given = {} if parameter.default is parameter.empty else vars(parameter.default)
+                default = given.get(field.name, field.default)
+                yield field.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=default)
+        elif parameter.name != "dry_run":  # an option of every command
+            yield parameter.replace(annotation=kind)
 
 
 def _argument(
@@ -94,32 +106,33 @@ def _argument(
 
 def call(arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - what the command gives
     """Call the chosen command, as a dry run if it has one and that was asked for."""
-    parameters = inspect.signature(arguments.run).parameters
-    return arguments.run(**{name: getattr(arguments, name, False) for name in parameters})
+
+    def value(name: str, kind: Any) -> Any:  # noqa: ANN401 - of any type
+        if is_dataclass(kind):
+            return kind(**{field.name: getattr(arguments, field.name) for field in fields(kind)})  # type: ignore[operator]
+        return getattr(arguments, name, False)
+
+    types = get_type_hints(arguments.run)
+    names = inspect.signature(arguments.run).parameters
+    return arguments.run(**{name: value(name, types[name]) for name in names})
 
 
 def general_words(arguments: argparse.Namespace) -> list[str]:
     """The general options as they were typed."""
-    words = [
-        f"--{name.replace('_', '-')}" for name in ("quiet", "dry_run") if getattr(arguments, name, False)
-    ]
-    log_file = getattr(arguments, "log_file", None)
-    return words if log_file is None else [*words, "--log-file", str(log_file)]
+    words = [f"--{name.replace('_', '-')}" for name in ("quiet", "dry_run") if hasattr(arguments, name)]
+    return [*words, "--log-file", str(arguments.log_file)] if hasattr(arguments, "log_file") else words
 
 
-def add_general(parser: argparse.ArgumentParser, dry: bool = True) -> None:
+def add_general(parser: argparse.ArgumentParser) -> None:
     """Add the general options, which may stand before or after the command; unset unless given."""
     group = parser.add_argument_group("of every command")
-    group.add_argument(
-        "--quiet", action="store_true", default=argparse.SUPPRESS, help="show errors and final figures only"
-    )
-    group.add_argument(
-        "--log-file",
-        type=Path,
-        default=argparse.SUPPRESS,
-        metavar="FILE",
-        help="append all that is said to a file too, with times",
-    )
-    if dry:
-        shown = "check the input, say what would be done, and write nothing"
-        group.add_argument("--dry-run", action="store_true", default=argparse.SUPPRESS, help=shown)
+    options: dict[str, tuple[str, dict[str, Any]]] = {
+        "--quiet": ("show errors and final figures only", {"action": "store_true"}),
+        "--log-file": (
+            "append all that is said to a file too",
+            {"type": Path, "metavar": "FILE"},
+        ),
+        "--dry-run": ("check the input, say what would be done, and write nothing", {"action": "store_true"}),
+    }
+    for name, (help_text, more) in options.items():
+        group.add_argument(name, default=argparse.SUPPRESS, help=help_text, **more)

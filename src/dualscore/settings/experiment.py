@@ -1,6 +1,8 @@
 """Reads experiments: YAML file (one parent at most) + overrides → a checked configuration."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,9 @@ def available(folder: Path | None = None, kind: str = "experiments") -> dict[str
     """The files of a kind by name, in one folder or in all places; the user's own hide shipped ones."""
     found: dict[str, Path] = {}
     for place in (folder,) if folder else places(kind):
-        files = {path.stem: path for path in sorted(place.glob("*.yaml")) if _NAME.fullmatch(path.stem)}
-        found = found | {name: path for name, path in files.items() if name not in found}
+        for path in sorted(place.glob("*.yaml")):
+            if _NAME.fullmatch(path.stem):
+                found.setdefault(path.stem, path)
     return found
 
 
@@ -50,7 +53,7 @@ def find(kind: str, name: str, folder: Path | None = None) -> Path:
     if name not in there:
         own = name.rpartition("/")[2].removesuffix(".yaml")  # of who gives the file
         hint = (_run_of_that_name(name) if kind == "experiments" else "") or did_you_mean(own, there)
-        looked = " and ".join(str(place) for place in ((folder,) if folder else places(kind)))
+        looked = " and ".join(map(str, (folder,) if folder else places(kind)))
         raise ConfigError(
             f"{_SINGULAR[kind]} {name!r} does not exist; {hint}there are: {', '.join(there) or 'none'} "
             f"(looked in {looked})"
@@ -60,7 +63,7 @@ def find(kind: str, name: str, folder: Path | None = None) -> Path:
 
 def _run_of_that_name(name: str) -> str:
     """A hint for who takes the name of a run for that of an experiment."""
-    if not re.fullmatch(r"[\w.-]{1,100}", name):
+    if not _NAME.fullmatch(name):
         return ""
     try:
         of = read_yaml(Path("runs") / name / "config.yaml").get("name")
@@ -69,46 +72,21 @@ def _run_of_that_name(name: str) -> str:
     return f"it is the name of a run of {of}: give {of} --name {name}; "
 
 
-def _merge(base: DictConfig, content: Any, where: str) -> DictConfig:  # noqa: ANN401 - YAML or dot list
-    _refuse_interpolation(content, where)
-    try:
-        merged = OmegaConf.merge(base, content)
-        assert isinstance(merged, DictConfig)
-        return merged
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "?"
-        reason = str(error.msg or error).splitlines()[0]
-        if "not in" in reason:
-            section, _, leaf = str(key).rpartition(".")
-            node = OmegaConf.select(base, section) if section else base
-            names = [str(k) for k in node] if isinstance(node, DictConfig) else []
-            guess = did_you_mean(leaf, names).strip() or _elsewhere(base, leaf)
-            reason = f"unknown key; {guess or 'known: ' + ', '.join(names)}"
-        raise ConfigError(f"{where}: {key}: {reason}") from error
+def _layers(path: Path, folder: Path | None) -> list[tuple[Path, dict[str, Any]]]:
+    """What an experiment's file says, after what its parent's does."""
+    content = read_yaml(path)
+    parent = content.pop("parent", None)
+    own = (path, {**content, "name": path.stem})
+    if parent is None:
+        return [own]
+    parent_path = find("experiments", str(parent), folder)
+    inherited = read_yaml(parent_path)
+    if "parent" in inherited:
+        raise ConfigError(f"{path}: parent: {parent} has a parent itself; one level is the limit")
+    return [(parent_path, inherited), own]
 
 
-def _elsewhere(base: DictConfig, leaf: str) -> str:
-    """Where a key is that was looked for in another section: lr is optim.lr."""
-    there = [(str(name), base[name]) for name in base if not OmegaConf.is_missing(base, str(name))]
-    found = [f"{name}.{leaf}" for name, node in there if isinstance(node, DictConfig) and leaf in node]
-    return f"did you mean {' or '.join(found)}?" if found else ""
-
-
-def _refuse_interpolation(content: Any, where: str = "", key: str = "") -> None:  # noqa: ANN401
-    """Refuse `${…}`, which would put environment variables, secrets among them, into files and logs."""
-    if isinstance(content, DictConfig | ListConfig):
-        content = OmegaConf.to_container(content, resolve=False)
-    if isinstance(content, str) and "${" in content:
-        place = f"{where}: {key}" if where else key
-        raise ConfigError(f"{place}: must be a plain value, without ${{…}}")
-    parts = enumerate(content) if isinstance(content, list) else ()
-    for name, part in content.items() if isinstance(content, dict) else parts:
-        _refuse_interpolation(part, where, f"{key}.{name}" if key else str(name))
-
-
-def load_experiment(
-    name: str, overrides: list[str] | None = None, folder: Path | None = None
-) -> ExperimentConfig:
+def load_experiment(name: str, overrides: Sequence[str] = (), folder: Path | None = None) -> ExperimentConfig:
     """Read, complete and check an experiment.
 
     Args:
@@ -124,47 +102,76 @@ def load_experiment(
         ConfigError: one line that names the file (or the override) and the key.
     """
     path = find("experiments", name, folder)
-    content = read_yaml(path)
-    parent = content.pop("parent", None)
     config = OmegaConf.structured(ExperimentConfig)
-    if parent is not None:
-        parent_path = find("experiments", str(parent), folder)
-        inherited = read_yaml(parent_path)
-        if "parent" in inherited:
-            raise ConfigError(f"{path}: parent: {parent} has a parent itself; one level is the limit")
-        config = _merge(config, inherited, str(parent_path))
-    config = _merge(config, {**content, "name": name}, str(path))
-    return _complete(config, overrides or [], str(path))
+    for where, content in _layers(path, folder):
+        config = _merge(config, content, str(where))
+    return _complete(config, overrides, str(path))
 
 
-def override_config(content: dict[str, Any], overrides: list[str], where: str) -> ExperimentConfig:
+def override_config(content: dict[str, Any], overrides: Sequence[str], where: str) -> ExperimentConfig:
     """Check a stored configuration with overrides on top; arguments and errors as in `load_experiment`."""
-    config = _merge(OmegaConf.structured(ExperimentConfig), content, where)
-    return _complete(config, overrides, where)
+    return _complete(_merge(OmegaConf.structured(ExperimentConfig), content, where), overrides, where)
 
 
-def _complete(config: DictConfig, overrides: list[str], where: str) -> ExperimentConfig:
+def _merge(base: DictConfig, content: Any, where: str) -> DictConfig:  # noqa: ANN401 - YAML or dot list
+    _refuse_interpolation(content, where)
+    try:
+        merged = OmegaConf.merge(base, content)
+        assert isinstance(merged, DictConfig)
+        return merged
+    except OmegaConfBaseException as error:
+        key, reason = _explain(error)
+        if "not in" in reason:
+            section, _, leaf = key.rpartition(".")
+            node = OmegaConf.select(base, section) if section else base
+            names = [str(k) for k in node] if isinstance(node, DictConfig) else []
+            guess = did_you_mean(leaf, names).strip() or _elsewhere(base, leaf)
+            reason = f"unknown key; {guess or 'known: ' + ', '.join(names)}"
+        raise ConfigError(f"{where}: {key}: {reason}") from error
+
+
+def _explain(error: OmegaConfBaseException) -> tuple[str, str]:
+    """The key and the first line of what OmegaConf has against it."""
+    return str(getattr(error, "full_key", None) or "?"), str(error.msg or error).splitlines()[0]
+
+
+def _elsewhere(base: DictConfig, leaf: str) -> str:
+    """Where a key is that was looked for in another section: lr is optim.lr."""
+    there = [(str(name), base[name]) for name in base if not OmegaConf.is_missing(base, str(name))]
+    found = [f"{name}.{leaf}" for name, node in there if isinstance(node, DictConfig) and leaf in node]
+    return f"did you mean {' or '.join(found)}?" if found else ""
+
+
+def _refuse_interpolation(content: Any, where: str = "", key: str = "") -> None:  # noqa: ANN401
+    """Refuse `${…}`, which would put environment variables, secrets among them, into files and logs."""
+    if isinstance(content, DictConfig | ListConfig):
+        content = OmegaConf.to_container(content, resolve=False)
+    if isinstance(content, str) and "${" in content:
+        raise ConfigError(f"{where}{': ' if where else ''}{key}: must be a plain value, without ${{…}}")
+    parts = enumerate(content) if isinstance(content, list) else ()
+    for name, part in content.items() if isinstance(content, dict) else parts:
+        _refuse_interpolation(part, where, f"{key}.{name}" if key else str(name))
+
+
+def _complete(config: DictConfig, overrides: Sequence[str], where: str) -> ExperimentConfig:
+    """Put overrides on top, and check that all is there and goes together."""
     for override in overrides:
+        said = f"override {redact(override)!r}"
         if "=" not in override:
-            raise ConfigError(f"override {redact(override)!r}: write it as key=value")
+            raise ConfigError(f"{said}: write it as key=value")
         if override.startswith("name="):
-            raise ConfigError(
-                f"override {redact(override)!r}: name: is the experiment file's name and cannot be changed"
-            )
+            raise ConfigError(f"{said}: name: is the experiment file's name and cannot be changed")
         try:
             parsed = OmegaConf.from_dotlist([override])
         except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-            raise ConfigError(f"override {redact(override)!r}: cannot be read: {one_line(error)}") from error
-        config = _merge(config, parsed, f"override {redact(override)!r}")
+            raise ConfigError(f"{said}: cannot be read: {one_line(error)}") from error
+        config = _merge(config, parsed, said)
     try:
-        missing = sorted(OmegaConf.missing_keys(config))
-        typed = None if missing else to_config(config)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {_explain(error)}") from error
+        if missing := OmegaConf.missing_keys(config):
+            raise ConfigError(f"{min(missing)}: is required")
+        typed = to_config(config)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    if typed is None:
-        raise ConfigError(f"{where}: {missing[0]}: is required")
     for key, reason in problems(typed):
         # The override of the key itself, or of one that the reason compares it with.
         names = {o: o.partition("=")[0] for o in overrides}
@@ -173,18 +180,13 @@ def _complete(config: DictConfig, overrides: list[str], where: str) -> Experimen
     return typed
 
 
-def _explain(error: OmegaConfBaseException) -> str:
-    """The key and the first line of what OmegaConf has against it."""
-    return f"{error.full_key or '?'}: {str(error.msg or error).splitlines()[0]}"
-
-
 def to_config(content: DictConfig | dict[str, Any]) -> ExperimentConfig:
     """The typed configuration of a dictionary; values are typed, but not checked against each other."""
     _refuse_interpolation(content)
     try:
         typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), content))
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(": ".join(_explain(error))) from error
     assert isinstance(typed, ExperimentConfig)
     return typed
 
@@ -195,3 +197,36 @@ def to_plain(config: ExperimentConfig) -> dict[str, Any]:
     assert isinstance(plain, dict)
     plain["data"]["path"] = redact(plain["data"]["path"])  # it goes into run folders, checkpoints and logs
     return {str(k): v for k, v in plain.items()}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the comments at the head of an experiment's file say of it, and where its data are."""
+
+    purpose: str
+    hardware: str
+    takes: str
+    data: str
+
+
+def read_header(name: str, folder: Path | None = None) -> Header:
+    """Read what an experiment's file says of it; what it does not say is empty."""
+    path = find("experiments", name, folder)
+    comments = re.match(r"(#.*\n)*", path.read_text(encoding="utf-8"))
+    purpose, _, rest = re.sub(r"^#", "", comments[0] if comments else "", flags=re.M).partition("\n")
+    # An entry goes on in the lines that are indented further.
+    entries = re.findall(r"^ {0,2}(Hardware|Takes): +(.*(?:\n {6,}\S.*)*)", rest, re.M)
+    said = {key: " ".join(text.split()) for key, text in entries}
+    return Header(purpose.strip(), said.get("Hardware", ""), said.get("Takes", ""), _place(path, folder))
+
+
+def _place(path: Path, folder: Path | None) -> str:
+    """Where an experiment's data are, and whether they are there."""
+    data: dict[str, Any] = {}
+    for _, content in _layers(path, folder):
+        data |= content["data"] if isinstance(content.get("data"), dict) else {}
+    if data.get("density", "none") != "none" or "path" not in data:
+        return "draws its own"
+    if re.match(r"[a-z][a-z0-9+.-]*:", where := str(data["path"])):
+        return f"at {redact(where)}"
+    return f"{where}, {'there' if (Path(where) / 'manifest.json').exists() else 'not there yet'}"

@@ -13,10 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dualscore.figures.page import style
 from dualscore.files.aside import write_aside
 from dualscore.runs.folder import Run
-from dualscore.study.plot import Result, paired, plot_curves, plot_differences
+from dualscore.study.plot import Result, paired, plot_curves, plot_differences, standard_error
 from dualscore.study.variants import PAPER, Study
 
-TAGS = {"bound": "val/bound", "paper": "val/bits_per_dim"}
 ESTIMATES = ("bound", "paper", "dequantized")
 GAP = "bound − dequantized"
 """A key of an evaluation's differences; reports before 0.2 have it among their checks."""
@@ -28,29 +27,27 @@ def _curve(run: Run, tag: str) -> dict[int, float]:
         return {}
     events = EventAccumulator(str(run.folder), size_guidance={"scalars": 0})
     events.Reload()
-    if tag not in events.Tags()["scalars"]:
-        return {}
-    return {event.step + 1: event.value for event in events.Scalars(tag)}
+    logged = events.Scalars(tag) if tag in events.Tags()["scalars"] else []
+    return {event.step + 1: event.value for event in logged}
 
 
 def read_result(run: Run, variant: str, seed: int, seconds_per_step: float, failure: Path) -> Result | None:
     """Read a run's figures; None if it is not finished."""
-    curves = {name: _curve(run, tag) for name, tag in TAGS.items()}
-    steps = sorted(set(curves["bound"]) & set(curves["paper"]))
     report = run.folder / "evaluation.json"
     diverged = failure.read_text(encoding="utf-8").strip() if failure.exists() else ""
-    if not diverged and not report.exists():
-        return None
-    content = {} if diverged else json.loads(report.read_text(encoding="utf-8"))
+    measured = not diverged and report.exists()
+    content = json.loads(report.read_text(encoding="utf-8")) if measured else {}
     if not diverged and not content.get("complete"):
         return None
+    bound, paper = _curve(run, "val/bound"), _curve(run, "val/bits_per_dim")
+    steps = sorted(bound.keys() & paper.keys())
     return Result(
         variant,
         seed,
         seconds_per_step,
         steps,
-        [curves["bound"][s] for s in steps],
-        [curves["paper"][s] for s in steps],
+        [bound[s] for s in steps],
+        [paper[s] for s in steps],
         {k: v["value"] for k, v in content.get("bits_per_dim", {}).items() if k in ESTIMATES},
         _gap(content),
         content.get("verdict", ""),
@@ -60,17 +57,14 @@ def read_result(run: Run, variant: str, seed: int, seconds_per_step: float, fail
 
 def _gap(report: dict[str, Any]) -> float | None:
     """Dequantized less bound, image by image, in bits/dim; None where they were not both measured."""
-    found = report.get("differences", {}).get(GAP)
-    if found is None:
-        found = next((check for check in report.get("checks", []) if check["check"] == GAP), None)
+    checks = {check["check"]: check for check in report.get("checks", [])}
+    found = (checks | report.get("differences", {})).get(GAP)
     return None if found is None else -found["value"]
 
 
 def time_to(value: float, results: Sequence[Result]) -> float | None:
     """Seconds of training until the bound, averaged over seeds, was first measured at a value or below."""
-    if not results:
-        return None
-    for place, step in enumerate(results[0].steps):
+    for place, step in enumerate(results[0].steps if results else ()):
         bounds = [r.bound[place] for r in results if place < len(r.bound)]
         if bounds and statistics.fmean(bounds) <= value:
             return step * results[0].seconds_per_step
@@ -110,21 +104,18 @@ def table(study: Study, results: Sequence[Result]) -> str:
         if not mine:
             continue
         done = [r for r in mine if r.final]
-        steps = f"{max((r.steps[-1] for r in done), default=0):,}" if done else "—"
+        lost = f" ({len(mine) - len(done)} of {len(mine)} diverged)" if len(done) < len(mine) else ""
         cells = [
-            _spread([r.final["bound"] for r in done]),
+            variant.name,
+            f"{1000 * mine[0].seconds_per_step:.0f}",
+            f"{max(r.steps[-1] if r.steps else 0 for r in done):,}" if done else "—",
+            _spread([r.final["bound"] for r in done]) + lost,
             _spread([r.final["paper"] for r in done]),
             _spread([r.gap for r in done if r.gap is not None], "+"),
-            *(
-                _spread(paired(results, first, variant.name, estimate), "+", of_mean=True)
-                for estimate in ("bound", "dequantized")
-            ),
+            _spread(paired(results, first, variant.name, "bound"), "+", of_mean=True),
+            _spread(paired(results, first, variant.name, "dequantized"), "+", of_mean=True),
         ]
-        if len(done) < len(mine):
-            cells[0] += f" ({len(mine) - len(done)} of {len(mine)} diverged)"
-        lines.append(
-            f"| {variant.name} | {1000 * mine[0].seconds_per_step:.0f} | {steps} | {' | '.join(cells)} |"
-        )
+        lines.append(f"| {' | '.join(cells)} |")
     race = _race(study, results) if study.measurements > 1 else []
     return "\n".join([*lines, "", *race, ""])
 
@@ -143,11 +134,10 @@ def _race(study: Study, results: Sequence[Result]) -> list[str]:
     for name, mine in of.items():
         seconds = time_to(goal, mine)
         if name != PAPER and seconds is not None:
-            first = seconds <= mine[0].steps[0] * mine[0].seconds_per_step
             ratio = f", 1/{whole / seconds:.3g} of the time" if seconds < whole else ""
-            lines.append(
-                f"- {name}: after {seconds:.1f} s{ratio}{' (its first measurement)' if first else ''}"
-            )
+            at_once = seconds <= mine[0].steps[0] * mine[0].seconds_per_step
+            at_once_said = " (its first measurement)" if at_once else ""
+            lines.append(f"- {name}: after {seconds:.1f} s{ratio}{at_once_said}")
     return lines
 
 
@@ -155,7 +145,5 @@ def _spread(values: Sequence[float], sign: str = "", of_mean: bool = False) -> s
     """Mean ± standard deviation, or ± standard error of the mean; `sign` as in a format."""
     if not values:
         return "—"
-    mean = f"{statistics.fmean(values):{sign}.3f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values) / (len(values) ** 0.5 if of_mean else 1.0):.3f}"
+    spread = standard_error(values) if of_mean else statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):{sign}.3f}" + (f" ± {spread:.3f}" if len(values) > 1 else "")

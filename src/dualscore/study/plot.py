@@ -1,7 +1,7 @@
 """What one run of a study found, and the plots of all of them."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -10,10 +10,8 @@ from matplotlib.ticker import ScalarFormatter
 
 from dualscore.study.variants import PAPER, Study
 
-ESTIMATES = {"bound": "bound", "dequantized": "dequantized"}
 LINEAR = 0.1
 """Bits/dim up to which differences are drawn on a linear scale."""
-Differences = Mapping[str, Mapping[str, tuple[float, float]]]
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,17 @@ class Result:
 
 def paired(results: Sequence[Result], first: str, variant: str, estimate: str) -> list[float]:
     """A final figure of a variant less that of another, in bits/dim, for each seed that has both."""
-    by_seed = {r.seed: r.final for r in results if r.variant == first}
-    mine = {r.seed: r.final for r in results if r.variant == variant}
+    figures = {(r.variant, r.seed): r.final[estimate] for r in results if estimate in r.final}
     return [
-        mine[seed][estimate] - by_seed[seed][estimate]
-        for seed in mine
-        if estimate in mine[seed] and estimate in by_seed.get(seed, {})
+        figure - figures[first, seed]
+        for (name, seed), figure in figures.items()
+        if name == variant and (first, seed) in figures
     ]
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of a mean; 0 of one value."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def plot_curves(study: Study, results: Sequence[Result]) -> Figure:
@@ -64,11 +66,10 @@ def plot_curves(study: Study, results: Sequence[Result]) -> Figure:
                                        marker=".", ms=3, label=variant.name)  # fmt: skip
                 axes[row, column].fill_between(x, [min(c) for c in columns], [max(c) for c in columns],
                                                color=color, alpha=0.15, lw=0)  # fmt: skip
-    for row, label in enumerate(("bound, bits/dim", "paper's protocol, bits/dim")):
-        axes[row, 0].set_ylabel(label)
-        axes[row, 0].set_yscale("log")
-        axes[row, 0].yaxis.set_major_formatter(ScalarFormatter())
-        axes[row, 0].yaxis.set_minor_formatter(ScalarFormatter())
+    for axis, label in zip(axes[:, 0], ("bound, bits/dim", "paper's protocol, bits/dim"), strict=True):
+        axis.set(ylabel=label, yscale="log")
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_minor_formatter(ScalarFormatter())
     axes[1, 0].set_xlabel("seconds of training")
     axes[1, 1].set_xlabel("steps")
     if results:
@@ -78,34 +79,24 @@ def plot_curves(study: Study, results: Sequence[Result]) -> Figure:
 
 
 def plot_differences(study: Study, results: Sequence[Result]) -> Figure:
-    """Each variant's final figures less those of the first one: means and standard errors over seeds."""
+    """Each variant's final figures less those of the first one, the largest of the bound on top."""
     first = study.variants[0].name
-    differences = {
-        v.name: {
-            e: (
-                statistics.fmean(found),
-                statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else 0.0,
-            )
-            for e in ESTIMATES
-            if (found := paired(results, first, v.name, e))
-        }
-        for v in study.variants[1:]
-    }
-    return draw_differences({name: d for name, d in differences.items() if d}, first, study.purpose)
-
-
-def draw_differences(shown: Differences, first: str, title: str) -> Figure:
-    """Draw differences in bits/dim, each a mean and its standard error, the largest of the bound on top."""
+    shown: dict[str, dict[str, tuple[float, float]]] = {}
+    for variant in study.variants[1:]:
+        for estimate in ("bound", "dequantized"):
+            if values := paired(results, first, variant.name, estimate):
+                mean_and_error = statistics.fmean(values), standard_error(values)
+                shown.setdefault(variant.name, {})[estimate] = mean_and_error
     order = sorted(shown, key=lambda name: shown[name].get("bound", (0.0, 0.0))[0])
     figure, axes = plt.subplots(figsize=(6.4, 1.2 + 0.22 * len(order)), layout="constrained")
     for estimate, color, marker in (("bound", "tab:blue", "o"), ("dequantized", "tab:orange", "s")):
         places = [place for place, name in enumerate(order) if estimate in shown[name]]
         found = [shown[order[place]][estimate] for place in places]
         axes.errorbar([mean for mean, _ in found], places, xerr=[error for _, error in found], color=color,
-                      fmt=marker, ms=4, lw=1.2, label=ESTIMATES[estimate])  # fmt: skip
+                      fmt=marker, ms=4, lw=1.2, label=estimate)  # fmt: skip
     axes.axvline(0.0, color="black", lw=0.8)
     axes.set_xscale("symlog", linthresh=LINEAR, linscale=2.0)
-    means = [mean for found in shown.values() for mean, _ in found.values()]
+    means = [mean for one in shown.values() for mean, _ in one.values()]
     low, high = min([-LINEAR / 2, *means]), max([LINEAR, *means])
     axes.set_xlim(low - 0.05 if low > -LINEAR else 1.5 * low, 1.6 * high)
     # Where the scale is logarithmic, so that nobody takes distances there for those beside zero.
@@ -118,5 +109,5 @@ def draw_differences(shown: Differences, first: str, title: str) -> Figure:
     axes.set_xlabel(f"bits/dim above {first}, mean and standard error over seeds\n(logarithmic in the gray)")
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, fontsize=9)
+    axes.set_title(study.purpose, fontsize=9)
     return figure
