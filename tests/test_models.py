@@ -19,7 +19,7 @@ from dualscore.energy import Denoiser
 from dualscore.errors import CheckpointError, DualscoreError, NormalizationError, ScoreError
 from dualscore.likelihood import noise_entropy
 from dualscore.model import ImageModel
-from dualscore.publishing import conversion
+from dualscore.publishing import convert
 from dualscore.settings.experiment import load_experiment
 from test_photographs import several
 from test_released import DATA, _reference, _relative_error
@@ -299,7 +299,7 @@ def test_log_z_is_estimated_or_left_out_by_request_only(workspace: Workspace) ->
 
 
 def _convert(images: list[Path], out: Path, **options: Any) -> Path:
-    return conversion.convert(DATA / "energy_small.pth.tar", images, out, QUIET, **options)
+    return convert(DATA / "energy_small.pth.tar", images, out, QUIET, **options)[0]
 
 
 def test_images_that_give_no_log_z_are_an_error(tmp_path: Path) -> None:

@@ -15,11 +15,18 @@ import torch
 import dualscore
 from dualscore.energy import Denoiser, Energy
 from dualscore.errors import CheckpointError, NormalizationError
-from dualscore.model_files.released import load_released, read_released
+from dualscore.files.inert_pickle import read_released
+from dualscore.model_files.released import read_network
 from dualscore.networks import convolution, normalization
 from dualscore.training.compiling import obstacle
 
 DATA = Path(__file__).parent / "data"
+
+
+def load_released(path: Path) -> Energy | Denoiser:
+    model = read_network(path).model
+    assert isinstance(model, Energy | Denoiser)
+    return model
 
 
 def _reference(name: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:

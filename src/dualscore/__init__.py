@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dualscore.model import ImageModel as ImageModel
     from dualscore.model_files.loading import load as load
-    from dualscore.publishing.save_model import save as save
+    from dualscore.publishing import save as save
 
     __version__: str
 
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
 
         return load
     if name == "save":
-        from dualscore.publishing.save_model import save
+        from dualscore.publishing import save
 
         return save
     if name == "ImageModel":

@@ -105,19 +105,19 @@ def export(
         return str(locate(model))
 
     if not dry_run:
-        from dualscore.publishing.save_model import save
+        from dualscore.publishing import save
 
         check()
         _report(save(model, out, licence), "; make evaluate …, then export again")
         return None
     from dualscore.commands import planning
     from dualscore.model_files.exported import check_folder
-    from dualscore.publishing.save_model import describe
+    from dualscore.publishing import add_evaluation
 
     plan = Plan("export").check("file", check)
     opened = planning.open_model(plan, model)
     if opened is not None:
-        plan.check("evaluation", lambda: describe(opened, locate(model)))
+        plan.check("evaluation", lambda: add_evaluation(opened, locate(model)))
     plan.check("folder", lambda: check_folder(out))
     return plan.writes(out, "model.safetensors", "README.md")
 
@@ -141,11 +141,11 @@ def convert(
 ) -> Plan | None:
     """Write a released checkpoint as a model, with its log Z."""
     from dualscore.devices import default_device
-    from dualscore.publishing.conversion import check_released
-    from dualscore.publishing.conversion import convert as convert_released
+    from dualscore.publishing import check_released
+    from dualscore.publishing import convert as convert_released
 
     if not dry_run:
-        path = convert_released(
+        path, estimated = convert_released(
             released,
             images,
             out,
@@ -157,6 +157,8 @@ def convert(
             workers=max(0, workers),
             device=device or default_device(),
         )
+        for line in estimated:
+            final(shared_console(), line, soft_wrap=True)
         _report(path)
         return None
     from dualscore.commands import planning

@@ -11,12 +11,13 @@ from dualscore.data.shards import MOST_VALUES
 from dualscore.energy import ScoreModel
 from dualscore.files.typed_json import TypedJson
 from dualscore.gaussian import StationaryGaussian
-from dualscore.model_files.fitting import check_depth, fitted
-from dualscore.model_files.released import PaperNetwork
+from dualscore.model_files.released import PaperNetwork, fitted
 from dualscore.settings.config import RADIAL, VECTORS, ExperimentConfig
 from dualscore.settings.experiment import to_config, to_plain
 
-_KEPT = {
+Shape = tuple[int, int, int]
+"""(C, H, W) of images."""
+KEPT = {
     "model": None,
     "data": ("channels", "size", "density"),
     "network": None,
@@ -32,7 +33,7 @@ def of_experiment(config: ExperimentConfig) -> dict[str, Any]:
     return {
         "experiment": {
             section: plain[section] if keys is None else {key: plain[section][key] for key in keys}
-            for section, keys in _KEPT.items()
+            for section, keys in KEPT.items()
         }
     }
 
@@ -43,76 +44,60 @@ def of_released(network: PaperNetwork) -> dict[str, Any]:
 
 
 def rebuild(
-    document: TypedJson, weights: Mapping[str, Tensor], shape: tuple[int, int, int] | None
-) -> ScoreModel:
-    """The network that plain values describe, with stored weights.
+    document: TypedJson, weights: Mapping[str, Tensor], shape: Shape | None
+) -> tuple[ScoreModel, float]:
+    """The network that plain values from a file describe, with stored weights, and the t_min of its training.
 
-    Args:
-        document: what `of_experiment` or `of_released` gave, from a file.
-        weights: the network's, by name.
-        shape: (C, H, W) of the images that it is said to be for; None for any.
-
-    Returns:
-        The network.
-
-    Raises:
-        DualscoreError: naming the key that is wrong.
-        ValueError: if the weights are not of that network, or it is not for such images.
+    `shape` is that of the images it is said to be for, None for any. The smallest noise variance is 0 where
+    it is not known, as of a released network. Raises a DualscoreError that names a wrong key, or ValueError
+    if the weights are not of that network, or it is not for such images.
     """
     if "released" in document.mapping():
-        described = document["released"]
-        layers = [item.count() for item in described["layers"].items()]
-        if len(layers) != 3:
-            raise described["layers"].fail("must be three counts")
-        network = PaperNetwork(
-            described["model"].text("energy|denoiser"),
-            described["channels"].count(),
-            described["width"].count(),
-            described["scales"].count(),
-            (layers[0], layers[1], layers[2]),
-        )
-        check_depth(max(network.scales, *network.layers), weights)
-        divisor = 2**network.scales
-        if shape and (shape[0] != network.channels or shape[1] % divisor or shape[2] % divisor):
-            raise ValueError(f"the network cannot be one of images of {shape}")
-        return fitted(network.build, weights)
-    config = _config(document)
+        return _rebuild_released(document["released"], weights, shape), 0.0
+    stored = document["experiment"].mapping()
+    kept = {section: stored[section] for section in KEPT if section in stored}
+    config = to_config({**kept, "name": "from a file"})
     if shape != image_shape(config):
         raise ValueError(f"said to be for images of {shape}, configured are {image_shape(config)}")
-    return of_config(config, weights)
+    return of_config(config, weights), config.noise.t_min
 
 
-def smallest_variance(document: TypedJson) -> float:
-    """The smallest noise variance of training, in pixel²; 0 for a released network, of which it is not known.
-
-    Args:
-        document: what `of_experiment` or `of_released` gave, from a file.
-
-    Returns:
-        t_min.
-    """
-    return 0.0 if "released" in document.mapping() else _config(document).noise.t_min
+def _rebuild_released(described: TypedJson, weights: Mapping[str, Tensor], shape: Shape | None) -> ScoreModel:
+    kind = described["model"].text("energy|denoiser")
+    channels, width, scales = (described[key].count() for key in ("channels", "width", "scales"))
+    network = PaperNetwork(kind, channels, width, scales, three_counts(described["layers"]))
+    model = network.fitted(weights)
+    if shape and (shape[0] != channels or shape[1] % 2**scales or shape[2] % 2**scales):
+        raise ValueError(f"the network cannot be one of images of {shape}")
+    return model
 
 
-def _config(document: TypedJson) -> ExperimentConfig:
-    experiment = document["experiment"].mapping()
-    kept = {section: experiment[section] for section in _KEPT if section in experiment}
-    return to_config({**kept, "name": "from a file"})
+def three_counts(entry: TypedJson) -> Shape:
+    """A list of three whole numbers from 1 on."""
+    counts = [item.count() for item in entry.items()]
+    if len(counts) != 3:
+        raise entry.fail("must be three counts")
+    return counts[0], counts[1], counts[2]
 
 
-def prior(shape: tuple[int, int, int], weights: Mapping[str, Tensor]) -> StationaryGaussian:
-    """The training images' Gaussian from its stored buffers.
+def of_config(config: ExperimentConfig, weights: Mapping[str, Tensor]) -> ScoreModel:
+    """The network of an experiment, with stored weights; ValueError if they are not of that network."""
+    shape = image_shape(config)
+    if min(shape) < 1 or shape[0] * shape[1] * shape[2] > MOST_VALUES:
+        raise ValueError(f"images of {shape}, more than images here may have")
+    if config.network.kind == RADIAL and config.data.density not in VECTORS:
+        raise ValueError("a radial network needs a density of vectors")
+    # A Gaussian's spectrum is of one size, which the weights must have; where there is none, any size does.
+    stored = {tuple(value.shape) for name, value in weights.items() if name.endswith(".eigenvalues")}
+    if stored - {shape}:
+        raise ValueError(f"weights for images of {min(stored - {shape})}, configured are {shape}")
+    blank = blank_statistics(shape if stored else (shape[0], 1, 1))
+    depth = max(config.network.scales, config.network.layers)
+    return fitted(lambda: build_score_model(config, blank), weights, depth)
 
-    Args:
-        shape: (C, H, W) of the images.
-        weights: its buffers, by name.
 
-    Returns:
-        The Gaussian.
-
-    Raises:
-        ValueError: if they are not of such a Gaussian.
-    """
+def prior(shape: Shape, weights: Mapping[str, Tensor]) -> StationaryGaussian:
+    """The training images' Gaussian from its stored buffers; ValueError if they are not of one."""
     stored = tuple(weights["eigenvalues"].shape)
     if stored != shape:
         raise ValueError(f"weights for images of {stored}, configured are {shape}")
@@ -122,30 +107,3 @@ def prior(shape: tuple[int, int, int], weights: Mapping[str, Tensor]) -> Station
         raise ValueError("the Gaussian of the training images has variances that are not positive")
     blank = blank_statistics(shape)
     return fitted(lambda: StationaryGaussian(blank.mean, blank.spectrum), weights)
-
-
-def of_config(config: ExperimentConfig, weights: Mapping[str, Tensor]) -> ScoreModel:
-    """The network of an experiment, with stored weights.
-
-    Args:
-        config: the experiment.
-        weights: the network's, by name.
-
-    Returns:
-        The network.
-
-    Raises:
-        ValueError: if the weights are not of that network.
-    """
-    shape = image_shape(config)
-    if min(shape) < 1 or shape[0] * shape[1] * shape[2] > MOST_VALUES:
-        raise ValueError(f"images of {shape}, more than images here may have")
-    if config.network.kind == RADIAL and config.data.density not in VECTORS:
-        raise ValueError("a radial network needs a density of vectors")
-    check_depth(max(config.network.scales, config.network.layers), weights)
-    # A Gaussian's spectrum is of one size, which the weights must have; where there is none, any size does.
-    stored = {tuple(value.shape) for name, value in weights.items() if name.endswith(".eigenvalues")}
-    if stored - {shape}:
-        raise ValueError(f"weights for images of {min(stored - {shape})}, configured are {shape}")
-    blank = blank_statistics(shape if stored else (shape[0], 1, 1))
-    return fitted(lambda: build_score_model(config, blank), weights)

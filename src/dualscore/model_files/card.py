@@ -1,5 +1,6 @@
 """The page that stands beside a model's weights: what it is, how good it is, how to use it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dualscore.energy import EnergyModel
@@ -18,21 +19,19 @@ UNLICENSED = (
     "It was not said under which terms these weights may be used: ask whoever made them. "
     "The code that reads them, dualscore, is under BSD-3-Clause."
 )
+LIMITS = (
+    "The method is that of Guth, Kadkhodaie, Simoncelli 2025, arXiv 2506.05310. Log p says how simple an "
+    "image is to a model of its training images, not how good, how typical or how real; simple images are "
+    "the most probable ones. Of images unlike those of training, and at noise levels outside of training, "
+    "nothing is known but what the tables below say."
+)
+INSTALL = "`pip install` the dualscore package (or `make install` in its repository), then:"
 
 
 def card(document: dict[str, Any], model: ImageModel, folder: str) -> str:
-    """Write the page.
+    """Write the page, in Markdown, of what a model file holds; its example calls the model `folder`.
 
-    Args:
-        document: what the model file holds.
-        model: the model.
-        folder: what the example calls it.
-
-    Returns:
-        Markdown.
-
-    Raises:
-        CheckpointError: if the evaluation in the document is not one.
+    A CheckpointError says that the evaluation in the document is not one.
     """
     evaluation = document["evaluation"]
     try:
@@ -44,8 +43,9 @@ def card(document: dict[str, Any], model: ImageModel, folder: str) -> str:
     sections = [
         f"# {document['name']}",
         _what(document, model),
-        _use(model, folder),
-        _images(model),
+        INSTALL,
+        _example(model, folder),
+        *_images(model),
         "## Evaluation",
         *measured,
         "## Licence",
@@ -55,73 +55,61 @@ def card(document: dict[str, Any], model: ImageModel, folder: str) -> str:
 
 
 def _what(document: dict[str, Any], model: ImageModel) -> str:
-    energy = isinstance(model.score_model, EnergyModel)
+    energy, shape = isinstance(model.score_model, EnergyModel), model.image_shape
     kind = "energy U(y, t) = −log p(y | t)" if energy else "denoiser, without an energy or a likelihood"
-    shape = "any its network takes" if model.image_shape is None else "×".join(map(str, model.image_shape))
     weights = list(model.parameters())
     rows = {
         "model": kind,
-        "images (channels × height × width)": shape,
+        "images (channels × height × width)": "×".join(map(str, shape)) if shape else "any its network takes",
         "parameters": f"{sum(p.numel() for p in weights):,}, {str(weights[0].dtype).removeprefix('torch.')}",
     }
     if energy:
-        rows["log Z"] = _log_z(document["log_normalizer"])
-        rows["mass of exp(−U − log Z)"] = _mass(model)
+        log_z, mass = document["log_normalizer"], model.mass
+        rows["log Z"] = (
+            "not known: `model.normalize(images)` estimates it; until then there are energies only"
+        )
+        if log_z is not None:
+            error = "" if log_z["stderr"] is None else f" ± {log_z['stderr']:.3f}"
+            rows["log Z"] = f"{log_z['value']:.3f}{error} nats, {log_z['how']}"
+        rows["mass of exp(−U − log Z)"] = (
+            "not measured: whether the energy is normalized is not known"
+            if mass is None
+            else f"{mass}; a normalized density has e^0"
+        )
     rows |= document["facts"]
     rows["written by"] = ", ".join(f"{k} {v}" for k, v in document["written_by"].items())
-    return _table(["", ""], [[k, v] for k, v in rows.items()])
+    return _table(["", ""], list(rows.items()))
 
 
-def _log_z(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return "not known: `model.normalize(images)` estimates it; until then there are energies only"
-    error = "" if found["stderr"] is None else f" ± {found['stderr']:.3f}"
-    return f"{found['value']:.3f}{error} nats, {found['how']}"
-
-
-def _mass(model: ImageModel) -> str:
-    """Whether these are probabilities: what the density integrates to."""
-    if model.mass is None:
-        return "not measured: whether the energy is normalized is not known"
-    return f"{model.mass}; a normalized density has e^0"
-
-
-def _use(model: ImageModel, folder: str) -> str:
+def _example(model: ImageModel, folder: str) -> str:
+    shape = "C, H, W" if model.image_shape is None else ", ".join(map(str, model.image_shape))
+    images = f"# images: pixels in [0, 1], shape (B, {shape})"
     lines = [
+        "```python",
         "import dualscore",
         "",
         f'model = dualscore.load("{folder}")  # this folder, or model.safetensors',
     ]
-    shape = "C, H, W" if model.image_shape is None else ", ".join(map(str, model.image_shape))
-    images = f"images: pixels in [0, 1], shape (B, {shape})"
     if model.log_normalizer is not None:
-        lines += [f"model.bits_per_dim(images)  # {images}", "model.log_prob(images)  # nats"]
+        lines += [f"model.bits_per_dim(images)  {images}", "model.log_prob(images)  # nats"]
     else:
-        lines.append(f"# {images}")
+        lines.append(images)
     if isinstance(model.score_model, EnergyModel):
         lines.append("model.energy(images, 0.01)  # U(y, t) at noise variance t = 0.01, in pixel²")
     lines.append("model.denoise(images, 0.01)  # the posterior mean of the image, given it with such noise")
-    install = "`pip install` the dualscore package (or `make install` in its repository), then:"
-    return "\n".join([install, "", "```python", *lines, "```"])
+    return "\n".join([*lines, "```"])
 
 
-def _images(model: ImageModel) -> str:
+def _images(model: ImageModel) -> list[str]:
     """How images must come, and what figures mean beyond those of training."""
     shape = model.image_shape
     size = "" if shape is None else f" of exactly {shape[2]}×{shape[1]} pixels"
     gray = "; gray is the ITU-R 601 luma of 8-bit colour, rounded" if shape and shape[0] == 1 else ""
-    lines = [
+    return [
         "## Images, and limits",
         f"8-bit images{size}, as k/255{gray}. `dualscore score` reads, crops and averages files in that way.",
+        *([LIMITS] if isinstance(model.score_model, EnergyModel) else []),
     ]
-    if isinstance(model.score_model, EnergyModel):
-        lines.append(
-            "The method is that of Guth, Kadkhodaie, Simoncelli 2025, arXiv 2506.05310. Log p says how "
-            "simple an image is to a model of its training images, not how good, how typical or how real; "
-            "simple images are the most probable ones. Of images unlike those of training, and at noise "
-            "levels outside of training, nothing is known but what the tables below say."
-        )
-    return "\n\n".join(lines)
 
 
 def _not_evaluated(model: ImageModel) -> list[str]:
@@ -132,39 +120,31 @@ def _not_evaluated(model: ImageModel) -> list[str]:
 
 
 def _evaluated(report: dict[str, Any]) -> list[str]:
-    data = report["dataset"]
-    rows = [
-        [FIGURES.get(name, str(name)), _estimate(figure), f"{figure['images']:,}"]
-        for name, figure in report["bits_per_dim"].items()
-    ]
+    figures, data = report["bits_per_dim"], report["dataset"]
+    rows = [(FIGURES.get(name, str(name)), figure) for name, figure in figures.items()]
     if train := report.get("train"):
-        rows.append(["paper's protocol, training images", _estimate(train), f"{train['images']:,}"])
-    rows += [
-        [f"{y['label']} (not this model)", f"{y['value']:.3f}", f"{y['images']:,}"]
+        rows.append(("paper's protocol, training images", train))
+    estimates = [(label, str(estimate_of(figure)), f"{figure['images']:,}") for label, figure in rows]
+    yardsticks = [
+        (f"{y['label']} (not this model)", f"{y['value']:.3f}", f"{y['images']:,}")
         for y in report.get("yardsticks", {}).values()
         if y["value"] is not None
     ]
     levels = [
-        [f"{level['psnr_in']:.0f}", f"{level['psnr_out']:.2f}", f"{level['effective_dimension']:,.1f}"]
+        (f"{level['psnr_in']:.0f}", f"{level['psnr_out']:.2f}", f"{level['effective_dimension']:,.1f}")
         for level in report["noise_levels"]
     ]
-    splits = {"val": "validation"}
-    known = any(figure.get("photographs") for figure in report["bits_per_dim"].values())
-    over = "photographs" if known else "images"
+    split = {"val": "validation"}.get(data["split"], data["split"])
+    over = "photographs" if any(figure.get("photographs") for figure in figures.values()) else "images"
     return [
-        f"On the {splits.get(data['split'], data['split'])} images of: {data['release']} ({data['colour']}); "
-        f"± is one standard error over {over}. Figures of other data sets, or of other releases of this one, "
-        "cannot be compared.",
-        _table(["bits/dim", "value", "images"], rows),
+        f"On the {split} images of: {data['release']} ({data['colour']}); ± is one standard error over "
+        f"{over}. Figures of other data sets, or of other releases of this one, cannot be compared.",
+        _table(["bits/dim", "value", "images"], [*estimates, *yardsticks]),
         f"**Verdict** of the checks: {report['verdict']}",
         _table(["noise, dB", "denoised, dB", "effective dimension"], levels),
     ]
 
 
-def _estimate(figure: dict[str, Any]) -> str:
-    return str(estimate_of(figure))
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def _table(head: list[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,20 +1,23 @@
 """Loads models from files: our checkpoints and the paper's released ones; no code is executed."""
 
+import json
 import math
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from dualscore.assemble import image_shape
-from dualscore.errors import CheckpointError, ConfigError
+from dualscore.errors import CheckpointError, ConfigError, DualscoreError
 from dualscore.files.archives import DAMAGED, refuse_bombs, sha256
-from dualscore.files.plain_text import printable
+from dualscore.files.plain_text import one_line, printable
+from dualscore.files.typed_json import TypedJson
+from dualscore.likelihood.normalizer import MeasuredMass, moved
 from dualscore.model import ImageModel, Origin
 from dualscore.model_files import architecture
-from dualscore.model_files.evaluated import evaluated_mass
-from dualscore.model_files.exported import MODEL_FILE, is_model_file, read_model
+from dualscore.model_files.exported import MODEL_FILE, is_model_file, read_mass, read_model
 from dualscore.model_files.released import read_network
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run
@@ -29,7 +32,7 @@ def is_released(path: Path) -> bool:
             content = archive.read(names[0]) if names else b""
     except (OSError, *DAMAGED):
         return False
-    return b"argparse" in content and b"network_kwargs" in content and b"state_dict" in content
+    return all(word in content for word in (b"argparse", b"network_kwargs", b"state_dict"))
 
 
 def locate(path: str | Path) -> Path:
@@ -65,17 +68,19 @@ def load(path: str | Path) -> ImageModel:
     try:
         return _assembled(content, path)
     except (*DAMAGED, ConfigError) as error:
-        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path}: weights and configuration do not belong to this version or to each other: {reason:.200}"
+            f"{path}: weights and configuration do not belong to this version or to each other: "
+            f"{one_line(error):.200}"
         ) from error
 
 
 def _released(path: Path) -> ImageModel:
     found = read_network(path)
     name = printable(path.name)
-    facts = {"converted from": f"{name}, in the format released with Guth et al. 2025, arXiv 2506.05310"}
-    facts["SHA-256 of it"] = sha256(path)
+    facts = {
+        "converted from": f"{name}, in the format released with Guth et al. 2025, arXiv 2506.05310",
+        "SHA-256 of it": sha256(path),
+    }
     if found.step is not None:
         facts["step, as that file says"] = f"{found.step:,}"
     origin = Origin(name.partition(".")[0] or name, architecture.of_released(found.network), facts)
@@ -85,36 +90,56 @@ def _released(path: Path) -> ImageModel:
 def _assembled(content: dict[str, Any], path: Path) -> ImageModel:
     """The model in a checkpoint's content; what torch raises where its parts do not belong together."""
     config = to_config(content["dualscore"]["config"])
-    state = content["state_dict"]
+    state, shape, noise = content["state_dict"], image_shape(config), config.noise
     averaged = "average.n_averaged" in state
-    priors = _below("prior.", state)
-    prior = architecture.prior(image_shape(config), priors)
+    prior = architecture.prior(shape, _below("prior.", state))
     network = architecture.of_config(config, _below("average.module." if averaged else "model.", state))
     log_normalizer = float(state["log_normalizer"])
-    known = log_normalizer == log_normalizer  # NaN where no validation measured it
-    step, release = int(content["global_step"]), str(content["dualscore"]["release"])
+    known = not math.isnan(log_normalizer)  # until a validation measures it
+    step, release, digest = int(content["global_step"]), str(content["dualscore"]["release"]), sha256(path)
     weights = "averaged" if averaged else "trained"
     facts = {
         "data set": release,
         "training": f"{step * config.data.batch_size:,} images in batches of {config.data.batch_size:,}, "
-        f"noise variances {config.noise.t_min:g} to {config.noise.t_max:g} pixel²",
+        f"noise variances {noise.t_min:g} to {noise.t_max:g} pixel²",
         "checkpoint": f"{printable(path.name)}, step {step:,}, {weights} weights",
-        "SHA-256 of it": sha256(path),
+        "SHA-256 of it": digest,
     }
     return ImageModel(
         network,
-        image_shape=image_shape(config),
+        image_shape=shape,
         log_normalizer=log_normalizer if known else None,
         normalized_on=f"estimated by the validation of step {step:,}" if known else "",
-        t_max=config.noise.t_max,
-        t_min=config.noise.t_min,
-        noisy_entropy=float(prior.entropy(config.noise.t_max)),
+        t_max=noise.t_max,
+        t_min=noise.t_min,
+        noisy_entropy=float(prior.entropy(noise.t_max)),
         prior=prior,
         provenance=f"{config.name}, step {step}, {release}",
         origin=Origin(config.name, architecture.of_experiment(config), facts),
-        mass=evaluated_mass(path, log_normalizer, math.prod(image_shape(config))) if known else None,
+        mass=_mass(path, digest, log_normalizer, math.prod(shape)) if known else None,
     ).eval()
 
 
-def _below(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def evaluation_of(checkpoint: Path, digest: str) -> dict[str, Any] | None:
+    """The finished evaluation, in its run's folder or beside it, of the checkpoint with this SHA-256."""
+    for folder in (checkpoint.parent.parent, checkpoint.parent):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+            if report["complete"] and report["checkpoint_sha256"] == digest:
+                return dict(report)
+    return None
+
+
+def _mass(checkpoint: Path, digest: str, log_normalizer: float, dimension: int) -> MeasuredMass | None:
+    """The mass that a checkpoint's evaluation measured, moved to the checkpoint's own log Z."""
+    report = evaluation_of(checkpoint, digest)
+    # None of it in an evaluation of a denoiser, without chains, or by another version.
+    with suppress(ValueError, KeyError, TypeError, DualscoreError):
+        found = (report or {})["normalization"]
+        mass = read_mass(TypedJson(found["mass"], "evaluation.json"))
+        return moved(mass, float(found["value"]) - log_normalizer, dimension)
+    return None

@@ -1,69 +1,74 @@
-"""Reads the checkpoints released with Guth et al. 2025: which network they describe, and its weights."""
+"""Reads the checkpoints released with Guth et al. 2025, and puts stored weights into networks."""
 
 import ast
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from dualscore.energy import Denoiser, Energy, ScoreModel
 from dualscore.errors import CheckpointError
 from dualscore.files.inert_pickle import read_released
-from dualscore.model_files.fitting import check_depth, fitted
+from dualscore.files.plain_text import one_line
 from dualscore.networks import LinearEmbedding, UNet
 
-__all__ = ["PaperNetwork", "Released", "load_released", "read_network", "read_released"]
-
-
-def _parse(text: str) -> object:
-    """Read a Python literal, also a dictionary written as dict(key=literal, …)."""
-    tree = ast.parse(text.strip(), mode="eval").body
-    if isinstance(tree, ast.Call) and ast.unparse(tree.func) == "dict" and not tree.args:
-        return {str(pair.arg): ast.literal_eval(pair.value) for pair in tree.keywords}
-    return ast.literal_eval(tree)
-
-
-def _layers(weights: dict[str, Tensor], block: str) -> int:
-    """How many layers a block of the stored network has."""
-    return len([name for name in weights if name.startswith(f"{block}.") and name.endswith(".conv.weight")])
-
-
-def _literal(path: Path, arguments: dict[str, Any], key: str) -> dict[str, Any]:
-    text = arguments.get(key)
-    try:
-        value = _parse(text) if isinstance(text, str) else text
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise CheckpointError(f"{path}: args.{key} is not a dictionary of literals: {text!r:.80}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: args.{key} is not a dictionary: {text!r:.80}")
-    return value
-
-
-_KINDS = {"EnergyModel": "energy", "DenoiserModel": "denoiser"}
-_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
+FEW = 8
+"""Blocks or layers that may be built unasked: a network need not have as many as the settings' defaults."""
+KINDS = {
+    "EnergyModel": ("energy", {"conversion": "inner_product"}),
+    "DenoiserModel": ("denoiser", {"output_scaling": 1, "residual": True}),
+}
+"""Released models: our name, and the reparametrization that they must have."""
+DEPTHS = ("num_layers_encoder_block", "num_layers_mid_block", "num_layers_decoder_block")
+OPTIONS = {"num_scales", "base_width", "group_size", *DEPTHS}
+EMBEDDING = "noise_var_embedding.time_embed."
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 """What training on several devices, and compiling, put before each name."""
-_EMBEDDING = "noise_var_embedding.time_embed."
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def fitted(make: Callable[[], Module], weights: Mapping[str, Tensor], depth: int = 0) -> Module:
+    """The network that `make` builds, with stored weights; `depth` is its number of blocks or layers.
+
+    Depth, names and shapes are compared before anything of the network's size is made: a small file cannot
+    ask for a large network. It is in double precision where its weights are, else in single; in evaluation
+    mode, without gradients, on the CPU. Raises ValueError if the weights are not the network's; torch raises
+    more for absurd sizes.
+    """
+    if depth > max(FEW, len(weights)):
+        raise ValueError("the network configured is larger than the weights")
+    with torch.device("meta"):
+        wanted = make().state_dict()
+    if missing := wanted.keys() - weights.keys():
+        raise ValueError(f"{len(missing)} weights are missing, {min(missing)} among them")
+    if unknown := weights.keys() - wanted.keys():
+        raise ValueError(f"{len(unknown)} weights are not the network's, {min(unknown)!r:.80} among them")
+    for name, value in weights.items():
+        if value.shape != wanted[name].shape:
+            found, configured = tuple(value.shape), tuple(wanted[name].shape)
+            raise ValueError(f"{name} has shape {found}, configured is {configured}")
+        if not value.is_floating_point():
+            raise ValueError(f"{name} holds {value.dtype}, which are no weights")
+    model = make()
+    if any(value.dtype == torch.float64 for value in weights.values()):
+        model = model.double()
+    model.load_state_dict(dict(weights))
+    return model.requires_grad_(False).eval()
 
 
 @dataclass(frozen=True)
 class PaperNetwork:
-    """Which network of the paper's family a released checkpoint holds.
+    """Which network of the paper's family a released checkpoint holds."""
 
-    Args:
-        model: `energy`, ½⟨y, f(y, t)⟩, or `denoiser`, y − t f(y, t).
-        channels: of the images.
-        width: channels at the finest scale.
-        scales: encoder blocks.
-        layers: convolutions of an encoder, the middle and a decoder block.
-    """
-
-    model: str
-    channels: int
-    width: int
-    scales: int
-    layers: tuple[int, int, int]
+    model: str  # `energy`, ½⟨y, f(y, t)⟩, or `denoiser`, y − t f(y, t)
+    channels: int  # of the images
+    width: int  # channels at the finest scale
+    scales: int  # encoder blocks
+    layers: tuple[int, int, int]  # convolutions of an encoder, the middle and a decoder block
 
     def build(self) -> ScoreModel:
         """The network with fresh weights."""
@@ -72,20 +77,97 @@ class PaperNetwork:
         )
         return Energy(network) if self.model == "energy" else Denoiser(network)
 
+    def fitted(self, weights: Mapping[str, Tensor]) -> ScoreModel:
+        """The network with stored weights; errors as of `fitted`."""
+        return fitted(self.build, weights, max(self.scales, *self.layers))
 
-@dataclass(frozen=True)
-class Released:
-    """A released checkpoint.
 
-    Args:
-        network: which network it is.
-        model: that network with its weights, in evaluation mode, on the CPU.
-        step: training steps it has seen; None where it does not say.
-    """
+class Released(NamedTuple):
+    """A released checkpoint; `step` counts its training steps, None where it does not say."""
 
     network: PaperNetwork
     model: ScoreModel
     step: int | None
+
+
+def read_network(path: Path) -> Released:
+    """Build the network of a released checkpoint (`.pth.tar`), in double precision where its weights are.
+
+    A CheckpointError refuses an unreadable file and another kind of network.
+    """
+    content = read_released(path)
+    try:
+        kind, options = _description(content["args"])
+        weights = _weights(content["state_dict"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {one_line(error):.300}") from error
+    try:
+        network = _network(kind, options, weights)
+        if (output := f"network.decoder.0.{network.layers[2] - 1}.conv.weight") in weights:
+            weights["network.output.weight"] = weights.pop(output)
+        model = network.fitted(weights)
+    except (RuntimeError, ValueError, TypeError, MemoryError, OverflowError) as error:
+        raise CheckpointError(
+            f"{path}: the weights do not fit args.network_kwargs={options}: {one_line(error):.300}"
+        ) from error
+    step = content.get("step")
+    return Released(network, model, step if type(step) is int else None)
+
+
+def _description(record: object) -> tuple[str, dict[str, Any]]:
+    """Our name of the kind of model that `args` describes, and the options of its network."""
+    arguments = getattr(record, "fields", None)
+    if not isinstance(arguments, dict):
+        raise ValueError("args holds nothing")
+    kind, network = str(arguments.get("model")), str(arguments.get("network"))
+    if network != "UNet":
+        raise ValueError(f"args.network is {network!r:.80}; only 'UNet' can be read")
+    if arguments.get("embed_noise_level_in_range", False) is not False:
+        raise ValueError("args.embed_noise_level_in_range is set, which is not supported")
+    reparametrization = _literal(arguments, "reparam_kwargs")
+    if kind not in KINDS or reparametrization != KINDS[kind][1]:
+        known = {name: how for name, (_, how) in KINDS.items()}
+        raise ValueError(
+            f"args.model={kind!r:.40} with args.reparam_kwargs={reparametrization!r:.80} is unknown; "
+            f"known: {known}"
+        )
+    options = _literal(arguments, "network_kwargs")
+    if unknown := options.keys() - OPTIONS:
+        raise ValueError(f"args.network_kwargs has unknown keys {sorted(map(str, unknown))}")
+    if options.get("group_size", 1) != 1:
+        raise ValueError(f"group_size={options['group_size']} is not supported, only 1")
+    return KINDS[kind][0], options
+
+
+def _literal(arguments: dict[str, Any], key: str) -> dict[str, Any]:
+    """A dictionary, or its text as a Python literal or as dict(key=literal, …)."""
+    value = text = arguments.get(key)
+    try:
+        if isinstance(text, str):
+            tree = ast.parse(text.strip(), mode="eval").body
+            if isinstance(tree, ast.Call) and ast.unparse(tree.func) == "dict" and not tree.args:
+                return {str(pair.arg): ast.literal_eval(pair.value) for pair in tree.keywords}
+            value = ast.literal_eval(tree)
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"args.{key} is not a dictionary of literals: {text!r:.80}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"args.{key} is not a dictionary: {text!r:.80}")
+    return value
+
+
+def _weights(state: object) -> dict[str, Tensor]:
+    """The tensors under our names; gains, which may be stored with singleton dimensions, are vectors."""
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ValueError("state_dict is not a dictionary of names")
+    weights: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            own = _own_name(WRAPPERS.sub("", name).removeprefix("network."))
+            weights[f"network.{own}"] = value.reshape(-1) if own.endswith(".gain") else value
+    first = weights.get("network.encoder.0.0.conv.weight")
+    if first is None or first.ndim != 4:
+        raise ValueError("state_dict has no network.encoder.0.0.weight")
+    return weights
 
 
 def _own_name(name: str) -> str:
@@ -93,100 +175,28 @@ def _own_name(name: str) -> str:
 
     There, block entries 3l, 3l+1, 3l+2 are the convolution, normalization and GELU of layer l.
     """
-    if name.startswith(_EMBEDDING):
-        return "embedding.mlp." + name.removeprefix(_EMBEDDING)
-    match = re.fullmatch(r"(encoder|decoder)\.(\d+)\.(\d+)\.(.+)|(middle_block)\.(\d+)\.(.+)", name)
+    if name.startswith(EMBEDDING):
+        return "embedding.mlp." + name.removeprefix(EMBEDDING)
+    match = re.fullmatch(r"(encoder\.\d+|decoder\.\d+|middle_block)\.(\d+)\.(.+)", name)
     if match is None:
         return name  # reported as unknown when the state is loaded
-    if match[5]:
-        block, entry, rest = "middle", int(match[6]), match[7]
-    else:
-        block, entry, rest = f"{match[1]}.{match[2]}", int(match[3]), match[4]
+    block, entry, rest = match[1].removesuffix("_block"), int(match[2]), match[3]
     if entry % 3 == 0:
         return f"{block}.{entry // 3}.conv.{rest}"
     rest = {"weight": "gain"}.get(rest, rest.replace("conditioning_embedding.", "modulation."))
     return f"{block}.{entry // 3}.norm.{rest}"
 
 
-def load_released(path: Path) -> ScoreModel:
-    """The network of a released checkpoint alone; see `read_network`."""
-    return read_network(path).model
-
-
-def read_network(path: Path) -> Released:
-    """Build the network of a released checkpoint.
-
-    Args:
-        path: the `.pth.tar` file.
-
-    Returns:
-        The network with its weights, in double precision where they are.
-
-    Raises:
-        CheckpointError: if the file is unreadable or describes another kind of network.
-    """
-    content = read_released(path)
-    arguments = getattr(content["args"], "fields", None)
-    if not isinstance(arguments, dict):
-        raise CheckpointError(f"{path}: args holds nothing")
-    kind, network_name = str(arguments.get("model")), str(arguments.get("network"))
-    if network_name != "UNet":
-        raise CheckpointError(f"{path}: args.network is {network_name!r:.80}; only 'UNet' can be read")
-    if arguments.get("embed_noise_level_in_range", False) is not False:
-        raise CheckpointError(f"{path}: args.embed_noise_level_in_range is set, which is not supported")
-    expected = {
-        "EnergyModel": {"conversion": "inner_product"},
-        "DenoiserModel": {"output_scaling": 1, "residual": True},
-    }
-    reparametrization = _literal(path, arguments, "reparam_kwargs")
-    if kind not in expected or reparametrization != expected[kind]:
-        raise CheckpointError(
-            f"{path}: args.model={kind!r} with args.reparam_kwargs={reparametrization} is unknown; "
-            f"known: {expected}"
+def _network(kind: str, options: dict[str, Any], weights: dict[str, Tensor]) -> PaperNetwork:
+    """The network of some options; what they leave out is read off the weights."""
+    names = [name.removeprefix("network.") for name in weights]
+    first = weights["network.encoder.0.0.conv.weight"]
+    encoders = {name.split(".")[1] for name in names if name.startswith("encoder.")}
+    encoder, middle, decoder = (
+        options.get(
+            key, sum(name.startswith(f"{block}.") and name.endswith(".conv.weight") for name in names)
         )
-    options = _literal(path, arguments, "network_kwargs")
-    known = {"num_scales", "base_width", "group_size"} | {
-        f"num_layers_{b}_block" for b in ("encoder", "mid", "decoder")
-    }
-    if unknown := options.keys() - known:
-        raise CheckpointError(f"{path}: args.network_kwargs has unknown keys {sorted(map(str, unknown))}")
-    if options.get("group_size", 1) != 1:
-        raise CheckpointError(f"{path}: group_size={options['group_size']} is not supported, only 1")
-    state = content["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise CheckpointError(f"{path}: state_dict is not a dictionary of names")
-    weights = {
-        _own_name(_WRAPPERS.sub("", name).removeprefix("network.")): value
-        for name, value in state.items()
-        if isinstance(value, Tensor)
-    }
-    first = weights.get("encoder.0.0.conv.weight")
-    if first is None or first.ndim != 4:
-        raise CheckpointError(f"{path}: state_dict has no network.encoder.0.0.weight")
-    # What the options leave out is read off the weights; a disagreement shows when those are loaded.
-    scales = options.get("num_scales", len({n.split(".")[1] for n in weights if n.startswith("encoder.")}))
-    width = options.get("base_width", len(first))
-    layers = (
-        options.get("num_layers_encoder_block", _layers(weights, "encoder.0")),
-        options.get("num_layers_mid_block", _layers(weights, "middle")),
-        options.get("num_layers_decoder_block", _layers(weights, "decoder.0")),
+        for key, block in zip(DEPTHS, ("encoder.0", "middle", "decoder.0"), strict=True)
     )
-    output = f"decoder.0.{layers[2] - 1}.conv.weight" if type(layers[2]) is int else ""
-    if output in weights:
-        weights["output.weight"] = weights.pop(output)
-    # Gains may be stored with singleton dimensions.
-    weights = {
-        f"network.{name}": value.reshape(-1) if name.endswith(".gain") else value
-        for name, value in weights.items()
-    }
-    try:
-        check_depth(max(scales, *layers), weights)
-        network = PaperNetwork(_KINDS[kind], first.shape[1], width, scales, layers)
-        model = fitted(network.build, weights)
-    except (RuntimeError, ValueError, TypeError, MemoryError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{path}: the weights do not fit args.network_kwargs={options}: {reason:.300}"
-        ) from error
-    step = content.get("step")
-    return Released(network, model, step if type(step) is int else None)
+    scales, width = options.get("num_scales", len(encoders)), options.get("base_width", len(first))
+    return PaperNetwork(kind, first.shape[1], width, scales, (encoder, middle, decoder))

@@ -1,0 +1,183 @@
+"""Models made ready for others: saved with all that is known of them, or converted from released ones."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from dualscore.devices import allow_tf32, find_device
+from dualscore.energy import Energy, EnergyModel
+from dualscore.errors import CheckpointError, NormalizationError, ScoreError
+from dualscore.files.archives import sha256
+from dualscore.images import to_pixels
+from dualscore.likelihood import Estimate, paper_bits_per_dim
+from dualscore.model import ImageModel
+from dualscore.model_files.exported import is_model_file, write_model
+from dualscore.model_files.loading import evaluation_of, is_released, load, locate
+from dualscore.networks import UNet
+from dualscore.pictures.photographs import SUFFIXES
+from dualscore.scoring import image_files as files
+from dualscore.scoring.image_files import Problems, progress_bar, usable
+from dualscore.scoring.scorer import wanted_size
+
+NOT_FINITE = "has an energy that is not finite"
+
+
+def save(model: ImageModel | str | Path, folder: str | Path, licence: str = "") -> Path:
+    """Write a model that anyone can load: weights, log Z, where it comes from, how it was measured.
+
+    Args:
+        model: a run's folder or a checkpoint, whose evaluation goes into the file where there is a finished
+            one; or a model that `load` gave, as it is now.
+        folder: gets `model.safetensors` and `README.md`; a model in it is replaced.
+        licence: the terms under which the weights may be used, one line; empty keeps what the model says.
+
+    Returns:
+        The file with the weights.
+
+    Raises:
+        CheckpointError: if the model cannot be read or written, or the folder holds something else.
+    """
+    if not isinstance(model, ImageModel):
+        path = locate(model)
+        model = load(path)
+        add_evaluation(model, path)
+    if licence and model.origin is not None:
+        model.origin = replace(model.origin, licence=licence)
+    return write_model(model, Path(folder))
+
+
+def add_evaluation(model: ImageModel, checkpoint: Path) -> str:
+    """Give a checkpoint's model what its evaluation found, without local paths; returns what that was."""
+    from dualscore.scoring.score_images import find_reference  # brings Lightning, which a model does not need
+
+    assert model.origin is not None
+    if not is_model_file(checkpoint):
+        reference, report = find_reference(checkpoint), evaluation_of(checkpoint, sha256(checkpoint))
+        model.origin = replace(
+            model.origin,
+            evaluation=None if report is None else _without_paths(report),
+            energies=None if reference is None else reference.energies.double().cpu().sort().values,
+        )
+        if report is not None and model.log_normalizer is not None:
+            _add_error(model, report)
+    energies = model.origin.energies
+    found = "goes in" if model.origin.evaluation is not None else "none of this checkpoint was found"
+    return found if energies is None else f"{found}; percentiles among {len(energies):,} images"
+
+
+def _without_paths(report: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in report.items() if key != "checkpoint"}
+    if isinstance(kept.get("dataset"), dict):
+        kept["dataset"] = {key: value for key, value in kept["dataset"].items() if key != "path"}
+    return kept
+
+
+def _add_error(model: ImageModel, evaluation: dict[str, Any]) -> None:
+    """The error of log Z: a validation in training keeps the value alone, an evaluation estimates both."""
+    try:
+        measured = evaluation["bits_per_dim"]["paper"]["log_normalizer"]
+        value, stderr = float(measured["value"]), float(measured["stderr"])
+    except (KeyError, TypeError, ValueError):
+        return  # measured without the paper's protocol
+    if not (math.isfinite(value) and stderr >= 0.0):
+        raise CheckpointError(f"evaluation.json: log Z is {value} ± {stderr}; evaluate again")
+    model.log_normalizer_stderr = stderr
+    model.normalized_on += f"; by the evaluation {value:.3f}, whose error this is"
+
+
+def check_released(path: Path) -> str:
+    """Refuse a file that is no released checkpoint; returns what it is."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if not is_released(path):
+        raise CheckpointError(f"{path}: not a checkpoint in the released format; for ours, use export")
+    return "a released checkpoint"
+
+
+def convert(
+    path: Path,
+    images: Sequence[Path],
+    out: Path,
+    console: Console,
+    *,
+    normalizer: bool = True,
+    licence: str = "",
+    resize: bool = False,
+    batch_size: int = 128,
+    workers: int = 0,
+    device: str = "cpu",
+) -> tuple[Path, list[str]]:
+    """Write a released checkpoint as a model file; `normalizer` estimates log Z on the images.
+
+    Returns the file with the weights, and lines on what was estimated.
+    """
+    check_released(path)
+    model, lines = load(path), []
+    if not isinstance(model.score_model, EnergyModel):
+        unused = "; the images are not used" if images else ""
+        console.print(f"a denoiser: it has no energy, so no log Z and no likelihoods{unused}", soft_wrap=True)
+    elif normalizer:
+        if not images:
+            raise NormalizationError(
+                f"{path}: its log Z is not known; name images to estimate it on with --images, or leave it "
+                "unknown with --no-normalizer"
+            )
+        allow_tf32(False)
+        files.check_given(images, out)
+        size = wanted_size(model, images, out, resize=resize, normalize=True)
+        stream = files.ImageFiles(images, out, size, batch_size)
+        lines = _normalize(model.to(find_device(device)), stream, workers, console)
+    return save(model.cpu(), out, licence), lines
+
+
+def _normalize(model: ImageModel, stream: files.ImageFiles, workers: int, console: Console) -> list[str]:
+    """Estimate log Z on images; their energies, and what the protocol says of them, are kept as well."""
+    assert isinstance(model.score_model, Energy)
+    assert isinstance(model.score_model.network, UNet)
+    assert model.origin is not None
+    shape = (model.score_model.network.channels, stream.size.height, stream.size.width)
+    problems, found = Problems(console), list[Tensor]()
+    with progress_bar(console) as progress:
+        task = progress.add_task("evaluated", total=None)
+
+        def clean() -> Iterator[Tensor]:
+            for chunk in usable(iter(files.load(stream, workers)), problems):
+                pixels = to_pixels(chunk.images, shape[0])
+                energies = model.energy(pixels, 0.0, len(pixels)).double().cpu()
+                known = energies.isfinite()
+                problems.add([(p, NOT_FINITE) for p, k in zip(chunk.paths, known, strict=True) if not k])
+                if known.any():
+                    found.append(energies[known])
+                    yield pixels[known]
+                progress.advance(task, len(pixels))
+
+        try:
+            model.normalize(clean(), batch_size=stream.batch_size)
+        except ValueError as error:
+            if not found:
+                problem = problems.first or f"{stream.given[0]} holds no image ({', '.join(SUFFIXES)})"
+                raise ScoreError(f"no image could be used: {problem}") from error
+            raise NormalizationError(f"log Z cannot be estimated on these images: {error}") from error
+    problems.tell()
+    assert model.log_normalizer is not None
+    assert model.log_normalizer_stderr is not None
+    log_z, rising = (
+        Estimate(model.log_normalizer, model.log_normalizer_stderr),
+        torch.cat(found).sort().values,
+    )
+    bits = paper_bits_per_dim(rising, log_z, math.prod(shape))
+    figure = f"{bits} by the paper's protocol, an estimate, no bound"
+    facts = model.origin.facts | {f"bits/dim of the {len(rising):,} images": figure}
+    model.image_shape, model.origin = shape, replace(model.origin, facts=facts, energies=rising)
+    counted = f"; {problems.count:,} left out" if problems.count else ""
+    sides = "×".join(map(str, shape))
+    return [
+        f"log Z {log_z} nats, on {len(rising):,} images of {sides}{counted}",
+        f"bits/dim of these images: {figure}",
+    ]
