@@ -78,7 +78,7 @@ def test_on_ci_a_skip_for_an_unlisted_reason_fails(
     assert ("does not list: ['Skipped: nobody listed this']" in done.stdout) == (status == 1)
 
 
-CORE_ROOMS = ("networks", "annealing", "likelihood", "measuring", "sampling")
+CORE_ROOMS = ("networks", "likelihood", "measuring", "sampling")
 CORE_FILES = (
     "noise", "energy", "gaussian", "objective", "densities", "images", "errors",
     "model",

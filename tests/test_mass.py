@@ -7,29 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from dualscore.annealing import anneal, contrast, start_from, step_down
 from dualscore.densities import DENSITIES, GaussianMixture, mode_mixture, texture_mixture
 from dualscore.energy import EnergyModel
+from dualscore.errors import SamplingError
 from dualscore.gaussian import StationaryGaussian
-from dualscore.likelihood.mass import (
+from dualscore.likelihood.normalizer import SLACK, LogMean, Normalization, log_mean
+from dualscore.likelihood.units import bits
+from dualscore.sampling.annealed import contrast, levels, start_from, step_down
+from dualscore.sampling.mass import (
     LEVELS,
-    SLACK,
-    LogMean,
     Mass,
-    annealed_mass,
-    falling_levels,
-    log_mean,
-    mass_of,
-    pilot_step_sizes,
-    weigh_chains,
-)
-from dualscore.likelihood.normalizer import (
-    Normalization,
     importance_weights,
+    mass_of,
     measured_mass,
     normalizer_variances,
+    weigh_chains,
 )
-from dualscore.likelihood.units import bits
 
 T_MIN = {"texture_mixture": 1e-6, "gaussian_textures": 1e-6, "scale_mixture": 1e-3}
 """Far below every variance of the density, in pixel²."""
@@ -102,8 +95,20 @@ class Ghost(Altered):
         return -torch.logaddexp(-energy, rise - ghost)
 
 
-def measured(model: EnergyModel, prior: StationaryGaussian, t_min: float, **options: int) -> Mass:
-    return annealed_mass(model, prior, t_max=top(prior), t_min=t_min, **options)[0]
+def measured(
+    model: EnergyModel,
+    prior: StationaryGaussian,
+    t_min: float,
+    *,
+    count: int = LEVELS,
+    chains: int = 128,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Mass:
+    schedule = levels(top(prior), count, t_min)
+    parts = torch.arange(chains).split(batch_size)
+    found = [weigh_chains(model, prior, schedule, part.tolist(), seed=seed).log_weights for part in parts]
+    return mass_of(torch.cat(found), schedule)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -118,33 +123,21 @@ def test_a_density_has_mass_one(name: str, shape: tuple[int, int, int], seed: in
     assert abs(found.at.value) < 5 * found.at.stderr + 1e-3
     assert found.at.share > 0.2
     assert max(map(abs, found.profile)) < 0.3
-    assert found.evaluations == LEVELS
-
-
-def test_langevin_steps_with_frozen_sizes_weigh_right_too() -> None:
-    density = known("texture_mixture", (1, 8, 8))
-    found = measured(density, prior_of(density), 1e-6, levels=40, steps=1)
-    assert abs(found.at.value) < 0.15
-    assert found.at.share > 0.2
-    assert found.evaluations == 79
-    assert 0.4 < sum(found.acceptance) / len(found.acceptance) < 0.95
 
 
 def test_the_mean_weight_is_unbiased_however_coarse_the_schedule() -> None:
     """Three levels over four decades, too few for even weights; and another mass at each level."""
     density = texture_mixture((1, 2, 2)).double()
     prior, model = prior_of(density), Shifted(density, 1.5, slope=-0.1)
-    schedule = falling_levels(1.0, 1e-4, 3)
+    schedule = levels(1.0, 3, 1e-4)
     truth = -1.5 + 0.1 * math.log(1e-4)
-    for steps in (0, 2):
-        sizes = pilot_step_sizes(model, prior, schedule, steps=steps) if steps else None
-        rows = weigh_chains(model, prior, schedule, range(4000), steps=steps, step_sizes=sizes)
-        found = mass_of(rows.log_weights, schedule, rows.acceptance, steps)
-        assert 0.05 < found.at.share < 0.95
-        assert found.at.stderr < 0.05
-        assert found.at.value == pytest.approx(truth, abs=4 * found.at.stderr)
-        middle = log_mean(rows.log_weights[:, 1])
-        assert middle.value == pytest.approx(-1.5 + 0.1 * math.log(1e-2), abs=4 * middle.stderr)
+    rows = weigh_chains(model, prior, schedule, range(4000))
+    found = mass_of(rows.log_weights, schedule)
+    assert 0.05 < found.at.share < 0.95
+    assert found.at.stderr < 0.05
+    assert found.at.value == pytest.approx(truth, abs=4 * found.at.stderr)
+    middle = log_mean(rows.log_weights[:, 1])
+    assert middle.value == pytest.approx(-1.5 + 0.1 * math.log(1e-2), abs=4 * middle.stderr)
 
 
 def test_one_step_down_is_exact_for_a_gaussian_of_any_contrast() -> None:
@@ -175,8 +168,8 @@ def test_one_step_down_is_exact_for_a_gaussian_of_any_contrast() -> None:
 def test_constants_are_found_exactly_and_at_every_level() -> None:
     density = known("texture_mixture", (1, 8, 8))
     prior = prior_of(density)
-    right = measured(density, prior, 1e-6, levels=20, chains=32)
-    wrong = measured(Shifted(density, -37.25), prior, 1e-6, levels=20, chains=32)
+    right = measured(density, prior, 1e-6, count=20, chains=32)
+    wrong = measured(Shifted(density, -37.25), prior, 1e-6, count=20, chains=32)
     assert wrong.at.value - right.at.value == pytest.approx(37.25, abs=1e-9)
     for one, other in zip(right.profile, wrong.profile, strict=True):
         assert other - one == pytest.approx(37.25, abs=1e-9)
@@ -186,7 +179,7 @@ def test_constants_are_found_exactly_and_at_every_level() -> None:
 def test_the_profile_tells_at_which_noise_the_mass_appears() -> None:
     """Of an energy that doubles its mass with each octave that the noise falls."""
     density = known("gaussian_textures", (1, 8, 8))
-    found = measured(Shifted(density, 0.0, slope=1.0), prior_of(density), 1e-6, levels=30)
+    found = measured(Shifted(density, 0.0, slope=1.0), prior_of(density), 1e-6, count=30)
     assert found.profile == pytest.approx([-math.log(t) for t in found.levels], abs=0.2)
 
 
@@ -234,7 +227,7 @@ def test_a_ghost_that_annealing_never_meets_is_not_found() -> None:
 def test_the_limit_is_above_the_truth_in_one_of_twenty_at_most() -> None:
     """Of 400 estimates from two chains each, on a schedule of four levels, so that weights differ by nats."""
     density = known("texture_mixture", (1, 8, 8))
-    schedule = falling_levels(5.0, 1e-6, 4)
+    schedule = levels(5.0, 4, 1e-6)
     rows = weigh_chains(density, prior_of(density), schedule, range(800))
     pairs = rows.log_weights[:, -1].view(400, 2)
     limits = torch.tensor([log_mean(pair).limit for pair in pairs])
@@ -248,36 +241,17 @@ def test_chains_are_the_same_in_any_batch_and_with_any_others() -> None:
     prior = prior_of(density)
 
     def run(batch_size: int, seed: int = 0) -> Mass:
-        return measured(density, prior, 1e-4, levels=10, chains=6, steps=1, batch_size=batch_size, seed=seed)
+        return measured(density, prior, 1e-4, count=10, chains=6, batch_size=batch_size, seed=seed)
 
     whole = run(6)
     assert run(6) == whole
     assert run(4).at.value == pytest.approx(whole.at.value, abs=1e-9)
-    assert run(4).acceptance == pytest.approx(whole.acceptance)
     assert run(6, seed=1).at.value != whole.at.value
-    schedule = falling_levels(1.0, 1e-4, 5)
+    schedule = levels(1.0, 5, 1e-4)
     few = weigh_chains(density, prior, schedule, [7, 3])
     many = weigh_chains(density, prior, schedule, range(8))
     assert torch.allclose(few.log_weights, many.log_weights[[7, 3]], atol=1e-9)
     assert torch.allclose(few.images, many.images[[7, 3]])
-
-
-def test_given_step_sizes_are_kept_and_others_follow_the_acceptance() -> None:
-    density = known("gaussian_textures", (1, 8, 8))
-    prior, schedule = prior_of(density), falling_levels(1.0, 1e-4, 6)
-    sizes = pilot_step_sizes(density, prior, schedule, steps=3)
-    assert len(sizes) == 5
-    assert len(set(sizes)) == 5
-    start, _ = start_from(prior, 1.0, 4, torch.Generator().manual_seed(0))
-    frozen = anneal(
-        density, start, schedule, generator=torch.Generator().manual_seed(0), step_sizes=[0.1] * 5
-    )
-    assert frozen.step_sizes == [0.1] * 5
-    assert min(frozen.acceptance) > 0.9  # and so they were used, being small
-    with pytest.raises(ValueError, match="6 levels need 5 step sizes, got 4"):
-        anneal(density, start, schedule, generator=torch.Generator(), step_sizes=[0.1] * 4)
-    with pytest.raises(ValueError, match="pilot_step_sizes"):
-        weigh_chains(density, prior, schedule, [0], steps=1)
 
 
 def test_the_log_mean_its_error_and_its_worth() -> None:
@@ -300,8 +274,8 @@ def test_the_log_mean_its_error_and_its_worth() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             log_mean(torch.tensor(wrong))
-    with pytest.raises(ValueError, match="must fall"):
-        falling_levels(1.0, 1.0, 5)
+    with pytest.raises(SamplingError, match="falling"):
+        levels(1.0, 5, 1.0)
 
 
 def test_log_z_at_large_noise_is_found_without_images_and_is_one_number() -> None:
@@ -322,7 +296,7 @@ def test_log_z_at_large_noise_is_found_without_images_and_is_one_number() -> Non
 
 
 def test_what_is_said_of_a_normalization_is_plain_and_read_back() -> None:
-    found = Mass(LogMean(33.5, 0.7, 2.56, 128), [1.0, 1e-6], [0.0, 33.5], [], 2)
+    found = Mass(LogMean(33.5, 0.7, 2.56, 128), [1.0, 1e-6], [0.0, 33.5])
     mass = measured_mass(found, log_normalizer=0.5, dimension=256)
     assert mass.nats == pytest.approx(33.0)
     assert mass.limit == pytest.approx(33.0 - math.log(20.0))

@@ -3,24 +3,13 @@
 from dualscore.likelihood.bound import BoundTerms, Mirrored, variational_bound
 from dualscore.likelihood.certificate import BoundedRows, Certificate, bounded_rows, certify, population_limit
 from dualscore.likelihood.estimates import Estimate, mean
-from dualscore.likelihood.mass import (
-    LogMean,
-    Mass,
-    Weighed,
-    annealed_mass,
-    falling_levels,
-    log_mean,
-    mass_of,
-    pilot_step_sizes,
-    weigh_chains,
-)
 from dualscore.likelihood.normalizer import (
+    LogMean,
     MeasuredMass,
     Normalization,
-    importance_weights,
+    effective_samples,
+    log_mean,
     log_normalizer,
-    measured_mass,
-    normalizer_variances,
     paper_bits_per_dim,
 )
 from dualscore.likelihood.ode import OdeEnergy, ode_energy
@@ -35,10 +24,9 @@ from dualscore.likelihood.units import (
 )
 
 __all__ = [
-    "BoundTerms", "BoundedRows", "Certificate", "Estimate", "LogMean", "Mass", "MeasuredMass", "Mirrored",
-    "Normalization", "OdeEnergy", "Weighed", "annealed_mass", "bits", "bits_per_dim", "bounded_rows",
-    "certify", "check_clean", "check_floating", "decibels_per_dim", "dequantized_bits_per_dim",
-    "falling_levels", "importance_weights", "log_mean", "log_normalizer", "mass_of", "mean",
-    "measured_mass", "noise_entropy", "normalizer_variances", "ode_energy", "paper_bits_per_dim",
-    "pilot_step_sizes", "population_limit", "variational_bound", "weigh_chains",
+    "BoundTerms", "BoundedRows", "Certificate", "Estimate", "LogMean", "MeasuredMass", "Mirrored",
+    "Normalization", "OdeEnergy", "bits", "bits_per_dim", "bounded_rows", "certify", "check_clean",
+    "check_floating", "decibels_per_dim", "dequantized_bits_per_dim", "effective_samples", "log_mean",
+    "log_normalizer", "mean", "noise_entropy", "ode_energy", "paper_bits_per_dim", "population_limit",
+    "variational_bound",
 ]  # fmt: skip

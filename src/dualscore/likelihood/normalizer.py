@@ -1,4 +1,4 @@
-r"""Log Z: by the paper's protocol, and without images; and what is said of a model's log Z.
+r"""Log Z by the paper's protocol, the mean of weights, and what is said of a model's log Z.
 
 The paper's protocol is one network evaluation an image, at t = 0, on the pixel lattice. At t_max the density
 is almost N(0, t_max I) whatever the data, so log Z = (d/2) ln(2πe t_max) − mean U(y, t_max), and
@@ -6,32 +6,20 @@ NLL = 8 + (mean U(x, 0) + log Z) / (d ln 2) bits/dim. Where the images' own Gaus
 entropy of N(μ, Σ + t_max I) stands in for the noise's: 6e-5 bits/dim for photographs at t_max = 1e3, but much
 where t_max is only ten times the images' variance. It is an estimate, neither a bound nor the likelihood of
 8-bit images. Source: Guth et al. 2025, arXiv 2506.05310, section 3.
-
-Without images: where t is far above the images' variances, their noisy density is nearly
-N(μ, Σ + t I) = exp(−U_G), so that
-
-    Z(t) = ∫ exp(−U(y, t)) dy = E_{y ~ N(μ, Σ + t I)} exp(U_G(y, t) − U(y, t))
-
-is a mean of nearly equal weights, and one number: at smaller t the same mean must come out.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from dualscore.annealing import start_from
-from dualscore.energy import EnergyModel
-from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood.estimates import Estimate, mean
-from dualscore.likelihood.mass import CONFIDENCE, Mass
 from dualscore.likelihood.units import bits
-from dualscore.noise import MEASURING, in_decibels, seeded_generator
+from dualscore.noise import in_decibels
 
-NORMALIZER = -6  # second number of the random keys of draws from the Gaussian
+CONFIDENCE = 0.95
+SLACK = math.log(1.0 / (1.0 - CONFIDENCE))  # ln 20: what Markov's inequality takes off, in nats
 
 
 def log_normalizer(noisy_energy: Tensor, noise_square: Tensor, dimension: int, entropy: float) -> Estimate:
@@ -66,31 +54,58 @@ def paper_bits_per_dim(clean_energy: Tensor, log_z: Estimate, dimension: int) ->
     return Estimate(8.0 + figure.value, figure.stderr)
 
 
-def normalizer_variances(t_max: float) -> list[float]:
-    """Noise variances at which log Z must come out the same: t_max, t_max/√10, t_max/10, in pixel²."""
-    return [t_max, t_max / math.sqrt(10.0), t_max / 10.0]
+@dataclass(frozen=True)
+class LogMean:
+    """The log of the mean of positive weights: an estimate of a log normalizer, in nats."""
+
+    value: float  # log Ẑ
+    stderr: float
+    """Its standard error by the delta method, sd(w) / (√n mean w); unreliable where few weights count."""
+    effective: float  # effective number of weights, (Σw)²/Σw²
+    count: int  # number of weights, n
+
+    @property
+    def share(self) -> float:
+        """The effective part of the weights, between 1/n and 1."""
+        return self.effective / self.count
+
+    @property
+    def limit(self) -> float:
+        """Below log Z with 95 % confidence: the Markov limit, log Ẑ − ln 20."""
+        return self.value - SLACK
+
+    @property
+    def estimate(self) -> Estimate:
+        """The value with its standard error."""
+        return Estimate(self.value, self.stderr)
+
+    def __str__(self) -> str:
+        """`32.91 ± 0.71 nats, ≥ 29.91 (95 %), 2.1 of 128 weights effective`."""
+        return (
+            f"{self.value:.2f} ± {self.stderr:.2f} nats, ≥ {self.limit:.2f} (95 %), "
+            f"{self.effective:.1f} of {self.count} weights effective"
+        )
 
 
-@torch.no_grad()
-def importance_weights(
-    model: EnergyModel,
-    prior: StationaryGaussian,
-    variances: Sequence[float],
-    draws: Sequence[int],
-    *,
-    seed: int = 0,
-) -> Tensor:
-    """Log weights U_G − U of draws from the Gaussian, float64, shape (n, T), whose means are Z(t).
+def effective_samples(log_weight: Tensor) -> float:
+    """Effective number of weighted samples, (Σw)²/Σw², from the logs of their weights, shape (B,)."""
+    return float((2.0 * log_weight.logsumexp(0) - (2.0 * log_weight).logsumexp(0)).exp())
 
-    A draw depends on its number and the seed alone; `log_mean` makes log Z of a column.
+
+def log_mean(log_weight: Tensor) -> LogMean:
+    """The log of the mean of independent weights given by their logs, (n,), n ≥ 2, and how sure it is.
+
+    A ValueError refuses fewer than two, and what is not a number or infinite (−∞, no weight, may be).
     """
-    columns = []
-    for j, t in enumerate(variances):
-        generators = [seeded_generator(prior.mean.device, MEASURING, NORMALIZER, seed, j, n) for n in draws]
-        starts = [start_from(prior, t, 1, one) for one in generators]
-        noisy, energy = (torch.cat(part) for part in zip(*starts, strict=True))
-        columns.append(energy.double() - model(noisy, noisy.new_full((len(noisy),), t)).double())
-    return torch.stack(columns, dim=1)
+    log_weight = log_weight.double()
+    count = log_weight.numel()
+    if count < 2:
+        raise ValueError(f"a standard error needs at least 2 weights, got {count}")
+    if wrong := int((log_weight.isnan() | (log_weight == math.inf)).sum()):
+        raise ValueError(f"{wrong} of {count} weights are not finite: the energy is wrong where chains went")
+    effective = effective_samples(log_weight)
+    variance = max(0.0, count / effective - 1.0) / (count - 1)  # of the mean, relative to its square
+    return LogMean(float(log_weight.logsumexp(0)) - math.log(count), math.sqrt(variance), effective, count)
 
 
 @dataclass(frozen=True)
@@ -116,26 +131,13 @@ class MeasuredMass:
 
 def moved(mass: MeasuredMass, nats: float, dimension: int) -> MeasuredMass:
     """The same mass where the reported log Z is lower by some nats than the one that it was taken with."""
+    more = bits(nats, dimension)
     return replace(
         mass,
         nats=mass.nats + nats,
         limit=mass.limit + nats,
-        bits=mass.bits + bits(nats, dimension),
-        limit_bits=mass.limit_bits + bits(nats, dimension),
-    )
-
-
-def measured_mass(found: Mass, log_normalizer: float, dimension: int) -> MeasuredMass:
-    """The mass in nats and bits/dim that is left when an energy is normalized by the log Z reported of it."""
-    nats, limit = found.at.value - log_normalizer, found.at.limit - log_normalizer
-    return MeasuredMass(
-        nats=nats,
-        stderr=found.at.stderr,
-        limit=limit,
-        bits=bits(nats, dimension),
-        limit_bits=bits(limit, dimension),
-        effective_share=found.at.share,
-        noise_variance=found.levels[-1],
+        bits=mass.bits + more,
+        limit_bits=mass.limit_bits + more,
     )
 
 

@@ -7,19 +7,22 @@ from torch import Tensor
 
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood import Estimate, bits
-from dualscore.likelihood.mass import LEVELS, LogMean, Mass, falling_levels, log_mean, mass_of, weigh_chains
-from dualscore.likelihood.normalizer import (
-    MeasuredMass,
-    Normalization,
-    importance_weights,
-    measured_mass,
-    normalizer_variances,
-)
+from dualscore.likelihood.normalizer import LogMean, MeasuredMass, Normalization, log_mean
 from dualscore.likelihood.verdict import MASS_TOLERANCE, Check, Word
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.row_figures import Figure, plain
 from dualscore.measuring.subject import Rows, Subject
 from dualscore.noise import in_decibels
+from dualscore.sampling.annealed import levels
+from dualscore.sampling.mass import (
+    LEVELS,
+    Mass,
+    importance_weights,
+    mass_of,
+    measured_mass,
+    normalizer_variances,
+    weigh_chains,
+)
 
 MASS, LOG_Z = "mass", "log Z"
 DRAWS = 512  # from the Gaussian, for log Z at large noise
@@ -30,12 +33,12 @@ EVEN = 0.5  # share of the draws that must be effective for log Z at a noise lev
 def schedule(measured: Measured) -> list[float]:
     """The chains' noise variances, falling to that of training or of rounding to 8 bits, in pixel²."""
     t_min, t_max = measured.subject.t_range
-    return falling_levels(t_max, max(t_min, QUANTIZATION_VARIANCE), LEVELS)
+    return levels(t_max, LEVELS, max(t_min, QUANTIZATION_VARIANCE))
 
 
-def chain_rows(subject: Subject, levels: Sequence[float], chains: Sequence[int]) -> Rows:
+def chain_rows(subject: Subject, variances: Sequence[float], chains: Sequence[int]) -> Rows:
     """Log weights (n, L) of some chains at every level: what the mass is made of."""
-    found = weigh_chains(subject.energy, subject.prior, levels, chains, seed=subject.seed)
+    found = weigh_chains(subject.energy, subject.prior, variances, chains, seed=subject.seed)
     return {"log_weight": found.log_weights}
 
 
@@ -55,7 +58,7 @@ def _finite_rows(measured: Measured, stage: str) -> Tensor | None:
 def _found_mass(measured: Measured) -> Mass | None:
     """The energy's own mass, from its chains."""
     weights = _finite_rows(measured, "mass")
-    return None if weights is None else mass_of(weights, schedule(measured), [], 0)
+    return None if weights is None else mass_of(weights, schedule(measured))
 
 
 def _without_images(measured: Measured) -> list[LogMean]:

@@ -1,29 +1,28 @@
 """Samples of a trained model: images from nothing, from a noisy image, from a part of one."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dualscore.annealing import NOTHING, Annealed, Condition, Known, Noisy, anneal, start_from
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.errors import SamplingError
-from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
-from dualscore.likelihood.mass import falling_levels
+from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood.ode import WhitenedFlow, integrate
 from dualscore.model import ImageModel
 from dualscore.noise import SAMPLING, normal_like, seeded_generator
+from dualscore.sampling.annealed import T_MIN, anneal, levels, start_from
+from dualscore.sampling.metropolis import NOTHING, Condition, Known, Noisy
 
-T_MIN = QUANTIZATION_VARIANCE  # noise variance at which sampling ends, in pixel²: that of rounding to 8 bits
 UNADJUSTED_STEP = 0.1  # size of Langevin steps that nothing corrects, relative to t
 SAMPLES = -3  # second number of the random keys of samples; others have runs' seeds or splits there
 
 
 class Method(Enum):
-    """Ways to draw samples: see `dualscore.annealing.annealed` and `flow`."""
+    """Ways to draw samples: see `dualscore.sampling.annealed` and `flow`."""
 
     metropolis = "metropolis"
     langevin = "langevin"
@@ -43,15 +42,6 @@ class Samples(NamedTuple):
 def last_variance(t_min: float) -> float:
     """Noise variance at which samples end, in pixel², of a model trained down to t_min: not below that."""
     return max(T_MIN, t_min)
-
-
-def levels(t_max: float, count: int, t_min: float = T_MIN) -> list[float]:
-    """`count` noise variances, falling from t_max to t_min by equal factors."""
-    if count < 2 or not t_min < t_max:
-        raise SamplingError(
-            f"{count} noise levels from {t_max:g} to {t_min:g} pixel²: 2 or more are needed, and falling"
-        )
-    return falling_levels(t_max, t_min, count)
 
 
 def sample(
@@ -84,25 +74,19 @@ def sample(
     prior = gaussian_start(model)
     check_energy(model, method)
     generator = seeded_generator(prior.mean.device, SAMPLING, SAMPLES, seed)
-    schedule = levels(model.t_max, steps, last_variance(model.t_min)) if method is not Method.flow else []
+    t_min, t_max = last_variance(model.t_min), model.t_max
+    schedule = levels(t_max, steps, t_min) if method is not Method.flow else []
 
     def draw(part: slice) -> Samples:
         size = part.stop - part.start
         if method is Method.flow:
-            images, evaluations = flow(
-                model.score_model,
-                prior,
-                size,
-                t_min=last_variance(model.t_min),
-                t_max=model.t_max,
-                tolerance=tolerance,
-                generator=generator,
-            )
+            ends = {"t_min": t_min, "t_max": t_max, "tolerance": tolerance}
+            images, evaluations = flow(model.score_model, prior, size, **ends, generator=generator)
             return Samples(images, None, [], evaluations)
         start, energy = start_from(prior, schedule[0], size, generator)
         return _anneal(model, start, schedule, method, generator, start_energy=energy)
 
-    return _joined(map(draw, _parts(count, batch_size)))
+    return _in_batches(draw, count, batch_size)
 
 
 def posterior(
@@ -130,7 +114,7 @@ def posterior(
         condition = Noisy(noisy[part], noise_variance)
         return _anneal(model, noisy[part], schedule, method, generator, condition)
 
-    return _joined(map(draw, _parts(len(noisy), batch_size)))
+    return _in_batches(draw, len(noisy), batch_size)
 
 
 def inpaint(
@@ -168,74 +152,7 @@ def inpaint(
         found = _anneal(model, start, schedule, method, generator, Known(held, known, noise), energy)
         return found._replace(images=torch.where(known, held, found.images))
 
-    return _joined(map(draw, _parts(len(clean), batch_size)))
-
-
-def _anneal(
-    model: ImageModel,
-    start: Tensor,
-    schedule: list[float],
-    method: Method,
-    generator: torch.Generator,
-    condition: Condition = NOTHING,
-    start_energy: Tensor | None = None,
-) -> Samples:
-    if method is Method.flow:
-        raise SamplingError("the flow samples without conditions only: take langevin or metropolis")
-    adjust = method is Method.metropolis
-    found: Annealed = anneal(
-        model.score_model,
-        start,
-        schedule,
-        generator=generator,
-        step_size=None if adjust else UNADJUSTED_STEP,
-        adjust=adjust,
-        condition=condition,
-        start_energy=start_energy,
-    )
-    # One for the first level; each other is evaluated where it is reached, and after its Langevin step.
-    return Samples(found.images, found.log_weight, found.acceptance, 2 * len(schedule) - 1)
-
-
-def gaussian_start(model: ImageModel) -> StationaryGaussian:
-    """The Gaussian that samples start from; SamplingError where a model has none."""
-    if model.prior is None:
-        raise SamplingError(
-            "the model does not hold the Gaussian of its training images, where sampling starts: "
-            "only checkpoints of dualscore's own training do"
-        )
-    return model.prior
-
-
-def check_energy(model: ImageModel, method: Method) -> None:
-    """Refuse to accept steps by the energy of a denoiser, with a SamplingError."""
-    if method is Method.metropolis and not isinstance(model.score_model, EnergyModel):
-        raise SamplingError(
-            "the model is a denoiser: it has no energy to accept steps by; take the method langevin"
-        )
-
-
-def _parts(count: int, batch_size: int) -> list[slice]:
-    return [slice(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
-
-
-def _joined(parts: Iterable[Samples]) -> Samples:
-    found = list(parts)
-    images = torch.cat([part.images for part in found])
-    if wrong := int((~images.isfinite().flatten(1).all(dim=1)).sum()):
-        raise SamplingError(
-            f"{wrong} of {len(images)} samples are not finite: the model's score is wrong somewhere; more "
-            "noise levels may help"
-        )
-    weights = [part.log_weight for part in found if part.log_weight is not None]
-    sizes = torch.tensor([float(len(part.images)) for part in found])
-    accepted = torch.tensor([part.acceptance for part in found])
-    return Samples(
-        images,
-        torch.cat(weights) if weights else None,
-        ((sizes / sizes.sum()) @ accepted).tolist(),
-        max(part.evaluations for part in found),
-    )
+    return _in_batches(draw, len(clean), batch_size)
 
 
 def flow(
@@ -268,3 +185,67 @@ def flow(
         start = normal_like(prior.eigenvalues.expand(count, -1, -1, -1), generator)
         (v,) = integrate(velocity, (start,), t_max, t_min, tolerance)
         return whitened.image(v, prior.mean.new_tensor(t_min)), evaluations
+
+
+def gaussian_start(model: ImageModel) -> StationaryGaussian:
+    """The Gaussian that samples start from; SamplingError where a model has none."""
+    if model.prior is None:
+        raise SamplingError(
+            "the model does not hold the Gaussian of its training images, where sampling starts: "
+            "only checkpoints of dualscore's own training do"
+        )
+    return model.prior
+
+
+def check_energy(model: ImageModel, method: Method) -> None:
+    """Refuse to accept steps by the energy of a denoiser, with a SamplingError."""
+    if method is Method.metropolis and not isinstance(model.score_model, EnergyModel):
+        raise SamplingError(
+            "the model is a denoiser: it has no energy to accept steps by; take the method langevin"
+        )
+
+
+def _anneal(
+    model: ImageModel,
+    start: Tensor,
+    schedule: list[float],
+    method: Method,
+    generator: torch.Generator,
+    condition: Condition = NOTHING,
+    start_energy: Tensor | None = None,
+) -> Samples:
+    if method is Method.flow:
+        raise SamplingError("the flow samples without conditions only: take langevin or metropolis")
+    adjust = method is Method.metropolis
+    found = anneal(
+        model.score_model,
+        start,
+        schedule,
+        generator=generator,
+        step_size=None if adjust else UNADJUSTED_STEP,
+        adjust=adjust,
+        condition=condition,
+        start_energy=start_energy,
+    )
+    # One for the first level; each other is evaluated where it is reached, and after its Langevin step.
+    return Samples(found.images, found.log_weight, found.acceptance, 2 * len(schedule) - 1)
+
+
+def _in_batches(draw: Callable[[slice], Samples], count: int, batch_size: int) -> Samples:
+    """Samples of all batches together; SamplingError if some are not finite."""
+    found = [draw(slice(i, min(i + batch_size, count))) for i in range(0, count, batch_size)]
+    images = torch.cat([part.images for part in found])
+    if wrong := int((~images.isfinite().flatten(1).all(dim=1)).sum()):
+        raise SamplingError(
+            f"{wrong} of {len(images)} samples are not finite: the model's score is wrong somewhere; more "
+            "noise levels may help"
+        )
+    weights = [part.log_weight for part in found if part.log_weight is not None]
+    sizes = torch.tensor([float(len(part.images)) for part in found])
+    accepted = torch.tensor([part.acceptance for part in found])
+    return Samples(
+        images,
+        torch.cat(weights) if weights else None,
+        ((sizes / sizes.sum()) @ accepted).tolist(),
+        max(part.evaluations for part in found),
+    )
