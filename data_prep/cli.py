@@ -4,7 +4,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from dualscore.commands.parser import Parser, add_general
 from dualscore.errors import DataError, DualscoreError
 from dualscore.redaction import complaint, shown
 from dualscore.terminal import final, shared_console, speaking
-from dualscore.terminal.boxes import Plan
+from dualscore.terminal.boxes import Plan, Row, writes
 
 if TYPE_CHECKING:
     from data_prep.plan import Request, Source
@@ -110,29 +110,27 @@ def _verify(options: argparse.Namespace) -> int:
 def _plan_build(options: argparse.Namespace) -> Plan:
     from data_prep.build import preview
 
-    plan = Plan(f"prepare {options.dataset}")
     request, source = _request(options)
-    for name, text in preview(request, source, options.out):
-        plan.add(name, text)
-    crops = ("photographs.npz",) if "size" in source.uses else ()
-    return plan.writes(options.out, "shards (.tar)", "manifest.json", "spectrum.npy", *crops)
+
+    def rows() -> Iterator[Row]:
+        yield from preview(request, source, options.out)
+        crops = ("photographs.npz",) if "size" in source.uses else ()
+        yield writes(options.out, "shards (.tar)", "manifest.json", "spectrum.npy", *crops)
+
+    return Plan(f"prepare {options.dataset}", rows())
 
 
 def _plan_verify(options: argparse.Namespace) -> Plan:
     from dualscore.data.shards import Manifest
 
-    plan = Plan("verify")
-
-    def look() -> str:
+    def rows() -> Iterator[Row]:
         splits = Manifest.load(options.out).splits.values()
         shards = [shard for split in splits for shard in split.shards]
-        size = sum(shard.bytes for shard in shards) / 2**20
-        return (
-            f"{options.out}: {sum(s.images for s in splits):,} images in {len(shards)} shards, {size:,.0f} MB"
-        )
+        images, size = sum(s.images for s in splits), sum(shard.bytes for shard in shards) / 2**20
+        yield "reads", f"{options.out}: {images:,} images in {len(shards)} shards, {size:,.0f} MB"
+        yield "work", f"every checksum, entry and statistic, by {options.workers} processes"
 
-    plan.check("reads", look)
-    return plan.add("work", f"every checksum, entry and statistic, by {options.workers} processes")
+    return Plan("verify", rows())
 
 
 def _at_least(bound: int) -> Callable[[str], int]:

@@ -82,6 +82,6 @@ def test_credentials_are_in_no_line(workspace: Workspace, capsys: pytest.Capture
 
 def test_a_log_file_is_plain(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "log", 0)
-    log.add("\x1b[1mbold\x1b[0m and \x1b]0;T\x07\n")
+    log.write("\x1b[1mbold\x1b[0m and \x1b]0;T\x07\n")
     log.close()
     assert (tmp_path / "log").read_text().endswith("bold and ?]0;T?\n")

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -103,9 +104,9 @@ def test_a_disk_without_room_costs_the_log_and_is_said(capsys: pytest.CaptureFix
 
 def test_lines_of_several_processes_stay_whole(tmp_path: Path) -> None:
     first, second = LogFile(tmp_path / "log", 0), LogFile(tmp_path / "log", 1)
-    first.add("half of ")
-    second.add("another\n")
-    first.add("a line\n\x1b[1mbold\x1b[0m\n\n")
+    first.write("half of ")
+    second.write("another\n")
+    first.write("a line\n\x1b[1mbold\x1b[0m\n\n")
     for log in (first, second):
         log.close()
     lines = [re.sub(STAMP, "", line) for line in (tmp_path / "log").read_text().splitlines()]
@@ -270,6 +271,12 @@ def test_runs_are_listed_the_latest_first(tmp_path: Path) -> None:
     assert runs_below(tmp_path) == [str(tmp_path / name) for name in ("last", "sweep/b", "first")]
 
 
+@dataclass(frozen=True)
+class _Kettle:
+    water: Annotated[float, "litres"] = 1.0
+    whistles: Annotated[bool, "tell when it boils"] = False
+
+
 def _brew(
     leaves: Annotated[Sequence[Path], "what to brew"],
     *,
@@ -278,11 +285,12 @@ def _brew(
     sugar: Annotated[bool, "no sugar", {"exclusive": True}] = True,
     milk_first: Annotated[bool, "milk before tea", {"exclusive": True}] = False,
     pot: Annotated[str, "which pot", {"flag": "--in"}],
+    kettle: _Kettle = _Kettle(water=0.5),
     dry_run: bool = False,
 ) -> dict[str, object]:
     """Brew tea."""
     return {"leaves": leaves, "cups": cups, "strength": strength, "sugar": sugar, "milk": milk_first,
-            "pot": pot, "dry": dry_run}  # fmt: skip
+            "pot": pot, "kettle": kettle, "dry": dry_run}  # fmt: skip
 
 
 def test_a_signature_declares_a_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,11 +300,12 @@ def test_a_signature_declares_a_command(capsys: pytest.CaptureFixture[str]) -> N
     assert "brew tea\n" in parser.format_help()
     assert "default: weak" in commands.choices["_brew"].format_help()
     usual = {"leaves": [Path("a"), Path("b")], "cups": None, "strength": "weak", "sugar": True, "milk": False,
-             "pot": "kettle", "dry": False}  # fmt: skip
-    words = ["_brew", "a", "b", "--in", "kettle"]
+             "pot": "red", "kettle": _Kettle(water=0.5), "dry": False}  # fmt: skip
+    words = ["_brew", "a", "b", "--in", "red"]
     assert call(parser.parse_args(words)) == usual
     given = call(parser.parse_args([*words, "--cups", "2", "--no-sugar", "--strength", "strong"]))
     assert given == usual | {"cups": 2, "strength": "strong", "sugar": False}
+    assert call(parser.parse_args([*words, "--whistles"])) == usual | {"kettle": _Kettle(0.5, True)}
     for wrong in (["_brew", "a"], [*words, "--no-sugar", "--milk-first"], [*words, "--cups", "two"]):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong)

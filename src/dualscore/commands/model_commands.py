@@ -1,22 +1,165 @@
-"""Commands that take one model or run as a whole: figures, export, convert."""
+"""Commands that take a model or a run: score, ood, sample, denoise, inpaint, figures, export, convert."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from dualscore.commands.options import (
-    WORKERS,
-    BatchSize,
-    Device,
+    Conditional,
+    Drawing,
+    ImageFiles,
     Licence,
+    Model,
     ModelOut,
-    Resize,
-    Workers,
+    Normalize,
+    Results,
+    Streaming,
     positive,
 )
-from dualscore.errors import CheckpointError
-from dualscore.terminal import final, shared_console
-from dualscore.terminal.boxes import Plan
+from dualscore.errors import CheckpointError, FigureError
+from dualscore.terminal import shared_console
+from dualscore.terminal.boxes import Plan, Row, writes
+
+if TYPE_CHECKING:
+    from dualscore.model import ImageModel
+
+PHOTOGRAPHS = (
+    "Errors are over photographs. In a folder that holds sub-folders of images and no image itself, the "
+    "images of a sub-folder are taken for those of one photograph; any other image is its own."
+)
+
+
+def score(
+    model: Model,
+    images: Annotated[Sequence[Path], "image files, and folders of them"],
+    *,
+    out: Results = Path("scores"),
+    psnr: Annotated[float | None, "effective dimension at this noise level", {"metavar": "DB"}] = None,
+    maps: Annotated[bool, "no heat map of each image"] = True,
+    normalize: Normalize = False,
+    streaming: Streaming = Streaming(),
+    dry_run: bool = False,
+) -> Plan | None:
+    """How probable images are, and where they are not."""
+    from dualscore.scoring import score_images
+
+    options = score_images.ScoreOptions(
+        out=out, psnr=psnr, maps=maps, normalize=normalize, **streaming.chosen()
+    )
+    if dry_run:
+        from dualscore.commands import planning
+
+        return Plan("score", planning.score(model, images, options))
+    score_images.score(model, images, options, shared_console())
+    return None
+
+
+def ood(
+    model: Model,
+    *,
+    inside: Annotated[
+        Sequence[Path],
+        "files and folders of images of the kind that the model was trained on, not among them",
+        {"flag": "--in", "metavar": "IMAGES"},
+    ],
+    outside: Annotated[
+        Sequence[Path], "files and folders of other images", {"flag": "--out", "metavar": "IMAGES"}
+    ],
+    results: Results = Path("ood"),
+    psnr: Annotated[
+        Sequence[float],
+        "noise levels of the effective dimensions (default: 50 40 30 20 10 0)",
+        {"metavar": "DB"},
+    ] = (),
+    normalize: Normalize = False,
+    streaming: Streaming = Streaming(),
+    dry_run: bool = False,
+) -> Plan | None:
+    """Tell images of another kind from images of the model's."""
+    from dualscore.detection.detect_images import LEVELS, DetectOptions, detect
+
+    levels = tuple(dict.fromkeys(psnr)) or LEVELS
+    options = DetectOptions(results=results, levels=levels, normalize=normalize, **streaming.chosen())
+    if dry_run:
+        from dualscore.commands import planning
+
+        return Plan("ood", planning.ood(model, inside, outside, options))
+    detect(model, inside, outside, options, shared_console())
+    return None
+
+
+def sample(
+    model: Model,
+    *,
+    count: Annotated[int, "samples (default: %(default)s)", {"type": positive}] = 16,
+    method: Annotated[Literal["metropolis", "langevin", "flow"], "default: %(default)s"] = "metropolis",
+    drawing: Drawing = Drawing(),
+    dry_run: bool = False,
+) -> Plan | None:
+    """Draw images from a model."""
+    from dualscore.drawing.draw_images import draw_samples
+
+    options = drawing.options(count, method)
+    if dry_run:
+        from dualscore.commands import planning
+
+        return Plan("sample", planning.draw(model, None, options))
+    draw_samples(model, options, shared_console())
+    return None
+
+
+def denoise(
+    model: Model,
+    images: ImageFiles,
+    *,
+    psnr: Annotated[float, "noise level (default: 20 dB)", {"metavar": "DB"}] = 20.0,
+    given: Conditional = Conditional(),
+    drawing: Drawing = Drawing(out=Path("denoised"), steps=100),
+    dry_run: bool = False,
+) -> Plan | None:
+    """Add noise to images; draw what they may have been."""
+    from dualscore.drawing.draw_images import draw_denoised, noise_variance
+
+    options = drawing.options(given.count, given.method, given.resize)
+    if dry_run:
+        from dualscore.commands import planning
+
+        def look(opened: "ImageModel") -> Row:
+            return "noise", f"{psnr:g} dB, variance {noise_variance(opened, psnr):.3g} pixel²"
+
+        return Plan("denoise", planning.draw(model, images, options, look, from_noise=False))
+    draw_denoised(model, images, psnr, options, shared_console())
+    return None
+
+
+def inpaint(
+    model: Model,
+    images: ImageFiles,
+    *,
+    mask: Annotated[
+        Path | None,
+        "image that is white where pixels are missing (default: the middle, half as wide and high)",
+    ] = None,
+    given: Conditional = Conditional(),
+    drawing: Drawing = Drawing(out=Path("inpainted")),
+    dry_run: bool = False,
+) -> Plan | None:
+    """Hide pixels of images; draw them given the others."""
+    from dualscore.drawing.draw_images import draw_inpainted, known_pixels
+
+    options = drawing.options(given.count, given.method, given.resize)
+    if dry_run:
+        from dualscore.commands import planning
+
+        def look(opened: "ImageModel") -> Row:
+            assert opened.image_shape is not None
+            hidden = ~known_pixels(mask, *opened.image_shape[1:])
+            text = f"{mask or 'the middle'}: {int(hidden.sum())} of {hidden.numel()} pixels are hidden"
+            return "mask", text
+
+        return Plan("inpaint", planning.draw(model, images, options, look))
+    draw_inpainted(model, images, mask, options, shared_console())
+    return None
 
 
 def figures(
@@ -35,57 +178,35 @@ def figures(
 ) -> Plan | None:
     """The paper's figures and tables of a run."""
     if run_folder.suffix == ".npy":
-        return _energy_histogram(
-            run_folder,
-            dimension,
-            out or Path("figures"),
-            bool(overrides or other or set(only) - {"3"}),
-            dry_run,
-        )
-    from dualscore.figures import Request, check_names, draw_all
+        if overrides or other or set(only) - {"3"}:
+            raise FigureError(
+                f"{run_folder}: of energies alone there is figure 3, and neither settings nor --other"
+            )
+        return _energy_histogram(run_folder, dimension, out or Path("figures"), dry_run)
+    from dualscore.figures import Request, draw_all
 
-    out = out or run_folder / "figures"
-    if not dry_run:
-        draw_all(Request(run_folder, out, other, overrides), only, shared_console())
-        return None
-    from dualscore.commands import planning
+    request = Request(run_folder, out or run_folder / "figures", other, overrides)
+    if dry_run:
+        from dualscore.commands import planning
 
-    plan = Plan("figures")
-    plan.check("figures", lambda: ", ".join(check_names(only)))
-    for name, folder in (("run", run_folder), ("other", other)):
-        if folder is not None:
-            plan.check(name, planning.describe_run, folder, overrides)
-            if not plan.problems:
-                planning.open_model(plan, folder)
-    plan.add("work", "what was measured before is not measured again; the rest takes minutes on the demo")
-    return plan.writes(out, "pictures (.pdf, .png) and numbers (.json, .csv)")
+        return Plan("figures", planning.figures(request, only))
+    draw_all(request, only, shared_console())
+    return None
 
 
-def _energy_histogram(
-    energies: Path, dimension: int | None, out: Path, needs_run: bool, dry_run: bool
-) -> Plan | None:
-    """Draw figure 3 from a file of energies; `needs_run` if more was asked for."""
-    from dualscore.errors import FigureError
+def _energy_histogram(energies: Path, dimension: int | None, out: Path, dry_run: bool) -> Plan | None:
+    """Draw figure 3 from a file of energies."""
     from dualscore.figures.histogram import draw_energies
 
-    def check() -> str:
-        if not energies.is_file():
-            raise FigureError(f"{energies}: no such file")
-        if dimension is None:
-            raise FigureError(f"{energies}: say of how many dimensions with --dimension (4096 for 1×64×64)")
-        if needs_run:
-            raise FigureError(
-                f"{energies}: of energies alone there is figure 3, and neither settings nor --other"
-            )
-        return f"{energies}: energies of images of {dimension} dimensions"
-
+    if not energies.is_file():
+        raise FigureError(f"{energies}: no such file")
+    if dimension is None:
+        raise FigureError(f"{energies}: say of how many dimensions with --dimension (4096 for 1×64×64)")
     if dry_run:
-        plan = Plan("figures").check("energies", check)
-        return plan.writes(out, "figure3.pdf", "figure3.png", "figure3.json")
-    check()
-    assert dimension is not None
+        found = "energies", f"{energies}: energies of images of {dimension} dimensions"
+        return Plan("figures", [found, writes(out, "figure3.pdf", "figure3.png", "figure3.json")])
     for file in draw_energies(energies, dimension, out):
-        final(shared_console(), f"written to {file}", soft_wrap=True)
+        shared_console().final(f"written to {file}", soft_wrap=True)
     return None
 
 
@@ -98,28 +219,16 @@ def export(
 ) -> Plan | None:
     """Write a model that needs neither its run nor its data."""
     from dualscore.model_files.loading import is_released, locate
+    from dualscore.publishing import save
 
-    def check() -> str:
-        if is_released(locate(model)):
-            raise CheckpointError(f"{model}: a released checkpoint; use convert, which can estimate log Z")
-        return str(locate(model))
+    if is_released(locate(model)):
+        raise CheckpointError(f"{model}: a released checkpoint; use convert, which can estimate log Z")
+    if dry_run:
+        from dualscore.commands import planning
 
-    if not dry_run:
-        from dualscore.publishing import save
-
-        check()
-        _report(save(model, out, licence), "; make evaluate …, then export again")
-        return None
-    from dualscore.commands import planning
-    from dualscore.model_files.exported import check_folder
-    from dualscore.publishing import add_evaluation
-
-    plan = Plan("export").check("file", check)
-    opened = planning.open_model(plan, model)
-    if opened is not None:
-        plan.check("evaluation", lambda: add_evaluation(opened, locate(model)))
-    plan.check("folder", lambda: check_folder(out))
-    return plan.writes(out, "model.safetensors", "README.md")
+        return Plan("export", planning.export(model, out))
+    _report(save(model, out, licence), "; make evaluate …, then export again")
+    return None
 
 
 def convert(
@@ -133,65 +242,41 @@ def convert(
     normalizer: Annotated[bool, "leave log Z unknown: energies only", {"exclusive": True}] = True,
     out: ModelOut = Path("converted"),
     licence: Licence = "",
-    resize: Resize = False,
-    batch_size: BatchSize = 128,
-    workers: Workers = WORKERS,
-    device: Device = None,
+    streaming: Streaming = Streaming(),
     dry_run: bool = False,
 ) -> Plan | None:
     """Write a released checkpoint as a model, with its log Z."""
-    from dualscore.devices import default_device
-    from dualscore.publishing import check_released
-    from dualscore.publishing import convert as convert_released
+    from dualscore import publishing
 
-    if not dry_run:
-        path, estimated = convert_released(
-            released,
-            images,
-            out,
-            shared_console(),
-            normalizer=normalizer,
-            licence=licence,
-            resize=resize,
-            batch_size=batch_size,
-            workers=max(0, workers),
-            device=device or default_device(),
-        )
-        for line in estimated:
-            final(shared_console(), line, soft_wrap=True)
-        _report(path)
-        return None
-    from dualscore.commands import planning
-    from dualscore.model_files.exported import check_folder
+    chosen, console = streaming.chosen(), shared_console()
+    if dry_run:
+        from dualscore.commands import planning
 
-    plan = Plan("convert").check("file", lambda: check_released(released))
-    model = None if plan.problems else planning.open_model(plan, released)
-    if images:
-        count = planning.count_images(plan, "images", images, out)
-        if model is not None and count:
-            planning.image_size(plan, model, images, out, resize, normalize=True)
-        plan.add("work", f"log Z from {count:,} images: two network evaluations for each")
-    planning.device(plan, device)
-    plan.check("folder", lambda: check_folder(out))
-    return plan.writes(out, "model.safetensors", "README.md")
+        rows = planning.convert(released, images, out, streaming.resize, chosen["device"])
+        return Plan("convert", rows)
+    path, estimated = publishing.convert(
+        released, images, out, console, normalizer=normalizer, licence=licence, **chosen
+    )
+    for line in estimated:
+        console.final(line, soft_wrap=True)
+    _report(path)
+    return None
 
 
 def _report(path: Path, hint: str = "") -> None:
     """Read a model back and print what is in it; `hint` says how to add an evaluation."""
     from dualscore.model_files.loading import load
 
-    model = load(path)
+    model, console = load(path), shared_console()
     assert model.origin is not None
-    missing = []
-    if model.log_normalizer is None:
-        missing.append("log Z, so no likelihoods")
-    if model.origin.energies is None:
-        missing.append("images to rank others among, so no percentiles")
-    if model.origin.evaluation is None:
-        missing.append(f"an evaluation{hint}")
-    console = shared_console()
-    final(console, f"{model.provenance}", soft_wrap=True)
     size = f"{path.stat().st_size / 2**20:.1f} MB"
-    final(console, f"written to {path.parent}: {path.name} ({size}), README.md", soft_wrap=True)
-    if missing:
-        final(console, f"without {'; without '.join(missing)}", soft_wrap=True)
+    lines = [model.provenance, f"written to {path.parent}: {path.name} ({size}), README.md"]
+    missing = {
+        "log Z, so no likelihoods": model.log_normalizer,
+        "images to rank others among, so no percentiles": model.origin.energies,
+        f"an evaluation{hint}": model.origin.evaluation,
+    }
+    if absent := [name for name, content in missing.items() if content is None]:
+        lines.append(f"without {'; without '.join(absent)}")
+    for line in lines:
+        console.final(line, soft_wrap=True)

@@ -1,10 +1,14 @@
-"""Options that several commands share, as types of their parameters."""
+"""Options that commands share, as types of their parameters, or as dataclasses of several."""
 
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from dualscore.drawing.draw_images import DrawOptions
 
 
 def positive(text: str) -> int:
@@ -25,16 +29,60 @@ RUNS = Path("runs")
 Model: TypeAlias = Annotated[Path, "a checkpoint, or a run's folder for its best one"]
 ModelOut: TypeAlias = Annotated[Path, "folder for it (default: %(default)s)"]
 Licence: TypeAlias = Annotated[str, "the weights' terms, for the card", {"metavar": "TEXT"}]
-
 ImageFiles: TypeAlias = Annotated[Sequence[Path], "image files"]
 Results: TypeAlias = Annotated[Path, "folder for the results (default: %(default)s)"]
-Resize: TypeAlias = Annotated[bool, "crop and resize images of other sizes"]
 Normalize: TypeAlias = Annotated[bool, "estimate log Z where it is not known"]
+
+Resize: TypeAlias = Annotated[bool, "crop and resize images of other sizes"]
 BatchSize: TypeAlias = Annotated[int, "images at once (default: %(default)s)", {"type": positive}]
-Workers: TypeAlias = Annotated[int, "processes that decode (default: %(default)s, half the cores, at most 8)"]
-WORKERS = min(8, max(1, (os.cpu_count() or 1) // 2))
 Device: TypeAlias = Annotated[str | None, "cpu, cuda, cuda:1, … (default: a GPU if there is one)"]
 
-Count: TypeAlias = Annotated[int, "samples of each image (default: %(default)s)", {"type": positive}]
-Steps: TypeAlias = Annotated[int, "noise levels, not of the flow (default: %(default)s)", {"type": positive}]
-Seed: TypeAlias = Annotated[int, "of all that is random (default: %(default)s)"]
+
+@dataclass(frozen=True)
+class Streaming:
+    """How image files are read and measured."""
+
+    resize: Resize = False
+    batch_size: BatchSize = 128
+    workers: Annotated[int, "processes that decode (default: %(default)s, half the cores, at most 8)"] = min(
+        8, max(1, (os.cpu_count() or 1) // 2)
+    )
+    device: Device = None
+
+    def chosen(self) -> dict[str, Any]:
+        """The options by name, with a device."""
+        return vars(self) | {"workers": max(0, self.workers), "device": _device(self.device)}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How images are drawn."""
+
+    out: Results = Path("samples")
+    steps: Annotated[int, "noise levels, not of the flow (default: %(default)s)", {"type": positive}] = 200
+    seed: Annotated[int, "of all that is random (default: %(default)s)"] = 0
+    batch_size: BatchSize = 64
+    device: Device = None
+
+    def options(self, count: int, method: str, resize: bool = False) -> "DrawOptions":
+        """As the drawing takes them."""
+        from dualscore.drawing.draw_images import DrawOptions
+        from dualscore.sampling import Method
+
+        chosen = vars(self) | {"device": _device(self.device)}
+        return DrawOptions(count=count, method=Method(method), resize=resize, **chosen)
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """How images are drawn given others."""
+
+    count: Annotated[int, "samples of each image (default: %(default)s)", {"type": positive}] = 4
+    method: Annotated[Literal["metropolis", "langevin"], "default: %(default)s"] = "metropolis"
+    resize: Resize = False
+
+
+def _device(named: str | None) -> str:
+    from dualscore.devices import default_device
+
+    return named or default_device()

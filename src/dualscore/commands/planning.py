@@ -1,180 +1,247 @@
-"""Checks that several dry runs share: models, images, devices, earlier runs."""
+"""What dry runs say: rows, each after the check that it reports, which raises what would stop the command."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dualscore.terminal.boxes import Plan
-from dualscore.terminal.hints import from_make
+import torch
 
-if TYPE_CHECKING:
-    from dualscore.drawing.draw_images import DrawOptions
-    from dualscore.model import ImageModel
-    from dualscore.sampling import Method
-    from dualscore.scoring.image_files import Size
-    from dualscore.settings.config import ExperimentConfig
+from dualscore.assemble import find_data, known_density
+from dualscore.data.transfer import Address, is_remote
+from dualscore.detection.detect_images import DetectOptions, check_sides, results_hint
+from dualscore.devices import find_device
+from dualscore.drawing.draw_images import DrawOptions, check_images, read_images
+from dualscore.errors import ScoreError, TrainingError
+from dualscore.evaluation import is_complete
+from dualscore.evaluation.evaluation_stages import costs
+from dualscore.figures import Request, check_names
+from dualscore.figures.trained import read_run
+from dualscore.model import ImageModel
+from dualscore.model_files.exported import check_folder
+from dualscore.model_files.loading import load, locate
+from dualscore.pictures.photographs import SUFFIXES
+from dualscore.publishing import add_evaluation, check_released
+from dualscore.runs.checkpoints import read_checkpoint
+from dualscore.runs.folder import Run, check_architecture
+from dualscore.runs.run_status import Status
+from dualscore.sampling.sample_images import check_energy, gaussian_start
+from dualscore.scoring.image_files import Size, check_given, decode, find
+from dualscore.scoring.score_images import ScoreOptions
+from dualscore.scoring.scorer import DRAWS, check_level, wanted_size
+from dualscore.settings.config import ExperimentConfig
+from dualscore.settings.experiment import load_experiment, to_plain
+from dualscore.study.run_variants import run_folder
+from dualscore.study.variants import STUDIES, Study
+from dualscore.telling import count_parameters, expected, shape_model
+from dualscore.terminal.boxes import Row, writes
+from dualscore.terminal.console import from_make
+from dualscore.training.trainer import accelerator
 
 MOST_COUNTED = 1_000_000
 """Stop counting files here: folders may be huge."""
+Rows = Iterator[Row]
 
 
-def open_model(plan: Plan, path: Path) -> "ImageModel | None":
-    """Open a model and describe it; None if that fails."""
-    from dualscore.model_files.loading import load, locate
-
-    found: list[ImageModel] = []
-
-    def look() -> str:
-        model = load(path)
-        found.append(model)
-        shape = "" if model.image_shape is None else f", images {'×'.join(map(str, model.image_shape))}"
-        parameters = sum(p.numel() for p in model.parameters())
-        return f"{locate(path)}: {model.provenance}; {parameters:,} parameters{shape}"
-
-    plan.check("model", look)
-    return found[0] if found else None
-
-
-def count_images(plan: Plan, name: str, given: Sequence[Path], out: Path, hint: str = "") -> int:
-    """Count image files, without reading them; `hint` as in `check_given`."""
-    from itertools import islice
-
-    from dualscore.errors import ScoreError
-    from dualscore.pictures.photographs import SUFFIXES
-    from dualscore.scoring.image_files import check_given, find
-
-    counts: list[int] = []
-
-    def look() -> str:
-        check_given(given, out, hint)
-        counts.append(sum(1 for _ in islice(find(given, out), MOST_COUNTED)))
-        if not counts[0]:
-            raise ScoreError(f"{given[0]}: holds no image ({', '.join(SUFFIXES)})")
-        more = " or more" if counts[0] == MOST_COUNTED else ""
-        files = "file" if counts[0] == 1 else "files"
-        return f"{counts[0]:,}{more} image {files} in {', '.join(map(str, given))}"
-
-    plan.check(name, look)
-    return counts[0] if counts else 0
+def train(config: ExperimentConfig, run: Run) -> Rows:
+    """What training would do, from where."""
+    options, status = config.trainer, Status.read(run.folder)
+    step = status.step if status is not None and run.kept() else 0
+    yield "start", f"goes on from step {step:,}" if step else "a new run, from step 0"
+    yield "settings", run.check_same(to_plain(config))
+    yield "folder", run.check_free()
+    yield "data", _data(config)[0]
+    yield "model", shape_model(config)
+    kind = accelerator(config)
+    if kind == "cuda" and torch.cuda.device_count() < options.devices:
+        there = torch.cuda.device_count()
+        raise TrainingError(f"trainer.devices={options.devices}: there are {there} GPUs here")
+    yield (
+        "devices",
+        f"{options.devices} × {kind}" + (f", on {options.nodes} nodes" if options.nodes > 1 else ""),
+    )
+    left = max(0, options.max_steps - step)
+    yield "work", f"{left:,} steps of {config.data.batch_size} images, {options.precision}"
+    yield "time", expected(run.folder, left * config.data.batch_size, config)
+    yield writes(run.folder, "checkpoints/", "evaluation.json", "config.yaml", "events.out.tfevents.…")
 
 
-def image_size(
-    plan: Plan, model: "ImageModel", given: Sequence[Path], out: Path, resize: bool, normalize: bool
-) -> None:
-    """Add the size that images must have, and check the first one."""
-    from dualscore.errors import ScoreError
-    from dualscore.scoring.image_files import decode, find
-    from dualscore.scoring.scorer import wanted_size
-
-    def look() -> str:
-        size: Size = wanted_size(model, given, out, resize=resize, normalize=normalize)
-        first = next(find(given, out))
-        try:
-            decode(first, size)
-        except (ValueError, OSError) as error:
-            raise ScoreError(f"{first}: the first image {error}") from error
-        how = "others are cropped and resized" if resize else "others are left out"
-        return f"{size.width}×{size.height}; {how}"
-
-    plan.check("size", look)
+def evaluate(config: ExperimentConfig, settings: str, checkpoint: Path, output: Path) -> Rows:
+    """What an evaluation would measure; `settings` are where the configuration comes from."""
+    yield "settings", settings
+    content = read_checkpoint(checkpoint)
+    check_architecture(checkpoint, content["dualscore"]["config"], to_plain(config))
+    yield "checkpoint", f"{checkpoint}, step {int(content['global_step']):,}"
+    found, counts = _data(config)
+    yield "data", found
+    yield "device", f"{config.trainer.devices * config.trainer.nodes} × {config.trainer.accelerator}"
+    yield from costs(config, counts, "test" if "test" in counts else "val")
+    if is_complete(output, checkpoint):
+        yield "measured", "already, as far as the same was asked for; that is not measured again"
+    yield writes(output.parent, "evaluation.json", "evaluation/")
 
 
-def device(plan: Plan, wanted: str | None) -> None:
-    """Add the device that the network would run on."""
-    from dualscore.devices import default_device, find_device
+def _data(config: ExperimentConfig) -> tuple[str, dict[str, int]]:
+    """An experiment's data in words, and the images of each split if they can be known without writing."""
+    data = config.data
+    if known_density(config) is not None:
+        return f"draws its own, {data.density.value}", {}
+    if is_remote(data.path):
+        return f"{Address(data.path)}, elsewhere: not looked at, which would fill the cache", {}
+    if from_make() and data.dataset.startswith("demo") and not Path(data.path).exists():
+        return f"{data.path}: not there yet; make prepares it, in seconds", {}
+    _, manifest = find_data(config)
+    counts = {name: split.images for name, split in manifest.splits.items()}
+    gray = ", read as gray" if data.channels < manifest.image_shape[0] else ""
+    shape = "×".join(map(str, manifest.image_shape)) + gray
+    training, validation = f"{counts['train']:,} training", f"{counts['val']:,} validation"
+    return f"{data.path}: {training}, {validation} images, {shape}", counts
 
-    plan.check("device", lambda: str(find_device(wanted or default_device())))
+
+def study(study: Study) -> Rows:
+    """What runs a study would make, and how long they would take."""
+    out = STUDIES / study.name
+    yield "study", study.purpose
+    runs = [run_folder(out, variant, seed) for seed in study.seeds for variant in study.variants]
+    there = sum(run.best.exists() for run in runs)
+    counted = f"{len(runs)} of {len(study.variants)} variants, one after another"
+    yield "runs", f"{counted}; {there} are there or begun"
+    configs = [load_experiment(variant.experiment, variant.overrides) for variant in study.variants]
+    for text in dict.fromkeys(_data(config)[0] for config in configs):
+        yield "data", text
+    if study.seconds is not None:
+        minutes = f"{study.seconds * len(runs) / 60:,.0f} minutes in all"
+        yield "time", f"{study.seconds:g} s a run, {minutes}, and validations and evaluations"
+    else:
+        yield "time", f"{study.steps:,} steps a run; how long one takes is measured first"
+    yield writes(out, "table.md", "results.json", "learning.png", "learning.pdf", "runs/")
 
 
-def drawing(
-    title: str,
+def score(path: Path, images: Sequence[Path], options: ScoreOptions) -> Rows:
+    """What would be scored."""
+    model = load(path)
+    yield _model(model, path)
+    count = _count(images, options.out)
+    yield "images", _counted(count, images)
+    yield "size", _size(model, images, options.out, options.resize, options.normalize)
+    if options.psnr is not None:
+        yield "d_eff", check_level(options.psnr, model.t_max)
+    yield "device", str(find_device(options.device))
+    batches = -(-count // options.batch_size)
+    counted = f"{batches:,} {'batch' if batches == 1 else 'batches'} of at most {options.batch_size}"
+    yield "work", f"one energy and its gradient for each image, {counted}"
+    heat = ["maps/"] if options.maps else []
+    yield writes(options.out, "scores.csv", "scores.json", "failures.csv", "sheet.png", *heat)
+
+
+def ood(path: Path, inside: Sequence[Path], outside: Sequence[Path], options: DetectOptions) -> Rows:
+    """What would be told apart."""
+    model = load(path)
+    yield _model(model, path)
+    count = _count(inside, options.results)
+    yield "in", _counted(count, inside)
+    other = _count(outside, options.results, results_hint())
+    yield "out", _counted(other, outside)
+    yield "sides", check_sides(inside, outside, options.results)
+    yield "size", _size(model, inside, options.results, options.resize, options.normalize)
+    for level in options.levels:
+        yield f"{level:g} dB", check_level(level, model.t_max)
+    yield "device", str(find_device(options.device))
+    each = 1 + len(options.levels) * DRAWS
+    yield "work", f"{each} network evaluations for each of {count + other:,} images"
+    yield writes(options.results, "ood.csv", "ood.json", "failures.csv", "ood.png", "ood.pdf")
+
+
+def draw(
     path: Path,
     images: Sequence[Path] | None,
-    options: "DrawOptions",
-    look: "tuple[str, Callable[[ImageModel], str]] | None" = None,
-) -> Plan:
-    """The plan of a command that draws samples; `look` is a further row's name and check."""
-    from dualscore.drawing.draw_images import check_images, read_images
-
-    plan = Plan(title)
-    model = open_model(plan, path)
-    if model is not None:
-        plan.check("draws", lambda: f"images of {check_images(model, path)}")
-        if not plan.problems:
-            plan.check("method", lambda: _method(model, options.method, from_noise=title != "denoise"))
-        if images is not None and not plan.problems:
-            plan.check("images", lambda: f"{len(read_images(model, images, options))}, of the right size")
-        if look is not None and not plan.problems:
-            plan.check(look[0], lambda: look[1](model))
-    device(plan, options.device)
+    options: DrawOptions,
+    look: Callable[[ImageModel], Row] | None = None,
+    from_noise: bool = True,
+) -> Rows:
+    """What would be drawn, given images or nothing; `look` checks what a command has besides."""
+    model = load(path)
+    yield _model(model, path)
+    yield "draws", f"images of {check_images(model, path)}"
+    if from_noise:
+        gaussian_start(model)
+    check_energy(model, options.method)
+    yield "method", options.method.value
+    if images is not None:
+        yield "images", f"{len(read_images(model, images, options))}, of the right size"
+    if look is not None:
+        yield look(model)
+    yield "device", str(find_device(options.device))
     samples = options.count * (1 if images is None else len(images))
     each = f"{2 * options.steps - 1:,} network evaluations for each"
     if options.method.value == "flow":
         each = "as many network evaluations as its solver takes"
     batches = math.ceil(samples / options.batch_size)
-    plan.add("work", f"{samples:,} samples by {options.method.value}, in batches: {batches}; {each}")
-    return plan.writes(options.out, "grid.png", "samples.json", "samples.npz", "samples/")
+    yield "work", f"{samples:,} samples by {options.method.value}, in batches: {batches}; {each}"
+    yield writes(options.out, "grid.png", "samples.json", "samples.npz", "samples/")
 
 
-def _method(model: "ImageModel", method: "Method", from_noise: bool) -> str:
-    """The method's name, after checking that the model can use it."""
-    from dualscore.sampling.sample_images import check_energy, gaussian_start
-
-    if from_noise:
-        gaussian_start(model)
-    check_energy(model, method)
-    return method.value
-
-
-def data(plan: Plan, config: "ExperimentConfig") -> dict[str, int]:
-    """Check an experiment's data without writing anything; returns the images of each split."""
-    from dualscore.assemble import find_data, known_density
-    from dualscore.data.transfer import Address, is_remote
-
-    if known_density(config) is not None:
-        plan.add("data", f"draws its own, {config.data.density.value}")
-        return {}
-    if is_remote(config.data.path):
-        elsewhere = "elsewhere: not looked at, which would fill the cache"
-        plan.check("data", lambda: f"{Address(config.data.path)}, {elsewhere}")
-        return {}
-    if from_make() and config.data.dataset.startswith("demo") and not Path(config.data.path).exists():
-        plan.add("data", f"{config.data.path}: not there yet; make prepares it, in seconds")
-        return {}
-    counts: dict[str, int] = {}
-
-    def look() -> str:
-        _, manifest = find_data(config)
-        counts.update({name: split.images for name, split in manifest.splits.items()})
-        shape = "×".join(map(str, manifest.image_shape))
-        if config.data.channels < manifest.image_shape[0]:
-            shape += ", read as gray"
-        return (
-            f"{config.data.path}: {counts['train']:,} training, {counts['val']:,} validation images, {shape}"
-        )
-
-    plan.check("data", look)
-    return counts
+def figures(request: Request, only: Sequence[str]) -> Rows:
+    """What figures would be drawn of which runs."""
+    yield "figures", ", ".join(check_names(only))
+    for name, folder in (("run", request.run), ("other", request.other)):
+        if folder is not None:
+            run, config = read_run(folder, request.overrides)
+            yield name, f"{run.folder}: {config.name}, {config.trainer.max_steps:,} steps"
+            yield _model(load(folder), folder)
+    yield "work", "what was measured before is not measured again; the rest takes minutes on the demo"
+    yield writes(request.out, "pictures (.pdf, .png) and numbers (.json, .csv)")
 
 
-def describe_run(folder: Path, overrides: Sequence[str]) -> str:
-    """A run's folder, experiment and length."""
-    from dualscore.figures.trained import read_run
+def export(path: Path, out: Path) -> Rows:
+    """What would go into a model file."""
+    model = load(path)
+    yield _model(model, path)
+    yield "evaluation", add_evaluation(model, locate(path))
+    yield "folder", check_folder(out)
+    yield writes(out, "model.safetensors", "README.md")
 
-    run, config = read_run(folder, overrides)
-    return f"{run.folder}: {config.name}, {config.trainer.max_steps:,} steps"
+
+def convert(released: Path, images: Sequence[Path], out: Path, resize: bool, device: str) -> Rows:
+    """What would be converted, and what log Z would be estimated on."""
+    yield "file", check_released(released)
+    model = load(released)
+    yield _model(model, released)
+    if images:
+        count = _count(images, out)
+        yield "images", _counted(count, images)
+        yield "size", _size(model, images, out, resize, normalize=True)
+        yield "work", f"log Z from {count:,} images: two network evaluations for each"
+    yield "device", str(find_device(device))
+    yield "folder", check_folder(out)
+    yield writes(out, "model.safetensors", "README.md")
 
 
-def devices(config: "ExperimentConfig") -> str:
-    """The devices that training would use here; refuses missing GPUs."""
-    import torch
+def _model(model: ImageModel, path: Path) -> Row:
+    shape = "" if model.image_shape is None else f", images {'×'.join(map(str, model.image_shape))}"
+    return "model", f"{locate(path)}: {model.provenance}; {count_parameters(model):,} parameters{shape}"
 
-    from dualscore.errors import TrainingError
-    from dualscore.training.trainer import accelerator
 
-    wanted, kind = config.trainer.devices, accelerator(config)
-    if kind == "cuda" and torch.cuda.device_count() < wanted:
-        raise TrainingError(f"trainer.devices={wanted}: there are {torch.cuda.device_count()} GPUs here")
-    nodes = f", on {config.trainer.nodes} nodes" if config.trainer.nodes > 1 else ""
-    return f"{wanted} × {kind}{nodes}"
+def _count(given: Sequence[Path], out: Path, hint: str = "") -> int:
+    """Count image files, without reading them; `hint` as in `check_given`."""
+    check_given(given, out, hint)
+    count = sum(1 for _ in islice(find(given, out), MOST_COUNTED))
+    if not count:
+        raise ScoreError(f"{given[0]}: holds no image ({', '.join(SUFFIXES)})")
+    return count
+
+
+def _counted(count: int, given: Sequence[Path]) -> str:
+    more = " or more" if count == MOST_COUNTED else ""
+    return f"{count:,}{more} image {'file' if count == 1 else 'files'} in {', '.join(map(str, given))}"
+
+
+def _size(model: ImageModel, given: Sequence[Path], out: Path, resize: bool, normalize: bool) -> str:
+    """The size that images must have; refuses a first one that has not."""
+    size: Size = wanted_size(model, given, out, resize=resize, normalize=normalize)
+    first = next(find(given, out))
+    try:
+        decode(first, size)
+    except (ValueError, OSError) as error:
+        raise ScoreError(f"{first}: the first image {error}") from error
+    return f"{size.width}×{size.height}; others are {'cropped and resized' if resize else 'left out'}"

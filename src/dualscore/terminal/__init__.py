@@ -2,7 +2,9 @@
 
 from dualscore.terminal.console import (
     Terminal,
+    command,
     final,
+    from_make,
     is_live,
     quiet,
     rank,
@@ -10,4 +12,14 @@ from dualscore.terminal.console import (
     speaking,
 )
 
-__all__ = ["Terminal", "final", "is_live", "quiet", "rank", "shared_console", "speaking"]
+__all__ = [
+    "Terminal",
+    "command",
+    "final",
+    "from_make",
+    "is_live",
+    "quiet",
+    "rank",
+    "shared_console",
+    "speaking",
+]

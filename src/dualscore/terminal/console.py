@@ -1,12 +1,12 @@
-"""The one console of a process, which can be hushed and copied into a log file."""
+"""The one console of a process, which can be hushed and copied into a log file; and commands to type next."""
 
-import io
 import logging
 import os
+import shlex
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -27,12 +27,8 @@ WIDE = 200
 
 def quiet() -> None:
     """Silence Lightning's hints about what is intended here."""
-    for name in (
-        "lightning.pytorch.utilities.rank_zero",
-        "lightning.pytorch.accelerators.cuda",
-        "lightning.fabric.utilities.rank_zero",
-    ):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("pytorch.utilities.rank_zero", "pytorch.accelerators.cuda", "fabric.utilities.rank_zero"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
@@ -64,10 +60,15 @@ class Terminal(Console):
     """
 
     def __init__(self, *, hushed: bool = False, log: LogFile | None = None) -> None:
-        columns = os.environ.get("COLUMNS", "")
-        width = None if sys.stdout.isatty() or columns.isdigit() else WIDE
-        super().__init__(width=width, markup=False, highlight=False)
-        self.hushed, self.log_file = hushed, log
+        plain: dict[str, Any] = {"markup": False, "highlight": False}
+        fixed = not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit()
+        super().__init__(width=WIDE if fixed else None, **plain)
+        self.hushed = hushed
+        self._log: Console | None = None
+        if log is not None:
+            self._log = Console(
+                file=cast(Any, log), width=WIDE, color_system=None, force_terminal=False, **plain
+            )
 
     @property
     def live(self) -> bool:
@@ -85,40 +86,26 @@ class Terminal(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
         """Print unless hushed; takes Rich's arguments."""
-        self._repeat(objects, options)
-        if not self.hushed:
-            self._show(objects, options)
+        self._say(objects, options, shown=not self.hushed)
 
     def final(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
         """Print a command's result, even if hushed."""
-        self._repeat(objects, options)
-        self._show(objects, options)
+        self._say(objects, options)
 
     def progress(self, line: str) -> None:
         """Print a line of progress, with the time of day where there is no terminal."""
-        self._repeat((line,), {"soft_wrap": True})
-        if not self.hushed:
-            stamp = "" if self.is_terminal else f"{now()} "
-            self._show((stamp + line,), {"soft_wrap": True})
+        stamp = "" if self.is_terminal else f"{now()} "
+        self._say((line,), {"soft_wrap": True}, shown=not self.hushed, stamp=stamp)
 
-    def _show(self, objects: Sequence[Any], options: dict[str, Any]) -> None:
-        if options.get("soft_wrap") and self.is_terminal:
-            options = options | {"soft_wrap": False}
-        super().print(*(objects if self.is_terminal else map(_unframed, objects)), **options)
-
-    def _repeat(self, objects: Sequence[Any], options: dict[str, Any]) -> None:
-        if self.log_file is None or self.quiet or all(isinstance(o, Control) for o in objects):
-            return
-        plain = Console(
-            file=io.StringIO(),
-            width=WIDE,
-            color_system=None,
-            force_terminal=False,
-            markup=False,
-            highlight=False,
-        )
-        plain.print(*map(_unframed, objects), **options)
-        self.log_file.add(cast(io.StringIO, plain.file).getvalue())
+    def _say(
+        self, objects: tuple[Any, ...], options: dict[str, Any], shown: bool = True, stamp: str = ""
+    ) -> None:
+        if self._log and not self.quiet and not all(isinstance(each, Control) for each in objects):
+            self._log.print(*map(_unframed, objects), **options)
+        if shown and self.is_terminal:
+            super().print(*objects, **options | {"soft_wrap": False})
+        elif shown:
+            super().print(*([stamp + objects[0]] if stamp else map(_unframed, objects)), **options)
 
 
 def _unframed(shown: Any) -> Any:  # noqa: ANN401 - what Rich prints
@@ -163,14 +150,30 @@ def speaking(hushed: bool = False, log_file: Path | None = None, command: str = 
     _current = Terminal(hushed=hushed, log=log)
     _current.quiet = rank() != 0
     if log is not None:
-        log.add(f"$ {command}\n" if command and not rank() else "")
+        log.write(f"$ {command}\n" if command and not rank() else "")
         sys.stderr = cast(Any, Tee(sys.stderr, log))
     try:
         yield _current
     finally:
         _current, sys.stderr = before, stderr
         if log is not None:
-            log.add(f"{'' if rank() else f'ended after {time.monotonic() - began:.1f} s'}\n")
+            log.write("" if rank() else f"ended after {time.monotonic() - began:.1f} s\n")
             log.close()
             if log.lost:
                 print(f"warning: --log-file {log_file}: lines are missing: {log.lost}", file=sys.stderr)
+
+
+def from_make() -> bool:
+    """Whether the command was given by a target of the Makefile."""
+    return os.environ.get("DUALSCORE_VIA") == "make"
+
+
+def command(name: str, *words: str, variables: Mapping[str, str] | None = None, options: str = "") -> str:
+    """A command to type next: `make score CKPT=…` (`variables`) or `dualscore score …`."""
+    given = ["make", name, *(f"{k}={_quoted(v)}" for k, v in (variables or {}).items())]
+    typed = ["dualscore", name, *map(_quoted, words), *([options] if options else [])]
+    return " ".join(given if from_make() else typed)
+
+
+def _quoted(text: str) -> str:
+    return text if "…" in text else shlex.quote(text)

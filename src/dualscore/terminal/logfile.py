@@ -39,7 +39,7 @@ class LogFile:
         except OSError as error:
             raise ConfigError(f"--log-file {path}: cannot be written: {error.strerror}") from error
 
-    def add(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Append text; a line is written as soon as it ends, an empty one never."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
@@ -49,10 +49,12 @@ class LogFile:
                 except OSError as error:
                     self.lost = error.strerror or str(error)
 
+    def flush(self) -> None:
+        """Nothing waits; a console asks for it."""
+
     def close(self) -> None:
         """Write an unfinished line, and close."""
-        if self._rest:
-            self.add("\n")
+        self.write("\n")
         os.close(self._file)
 
 
@@ -65,7 +67,7 @@ class Tee:
     def write(self, text: str) -> int:
         """Write text."""
         if not _MOVES.search(text):
-            self._log.add(text)
+            self._log.write(text)
         return self._stream.write(text)
 
     def __getattr__(self, name: str) -> object:
