@@ -14,9 +14,9 @@ from rich.console import Console
 import dualscore
 from dualscore.energy import Energy
 from dualscore.errors import FigureError
+from dualscore.figures.around_images import haar_details, participation_ratio
 from dualscore.figures.paper_tables import gaussian_denoising
-from dualscore.figures.slices import haar_details, participation_ratio
-from dualscore.figures.trained import open_run
+from dualscore.figures.trained import Trained
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import decibels_per_dim
 from dualscore.measuring.quantities import noise_levels
@@ -111,7 +111,7 @@ def test_all_of_a_run_are_drawn_and_agree_with_the_model(demo_run: Workspace) ->
     assert decibels(level) == pytest.approx(histogram["best_constant"]["decibels"], abs=1e-4)
 
     slices = numbers(folder, "figure4")
-    run = open_run(demo_run.folder / "runs/patches_dual", [], Console(quiet=True))
+    run = Trained(demo_run.folder / "runs/patches_dual", Console(quiet=True))
     for image in slices["images"]:
         (pixels,) = run.session.images(run.session.reported, [image["position"]])
         contrast, brightness = slices["contrast"][6], slices["brightness"][15]
@@ -226,7 +226,7 @@ def test_pairs_of_halves_are_found_and_compared(workspace: Workspace, demo_shard
     # Each figure is what the two models say of the images themselves.
     models = [dualscore.load(workspace.folder / f"runs/half_{half}") for half in "AB"]
     held_out = pair["sets"]["held out"]
-    owners = {h: open_run(workspace.folder / f"runs/half_{h}", [], Console(quiet=True)) for h in "AB"}
+    owners = {h: Trained(workspace.folder / f"runs/half_{h}", Console(quiet=True)) for h in "AB"}
     owner = owners["B"]
     assert owner.config.data.half is Half.B
     positions = owner.session.run(owner.stages["train_paper"])["position"].tolist()

@@ -160,15 +160,18 @@ HOSTILE: dict[str, tuple[Callable[[Document, Tensors], object], str]] = {
     ),
     "another kind of network": (_radial, "needs a density of vectors"),
     "another norm": (_network(norm="scale_preserving"), TOGETHER),
-    "a missing weight": (lambda _, t: t.pop("model.network.output.weight"), "1 weights are missing"),
+    "a missing weight": (
+        lambda _, t: t.pop("model.network.output.weight"),
+        "Missing key.*network.output.weight",
+    ),
     "a weight more": (
         lambda _, t: t.update({"model.more": torch.zeros(1)}),
-        "1 weights are not the network's, 'more'",
+        "Unexpected key.*more",
     ),
     "a stranger": (lambda _, t: t.update(more=torch.zeros(1)), "tensor 'more', which belongs to no model"),
     "a short weight": (
         lambda _, t: t.update({"model.offset.slopes": torch.zeros(9)}),
-        r"offset.slopes has shape \(9,\)",
+        r"size mismatch for offset.slopes: .* torch.Size\(\[9\]\)",
     ),
     "whole numbers": (
         lambda _, t: t.update({"model.offset.slopes": torch.zeros(63, dtype=torch.int64)}),
@@ -182,7 +185,7 @@ HOSTILE: dict[str, tuple[Callable[[Document, Tensors], object], str]] = {
         lambda _, t: t["model.offset.slopes"].fill_(float("nan")),
         "slopes' holds weights that are not finite",
     ),
-    "half a prior": (lambda _, t: t.pop("prior.mean"), "1 weights are missing, mean among them"),
+    "half a prior": (lambda _, t: t.pop("prior.mean"), "Missing key.*mean"),
     "a prior without variances": (lambda _, t: t.pop("prior.eigenvalues"), TOGETHER),
     "a prior of another size": (
         lambda _, t: t.update({"prior.eigenvalues": torch.ones(1, 8, 8)}),

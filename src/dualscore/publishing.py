@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -58,37 +57,21 @@ def add_evaluation(model: ImageModel, checkpoint: Path) -> str:
 
     assert model.origin is not None
     if not is_model_file(checkpoint):
-        reference, report = find_reference(checkpoint), evaluation_of(checkpoint, sha256(checkpoint))
-        model.origin = replace(
-            model.origin,
-            evaluation=None if report is None else _without_paths(report),
-            energies=None if reference is None else reference.energies.double().cpu().sort().values,
-        )
-        if report is not None and model.log_normalizer is not None:
-            _add_error(model, report)
+        if (report := evaluation_of(checkpoint, sha256(checkpoint))) is not None:
+            dataset = {key: value for key, value in report["dataset"].items() if key != "path"}
+            kept = {key: value for key, value in report.items() if key != "checkpoint"}
+            model.origin = replace(model.origin, evaluation=kept | {"dataset": dataset})
+            log_z = report["bits_per_dim"].get("paper", {}).get("log_normalizer")
+            # A validation in training keeps the value alone, an evaluation estimates its error too.
+            if model.log_normalizer is not None and log_z is not None and log_z["stderr"] is not None:
+                model.log_normalizer_stderr = log_z["stderr"]
+                model.normalized_on += f"; by the evaluation {log_z['value']:.3f}, whose error this is"
+        if (reference := find_reference(checkpoint)) is not None:
+            rising = reference.energies.double().cpu().sort().values
+            model.origin = replace(model.origin, energies=rising)
     energies = model.origin.energies
     found = "goes in" if model.origin.evaluation is not None else "none of this checkpoint was found"
     return found if energies is None else f"{found}; percentiles among {len(energies):,} images"
-
-
-def _without_paths(report: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in report.items() if key != "checkpoint"}
-    if isinstance(kept.get("dataset"), dict):
-        kept["dataset"] = {key: value for key, value in kept["dataset"].items() if key != "path"}
-    return kept
-
-
-def _add_error(model: ImageModel, evaluation: dict[str, Any]) -> None:
-    """The error of log Z: a validation in training keeps the value alone, an evaluation estimates both."""
-    try:
-        measured = evaluation["bits_per_dim"]["paper"]["log_normalizer"]
-        value, stderr = float(measured["value"]), float(measured["stderr"])
-    except (KeyError, TypeError, ValueError):
-        return  # measured without the paper's protocol
-    if not (math.isfinite(value) and stderr >= 0.0):
-        raise CheckpointError(f"evaluation.json: log Z is {value} ± {stderr}; evaluate again")
-    model.log_normalizer_stderr = stderr
-    model.normalized_on += f"; by the evaluation {value:.3f}, whose error this is"
 
 
 def check_released(path: Path) -> str:

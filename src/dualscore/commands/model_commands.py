@@ -17,7 +17,7 @@ from dualscore.commands.options import (
     positive,
 )
 from dualscore.errors import CheckpointError, FigureError
-from dualscore.terminal import shared_console
+from dualscore.terminal import quiet, shared_console
 from dualscore.terminal.boxes import Plan, Row, writes
 
 if TYPE_CHECKING:
@@ -183,20 +183,24 @@ def figures(
                 f"{run_folder}: of energies alone there is figure 3, and neither settings nor --other"
             )
         return _energy_histogram(run_folder, dimension, out or Path("figures"), dry_run)
-    from dualscore.figures import Request, draw_all
+    from dualscore.figures import draw_all
+    from dualscore.figures.trained import Trained
 
-    request = Request(run_folder, out or run_folder / "figures", other, overrides)
+    out, console = out or run_folder / "figures", shared_console()
+    trained = Trained(run_folder, console, overrides, other)
     if dry_run:
         from dualscore.commands import planning
 
-        return Plan("figures", planning.figures(request, only))
-    draw_all(request, only, shared_console())
+        return Plan("figures", planning.figures(trained, only, out))
+    quiet()
+    for file in draw_all(trained, only, out):
+        console.final(f"written to {file}", soft_wrap=True)
     return None
 
 
 def _energy_histogram(energies: Path, dimension: int | None, out: Path, dry_run: bool) -> Plan | None:
     """Draw figure 3 from a file of energies."""
-    from dualscore.figures.histogram import draw_energies
+    from dualscore.figures import draw_energies
 
     if not energies.is_file():
         raise FigureError(f"{energies}: no such file")

@@ -15,8 +15,8 @@ from dualscore.drawing.draw_images import DrawOptions, check_images, read_images
 from dualscore.errors import ScoreError, TrainingError
 from dualscore.evaluation import is_complete
 from dualscore.evaluation.evaluation_stages import costs
-from dualscore.figures import Request, check_names
-from dualscore.figures.trained import read_run
+from dualscore.figures import check_names
+from dualscore.figures.trained import Trained, read_run
 from dualscore.model import ImageModel
 from dualscore.model_files.exported import check_folder
 from dualscore.model_files.loading import load, locate
@@ -181,16 +181,16 @@ def draw(
     yield writes(options.out, "grid.png", "samples.json", "samples.npz", "samples/")
 
 
-def figures(request: Request, only: Sequence[str]) -> Rows:
+def figures(trained: Trained, only: Sequence[str], out: Path) -> Rows:
     """What figures would be drawn of which runs."""
     yield "figures", ", ".join(check_names(only))
-    for name, folder in (("run", request.run), ("other", request.other)):
+    for name, folder in (("run", trained.folder), ("other", trained.other)):
         if folder is not None:
-            run, config = read_run(folder, request.overrides)
-            yield name, f"{run.folder}: {config.name}, {config.trainer.max_steps:,} steps"
+            config = read_run(folder, trained.overrides)
+            yield name, f"{folder}: {config.name}, {config.trainer.max_steps:,} steps"
             yield _model(load(folder), folder)
     yield "work", "what was measured before is not measured again; the rest takes minutes on the demo"
-    yield writes(request.out, "pictures (.pdf, .png) and numbers (.json, .csv)")
+    yield writes(out, "pictures (.pdf, .png) and numbers (.json, .csv)")
 
 
 def export(path: Path, out: Path) -> Rows:

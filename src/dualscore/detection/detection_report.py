@@ -93,7 +93,7 @@ def draw(
             axis.set_title(f"{label}: AUROC {areas[name].auroc:.3f}", color=COLOURS[name])
         axes[1].set(ylabel="share of images")
         axes[1].legend()
-        return page.write(figure, summary, results, "ood")
+        return page.Drawn(figure, summary).write(results, "ood")
 
 
 def _histogram(axis: Axes, inside: Tensor, outside: Tensor, log: bool) -> None:

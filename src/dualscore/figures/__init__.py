@@ -1,70 +1,55 @@
 """The paper's figures and tables, from runs: PDF, PNG and the numbers."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from dualscore.errors import FigureError
-from dualscore.figures.dimension import draw_dimension
-from dualscore.figures.generalization import draw_generalization
-from dualscore.figures.histogram import draw_histogram
+from dualscore.figures import page
+from dualscore.figures.around_images import draw_dimension, draw_slices
+from dualscore.figures.distribution import draw_histogram, of_energies
+from dualscore.figures.network_pairs import draw_generalization, draw_scale_mixture
 from dualscore.figures.paper_tables import draw_denoising, draw_likelihoods
-from dualscore.figures.scale_mixture import draw_scale_mixture
-from dualscore.figures.slices import draw_slices
-from dualscore.figures.trained import Trained, open_run
+from dualscore.figures.trained import Trained
 from dualscore.settings.suggestions import did_you_mean
-from dualscore.terminal import final
 
-
-@dataclass(frozen=True)
-class Request:
-    """What figures are drawn from."""
-
-    run: Path
-    """A run's folder; other runs that figures need are looked for next to it."""
-    out: Path
-    other: Path | None = None
-    """A run on other images, for figure 2."""
-    overrides: Sequence[str] = ()
-    """Settings that win over what the runs were trained with."""
-
-
-OF_A_RUN: dict[str, Callable[[Trained, Path], list[Path]]] = {
+FIGURES: dict[str, Callable[[Trained], page.Drawn]] = {
     "table1": draw_denoising,
     "table2": draw_likelihoods,
+    "1": draw_scale_mixture,
+    "2": draw_generalization,
     "3": draw_histogram,
     "4": draw_slices,
     "5": draw_dimension,
-}
-FIGURES = ("table1", "table2", "1", "2", "3", "4", "5")
-"""As the paper numbers them."""
+}  # as the paper numbers them
 
 
-def draw_all(request: Request, wanted: Sequence[str], console: Console) -> list[Path]:
-    """Draw the wanted figures, or without any all that can be drawn; returns the files written.
+def draw_all(trained: Trained, wanted: Sequence[str], out: Path) -> Iterator[Path]:
+    """Draw the wanted figures, or without any all that can be drawn; the files as they are written.
 
     Raises a DualscoreError if a figure that is asked for cannot be drawn, or none can.
     """
-    trained = cache(lambda: open_run(request.run, request.overrides, console))
-    files: list[Path] = []
+    nothing = True
     for name in check_names(wanted):
         try:
-            found = _draw(name, request, trained)
+            with page.style():
+                drawn = FIGURES[name](trained)
+                files = drawn.write(out, f"figure{name}" if name.isdigit() else name)
         except FigureError as error:
             if wanted:
                 raise
-            console.print(f"left out: {error}", soft_wrap=True)
-            continue
-        for file in found:
-            final(console, f"written to {file}", soft_wrap=True)
-        files += found
-    if not files:
-        raise FigureError(f"{request.run}: no figure could be drawn")
-    return files
+            trained.console.print(f"left out: {error}", soft_wrap=True)
+        else:
+            nothing = False
+            yield from files
+    if nothing:
+        raise FigureError(f"{trained.folder}: no figure could be drawn")
+
+
+def draw_energies(energies: Path, dimension: int, out: Path) -> list[Path]:
+    """Draw figure 3 of a NumPy file of energies −log p(x) in nats, shape (n,), where d = `dimension`."""
+    with page.style():
+        return of_energies(energies, dimension).write(out, "figure3")
 
 
 def check_names(wanted: Sequence[str]) -> Sequence[str]:
@@ -73,15 +58,4 @@ def check_names(wanted: Sequence[str]) -> Sequence[str]:
         if name not in FIGURES:
             guess = did_you_mean(re.sub(r"fig(ure)?|\s", "", name.lower()), FIGURES)
             raise FigureError(f"there is no figure {name!r}; {guess}there are: {', '.join(FIGURES)}")
-    return wanted or FIGURES
-
-
-def _draw(name: str, request: Request, trained: Callable[[], Trained]) -> list[Path]:
-    if name == "1":
-        return draw_scale_mixture(request.run.parent, request.out)
-    if name == "2":
-        return draw_generalization(trained(), request.other, request.overrides, request.out)
-    return OF_A_RUN[name](trained(), request.out)
-
-
-__all__ = ["FIGURES", "Request", "check_names", "draw_all"]
+    return wanted or list(FIGURES)

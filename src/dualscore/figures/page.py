@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,8 @@ from torch import Tensor
 from dualscore.files.aside import write_aside
 
 TRUTH, DUAL, SINGLE, DATA, CONSTANT = "#222222", "#1f77b4", "#d95f02", "#c8c8c8", "#7b3294"
-MARK = "#e7298a"
-"""Stands out on every colour of a map."""
-SERIES = ("#440154", "#31688e", "#35b779", "#e8a200")
-"""Colours of curves that are in an order."""
-
+MARK = "#e7298a"  # stands out on every colour of a map
+SERIES = ("#440154", "#31688e", "#35b779", "#e8a200")  # of curves that are in an order
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -32,6 +30,33 @@ _STYLE: dict[Any, Any] = {
     "savefig.bbox": "tight",
     "pdf.fonttype": 42,  # letters stay letters
 }
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with its numbers."""
+
+    figure: Figure
+    numbers: dict[str, Any]
+    rows: Sequence[Sequence[str]] = ()  # of a table
+    credit: str = ""  # stands below the figure
+
+    def write(self, out: Path, name: str) -> list[Path]:
+        """Write the figure as PDF and PNG, numbers as JSON, a table's rows as CSV; returns the files."""
+        if self.credit:
+            self.figure.text(0.0, -0.02, self.credit, va="top", fontsize=6, color="gray")
+        out.mkdir(parents=True, exist_ok=True)
+        files = [out / f"{name}.{ending}" for ending in ("pdf", "png", "json", "csv")]
+        self.figure.savefig(files[0])
+        self.figure.savefig(files[1], dpi=200)
+        plt.close(self.figure)
+        write_aside(files[2], (json.dumps(self.numbers, indent=1, allow_nan=False) + "\n").encode())
+        if not self.rows:
+            return files[:3]
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(self.rows)
+        write_aside(files[3], text.getvalue().encode())
+        return files
 
 
 def style() -> AbstractContextManager[None]:
@@ -45,22 +70,6 @@ def panels(columns: int, legend: bool = False) -> tuple[Figure, list[Axes]]:
         1, columns, figsize=(2.7 * columns + 1.5 * legend, 2.4), layout="constrained", squeeze=False
     )
     return figure, list(axes[0])
-
-
-def with_strip(strip: bool) -> tuple[Figure, Axes]:
-    """A wide panel, with room for a strip of images below where it is wanted."""
-    figure = plt.figure(figsize=(7.2, 3.4 if strip else 2.6), layout="constrained")
-    if not strip:
-        return figure, figure.subplots()
-    figure.subfigures(2, 1, height_ratios=(2.4, 1.0))
-    return figure, figure.subfigs[0].subplots()
-
-
-def draw_strip(figure: Figure, images: Tensor, labels: Sequence[str]) -> None:
-    """Images (n, C, H, W) in a row below the panel of `with_strip`, each with a label."""
-    for axis, image, label in zip(figure.subfigs[1].subplots(1, len(images)), images, labels, strict=True):
-        show(axis, image)
-        axis.set_xlabel(label, fontsize=7)
 
 
 def inset(axis: Axes, image: Tensor, place: int = 0, colour: str = "white") -> None:
@@ -80,17 +89,16 @@ def show(axis: Axes, image: Tensor) -> None:
         spine.set_visible(False)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str, note: str = "") -> Figure:
-    """A table as a figure, with a title above it and a note below it."""
-    texts = [header, *rows]
+def table(rows: list[list[str]], title: str, note: str, numbers: dict[str, Any]) -> Drawn:
+    """A table, whose first row is its header, as a figure, with a title above it and a note below it."""
     # In characters, of which a bold one of this size is a little under 0.09 inches wide.
-    widths = [max(len(row[column]) for row in texts) + 2 for column in range(len(header))]
-    height = 0.2 * len(texts)
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    height = 0.2 * len(rows)
     figure, axis = plt.subplots(figsize=(0.085 * sum(widths), height))
     axis.set_axis_off()
     drawn = axis.table(
-        [list(row) for row in rows],
-        colLabels=list(header),
+        rows[1:],
+        colLabels=rows[0],
         colWidths=[width / sum(widths) for width in widths],
         bbox=Bbox.unit(),
         cellLoc="right",
@@ -101,35 +109,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str, note
     for (row, column), cell in drawn.get_celld().items():
         cell.set(linewidth=0.8 if row == 0 else 0.2)
         cell.get_text().set_fontweight("bold" if row == 0 else "normal")
-        if column == 0 or not any(line[column][:1].isdigit() or line[column][:1] == "-" for line in rows):
+        if column == 0 or not any(line[column][:1].isdigit() or line[column][:1] == "-" for line in rows[1:]):
             cell.get_text().set_horizontalalignment("left")
         cell.PAD = 0.03
     axis.set_title(textwrap.fill(title, sum(widths)), loc="left")
     lines = "\n".join(textwrap.fill(line, int(1.2 * sum(widths))) for line in note.splitlines())
     axis.text(0.0, -0.15 / height, lines, va="top", fontsize=7, transform=axis.transAxes)
-    return figure
-
-
-def write(
-    figure: Figure,
-    numbers: dict[str, Any],
-    out: Path,
-    name: str,
-    rows: Sequence[Sequence[str]] | None = None,
-    credit: str = "",
-) -> list[Path]:
-    """Write a figure as PDF and PNG, its numbers as JSON, a table's rows as CSV; returns the files."""
-    if credit:
-        figure.text(0.0, -0.02, credit, va="top", fontsize=6, color="gray")
-    out.mkdir(parents=True, exist_ok=True)
-    files = [out / f"{name}.{ending}" for ending in ("pdf", "png", "json")]
-    figure.savefig(files[0])
-    figure.savefig(files[1], dpi=200)
-    plt.close(figure)
-    write_aside(files[2], (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())
-    if rows is not None:
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(rows)
-        files.append(out / f"{name}.csv")
-        write_aside(files[-1], text.getvalue().encode())
-    return files
+    return Drawn(figure, numbers, rows)

@@ -1,7 +1,7 @@
 """Table 1, denoising at each noise level, and table 2, likelihoods, each beside what was published."""
 
 import json
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,11 +18,9 @@ from dualscore.measuring.row_figures import estimate_of, level_figures
 from dualscore.measuring.subject import LEVELS, Images, Rows, Stage, Subject
 from dualscore.noise import corrupt, in_decibels, psnr, variance_at_psnr
 
-HEADER = ["model", "bits/dim", "data", "kind", "images"]
 
-
-def draw_denoising(trained: Trained, out: Path) -> list[Path]:
-    """Write table 1 of a run's validation images.
+def draw_denoising(trained: Trained) -> page.Drawn:
+    """Table 1, of a run's validation images.
 
     Beside the run stand the newest score network of the same images among its neighbours, if there is one,
     and what the training set's stationary Gaussian denoises to (Wiener's filter).
@@ -32,38 +30,28 @@ def draw_denoising(trained: Trained, out: Path) -> list[Path]:
     linear = session.run(gaussian_denoising(variances, session.reported, trained.extent.subset))
     errors = linear["squared_error"].mean(dim=0).tolist()
     release, images = session.datamodule.release, measured[0].images
-    name = f"{trained.config.name}, {'energy' if trained.is_energy else 'score network'}"
+    name = f"{trained.config.name}, {'energy' if session.subject.is_energy else 'score network'}"
     columns = {
         "best Gaussian": {t: psnr(error) for t, error in zip(variances, errors, strict=True)},
         name: {level.noise_variance: level.psnr_out for level in measured},
     }
-    if trained.is_energy and (reference := _score_network(trained, images)) is not None:
-        columns[reference[0]] = reference[1]
+    if session.subject.is_energy:
+        columns |= _score_network(trained, images)
     if session.datamodule.dataset == published.IMAGENET64 and trained.opened.image_shape[0] == 3:
         levels = [variance_at_psnr(decibels) for decibels in published.PSNR_IN]
         columns["published, score network"] = dict(zip(levels, published.SCORE_NETWORK, strict=True))
         columns["published, energy"] = dict(zip(levels, published.ENERGY_NETWORK, strict=True))
-    header = ["input PSNR, dB", *columns]
-    inside = {t: session.subject.inside(t) for t in variances}
-    rows = [
-        [in_decibels(t) + ("" if inside[t] else " *"), *(_nearest(column, t) for column in columns.values())]
+    outside = [t for t in variances if not session.subject.inside(t)]
+    table = [["input PSNR, dB", *columns]] + [
+        [in_decibels(t) + " *" * (t in outside), *(_nearest(column, t) for column in columns.values())]
         for t in sorted(variances)
     ]
     high, low = map(psnr, session.subject.t_range)
-    outside = f"* outside the noise levels of training, {low:.0f} to {high:.0f} dB"
+    note = f"* outside the noise levels of training, {low:.0f} to {high:.0f} dB" if outside else ""
     title = f"Denoised PSNR in dB, {images:,} {session.kind} images · {release}"
-    with page.style():
-        figure = page.table(header, rows, title, "" if all(inside.values()) else outside)
-        numbers: dict[str, Any] = {
-            "unit": "dB",
-            "images": images,
-            "release": release,
-            "columns": {
-                name: {f"{psnr(t):g}": value for t, value in column.items()}
-                for name, column in columns.items()
-            },
-        }
-        return page.write(figure, numbers, out, "table1", [header, *rows])
+    shown = {name: {f"{psnr(t):g}": value for t, value in found.items()} for name, found in columns.items()}
+    numbers = {"unit": "dB", "images": images, "release": release, "columns": shown}
+    return page.table(table, title, note, numbers)
 
 
 def gaussian_denoising(variances: list[float], split: str, count: int) -> Stage:
@@ -87,60 +75,56 @@ def _nearest(column: dict[float, float], variance: float) -> str:
     return f"{found[0]:.2f}" if found else ""
 
 
-def _score_network(trained: Trained, images: int) -> tuple[str, dict[float, float]] | None:
-    """The newest denoiser's figures among the runs beside this one, measured on the same images."""
-    mine = trained.opened
-    candidates = sorted(trained.run.folder.parent.glob("*/evaluation.json"), key=lambda p: p.stat().st_mtime)
-    for path in reversed(candidates):
-        try:
+def _score_network(trained: Trained, images: int) -> dict[str, dict[float, float]]:
+    """The column of the newest denoiser among the runs beside this one, measured on the same images."""
+    wanted = trained.session.datamodule.release, list(trained.opened.image_shape), images, None
+    reports = sorted(trained.folder.parent.glob("*/evaluation.json"), key=lambda p: -p.stat().st_mtime)
+    for path in reports:
+        with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
             report = json.loads(path.read_text(encoding="utf-8"))
-            same = (
-                report["dataset"]["release"] == mine.session.datamodule.release
-                and report["image_shape"] == list(mine.image_shape)
-                and report["noise_levels"][0]["images"] == images
-                and "paper" not in report["bits_per_dim"]
-                and report["noise_levels"][0]["time_loss"] is None
-            )
-            if same:
-                levels = {level["noise_variance"]: level["psnr_out"] for level in report["noise_levels"]}
-                return f"{report['experiment']}, score network", levels
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            continue
-    return None
+            levels, release = report["noise_levels"], report["dataset"]["release"]
+            found = release, report["image_shape"], levels[0]["images"], levels[0]["time_loss"]
+            if found == wanted and "paper" not in report["bits_per_dim"]:
+                column = {level["noise_variance"]: level["psnr_out"] for level in levels}
+                return {f"{report['experiment']}, score network": column}
+    return {}
 
 
-def draw_likelihoods(trained: Trained, out: Path) -> list[Path]:
-    """Write table 2 of a run, after evaluating it if that was not done."""
-    path = trained.run.folder / "evaluation.json"
+def draw_likelihoods(trained: Trained) -> page.Drawn:
+    """Table 2, of a run that is evaluated if that was not done."""
+    path = trained.folder / "evaluation.json"
     report = json.loads(path.read_text(encoding="utf-8")) if is_complete(path, trained.checkpoint) else {}
     if "yardsticks" not in report:  # not evaluated, or by an earlier version: what it kept is read again
         report = evaluate(trained.config, trained.checkpoint, path)
     try:
-        rows, note, numbers = _likelihoods(report, trained.config.name)
+        return _likelihoods(report, trained.config.name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FigureError(
             f"{path}: is not what this version writes ({error!r:.80}); delete it to evaluate anew"
         ) from error
-    with page.style():
-        figure = page.table(HEADER, rows, f"Likelihoods of {KINDS[report['dataset']['split']]} images", note)
-        return page.write(figure, numbers, out, "table2", [HEADER, *rows])
 
 
-def _likelihoods(report: dict[str, Any], name: str) -> tuple[list[list[str]], str, dict[str, Any]]:
-    """The table's rows, the note below it, and the numbers, of an evaluation's report."""
-    data, yardsticks = _data(report), report["yardsticks"]
+def _likelihoods(report: dict[str, Any], name: str) -> page.Drawn:
+    """Table 2 of an evaluation's report."""
+    dataset, yardsticks = report["dataset"], report["yardsticks"]
+    gray = ", gray" if dataset["colour"] == "gray" else ""
+    data = {
+        published.IMAGENET64: f"ImageNet64 new{gray}",
+        "imagenet64_png": f"ImageNet64 old{gray}",
+    }.get(dataset["name"], f"{dataset['name']} {'×'.join(map(str, report['image_shape']))}")
 
     def row(model: str, figure: dict[str, Any], of_kind: str, bits: str = "") -> list[str]:
         return [model, bits or str(estimate_of(figure)), data, of_kind, f"{figure['images']:,}"]
 
-    rows = [row(f"{name}, {label(e)}", figure, kind(e)) for e, figure in report["bits_per_dim"].items()]
+    table = [["model", "bits/dim", "data", "kind", "images"]]
+    table += [row(f"{name}, {label(e)}", figure, kind(e)) for e, figure in report["bits_per_dim"].items()]
     if (truth := report.get("truth")) is not None:
-        rows.append(row("truth", truth, "exact"))
+        table.append(row("truth", truth, "exact"))
     for yardstick in yardsticks.values():
         if yardstick["value"] is not None:  # a codec may be missing, or a covariance too large
             without_error = f"{yardstick['value']:.3f}" if yardstick["stderr"] is None else ""
-            rows.append(row(yardstick["label"], yardstick, yardstick["kind"], without_error))
-    rows += [
+            table.append(row(yardstick["label"], yardstick, yardstick["kind"], without_error))
+    table += [
         [f"{p.model} (published)", f"{p.bits_per_dim:.2f}", f"ImageNet64 {p.release}", p.kind, ""]
         for p in published.LIKELIHOODS
     ]
@@ -149,23 +133,13 @@ def _likelihoods(report: dict[str, Any], name: str) -> tuple[list[list[str]], st
         "cannot be compared with one another; new?: unclear which, probably the new one.\n"
         f"{name}: {report['verdict']}"
     )
-    numbers: dict[str, Any] = {
+    numbers = {
         "experiment": name,
-        "dataset": report["dataset"],
+        "dataset": dataset,
         "bits_per_dim": report["bits_per_dim"],
         "train": report.get("train"),
         "yardsticks": yardsticks,
         "verdict": report["verdict"],
         "published": [entry._asdict() for entry in published.LIKELIHOODS],
     }
-    return rows, note, numbers
-
-
-def _data(report: dict[str, Any]) -> str:
-    dataset = report["dataset"]
-    gray = ", gray" if dataset["colour"] == "gray" else ""
-    if dataset["name"] == published.IMAGENET64:
-        return f"ImageNet64 new{gray}"
-    if dataset["name"] == "imagenet64_png":
-        return f"ImageNet64 old{gray}"
-    return f"{dataset['name']} {'×'.join(map(str, report['image_shape']))}"
+    return page.table(table, f"Likelihoods of {KINDS[dataset['split']]} images", note, numbers)

@@ -10,14 +10,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from dualscore.energy import EnergyModel
 from dualscore.errors import CheckpointError, FigureError
 from dualscore.evaluation import evaluation_stages
 from dualscore.evaluation.evaluate_checkpoint import blank
 from dualscore.evaluation.open_checkpoint import Opened, open_checkpoint
 from dualscore.evaluation.session import Session
 from dualscore.likelihood import Estimate, decibels_per_dim
-from dualscore.measuring.measured import Extent, Measured
+from dualscore.measuring.measured import Extent
 from dualscore.measuring.subject import Rows, Stage
 from dualscore.redaction import restore
 from dualscore.runs.checkpoints import best_sound
@@ -25,26 +24,38 @@ from dualscore.runs.existing import missing_run
 from dualscore.runs.folder import Run
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import override_config
-from dualscore.terminal import quiet
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run opened for figures."""
+    """A run for figures, opened when the first of them needs it, on a GPU if there is one."""
 
-    run: Run
-    config: ExperimentConfig
-    """What it was trained with, on one device."""
-    checkpoint: Path
-    """Its best one that can be read."""
-    opened: Opened
+    folder: Path  # other runs that figures need are looked for next to it
     console: Console
+    overrides: Sequence[str] = ()  # settings that win over what it was trained with, as data.path=…
+    other: Path | None = None  # a run on other images, for figure 2
+
+    @cached_property
+    def config(self) -> ExperimentConfig:
+        """What it was trained with, on one device."""
+        return read_run(self.folder, self.overrides)
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """Its best one that can be read."""
+        return best_sound(Run(self.folder), self.console.print)
+
+    @cached_property
+    def opened(self) -> Opened:
+        """The checkpoint, ready to be measured."""
+        config = self.config  # first, for its errors say what is wrong with the folder
+        return open_checkpoint(config, self.checkpoint, self.folder / "evaluation", self.console)
 
     @property
     def credit(self) -> str:
         """Which network and images a figure is of, for people."""
         step, release = self.opened.step, self.session.datamodule.release
-        return f"{self.run.folder.name} ({self.config.name}, step {step:,}) · {release}"
+        return f"{self.folder.name} ({self.config.name}, step {step:,}) · {release}"
 
     @property
     def session(self) -> Session:
@@ -57,29 +68,14 @@ class Trained:
         return math.prod(self.opened.image_shape)
 
     @property
-    def is_energy(self) -> bool:
-        """Whether the model has an energy; a denoiser has none."""
-        return isinstance(self.session.subject.model, EnergyModel)
-
-    @property
     def has_images(self) -> bool:
         """Whether the model is of images, not of vectors."""
         return self.opened.image_shape[1] > 1
 
     def need_energy(self, figure: str) -> None:
         """Refuse a denoiser."""
-        if not self.is_energy:
-            raise FigureError(f"{figure} needs an energy, and {self.run.folder} trained a denoiser")
-
-    def need_images(self, figure: str) -> None:
-        """Refuse vectors."""
-        if not self.has_images:
-            raise FigureError(f"{figure} is of images, and {self.run.folder} learned vectors")
-
-    @cached_property
-    def measured(self) -> Measured:
-        """What was measured so far in this process."""
-        return blank(self.opened, self.config)
+        if not self.session.subject.is_energy:
+            raise FigureError(f"{figure} needs an energy, and {self.folder} trained a denoiser")
 
     @cached_property
     def extent(self) -> Extent:
@@ -93,13 +89,15 @@ class Trained:
         options = self.config.evaluate
         if "paper" not in options.estimators:
             options = replace(options, estimators=[*options.estimators, "paper"])
-        return {stage.name: stage for stage in evaluation_stages.stages(self.measured, options, self.extent)}
+        measured = blank(self.opened, self.config)
+        return {stage.name: stage for stage in evaluation_stages.stages(measured, options, self.extent)}
 
     @cached_property
     def log_z(self) -> Estimate:
         """Log Z on the reported images, in nats."""
-        self.measured.rows["normalizer"] = self.session.run(self.stages["normalizer"])
-        return self.measured.log_z
+        measured = blank(self.opened, self.config)
+        measured.rows["normalizer"] = self.session.run(self.stages["normalizer"])
+        return measured.log_z
 
     @cached_property
     def validation(self) -> Rows:
@@ -118,24 +116,13 @@ class Trained:
         return decibels_per_dim(-(energy.double() + self.log_z.value), self.dimension)
 
 
-def open_run(folder: Path, overrides: Sequence[str], console: Console) -> Trained:
-    """Open a run's best checkpoint, on a GPU if there is one; `overrides` are settings, as data.path=…."""
-    quiet()
-    run, config = read_run(folder, overrides)
-    checkpoint = best_sound(run, console.print)
-    opened = open_checkpoint(config, checkpoint, folder / "evaluation", console)
-    return Trained(run, config, checkpoint, opened, console)
-
-
-def read_run(folder: Path, overrides: Sequence[str]) -> tuple[Run, ExperimentConfig]:
-    """A run and what it was trained with, on one device here."""
-    run = Run(folder)
+def read_run(folder: Path, overrides: Sequence[str]) -> ExperimentConfig:
+    """What a run was trained with, on one device here; `overrides` are settings, as data.path=…."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such run; {missing_run(folder)}")
-    stored = run.read_config()
-    given = {key: value for key, _, value in (o.partition("=") for o in overrides)}
-    if "data.path" not in given and isinstance(data := stored.get("data"), dict):
-        data["path"] = restore(str(data.get("path")), "")
+    stored = Run(folder).read_config()
+    if not any(o.startswith("data.path=") for o in overrides) and isinstance(stored.get("data"), dict):
+        stored["data"]["path"] = restore(str(stored["data"].get("path")), "")
     here = "gpu" if torch.cuda.is_available() else "cpu"
     alone = ["trainer.devices=1", "trainer.nodes=1", f"trainer.accelerator={here}"]
-    return run, override_config(stored, [*alone, *overrides], str(run.config_file))
+    return override_config(stored, [*alone, *overrides], str(Run(folder).config_file))

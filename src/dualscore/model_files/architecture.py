@@ -15,8 +15,7 @@ from dualscore.model_files.released import PaperNetwork, fitted
 from dualscore.settings.config import RADIAL, VECTORS, ExperimentConfig
 from dualscore.settings.experiment import to_config, to_plain
 
-Shape = tuple[int, int, int]
-"""(C, H, W) of images."""
+Shape = tuple[int, int, int]  # (C, H, W) of images
 KEPT = {
     "model": None,
     "data": ("channels", "size", "density"),

@@ -13,8 +13,7 @@ FIGURES = {
     "dequantized": "dequantized: a bound, if the energy is normalized",
     "bound": "variational upper bound",
     "ode": "probability-flow ODE",
-}
-"""Names of estimates, as the card explains them."""
+}  # names of estimates, as the card explains them
 UNLICENSED = (
     "It was not said under which terms these weights may be used: ask whoever made them. "
     "The code that reads them, dualscore, is under BSD-3-Clause."
@@ -23,9 +22,35 @@ LIMITS = (
     "The method is that of Guth, Kadkhodaie, Simoncelli 2025, arXiv 2506.05310. Log p says how simple an "
     "image is to a model of its training images, not how good, how typical or how real; simple images are "
     "the most probable ones. Of images unlike those of training, and at noise levels outside of training, "
-    "nothing is known but what the tables below say."
+    "nothing is known but what the tables below say.\n\n"
 )
-INSTALL = "`pip install` the dualscore package (or `make install` in its repository), then:"
+CARD = """\
+# {name}
+
+{facts}
+
+`pip install` the dualscore package (or `make install` in its repository), then:
+
+```python
+import dualscore
+
+model = dualscore.load("{folder}")  # this folder, or model.safetensors
+{calls}
+model.denoise(images, 0.01)  # the posterior mean of the image, given it with such noise
+```
+
+## Images, and limits
+
+8-bit images{size}, as k/255{gray}. `dualscore score` reads, crops and averages files in that way.
+
+{limits}## Evaluation
+
+{measured}
+
+## Licence
+
+{licence}
+"""
 
 
 def card(document: dict[str, Any], model: ImageModel, folder: str) -> str:
@@ -33,93 +58,61 @@ def card(document: dict[str, Any], model: ImageModel, folder: str) -> str:
 
     A CheckpointError says that the evaluation in the document is not one.
     """
-    evaluation = document["evaluation"]
+    energy, shape = isinstance(model.score_model, EnergyModel), model.image_shape
+    images = f"# images: pixels in [0, 1], shape (B, {', '.join(map(str, shape or 'CHW'))})"
+    calls = [images]
+    if model.log_normalizer is not None:
+        calls = [f"model.bits_per_dim(images)  {images}", "model.log_prob(images)  # nats"]
+    if energy:
+        calls.append("model.energy(images, 0.01)  # U(y, t) at noise variance t = 0.01, in pixel²")
     try:
-        measured = _not_evaluated(model) if evaluation is None else _evaluated(evaluation)
+        measured = _measured(document["evaluation"], model)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{document['name']}: its evaluation cannot be shown: {error!r:.100}"
         ) from error
-    sections = [
-        f"# {document['name']}",
-        _what(document, model),
-        INSTALL,
-        _example(model, folder),
-        *_images(model),
-        "## Evaluation",
-        *measured,
-        "## Licence",
-        document["licence"] or UNLICENSED,
-    ]
-    return "\n\n".join(sections) + "\n"
+    return CARD.format(
+        name=document["name"],
+        facts=_table(["", ""], list(_facts(document, model, energy).items())),
+        folder=folder,
+        calls="\n".join(calls),
+        size=f" of exactly {shape[2]}×{shape[1]} pixels" if shape else "",
+        gray="; gray is the ITU-R 601 luma of 8-bit colour, rounded" if shape and shape[0] == 1 else "",
+        limits=LIMITS if energy else "",
+        measured="\n\n".join(measured),
+        licence=document["licence"] or UNLICENSED,
+    )
 
 
-def _what(document: dict[str, Any], model: ImageModel) -> str:
-    energy, shape = isinstance(model.score_model, EnergyModel), model.image_shape
+def _facts(document: dict[str, Any], model: ImageModel, energy: bool) -> dict[str, str]:
+    weights, log_z = list(model.parameters()), document["log_normalizer"]
     kind = "energy U(y, t) = −log p(y | t)" if energy else "denoiser, without an energy or a likelihood"
-    weights = list(model.parameters())
+    shape = "×".join(map(str, model.image_shape)) if model.image_shape else "any its network takes"
     rows = {
         "model": kind,
-        "images (channels × height × width)": "×".join(map(str, shape)) if shape else "any its network takes",
+        "images (channels × height × width)": shape,
         "parameters": f"{sum(p.numel() for p in weights):,}, {str(weights[0].dtype).removeprefix('torch.')}",
     }
     if energy:
-        log_z, mass = document["log_normalizer"], model.mass
-        rows["log Z"] = (
-            "not known: `model.normalize(images)` estimates it; until then there are energies only"
-        )
+        known = "not known: `model.normalize(images)` estimates it; until then there are energies only"
         if log_z is not None:
             error = "" if log_z["stderr"] is None else f" ± {log_z['stderr']:.3f}"
-            rows["log Z"] = f"{log_z['value']:.3f}{error} nats, {log_z['how']}"
-        rows["mass of exp(−U − log Z)"] = (
-            "not measured: whether the energy is normalized is not known"
-            if mass is None
-            else f"{mass}; a normalized density has e^0"
-        )
-    rows |= document["facts"]
-    rows["written by"] = ", ".join(f"{k} {v}" for k, v in document["written_by"].items())
-    return _table(["", ""], list(rows.items()))
+            known = f"{log_z['value']:.3f}{error} nats, {log_z['how']}"
+        mass = "not measured: whether the energy is normalized is not known"
+        if model.mass is not None:
+            mass = f"{model.mass}; a normalized density has e^0"
+        rows |= {"log Z": known, "mass of exp(−U − log Z)": mass}
+    written = ", ".join(f"{k} {v}" for k, v in document["written_by"].items())
+    return {**rows, **document["facts"], "written by": written}
 
 
-def _example(model: ImageModel, folder: str) -> str:
-    shape = "C, H, W" if model.image_shape is None else ", ".join(map(str, model.image_shape))
-    images = f"# images: pixels in [0, 1], shape (B, {shape})"
-    lines = [
-        "```python",
-        "import dualscore",
-        "",
-        f'model = dualscore.load("{folder}")  # this folder, or model.safetensors',
-    ]
-    if model.log_normalizer is not None:
-        lines += [f"model.bits_per_dim(images)  {images}", "model.log_prob(images)  # nats"]
-    else:
-        lines.append(images)
-    if isinstance(model.score_model, EnergyModel):
-        lines.append("model.energy(images, 0.01)  # U(y, t) at noise variance t = 0.01, in pixel²")
-    lines.append("model.denoise(images, 0.01)  # the posterior mean of the image, given it with such noise")
-    return "\n".join([*lines, "```"])
-
-
-def _images(model: ImageModel) -> list[str]:
-    """How images must come, and what figures mean beyond those of training."""
-    shape = model.image_shape
-    size = "" if shape is None else f" of exactly {shape[2]}×{shape[1]} pixels"
-    gray = "; gray is the ITU-R 601 luma of 8-bit colour, rounded" if shape and shape[0] == 1 else ""
-    return [
-        "## Images, and limits",
-        f"8-bit images{size}, as k/255{gray}. `dualscore score` reads, crops and averages files in that way.",
-        *([LIMITS] if isinstance(model.score_model, EnergyModel) else []),
-    ]
-
-
-def _not_evaluated(model: ImageModel) -> list[str]:
-    energies = None if model.origin is None else model.origin.energies
-    if energies is None:
-        return ["Not evaluated."]
-    return [f"Not evaluated. The file holds the energies of {len(energies):,} images, to rank others among."]
-
-
-def _evaluated(report: dict[str, Any]) -> list[str]:
+def _measured(report: dict[str, Any] | None, model: ImageModel) -> list[str]:
+    if report is None:
+        energies = None if model.origin is None else model.origin.energies
+        if energies is None:
+            return ["Not evaluated."]
+        count = len(energies)
+        return [f"Not evaluated. The file holds the energies of {count:,} images, to rank others among."]
     figures, data = report["bits_per_dim"], report["dataset"]
     rows = [(FIGURES.get(name, str(name)), figure) for name, figure in figures.items()]
     if train := report.get("train"):

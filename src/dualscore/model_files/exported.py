@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from dualscore.energy import EnergyModel
 from dualscore.errors import CheckpointError, DamagedCheckpointError, DualscoreError
@@ -32,15 +32,15 @@ from dualscore.model_files.card import card
 from dualscore.version import installed_version
 
 MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
-ENTRY = "dualscore"
-"""Of the header: the JSON document."""
+ENTRY = "dualscore"  # of the header: the JSON document
 FORMAT, VERSION = "dualscore model", 1
-LONGEST = 2**22
-"""Characters of the JSON document, at most."""
-WEIGHT, PRIOR, ENERGIES = "model.", "prior.", "validation.energies"
-"""What names of tensors begin with, or are."""
-LEAST = {"stderr": 0.0, "effective_share": 0.0, "noise_variance": 1e-300}
-"""The least that figures of a mass may be, where there is a least."""
+LONGEST = 2**22  # characters of the JSON document, at most
+WEIGHT, PRIOR, ENERGIES = (
+    "model.",
+    "prior.",
+    "validation.energies",
+)  # what names of tensors begin with, or are
+LEAST = {"stderr": 0.0, "effective_share": 0.0, "noise_variance": 1e-300}  # of the figures of a mass
 
 
 class _Document(TypedJson):
@@ -84,12 +84,10 @@ def write_model(model: ImageModel, folder: Path) -> Path:
     if model.origin is None:
         raise CheckpointError("only models that dualscore.load gave can be saved: others cannot be rebuilt")
     check_folder(folder)
-    parts = {WEIGHT: model.score_model} | ({} if model.prior is None else {PRIOR: model.prior})
-    tensors = {
-        f"{prefix}{name}": value.detach().cpu().contiguous().clone()
-        for prefix, part in parts.items()
-        for name, value in part.state_dict().items()
-    }
+    parts = nn.ModuleDict({"model": model.score_model})
+    if model.prior is not None:
+        parts["prior"] = model.prior
+    tensors = {name: value.cpu().contiguous().clone() for name, value in parts.state_dict().items()}
     if wrong := [name for name, value in tensors.items() if not value.isfinite().all()]:
         raise CheckpointError(
             f"{wrong[0]} and {len(wrong) - 1} more weights are not finite: no model to save"
@@ -151,11 +149,7 @@ def read_model(path: Path) -> ImageModel:
 
     A CheckpointError says that the file is missing, damaged, foreign, or its parts do not belong together.
     """
-    text, tensors = _read(path)
-    document = _parse(text, path)
-    content = document.mapping()
-    if content.pop("digest", None) != digest(content, tensors):
-        raise DamagedCheckpointError(f"{path}: damaged: its content has another digest than it says")
+    document, tensors = _read(path)
     energies = tensors.pop(ENERGIES, None)
     if energies is not None and (energies.ndim != 1 or not len(energies) or not energies.isfinite().all()):
         raise document.fail(f"stands beside {ENERGIES} that are no list of finite numbers")
@@ -218,33 +212,23 @@ def _optional(entry: TypedJson, least: float = -math.inf) -> float | None:
     return None if entry.value is None else entry.number(least)
 
 
-def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """The document's text and the tensors, of which weights are finite and all are of real numbers."""
+def _read(path: Path) -> tuple[_Document, dict[str, Tensor]]:
+    """The document and the tensors as they were written: real numbers, of which weights are finite."""
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(ENTRY)
+            text = (file.metadata() or {}).get(ENTRY, "")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        if not 0 < len(text) <= LONGEST:
+            raise CheckpointError(
+                f"{path}: not a dualscore model: its header does not say which network it is"
+            )
+        document = _Document(json.loads(text, parse_constant=_finite, parse_float=_finite), path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such model") from error
-    except SafetensorError as error:
-        raise _damaged(path, error) from error
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{path}: damaged or not a model ({one_line(error):.120})") from error
     except (OSError, MemoryError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); try again") from error
-    if text is None or len(text) > LONGEST:
-        raise CheckpointError(f"{path}: not a dualscore model: its header does not say which network it is")
-    for name, value in tensors.items():
-        if value.dtype not in (torch.float32, torch.float64):
-            raise CheckpointError(f"{path}: {name!r:.80} holds {value.dtype}, neither single nor double")
-        if name.startswith(WEIGHT) and not value.isfinite().all():
-            raise CheckpointError(f"{path}: {name!r:.80} holds weights that are not finite")
-    return text, tensors
-
-
-def _parse(text: str, path: Path) -> _Document:
-    try:
-        document = _Document(json.loads(text, parse_constant=_finite, parse_float=_finite), path)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
     if document["format"].value != FORMAT:
         raise document["format"].fail(f"is {document['format'].value!r:.40}, not {FORMAT!r}")
     if (version := document["version"].count()) > VERSION:
@@ -252,14 +236,18 @@ def _parse(text: str, path: Path) -> _Document:
             f"{path}: of version {version} of the format, and this version of dualscore reads up to "
             f"{VERSION}: install a newer one"
         )
-    return document
+    for name, value in tensors.items():
+        if value.dtype not in (torch.float32, torch.float64):
+            raise CheckpointError(f"{path}: {name!r:.80} holds {value.dtype}, neither single nor double")
+        if name.startswith(WEIGHT) and not value.isfinite().all():
+            raise CheckpointError(f"{path}: {name!r:.80} holds weights that are not finite")
+    content = document.mapping()
+    if content.pop("digest", None) != digest(content, tensors):
+        raise DamagedCheckpointError(f"{path}: damaged: its content has another digest than it says")
+    return document, tensors
 
 
 def _finite(digits: str) -> float:
     if math.isfinite(number := float(digits)):
         return number
     raise ValueError(f"{digits} is not a number")
-
-
-def _damaged(path: Path, error: BaseException) -> CheckpointError:
-    return DamagedCheckpointError(f"{path}: damaged or not a model ({one_line(error):.120})")

@@ -16,18 +16,15 @@ from dualscore.files.inert_pickle import read_released
 from dualscore.files.plain_text import one_line
 from dualscore.networks import LinearEmbedding, UNet
 
-FEW = 8
-"""Blocks or layers that may be built unasked: a network need not have as many as the settings' defaults."""
+FEW = 8  # blocks or layers may be built unasked: settings' defaults may be more than a network has
 KINDS = {
     "EnergyModel": ("energy", {"conversion": "inner_product"}),
     "DenoiserModel": ("denoiser", {"output_scaling": 1, "residual": True}),
-}
-"""Released models: our name, and the reparametrization that they must have."""
+}  # released models: our name, and the reparametrization that they must have
 DEPTHS = ("num_layers_encoder_block", "num_layers_mid_block", "num_layers_decoder_block")
 OPTIONS = {"num_scales", "base_width", "group_size", *DEPTHS}
 EMBEDDING = "noise_var_embedding.time_embed."
-WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
-"""What training on several devices, and compiling, put before each name."""
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # what several devices, and compiling, put before names
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -36,23 +33,15 @@ def fitted(make: Callable[[], Module], weights: Mapping[str, Tensor], depth: int
 
     Depth, names and shapes are compared before anything of the network's size is made: a small file cannot
     ask for a large network. It is in double precision where its weights are, else in single; in evaluation
-    mode, without gradients, on the CPU. Raises ValueError if the weights are not the network's; torch raises
-    more for absurd sizes.
+    mode, without gradients, on the CPU. Raises what torch does, or ValueError, if the weights are not its.
     """
     if depth > max(FEW, len(weights)):
         raise ValueError("the network configured is larger than the weights")
-    with torch.device("meta"):
-        wanted = make().state_dict()
-    if missing := wanted.keys() - weights.keys():
-        raise ValueError(f"{len(missing)} weights are missing, {min(missing)} among them")
-    if unknown := weights.keys() - wanted.keys():
-        raise ValueError(f"{len(unknown)} weights are not the network's, {min(unknown)!r:.80} among them")
     for name, value in weights.items():
-        if value.shape != wanted[name].shape:
-            found, configured = tuple(value.shape), tuple(wanted[name].shape)
-            raise ValueError(f"{name} has shape {found}, configured is {configured}")
         if not value.is_floating_point():
             raise ValueError(f"{name} holds {value.dtype}, which are no weights")
+    with torch.device("meta"):
+        make().load_state_dict(dict(weights), assign=True)
     model = make()
     if any(value.dtype == torch.float64 for value in weights.values()):
         model = model.double()
@@ -70,16 +59,16 @@ class PaperNetwork:
     scales: int  # encoder blocks
     layers: tuple[int, int, int]  # convolutions of an encoder, the middle and a decoder block
 
-    def build(self) -> ScoreModel:
-        """The network with fresh weights."""
-        network = UNet(
-            self.channels, LinearEmbedding(), width=self.width, scales=self.scales, layers=self.layers
-        )
-        return Energy(network) if self.model == "energy" else Denoiser(network)
-
     def fitted(self, weights: Mapping[str, Tensor]) -> ScoreModel:
-        """The network with stored weights; errors as of `fitted`."""
-        return fitted(self.build, weights, max(self.scales, *self.layers))
+        """The network with stored weights; errors as of the function."""
+
+        def make() -> ScoreModel:
+            network = UNet(
+                self.channels, LinearEmbedding(), width=self.width, scales=self.scales, layers=self.layers
+            )
+            return Energy(network) if self.model == "energy" else Denoiser(network)
+
+        return fitted(make, weights, max(self.scales, *self.layers))
 
 
 class Released(NamedTuple):
@@ -103,9 +92,8 @@ def read_network(path: Path) -> Released:
         raise CheckpointError(f"{path}: {one_line(error):.300}") from error
     try:
         network = _network(kind, options, weights)
-        if (output := f"network.decoder.0.{network.layers[2] - 1}.conv.weight") in weights:
-            weights["network.output.weight"] = weights.pop(output)
-        model = network.fitted(weights)
+        output = f"network.decoder.0.{network.layers[2] - 1}.conv.weight"
+        model = network.fitted({{output: "network.output.weight"}.get(k, k): v for k, v in weights.items()})
     except (RuntimeError, ValueError, TypeError, MemoryError, OverflowError) as error:
         raise CheckpointError(
             f"{path}: the weights do not fit args.network_kwargs={options}: {one_line(error):.300}"
@@ -188,15 +176,15 @@ def _own_name(name: str) -> str:
 
 
 def _network(kind: str, options: dict[str, Any], weights: dict[str, Tensor]) -> PaperNetwork:
-    """The network of some options; what they leave out is read off the weights."""
-    names = [name.removeprefix("network.") for name in weights]
-    first = weights["network.encoder.0.0.conv.weight"]
-    encoders = {name.split(".")[1] for name in names if name.startswith("encoder.")}
+    """The network that the weights are of; ValueError if the options say another."""
+    kernel = weights["network.encoder.0.0.conv.weight"]
+    scales = {name.split(".")[2] for name in weights if name.startswith("network.encoder.")}
     encoder, middle, decoder = (
-        options.get(
-            key, sum(name.startswith(f"{block}.") and name.endswith(".conv.weight") for name in names)
-        )
-        for key, block in zip(DEPTHS, ("encoder.0", "middle", "decoder.0"), strict=True)
+        sum(name.startswith(f"network.{block}.") and name.endswith(".conv.weight") for name in weights)
+        for block in ("encoder.0", "middle", "decoder.0")
     )
-    scales, width = options.get("num_scales", len(encoders)), options.get("base_width", len(first))
-    return PaperNetwork(kind, first.shape[1], width, scales, (encoder, middle, decoder))
+    found = dict(zip(DEPTHS, (encoder, middle, decoder), strict=True))
+    found |= {"num_scales": len(scales), "base_width": len(kernel)}
+    if wrong := {key: number for key, number in found.items() if options.get(key, number) != number}:
+        raise ValueError(f"they are of {wrong}")
+    return PaperNetwork(kind, kernel.shape[1], len(kernel), len(scales), (encoder, middle, decoder))
