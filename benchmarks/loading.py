@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from timing import peak_bytes
 
-from dualscore.data.batch import Batch
+from dualscore.data.datamodule import Batch
 from dualscore.data.epoch_plan import EpochPlan
 from dualscore.data.reader import TrainingBatches
 from dualscore.data.shards import Shard, entry_name, shard_name

@@ -17,21 +17,13 @@ from data_prep import pool, progress
 from data_prep.plan import Plan, Request, ShardJob, Source, Unit, check_splits, lay_out
 from data_prep.shard_writer import BUILD_FOLDER, Finished, read_finished, sidecar_path, write_shard
 from data_prep.statistics import Sums
-from dualscore.data.photograph_numbers import PHOTOGRAPHS_FILE, Photographs, pack
-from dualscore.data.shards import (
-    FORMAT,
-    MANIFEST_FILE,
-    SPECTRUM_FILE,
-    SPLITS,
-    Manifest,
-    Split,
-    Statistics,
-)
+from dualscore.data.shards import FORMAT, MANIFEST_FILE, SPLITS, Manifest, Photographs, Split, Statistics
 from dualscore.errors import DataError
 from dualscore.files.aside import write_aside
 from dualscore.terminal import shared_console
 
 PREPARATION = 2  # raise it when the same request would give other bytes
+SPECTRUM_FILE, PHOTOGRAPHS_FILE = "spectrum.npy", "photographs.npz"
 WARNINGS_SHOWN = 20
 WARNINGS_KEPT = 200
 
@@ -283,7 +275,9 @@ def _write_photographs(units: list[Unit], plan: Plan, out: Path) -> Photographs 
         split: np.concatenate([unit.numbers() for unit in units if unit.split == split])
         for split in plan.photographs
     }
-    content = pack(numbers)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **numbers)  # equal numbers give equal bytes
+    content = buffer.getvalue()
     write_aside(out / PHOTOGRAPHS_FILE, content)
     return Photographs(PHOTOGRAPHS_FILE, hashlib.sha256(content).hexdigest(), dict(plan.photographs))
 

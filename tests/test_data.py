@@ -2,6 +2,7 @@
 
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from dualscore.data.batch import Batch, Memory
-from dualscore.data.epoch_plan import EpochPlan, chosen, cut, share, whole
-from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
-from dualscore.data.shard_datamodule import ShardDataModule
+from dualscore.data.datamodule import Batch, Batching
+from dualscore.data.epoch_plan import EpochPlan, cut, evenly_placed, share, whole
+from dualscore.data.reader import EvenlySpacedBatches, ShardDataModule, TrainingBatches
 from dualscore.data.shard_file import ShardFile
 from dualscore.data.shards import Manifest, Shard
 from dualscore.errors import DataError
@@ -47,8 +48,9 @@ def test_shares_cover_everything_once(total: int, parts: int) -> None:
 @given(st.integers(1, 500), st.data())
 def test_the_chosen_images_are_as_many_as_asked_and_evenly_spaced(total: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(1, total))
-    places = [i for i in range(total) if chosen(i, count, total)]
-    assert len(places) == count
+    places = [evenly_placed(index, count, total) for index in range(count)]
+    assert len(set(places)) == count
+    assert 0 <= places[0] <= places[-1] == total - 1
     gaps = np.diff(places)
     assert not len(gaps) or gaps.max() - gaps.min() <= 1
 
@@ -172,7 +174,8 @@ def test_validation_sees_each_chosen_image_once(
                     seen += batch.position.tolist()
         assert batches == len(dataset)
     total = manifest.splits["val"].images
-    assert sorted(seen) == [i for i in range(total) if chosen(i, min(count, total), total)]
+    most = min(count, total)
+    assert sorted(seen) == [evenly_placed(index, most, total) for index in range(most)]
 
 
 @given(st.integers(1, 10_000), st.data())
@@ -195,11 +198,8 @@ def test_validation_through_real_loader_processes(demo_shards: Path) -> None:
 
 
 def _datamodule(folder: Path, **changes: int) -> ShardDataModule:
-    options = {
-        "batch_size": 64, "streams": 8, "workers": 0, "accumulate": 1, "shuffle_buffer": 64, "seed": 0,
-        "validate_images": 100, "validate_batch_size": 32,
-    }  # fmt: skip
-    return ShardDataModule(folder, Manifest.load(folder), **(options | changes))
+    batching = replace(Batching(64, 8, 0, 1, 0, 100, 32), **changes)
+    return ShardDataModule(folder, Manifest.load(folder), batching, shuffle_buffer=64)
 
 
 def test_the_loader_tells_and_takes_its_place(demo_shards: Path) -> None:
@@ -219,14 +219,14 @@ def test_the_loader_tells_and_takes_its_place(demo_shards: Path) -> None:
 def test_memory_is_bounded_by_the_shuffle_buffer(demo_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more images have been read than were yielded and fit into the buffers, at any time of the epoch."""
     read = 0
-    original = Memory.read
+    original = ShardFile.read
 
-    def counted(self: Memory, file: ShardFile, first: int, count: int) -> list[int]:
+    def counted(self: ShardFile, first: int, rows: list[NDArray[np.uint8]]) -> None:
         nonlocal read
-        read += count
-        return original(self, file, first, count)
+        read += len(rows)
+        original(self, first, rows)
 
-    monkeypatch.setattr(Memory, "read", counted)
+    monkeypatch.setattr(ShardFile, "read", counted)
     manifest = Manifest.load(demo_shards)
     plan = EpochPlan(manifest.splits["train"].shards, 64, 8, 1, 0, 0)
     excess = []

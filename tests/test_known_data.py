@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dualscore.assemble import build_datamodule, load_statistics
-from dualscore.data.base import ResumableLoader
+from dualscore.data.datamodule import ResumableLoader
 from dualscore.data.known import KnownDataModule, TrainingDraws, draw_images
 from dualscore.errors import DataError
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
@@ -28,16 +28,7 @@ def module(*settings: str, name: str = "texture_mixture") -> KnownDataModule:
 
 
 def draws(data: KnownDataModule, streams: range, epoch: int = 0, start: int = 0) -> TrainingDraws:
-    return TrainingDraws(
-        data.density,
-        data.quantized,
-        batches=data.batches,
-        each=2,
-        streams=streams,
-        total=8,
-        key=(0, epoch),
-        start=start,
-    )
+    return TrainingDraws(data.density, data.quantized, data.batching, streams, epoch, start)
 
 
 def first(data: KnownDataModule, streams: range, epoch: int = 0, start: int = 0) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 
 import dualscore
 from dualscore.assemble import build, find_data, load_statistics
-from dualscore.data.batch import Batch
+from dualscore.data.datamodule import Batch
 from dualscore.energy import Energy, Fading
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.images import to_pixels

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from dualscore.data import transfer
-from dualscore.data.reader import EvenlySpacedBatches
-from dualscore.data.shard_datamodule import ShardDataModule
+from dualscore.data.datamodule import Batching
+from dualscore.data.reader import EvenlySpacedBatches, ShardDataModule
 from dualscore.data.shards import Manifest, Shard
 from dualscore.data.source import RemoteFolder, find
 from dualscore.errors import ConfigError, DataError, SourceError
@@ -145,10 +145,7 @@ def test_loader_processes_and_devices_share_a_cache(server: Server, tmp_path: Pa
     modules = []
     for _ in range(2):
         source, manifest = opened(server, tmp_path)
-        module = ShardDataModule(
-            source, manifest, batch_size=64, streams=2, workers=workers, accumulate=1, shuffle_buffer=64,
-            seed=0, validate_images=100, validate_batch_size=32,
-        )  # fmt: skip
+        module = ShardDataModule(source, manifest, Batching(64, 2, workers, 1, 0, 100, 32), shuffle_buffer=64)
         modules.append(module)
     loaders = [iter(module.epoch_loader(0, 0)) for module in modules]
     for _ in range(5):
@@ -357,10 +354,7 @@ def test_a_server_that_is_not_there_is_one_line(workspace: Workspace) -> None:
 def test_a_source_that_is_gone_is_never_skipped(server: Server, tmp_path: Path) -> None:
     source, manifest = opened(server, tmp_path)
     server.fault = lambda handler, _: (handler.send_error(404), True)[1]
-    module = ShardDataModule(
-        source, manifest, batch_size=8, streams=1, workers=0, accumulate=1, shuffle_buffer=8,
-        seed=0, validate_images=8, validate_batch_size=8,
-    )  # fmt: skip
+    module = ShardDataModule(source, manifest, Batching(8, 1, 0, 1, 0, 8, 8), shuffle_buffer=8)
     with pytest.raises(SourceError, match="HTTP 404"):
         next(iter(module.epoch_loader(0, 0)))
 

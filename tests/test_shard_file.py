@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_tars_of_any_kind_are_read(tmp_path: Path, form: int, extra: bool, name:
 def test_rows_hold_entries_with_sound_headers(tmp_path: Path) -> None:
     shard = write(tmp_path / "train-000000.tar", [f"{i:09d}.u8" for i in range(5)])
     rows = np.zeros((3, row_bytes(SIZE)), np.uint8)
-    with ShardFile(tmp_path, shard, SIZE) as file:
+    with closing(ShardFile(tmp_path, shard, SIZE)) as file:
         file.read(1, list(rows))
     assert [a.tolist() for a in positions(rows[:, :BLOCK], SIZE)] == [[1, 2, 3], [0, 0, 0]]
     assert (rows[:, BLOCK : BLOCK + SIZE] == np.array([[1], [2], [3]])).all()
@@ -81,7 +82,7 @@ def test_a_damaged_header_in_the_middle_is_named(
 def test_a_shard_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "train-000000.tar"
     shard = write(path, [f"{i:09d}.u8" for i in range(5)])
-    with ShardFile(tmp_path, shard, SIZE) as file:
+    with closing(ShardFile(tmp_path, shard, SIZE)) as file:
         with path.open("r+b") as shrunk:
             shrunk.truncate(2 * row_bytes(SIZE) + 100)
         with pytest.raises(DataError, match="ends after 2 of its 5 images"):

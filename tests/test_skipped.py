@@ -12,8 +12,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dualscore.data.batch import Batch
-from dualscore.data.epoch_plan import EpochPlan, chosen
+from dualscore.data.datamodule import Batch
+from dualscore.data.epoch_plan import EpochPlan, evenly_placed
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.shard_file import ShardFile, row_bytes
 from dualscore.data.shards import Manifest
@@ -130,7 +130,11 @@ def test_a_shard_may_shrink_while_it_is_read(demo_shards: Path, tmp_path: Path) 
 def test_validation_skips_nothing(demo_shards: Path, tmp_path: Path) -> None:
     manifest = Manifest.load(demo_shards)
     shard = manifest.splits["val"].shards[0]
-    for damage, complaint in ((headers, "cannot be read"), (truncate, "ends"), (vanish, "cannot be read")):
+    for damage, complaint in (
+        (headers, "entry 0 has a damaged header"),
+        (truncate, "ends"),
+        (vanish, "cannot be read"),
+    ):
         folder = shutil.copytree(demo_shards, tmp_path / damage.__name__)
         damage(folder / shard.file)
         with pytest.raises(DataError, match=rf"{shard.file}: .*{complaint}"):
@@ -172,10 +176,11 @@ def scattered(shards: Path, to: Path) -> Path:
     """A copy in which every 16th image of the training shards cannot be read, but for those evaluated."""
     folder = shutil.copytree(shards, to)
     split = Manifest.load(folder).splits["train"]
+    evaluated = {evenly_placed(index, 32, split.images) for index in range(32)}
     first = 0
     for shard in split.shards:
         for entry in range(5, shard.images, 16):
-            if not chosen(first + entry, 32, split.images):
+            if first + entry not in evaluated:
                 flip(folder / shard.file, entry)
         first += shard.images
     return folder

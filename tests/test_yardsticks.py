@@ -14,7 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from dualscore.assemble import build_datamodule, load_statistics
-from dualscore.data.base import ImageDataModule
+from dualscore.data.datamodule import ImageDataModule
 from dualscore.errors import DataError
 from dualscore.evaluation import codecs, fitted_yardsticks, yardsticks
 from dualscore.evaluation.fitted_yardsticks import FullGaussian, Keep

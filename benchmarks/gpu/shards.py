@@ -15,8 +15,7 @@ from benchmarks.gpu.setting import Setting
 from benchmarks.gpu.steps import CHIEF, DUAL, Step
 from benchmarks.timing import side_by_side
 from dualscore.assemble import build_datamodule
-from dualscore.data.base import ImageDataModule, ResumableLoader
-from dualscore.data.batch import Batch
+from dualscore.data.datamodule import Batch, ImageDataModule, ResumableLoader
 from dualscore.images import to_pixels
 from dualscore.training.compiling import obstacle
 

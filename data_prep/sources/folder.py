@@ -11,10 +11,12 @@ from data_prep import pool, progress
 from data_prep.plan import Plan, Request, Source
 from data_prep.sources.crops import CropUnit, count_crops
 from data_prep.sources.photographs import Photograph, inspect
-from dualscore.data.photograph_numbers import NAMES_KEPT, SplitPhotographs
+from dualscore.data.shards import SplitPhotographs
 from dualscore.errors import DataError
 from dualscore.pictures.photographs import SUFFIXES
 
+NAMES_KEPT = 2000
+"""Photographs of a data set that are named; of more there are only checksums."""
 GROUP_CROPS = 2**16
 GROUP_BYTES = 200 * 10**6
 NO_TEST = (

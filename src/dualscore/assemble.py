@@ -31,7 +31,7 @@ from dualscore.settings.experiment import to_plain
 from dualscore.shipped import prepare
 
 if TYPE_CHECKING:
-    from dualscore.data.base import ImageDataModule
+    from dualscore.data.datamodule import ImageDataModule
     from dualscore.training.lightning_module import DualScoreModule
 
 VALIDATION_STRATA = 16
@@ -213,7 +213,7 @@ def build_module(
     config: ExperimentConfig, datamodule: "ImageDataModule", plain_config: dict[str, Any]
 ) -> "DualScoreModule":
     """Build the LightningModule; the weights depend on the experiment's seed alone."""
-    from dualscore.data.shard_datamodule import ShardDataModule
+    from dualscore.data.reader import ShardDataModule
     from dualscore.training.lightning_module import DualScoreModule
 
     data = (datamodule.source, datamodule.manifest) if isinstance(datamodule, ShardDataModule) else None
@@ -259,37 +259,25 @@ def _validation_strata(config: ExperimentConfig, datamodule: "ImageDataModule") 
 
 def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
     """Build the data module."""
+    from dualscore.data.datamodule import Batching
     from dualscore.data.known import KnownDataModule
-    from dualscore.data.shard_datamodule import ShardDataModule
+    from dualscore.data.reader import ShardDataModule
 
     data = config.data
-    if (density := known_density(config)) is not None:
-        return KnownDataModule(
-            density,
-            data.density.value,
-            quantized=data.quantized,
-            batch_size=data.batch_size,
-            streams=data.streams,
-            workers=data.workers,
-            accumulate=config.trainer.accumulate,
-            seed=config.seed,
-            validate_images=config.trainer.validate_images,
-            validate_batch_size=config.evaluate.batch_size,
-        )
-    source, manifest = find_data(config)
-    return ShardDataModule(
-        source,
-        manifest,
+    batching = Batching(
         batch_size=data.batch_size,
         streams=data.streams,
         workers=data.workers,
         accumulate=config.trainer.accumulate,
-        shuffle_buffer=data.shuffle_buffer,
         seed=config.seed,
         validate_images=config.trainer.validate_images,
         validate_batch_size=config.evaluate.batch_size,
-        training=training_images(config, manifest),
     )
+    if (density := known_density(config)) is not None:
+        return KnownDataModule(density, data.density.value, data.quantized, batching)
+    source, manifest = find_data(config)
+    training = training_images(config, manifest)
+    return ShardDataModule(source, manifest, batching, shuffle_buffer=data.shuffle_buffer, training=training)
 
 
 def build(config: ExperimentConfig) -> "tuple[DualScoreModule, ImageDataModule]":

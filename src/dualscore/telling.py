@@ -20,7 +20,7 @@ from dualscore.terminal.boxes import print_summary
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-    from dualscore.data.base import ImageDataModule
+    from dualscore.data.datamodule import ImageDataModule
     from dualscore.training.lightning_module import DualScoreModule
 
 

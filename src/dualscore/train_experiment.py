@@ -13,7 +13,7 @@ from rich.text import Text
 from dualscore.assemble import build
 from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.run_log import find_compared, write_closing, write_opening
-from dualscore.data.base import ImageDataModule
+from dualscore.data.datamodule import ImageDataModule
 from dualscore.devices import allow_tf32
 from dualscore.errors import StoppedError, TrainingError
 from dualscore.evaluation import evaluate, is_complete

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from data_prep.verify import verify
-from dualscore.data.photograph_numbers import Photographs, SplitPhotographs, leak
-from dualscore.data.shard_datamodule import ShardDataModule
-from dualscore.data.shards import Manifest
+from dualscore.data.datamodule import Batching
+from dualscore.data.reader import ShardDataModule
+from dualscore.data.shards import Manifest, Photographs, SplitPhotographs, leak
 from dualscore.errors import DataError
 from evil import Evil
 from fakes import photograph, write_official_imagenet
@@ -30,9 +30,18 @@ OLD = ROOT / "tests" / "data" / "manifest_two_splits.json"
 
 def module(folder: Path, manifest: Manifest | None = None, training: range | None = None) -> ShardDataModule:
     return ShardDataModule(
-        folder, manifest or Manifest.load(folder), batch_size=8, streams=8, workers=0, accumulate=1,
-        shuffle_buffer=64, seed=0, validate_images=8, validate_batch_size=8, training=training,
-    )  # fmt: skip
+        folder,
+        manifest or Manifest.load(folder),
+        Batching(8, 8, 0, 1, 0, 8, 8),
+        shuffle_buffer=64,
+        training=training,
+    )
+
+
+def photograph_name(data: ShardDataModule, split: str, number: int) -> str:
+    known = data.manifest.photographs
+    assert known is not None
+    return known.splits[split].names[number]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +95,7 @@ def test_every_crop_is_of_the_photograph_that_its_pixels_show(painted: Path, spl
     numbers = data.photographs(split, torch.arange(len(shown)))
     assert numbers is not None
     assert numbers.dtype == torch.int64
-    names = [data.photograph_name(split, number) for number in numbers.tolist()]
+    names = [photograph_name(data, split, number) for number in numbers.tolist()]
     assert names == [f"{value}.png" for value in shown]
     some = torch.tensor([5, 0, 5, len(shown) - 1])  # in any order, more than once
     found = data.photographs(split, some)
@@ -112,13 +121,13 @@ def test_batches_of_training_know_their_photographs(painted: Path) -> None:
         batch = next(iter(loader))
         numbers = data.photographs("train", batch.position)
         assert numbers is not None
-        names = [data.photograph_name("train", number) for number in numbers.tolist()]
+        names = [photograph_name(data, "train", number) for number in numbers.tolist()]
         assert names == [f"{value}.png" for value in batch.image[:, 0, 0, 0].tolist()]
     part = next(iter(module(painted, training=range(20, 60)).evenly_spaced("train", 40, 40)))
     assert part.position.tolist() == list(range(20, 60))
     found = data.photographs("train", part.position)
     assert found is not None
-    assert [data.photograph_name("train", n) for n in found.tolist()] == [
+    assert [photograph_name(data, "train", n) for n in found.tolist()] == [
         f"{value}.png" for value in part.image[:, 0, 0, 0].tolist()
     ]
 
@@ -143,7 +152,7 @@ def test_the_demos_crops_lie_in_their_photographs(sound: Path) -> None:
         numbers = data.photographs(split, torch.arange(len(images)))
         assert numbers is not None
         pairs = [
-            (origin[image.tobytes()], data.photograph_name(split, number))
+            (origin[image.tobytes()], photograph_name(data, split, number))
             for image, number in zip(images, numbers.tolist(), strict=True)
             if image.tobytes() in origin
         ]
@@ -181,7 +190,6 @@ def test_of_many_photographs_only_checksums_are_kept(
     monkeypatch.setattr("data_prep.sources.folder.NAMES_KEPT", 19)
     build("folder", tmp_path / "out", painted.parent / "src", 1, 8, 0.25, 0.2)
     data = module(tmp_path / "out")
-    assert data.photograph_name("val", 0) is None
     known, named = data.manifest.photographs, Manifest.load(painted).photographs
     assert known is not None
     assert named is not None
@@ -201,7 +209,6 @@ def test_images_that_are_photographs_are_their_own(tmp_path: Path) -> None:
     found = data.photographs("test", positions)
     assert found is not None
     assert found.tolist() == [7, 0, 11, 7]
-    assert data.photograph_name("test", 7) is None
 
 
 @pytest.mark.parametrize("position", [-1, 176])
@@ -237,7 +244,6 @@ def test_rows_measured_on_an_old_data_set_stay_valid(
     assert data.reported == "val"
     assert "test" not in data.counts
     assert data.photographs("val", torch.arange(3)) is None
-    assert data.photograph_name("val", 0) is None
 
 
 def test_the_demos_training_and_validation_crops_are_what_they_were(sound: Path) -> None:

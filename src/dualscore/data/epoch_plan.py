@@ -47,6 +47,12 @@ def cut(pieces: Sequence[Piece], start: int, stop: int) -> list[Piece]:
     return found
 
 
+def locate(shards: Sequence[Shard], position: int) -> tuple[Shard, int]:
+    """The shard that holds the image at a position of the split, and the image's number in it."""
+    (piece,) = cut(whole(shards), position, position + 1)
+    return piece.shard, piece.start
+
+
 def share(total: int, part: int, parts: int) -> tuple[int, int]:
     """The range of `total` things that falls to `part` of `parts`; sizes differ by one at most."""
     return total * part // parts, total * (part + 1) // parts
@@ -59,9 +65,9 @@ def share_of_worker(total: int, place: tuple[int, int], worker: int, workers: in
     return low + first, low + last
 
 
-def chosen(index: int, count: int, total: int) -> bool:
-    """Whether image `index` is among `count` evenly spaced ones of `total`; exactly `count` are."""
-    return (index + 1) * count // total > index * count // total
+def evenly_placed(index: int, count: int, total: int) -> int:
+    """Place of the image `index`, from 0, of `count` evenly spaced ones among `total`."""
+    return -(-(index + 1) * total // count) - 1
 
 
 @dataclass(frozen=True)
@@ -90,9 +96,8 @@ class EpochPlan:
     @property
     def images(self) -> int:
         """Images of an epoch, repeated ones as often as they are laid out."""
-        return self.repeats * (
-            sum(shard.images for shard in self.shards) if self.within is None else len(self.within)
-        )
+        used = sum(shard.images for shard in self.shards) if self.within is None else len(self.within)
+        return self.repeats * used
 
     @property
     def batches(self) -> int:

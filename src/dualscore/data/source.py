@@ -4,14 +4,11 @@ import fcntl
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
-from dualscore.data.photograph_numbers import HEADER_BYTES
-from dualscore.data.shards import MANIFEST_FILE, Manifest, Shard
+from dualscore.data.shards import HEADER_BYTES, MANIFEST_FILE, Manifest, Shard
 from dualscore.data.transfer import Address, is_remote
 from dualscore.errors import SourceError
 from dualscore.files.aside import write_aside
@@ -20,47 +17,74 @@ MOST_MANIFEST_BYTES = 2**26
 _PREFIX = "remote-"  # whatever else lies beside is never touched
 
 
-class ShardCache:
-    """A folder of shards, bounded in 10⁹ bytes: fetched once, shared by any number of processes.
+class RemoteFolder:
+    """A data set elsewhere, whose files are fetched when they are needed into a cache of bounded size.
 
-    A shard's file is locked (shared) as long as it is open, so that the least recently used one that no
-    process reads can be found and deleted. A second lock for each shard lets one process fetch it while
-    others wait.
+    The manifest is fetched anew by each process that starts; the rest once. The cached files of a data set
+    form a folder like any other, named after the manifest's checksum, so that a data set that changed at
+    its place is never mixed with what it was.
+
+    Any number of processes share a cache. A shard's file is locked (shared) as long as it is open, so that
+    the least recently used one that no process reads can be found and deleted. A second lock for each shard
+    lets one process fetch it while others wait.
+
+    Args:
+        address: where the data set is.
+        cache: the cache's folder, for all data sets.
+        gigabytes: 10⁹ bytes of shards that it holds.
     """
 
-    def __init__(self, root: Path, gigabytes: float) -> None:
-        self.root, self.gigabytes = root, gigabytes
-        self.limit = int(gigabytes * 1e9)
+    def __init__(self, address: Address, cache: Path, gigabytes: float) -> None:
+        self.address, self.cache, self.gigabytes = address, cache, gigabytes
+        raw = self._fetch(MANIFEST_FILE, MOST_MANIFEST_BYTES)
+        self.manifest = Manifest.parse(raw, f"{address}/{MANIFEST_FILE}")
+        self.folder = cache / f"{_PREFIX}{hashlib.sha256(raw).hexdigest()[:16]}"
+        with self._writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / MANIFEST_FILE).exists():
+                write_aside(self.folder / MANIFEST_FILE, raw)
+            self._keep_files()
 
-    def folder(self, key: str) -> Path:
-        """Where a data set's files are, made if need be."""
-        folder = self.root / f"{_PREFIX}{key}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SourceError(f"{folder}: cannot be made ({error.strerror}); see data.cache") from None
-        return folder
+    def __str__(self) -> str:
+        return str(self.address)
 
-    def open(self, path: Path, size: int, fetch: Callable[[BinaryIO], None]) -> int:
-        """A descriptor that keeps a shard open, fetched first if it is missing or not `size` bytes long."""
-        try:
-            with _locked(path.with_name(f".{path.name}.lock")):
-                descriptor = _open_whole(path, size)
-                return self._fetch(path, size, fetch) if descriptor is None else descriptor
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be kept ({error.strerror}); see data.cache") from None
+    def check_room(self, shards_at_once: int) -> None:
+        """Refuse a cache that cannot hold as many shards as are read at once; SourceError says why."""
+        sizes = [shard.bytes for split in self.manifest.splits.values() for shard in split.shards]
+        needed = sum(sorted(sizes)[-shards_at_once:])
+        if needed > self.gigabytes * 1e9:
+            raise SourceError(
+                f"data.cache_gb={self.gigabytes:g} is too little: up to {shards_at_once} shards of "
+                f"{self} are read at once, {needed / 1e9:.3g} GB; raise it, or lower data.streams or "
+                "data.workers"
+            )
 
-    def _fetch(self, path: Path, size: int, fetch: Callable[[BinaryIO], None]) -> int:
+    def open(self, shard: Shard) -> int:
+        """Open a shard for reading, fetched first if it is missing or cut short; the file's descriptor."""
+        path = self.folder / shard.file
+        with self._writing(path), _locked(path.with_name(f".{path.name}.lock")):
+            with suppress(FileNotFoundError):
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                if os.fstat(descriptor).st_size == shard.bytes:
+                    with suppress(PermissionError):  # another user's file
+                        os.utime(descriptor)  # used now
+                    return descriptor
+                os.close(descriptor)
+                path.unlink(missing_ok=True)
+            return self._fetch_shard(shard, path)
+
+    def _fetch_shard(self, shard: Shard, path: Path) -> int:
         part = path.with_name(f".{path.name}.part")
         part.unlink(missing_ok=True)  # of a process that was killed: this one has the shard's lock
-        with _locked(self.root / ".lock"):
-            self._make_room(size, path.name)
+        with _locked(self.cache / ".lock"):
+            self._make_room(shard)
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            os.ftruncate(descriptor, size)  # counts from now on, for those who look for room
+            os.ftruncate(descriptor, shard.bytes)  # counts from now on, for those who look for room
         try:
             with os.fdopen(os.dup(descriptor), "r+b") as sink:
-                fetch(sink)
+                self.address.fetch(shard.file, sink, shard.bytes, shard.bytes, shard.sha256)
                 sink.flush()
                 os.fsync(descriptor)
             os.replace(part, path)
@@ -70,109 +94,30 @@ class ShardCache:
             raise
         return descriptor
 
-    def _make_room(self, size: int, name: str) -> None:
+    def _make_room(self, shard: Shard) -> None:
+        """Delete the least recently used shards that no process reads until this one fits."""
         found = []
-        for path in self.root.glob(f"{_PREFIX}*/*"):
+        for path in self.cache.glob(f"{_PREFIX}*/*"):
             if path.suffix in (".tar", ".part"):
                 with suppress(FileNotFoundError):  # another process deletes its own
                     status = path.stat()
                     found.append((status.st_mtime_ns, status.st_size, path))
-        total = sum(held for _, held, _ in found)
-        for _, held, path in sorted(found):
-            if total + size <= self.limit:
-                return
-            if _delete_unused(path):
-                total -= held
-        if total + size > self.limit:
+        excess = sum(size for _, size, _ in found) + shard.bytes - self.gigabytes * 1e9
+        for _, size, path in sorted(found):
+            if excess > 0 and _delete_unused(path):
+                excess -= size
+        if excess > 0:
+            used = (excess - shard.bytes) / 1e9 + self.gigabytes
             raise SourceError(
-                f"{self.root}: no room for {name} ({size / 1e9:.3g} GB): {total / 1e9:.3g} GB of "
+                f"{self.cache}: no room for {shard.file} ({shard.bytes / 1e9:.3g} GB): {used:.3g} GB of "
                 f"data.cache_gb={self.gigabytes:g} are being read; raise it, or lower data.streams or "
-                "data.workers"
-            )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait until no other process holds this lock, and hold it; it ends with the process, too."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _open_whole(path: Path, size: int) -> int | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    if os.fstat(descriptor).st_size != size:
-        os.close(descriptor)
-        path.unlink(missing_ok=True)
-        return None
-    with suppress(PermissionError):  # another user's file
-        os.utime(descriptor)  # used now
-    return descriptor
-
-
-def _delete_unused(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:
-        pass
-    return True
-
-
-class RemoteFolder:
-    """A data set elsewhere, whose files are fetched into a cache when they are needed.
-
-    The manifest is fetched anew by each process that starts; the rest once. The cached files of a data set
-    form a folder like any other, named after the manifest's checksum, so that a data set that changed at
-    its place is never mixed with what it was.
-    """
-
-    def __init__(self, address: Address, cache: ShardCache) -> None:
-        self.address, self.cache = address, cache
-        raw = self._fetch(MANIFEST_FILE, MOST_MANIFEST_BYTES)
-        self.manifest = Manifest.parse(raw, f"{address}/{MANIFEST_FILE}")
-        self.folder = cache.folder(hashlib.sha256(raw).hexdigest()[:16])
-        try:
-            if not (self.folder / MANIFEST_FILE).exists():
-                write_aside(self.folder / MANIFEST_FILE, raw)
-            self._keep_files()
-        except OSError as error:
-            raise SourceError(
-                f"{self.folder}: cannot be written ({error.strerror}); see data.cache"
-            ) from None
-
-    def __str__(self) -> str:
-        return str(self.address)
-
-    def open(self, shard: Shard) -> int:
-        """Open a shard for reading, fetched if need be; the file's descriptor."""
-        fetch = partial(
-            self.address.fetch, shard.file, most=shard.bytes, size=shard.bytes, sha256=shard.sha256
-        )
-        return self.cache.open(self.folder / shard.file, shard.bytes, fetch)
-
-    def check_room(self, shards_at_once: int) -> None:
-        """Refuse a cache that cannot hold as many shards as are read at once; SourceError says why."""
-        sizes = [shard.bytes for split in self.manifest.splits.values() for shard in split.shards]
-        needed = sum(sorted(sizes)[-shards_at_once:])
-        if needed > self.cache.limit:
-            raise SourceError(
-                f"data.cache_gb={self.cache.gigabytes:g} is too little: up to {shards_at_once} shards of "
-                f"{self} are read at once, {needed / 1e9:.3g} GB; raise it, or lower data.streams or "
                 "data.workers"
             )
 
     def _keep_files(self) -> None:
         """Fetch the files beside the shards that the manifest names."""
         statistics, (channels, height, width) = self.manifest.statistics, self.manifest.image_shape
-        most = 8 * channels**2 * height * width + 2**12  # with NumPy's header
+        most = 8 * channels**2 * height * width + HEADER_BYTES
         self._keep(statistics.spectrum_file, most, statistics.spectrum_sha256)
         photographs, images = self.manifest.photographs, self.manifest.images
         if photographs is not None and not photographs.each_image:
@@ -191,6 +136,14 @@ class RemoteFolder:
         self.address.fetch(name, sink, most, sha256=sha256)
         return sink.getvalue()
 
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """Say which setting names the cache where it cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be kept ({error.strerror}); see data.cache") from None
+
 
 Source = Path | RemoteFolder
 
@@ -199,7 +152,7 @@ def find(path: str, cache: str, cache_gb: float, hint: str | None = None) -> tup
     """Find a data set in a folder, or as `Address` says, and check what can be checked without its shards."""
     if not is_remote(path):
         return Path(path), Manifest.load(path, hint)
-    source = RemoteFolder(Address(path), ShardCache(Path(cache), cache_gb))
+    source = RemoteFolder(Address(path), Path(cache), cache_gb)
     return source, source.manifest
 
 
@@ -213,3 +166,24 @@ def open_shard(source: Source, shard: Shard) -> int:
 def local_folder(source: Source) -> Path:
     """The folder that holds a source's manifest, spectrum and photographs' numbers."""
     return source.folder if isinstance(source, RemoteFolder) else source
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait until no other process holds this lock, and hold it; it ends with the process, too."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _delete_unused(path: Path) -> bool:
+    """Delete a file that no process has open; whether it is gone."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        pass
+    return True

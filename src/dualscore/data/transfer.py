@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import http.client
-import selectors
 import shlex
 import subprocess
 import tempfile
@@ -11,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from typing import BinaryIO
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -43,20 +43,19 @@ def is_remote(path: str) -> bool:
 class Address:
     """A place that files are fetched from by name: `http://HOST/FOLDER`, `https://…` or `pipe:COMMAND {}`.
 
-    The file's name replaces `{}`. It shows itself without credentials.
+    The file's name replaces `{}`. It shows itself without credentials. ConfigError if it is none of these.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
-        self._is_command = path.startswith(COMMAND)
-        if self._is_command:
-            self._shown = redact(path)
+        self._shown = redact(path)
+        if path.startswith(COMMAND):
             try:
                 self._words = shlex.split(path.removeprefix(COMMAND))
             except ValueError as error:
-                raise ConfigError(f"{error}: data.path={self._shown}") from None
+                raise ConfigError(f"{error}: data.path={self}") from None
             if not any("{}" in word for word in self._words[1:]):
-                raise ConfigError(f"the command needs {{}}, for the file's name: data.path={self._shown}")
+                raise ConfigError(f"the command needs {{}}, for the file's name: data.path={self}")
+            self._read = self._run
             return
         try:
             self._url = urlsplit(path)
@@ -65,12 +64,12 @@ class Address:
             raise ConfigError("data.path: not a URL that can be read") from None
         if self._url.scheme not in ("http", "https") or not host:
             raise ConfigError(
-                f"data.path={redact(path)}: must be a folder, http://…, https://… or `pipe:` and a command "
-                "with {}"
+                f"data.path={self}: must be a folder, http://…, https://… or `pipe:` and a command with {{}}"
             )
         at = f"{host}:{port}" if port else host
         user = "***@" if "@" in self._url.netloc else ""
         self._shown = f"{self._url.scheme}://{user}{at}{self._url.path.rstrip('/')}"
+        self._read = self._download
 
     def __str__(self) -> str:
         return self._shown
@@ -81,9 +80,7 @@ class Address:
         """Fetch a file of at most `most` bytes, again where that fails; SourceError gives the last reason."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                sink.seek(0)
-                self._try(name, sink, most, size, sha256)
-                return
+                return self._try(name, sink, most, size, sha256)
             except _FailedError as failure:
                 reason = failure
             if reason.final or attempt == ATTEMPTS:
@@ -96,9 +93,9 @@ class Address:
         )
 
     def _try(self, name: str, sink: BinaryIO, most: int, size: int | None, sha256: str | None) -> None:
-        digest = hashlib.sha256()
-        got = 0
-        for chunk in self._run(name) if self._is_command else self._download(name):
+        digest, got = hashlib.sha256(), 0
+        sink.seek(0)
+        for chunk in self._read(name):
             got += len(chunk)
             if got > most:
                 raise _FailedError(f"it has more than the {most:,} bytes expected")
@@ -135,36 +132,30 @@ class Address:
             raise _FailedError(str(error) or type(error).__name__) from None
 
     def _run(self, name: str) -> Iterator[bytes]:
-        words = [self._words[0], *(word.replace("{}", name) for word in self._words[1:])]
+        program, *words = self._words
+        words = [program, *(word.replace("{}", name) for word in words)]
         with tempfile.TemporaryFile() as complaints:
             try:
                 process = subprocess.Popen(  # no shell: a name is a name, whatever signs it has
                     words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints, bufsize=0
                 )
             except OSError as error:
-                raise _FailedError(f"{words[0]}: {error.strerror}", final=True) from None
+                raise _FailedError(f"{program}: {error.strerror}", final=True) from None
+            assert process.stdout is not None
             try:
-                yield from _output(process)
+                chunk = b" "
+                while chunk:
+                    if not wait([process.stdout.fileno()], TIMEOUT):
+                        raise _FailedError(f"nothing came for {TIMEOUT:g} s")
+                    yield (chunk := process.stdout.read(_CHUNK))
                 status = process.wait(TIMEOUT)
             except subprocess.TimeoutExpired:
-                raise _FailedError(f"{words[0]} does not end") from None
+                raise _FailedError(f"{program} does not end") from None
             finally:
                 process.kill()
                 process.wait()
-                assert process.stdout is not None
                 process.stdout.close()
             if status:
                 complaints.seek(0)
                 last = complaints.read(_CHUNK).decode(errors="replace").strip().rpartition("\n")[2]
-                raise _FailedError(f"{words[0]} ended with status {status}{f': {last}' if last else ''}")
-
-
-def _output(process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while selector.select(TIMEOUT):
-            if not (chunk := process.stdout.read(_CHUNK)):
-                return
-            yield chunk
-    raise _FailedError(f"nothing came for {TIMEOUT:g} s")
+                raise _FailedError(f"{program} ended with status {status}{f': {last}' if last else ''}")

@@ -1,4 +1,4 @@
-"""Loader processes: which one this is, and how they live beside a run that may be told to stop."""
+"""Processes that end with the one that started them; imports no torch, so that they start at once."""
 
 import atexit
 import mmap
@@ -6,25 +6,15 @@ import multiprocessing.util  # its own last deeds come after ours if it is impor
 import os
 import signal
 import threading
-import time
+from multiprocessing.connection import wait
 from types import FrameType
-
-from torch.utils.data import get_worker_info
 
 GRACE = 30
 """Seconds that a loader process goes on for after SIGTERM: what Slurm leaves a job to save in by default."""
-LOOK = 2.0
-"""Seconds between two looks whether the training process is still there."""
 
 _leaving = mmap.mmap(-1, 1)
 """Not 0 once the training process is at its end; memory that forked loader processes share."""
 atexit.register(_leaving.__setitem__, 0, 1)
-
-
-def worker_place() -> tuple[int, int]:
-    """This loader process among those of its device: (number, how many)."""
-    info = get_worker_info()
-    return (0, 1) if info is None else (info.id, info.num_workers)
 
 
 def live_with_the_run(worker: int) -> None:  # noqa: ARG001 - PyTorch's signature
@@ -36,14 +26,18 @@ def live_with_the_run(worker: int) -> None:  # noqa: ARG001 - PyTorch's signatur
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """End this process, which `multiprocessing` started, as soon as its parent has ended in whatever way."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
+    threading.Thread(target=_wait_and_end, args=(parent.sentinel,), daemon=True).start()
 
 
-def _end_with(parent: int | None) -> None:
-    while os.getppid() == parent:
-        time.sleep(LOOK)
+def _wait_and_end(sentinel: int) -> None:
+    wait([sentinel])
     os._exit(1)
 
 

@@ -18,8 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from dualscore.data.base import ImageDataModule
-from dualscore.data.batch import Batch
+from dualscore.data.datamodule import Batch, ImageDataModule
 from dualscore.evaluation.causal import CausalMLP, train_causal
 from dualscore.files.aside import write_aside
 from dualscore.gaussian import QUANTIZATION_VARIANCE

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dualscore.data.base import ImageDataModule
-from dualscore.data.batch import Batch
+from dualscore.data.datamodule import Batch, ImageDataModule
 from dualscore.errors import DataError, NormalizationError
 from dualscore.evaluation.store import RowStore
 from dualscore.images import to_pixels

@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dualscore.data.base import ImageDataModule
-from dualscore.data.batch import Batch
+from dualscore.data.datamodule import Batch, ImageDataModule
 from dualscore.errors import DataError
 from dualscore.evaluation import fitted_yardsticks
 from dualscore.evaluation.codecs import CODECS, mosaic

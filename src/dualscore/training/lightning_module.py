@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dualscore.data.batch import Batch
+from dualscore.data.datamodule import Batch
 from dualscore.energy import ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, to_pixels

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.run_log import Compared
-from dualscore.data.base import ImageDataModule
+from dualscore.data.datamodule import ImageDataModule
 from dualscore.runs.folder import Run
 from dualscore.runs.run_status import Status
 from dualscore.runs.signals import StopSignals

@@ -1,14 +1,15 @@
 """What happened to a run, in its log: restarts, steps left out, images that could not be read."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from dualscore.data.base import ImageDataModule
-from dualscore.data.substitutes import SkipCount
+from dualscore.data.datamodule import ImageDataModule
+from dualscore.data.epoch_plan import locate
 from dualscore.errors import DataError
 from dualscore.redaction import redact
 from dualscore.training.callbacks.training_callback import TrainingCallback, is_logged, logged_step
@@ -105,14 +106,15 @@ class SkippedImages(TrainingCallback):
     def __init__(self, limit: int, datamodule: ImageDataModule, warn: Callable[[str], None]) -> None:
         self.limit, self.path, self.warn = limit, datamodule.path, warn
         self._datamodule = datamodule
-        self._count = SkipCount(datamodule.training_shards)
+        self._epoch = 0
+        self._positions: list[int] = []
         self._warned: set[str] = set()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self._count.epoch, "positions": list(self._count.positions)}
+        return {"epoch": self._epoch, "positions": list(self._positions)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._count.epoch, self._count.positions = state_dict["epoch"], list(state_dict["positions"])
+        self._epoch, self._positions = state_dict["epoch"], list(state_dict["positions"])
 
     def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
         if trainer.world_size == 1 or is_logged(trainer):
@@ -120,7 +122,7 @@ class SkippedImages(TrainingCallback):
 
     def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
         if self._datamodule.training_shards and is_logged(trainer):
-            module.log("data/skipped_images", float(len(self._count.positions)))
+            module.log("data/skipped_images", float(len(self._positions)))
 
     def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
         self._look(trainer)
@@ -134,22 +136,34 @@ class SkippedImages(TrainingCallback):
             lost = sorted(pair for part in everyones for pair in part)
         fresh: dict[str, int] = {}
         for epoch, position in lost:
-            file, entry = self._count.add(epoch, position)
-            if file not in self._warned:
-                fresh.setdefault(file, entry)
-            if len(self._count.positions) > self.limit:
+            self._begin(epoch)
+            self._positions.append(position)
+            shard, entry = locate(self._datamodule.training_shards, position)
+            if shard.file not in self._warned:
+                fresh.setdefault(shard.file, entry)
+            if len(self._positions) > self.limit:
                 raise self._too_many()
-        self._count.begin(self._datamodule.epoch_read)
+        self._begin(self._datamodule.epoch_read)
         self._warned |= fresh.keys()
         for file, entry in fresh.items():
             self.warn(
                 f"{self.path}/{file}: entry {entry} cannot be read; other images take the place of "
-                f"{self._count.of(file)} of this shard so far; see make verify-data OUT={self.path}"
+                f"{self._shards()[file]} of this shard so far; see make verify-data OUT={self.path}"
             )
 
+    def _begin(self, epoch: int) -> None:
+        """Forget the epochs before this one."""
+        if epoch > self._epoch:
+            self._epoch, self._positions = epoch, []
+
+    def _shards(self) -> Counter[str]:
+        """How many images of each shard's file were lost in this epoch."""
+        shards = self._datamodule.training_shards
+        return Counter(locate(shards, position)[0].file for position in self._positions)
+
     def _too_many(self) -> DataError:
-        file, count = self._count.worst()
-        total = len(self._count.positions)
+        (file, count), *_ = self._shards().most_common(1)
+        total = len(self._positions)
         return DataError(
             f"{self.path}/{file}: {count} images cannot be read, {total} in all in this epoch, more than "
             f"data.max_skipped={self.limit}; see which with make verify-data OUT={self.path}, and prepare or "

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
 from dualscore.dashboard.logger import level
-from dualscore.data.batch import Batch
+from dualscore.data.datamodule import Batch
 from dualscore.energy import Energy
 from dualscore.likelihood import bits_per_dim
 from dualscore.measuring.subject import Rows

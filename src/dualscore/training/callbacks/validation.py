@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from dualscore.dashboard.logger import band, level
-from dualscore.data.batch import Batch
+from dualscore.data.datamodule import Batch
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood import Estimate, bits_per_dim, decibels_per_dim, dequantized_bits_per_dim
 from dualscore.measuring.estimators import paper

@@ -1,21 +1,37 @@
 """What training and evaluation ask of a data set, wherever its images come from."""
 
 from abc import ABC, abstractmethod
-from typing import Any, TypedDict, Unpack
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from dualscore.data.batch import Batch
+from dualscore.data.epoch_plan import share_of_worker
 from dualscore.data.shards import Shard
 from dualscore.data.source import Source
 from dualscore.data.workers import live_with_the_run
 from dualscore.errors import DataError
 
 
-class Batching(TypedDict):
+class Batch(NamedTuple):
+    """Images and which they are."""
+
+    image: Tensor
+    """uint8, shape (B, C, H, W), as stored."""
+    position: Tensor
+    """Place in the split, int64, shape (B,)."""
+    ordinal: Tensor
+    """Place among the images that are read, int64, shape (B,); the position where all are."""
+    replaced: Tensor
+    """Place in the split of the unreadable image that this one stands for, −1 for most, int64, shape (B,)."""
+
+
+@dataclass(frozen=True)
+class Batching:
     """How images are batched, wherever they come from."""
 
     batch_size: int
@@ -34,7 +50,7 @@ class Batching(TypedDict):
 
 
 class ImageDataModule(lightning.LightningDataModule, ABC):
-    """Batches of stored images for training, validation and evaluation.
+    """Batches of images for training, validation and evaluation.
 
     Args:
         dataset: the data set's name.
@@ -43,7 +59,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         identity: what changes whenever the images do.
         counts: images of each split, `train`, `val` and, where there is one, `test`.
         training_shards: what the training images are read from; none where they are drawn.
-        **batching: how images are batched.
+        batching: how images are batched.
     """
 
     def __init__(
@@ -55,17 +71,11 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         identity: str,
         counts: dict[str, int],
         training_shards: tuple[Shard, ...] = (),
-        **batching: Unpack[Batching],
+        batching: Batching,
     ) -> None:
         super().__init__()
-        self.dataset, self.release, self.path = dataset, release, path
-        self.identity, self.counts, self.training_shards = identity, counts, training_shards
-        self.batch_size, self.streams, self.seed = (
-            batching["batch_size"], batching["streams"], batching["seed"]
-        )  # fmt: skip
-        self.workers, self.accumulate = batching["workers"], batching["accumulate"]
-        self.validate_images = batching["validate_images"]
-        self.validate_batch_size = batching["validate_batch_size"]
+        self.dataset, self.release, self.path, self.identity = dataset, release, path, identity
+        self.counts, self.training_shards, self.batching = counts, training_shards, batching
         self.epoch_read = 0
         """The epoch of the last training batch."""
         self.unreadable: list[tuple[int, int]] = []
@@ -78,7 +88,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     def device_streams(self) -> range:
         """This device's share of the streams."""
         rank, world_size = self.place()
-        each = self.streams // world_size
+        each = self.batching.streams // world_size
         return range(rank * each, (rank + 1) * each)
 
     @property
@@ -96,10 +106,6 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         Returns:
             The photographs' numbers, from 0 in each split, int64, shape (n,); None where nobody knows.
         """
-        return None
-
-    def photograph_name(self, split: str, number: int) -> str | None:  # noqa: ARG002 - nothing is known
-        """The name of a split's photograph, None where it has none."""
         return None
 
     @property
@@ -139,23 +145,23 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
 
     def val_dataloader(self) -> "DataLoader[Batch]":
         """The fixed validation set of training."""
+        batching = self.batching
         return self.evenly_spaced(
-            "val", self.validate_images, self.validate_batch_size, self.place(), self.workers
+            "val", batching.validate_images, batching.validate_batch_size, self.place(), batching.workers
         )
 
 
 class ResumableLoader:
     """A training loader that knows its place: epoch and batches consumed, the same on every device.
 
-    Where gradients are accumulated a batch is yielded in equal parts, each of which counts as one.
-
-    Lightning saves `state_dict` into checkpoints and calls `load_state_dict` before training goes on; the
-    plan is then replayed to that place.
+    Where gradients are accumulated a batch is yielded in equal parts, each of which counts as one. Lightning
+    saves `state_dict` into checkpoints and calls `load_state_dict` before training goes on; the plan is then
+    replayed to that place.
     """
 
     def __init__(self, datamodule: ImageDataModule) -> None:
         self._datamodule = datamodule
-        self._parts = datamodule.accumulate
+        self._parts = datamodule.batching.accumulate
         self._batches = datamodule.batches * self._parts
         self.epoch = 0
         self.consumed = 0
@@ -164,7 +170,7 @@ class ResumableLoader:
         """Batches in an epoch, or their parts."""
         return self._batches
 
-    def __iter__(self) -> Any:  # noqa: ANN401 - an iterator of batches
+    def __iter__(self) -> Iterator[Batch]:
         """Yield the rest of the epoch, or the next epoch where nothing of this one is left."""
         # Done here, not after the last batch: Lightning stops by the length and never asks further.
         if self.consumed >= self._batches:
@@ -185,6 +191,31 @@ class ResumableLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a place that `state_dict` returned."""
         self.epoch, self.consumed = state["epoch"], state["consumed"] * self._parts
+
+
+class MeasuredBatches(IterableDataset[Batch]):
+    """Batches of `count` images in order, shared by devices and their loader processes."""
+
+    count: int
+    batch_size: int
+    place: tuple[int, int]
+    """Which device of how many."""
+    workers: int
+
+    def range_of(self, worker: int) -> tuple[int, int]:
+        """The range of the images that falls to a loader process."""
+        return share_of_worker(self.count, self.place, worker, max(1, self.workers))
+
+    def __len__(self) -> int:
+        """Batches this device's loader yields, exactly."""
+        ranges = [self.range_of(worker) for worker in range(max(1, self.workers))]
+        return sum(-(-(last - first) // self.batch_size) for first, last in ranges)
+
+
+def worker_place() -> tuple[int, int]:
+    """This loader process among those of its device: (number, how many)."""
+    info = get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)
 
 
 def make_loader(batches: Any, workers: int) -> DataLoader[Any]:  # noqa: ANN401 - any data set of batches
