@@ -18,7 +18,7 @@ from dualscore.errors import CheckpointError, NormalizationError
 from dualscore.files.inert_pickle import read_released
 from dualscore.model_files.released import read_network
 from dualscore.networks import convolution, normalization
-from dualscore.training.compiling import obstacle
+from dualscore.training.optimizers import obstacle
 
 DATA = Path(__file__).parent / "data"
 
