@@ -20,8 +20,7 @@ import yaml
 
 from dualscore.errors import CheckpointError, ConfigError, TrainingError
 from dualscore.files.aside import write_aside
-from dualscore.files.plain_text import one_line
-from dualscore.files.plain_yaml import refuse_aliases
+from dualscore.files.plain_text import one_line, refuse_aliases
 from dualscore.settings.experiment import to_config, to_plain
 from dualscore.settings.suggestions import did_you_mean
 from dualscore.shipped import places
