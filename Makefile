@@ -151,8 +151,8 @@ screenshots: $(INSTALLED)  ## The pictures of docs/dashboards.md, for maintainer
 experiments: $(INSTALLED)  ## List the experiments
 	@$(dualscore) experiments $(ARGS)
 
-# Files are kept whole, for what their tests share.
-pytest = $(PY) -m pytest -q -n auto --dist loadfile
+# Each process has half of the files, and takes from the other one when it is done.
+pytest = $(PY) -m pytest -q -n auto --dist worksteal
 test: $(INSTALLED)  ## Run the tests, on all cores
 	@$(show) $(pytest) -m "not long"
 

@@ -1,6 +1,9 @@
 """Small real data sets, prepared once, and a place to run experiments in."""
 
+import fcntl
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +15,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import torch
 
+import forking
 from dualscore.cli import main as run
 from fakes import photograph, write_cifar10, write_official_imagenet
 from skips import pytest_terminal_summary as pytest_terminal_summary
-from workspace import EVERYTHING, ROOT, TINY, Workspace
+from workspace import EVERYTHING, REFERENCE, ROOT, TINY, Workspace
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,44 +27,80 @@ def _few_threads() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
-def _prepare(*arguments: str) -> Path:
+QUICK_PICTURES = "dualscore.training.callbacks.pictures.STEPS", 4
+"""Drawing samples for TensorBoard takes a seventh of a tiny run's time."""
+
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Has a folder of some name filled at its first use; all processes of pytest-xdist share it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def made(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, filled = shared / name, shared / f"{name}.filled"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not filled.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                filled.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def trained_once(once: Once) -> Callable[..., Path]:
+    """Trains an experiment once for all tests: in a folder of some name, with the experiments beside runs."""
+
+    def made(name: str, *arguments: str) -> Path:
+        def fill(folder: Path) -> None:
+            (folder / "experiments").symlink_to(ROOT / "experiments")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                patch.setattr(*QUICK_PICTURES)
+                assert run(["train", *arguments]) == 0
+
+        return once(name, fill)
+
+    return made
+
+
+def _prepare(*arguments: str) -> None:
     from data_prep.cli import main as prepare
 
-    out = Path(arguments[arguments.index("--out") + 1])
     assert prepare(["build", *arguments, "--workers", "1"]) == 0
-    return out
 
 
 @pytest.fixture(scope="session")
-def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_shards(once: Once) -> Path:
     """The demo data set at 16×16."""
-    return _prepare("demo", "--out", str(tmp_path_factory.mktemp("demo") / "demo16"), "--size", "16")
+    return once("demo16", lambda folder: _prepare("demo", "--out", str(folder), "--size", "16"))
 
 
 @pytest.fixture(scope="session")
-def demo32_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo32_shards(once: Once) -> Path:
     """The demo data set at 32×32."""
-    return _prepare("demo", "--out", str(tmp_path_factory.mktemp("demo") / "demo32"), "--size", "32")
+    return once("demo32", lambda folder: _prepare("demo", "--out", str(folder), "--size", "32"))
 
 
 @pytest.fixture(scope="session")
-def demo_half(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def demo_half(once: Once) -> Callable[[str], Path]:
     """Makes the demo of one half of its training photographs, a or b."""
-
-    def make(half: str) -> Path:
-        return _prepare(f"demo_{half}", "--out", str(tmp_path_factory.mktemp("half") / f"demo_{half}"))
-
-    return make
+    return lambda half: once(f"demo_{half}", lambda folder: _prepare(f"demo_{half}", "--out", str(folder)))
 
 
 @pytest.fixture(scope="session")
-def official_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def official_shards(once: Once) -> Callable[[str], Path]:
     """Makes shards of photographs in an official format: imagenet64, imagenet32, cifar10 or bsds500."""
-    made: dict[str, Path] = {}
 
     def make(dataset: str) -> Path:
-        if dataset not in made:
-            folder = tmp_path_factory.mktemp(dataset)
+        def fill(folder: Path) -> None:
             size = ["--size", "16"] if dataset == "bsds500" else []
             if dataset == "cifar10":
                 write_cifar10(folder / "source", images_per_batch=40)
@@ -71,24 +111,31 @@ def official_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
             else:
                 side = int(dataset.removeprefix("imagenet"))
                 write_official_imagenet(folder / "source", side, train_images=840, val_images=40)
-            made[dataset] = _prepare(
-                dataset, "--src", str(folder / "source"), "--out", str(folder / "shards"), *size
-            )
-        return made[dataset]
+            _prepare(dataset, "--src", str(folder / "source"), "--out", str(folder / "shards"), *size)
+
+        return once(dataset, fill) / "shards"
 
     return make
 
 
 @pytest.fixture(scope="session")
-def trained_demo(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path) -> Path:
+def trained_demo(trained_once: Callable[..., Path], demo_shards: Path) -> Path:
     """A folder with the experiments and runs/patches_dual after two steps, all measured. Copy it to write."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "experiments").symlink_to(ROOT / "experiments")
     two_steps = ["trainer.max_steps=2", "trainer.validate_every=2", "optim.warmup_steps=0"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert run(["train", "patches_dual", *TINY, EVERYTHING, *two_steps, f"data.path={demo_shards}"]) == 0
-    return folder
+    return trained_once("trained", "patches_dual", *TINY, EVERYTHING, *two_steps, f"data.path={demo_shards}")
+
+
+@pytest.fixture(scope="session")
+def whole(trained_once: Callable[..., Path], demo_shards: Path) -> str:
+    """The run of `REFERENCE`, never interrupted: what all those are compared with that were."""
+    folder = trained_once("whole", "patches_dual", *REFERENCE, f"data.path={demo_shards}")
+    return str(folder / "runs/patches_dual")
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has Python commands that the tested code starts be forks, too."""
+    monkeypatch.setattr(subprocess, "Popen", forking.Popen)
 
 
 @pytest.fixture
@@ -97,5 +144,6 @@ def workspace(
 ) -> Workspace:
     """An empty folder with the shipped experiments."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(*QUICK_PICTURES)
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     return Workspace(tmp_path, capsys)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import forking
 from workspace import ROOT
 
 PLACED = re.compile(r"^`([\w./-]+)`:\n\n```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -105,9 +106,9 @@ class Tree:
         """Run what was noted, all in one process, as its imports take longest; returns what it printed."""
         places = [self.folder / "src", self.folder, ROOT / "tests"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places)), "COLUMNS": "200"}
-        done = subprocess.run(
+        done = forking.run(
             [sys.executable, "-c", DRIVER, json.dumps(self._steps)],
-            cwd=self.folder, env=environment, capture_output=True, text=True, check=False,
+            cwd=self.folder, env=environment, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         self._steps, self.printed = [], done.stdout

@@ -5,11 +5,11 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import termios
 from pathlib import Path
 
+import forking
 from workspace import ROOT
 
 STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
@@ -20,7 +20,7 @@ def on_terminal(folder: Path, *arguments: str, columns: int = 80, **environment:
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     kept = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "NO_COLOR", "TERM", "FORCE_COLOR"}}
-    process = subprocess.Popen(
+    process = forking.Popen(
         [sys.executable, "-m", "dualscore", *arguments],
         cwd=folder,
         stdin=side,

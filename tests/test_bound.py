@@ -1,5 +1,6 @@
 """The certified bound: never below the truth where all images can be enumerated; tight where it should be."""
 
+import functools
 import itertools
 import math
 
@@ -53,10 +54,12 @@ def enumerable(seed: int) -> tuple[Tensor, Tensor, int, torch.Generator]:
     return images, p, levels, generator
 
 
-def gap(
-    seed: int, error: float, parts: tuple[str, ...] = ("decoder", "diffusion", "prior")
-) -> tuple[float, float]:
-    """E bound − entropy in nats and its standard error, exact in x, by repeats over the noise."""
+PARTS = ("decoder", "diffusion", "prior")
+
+
+@functools.cache
+def drawn(seed: int, error: float) -> tuple[dict[str, Tensor], float]:
+    """The bound's parts by repeat over the noise, exact in x, and the entropy, in nats."""
     images, p, levels, generator = enumerable(seed)
     model = ImperfectDenoiser(images, p, error, generator)
     spread = 0.1 + 0.4 * torch.rand(1, generator=generator, dtype=torch.float64)
@@ -69,14 +72,20 @@ def gap(
         model, images.repeat(repeats, 1, 1, 1), prior,
         t0=t0, t1=1e3, strata=24, generator=generator, levels=levels,
     )  # fmt: skip
-    total = torch.stack([getattr(terms, part) for part in parts]).sum(dim=0)
-    per_repeat = (total.reshape(repeats, len(images)) * p).sum(dim=1)
-    entropy = -float((p * p.log()).sum())
-    return float(per_repeat.mean()) - entropy, float(per_repeat.std()) / math.sqrt(repeats)
+    found = {part: (getattr(terms, part).reshape(repeats, len(images)) * p).sum(dim=1) for part in PARTS}
+    return found, -float((p * p.log()).sum())
 
 
-def test_it_never_falls_below_the_truth_in_200_draws() -> None:
-    found = [gap(seed, [0.0, 0.02, 0.1, 0.5][(seed // 4) % 4]) for seed in range(200)]
+def gap(seed: int, error: float, parts: tuple[str, ...] = PARTS) -> tuple[float, float]:
+    """E bound − entropy and its standard error."""
+    found, entropy = drawn(seed, error)
+    per_repeat = sum((found[part] for part in parts), torch.tensor(0.0))
+    return float(per_repeat.mean()) - entropy, float(per_repeat.std()) / math.sqrt(len(per_repeat))
+
+
+def test_it_never_falls_below_the_truth_in_112_draws() -> None:
+    """Seven of each shape and error."""
+    found = [gap(seed, [0.0, 0.02, 0.1, 0.5][(seed // 4) % 4]) for seed in range(112)]
     assert min(value + 5 * stderr for value, stderr in found) > 0  # tails are heavy where few images are
     exact = [value for seed, (value, _) in enumerate(found) if (seed // 4) % 4 == 0]
     bad = [value for seed, (value, _) in enumerate(found) if (seed // 4) % 4 == 3]
@@ -90,7 +99,7 @@ REPEATS = 100
 @pytest.mark.parametrize("error", [0.0, 0.1])
 def test_what_an_evaluation_reports_is_a_bound_too(error: float) -> None:
     """The path of `make evaluate`: a pilot chooses t0 and t1, stages measure; on a few 8-bit images."""
-    for seed in range(4):
+    for seed in range(2):
         generator = torch.Generator().manual_seed(seed)
         # Neighbouring grey levels, up to the end of the range: the decoder has to tell them apart.
         values = torch.arange(240, 256).repeat(2)
@@ -143,9 +152,9 @@ def test_what_an_evaluation_reports_is_a_bound_too(error: float) -> None:
         assert gap < 1.2  # twice the decoder would be more
 
 
-@pytest.mark.parametrize("missing", ["decoder", "diffusion", "prior"])
+@pytest.mark.parametrize("missing", PARTS)
 def test_every_part_is_needed(missing: str) -> None:
-    parts = tuple(part for part in ("decoder", "diffusion", "prior") if part != missing)
+    parts = tuple(part for part in PARTS if part != missing)
     whole = [gap(seed, 0.0) for seed in range(24)]
     without = [gap(seed, 0.0, parts) for seed in range(24)]
     lost = sum(a - b for (a, _), (b, _) in zip(whole, without, strict=True)) / 24

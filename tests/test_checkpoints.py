@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import forking
 from dualscore.errors import CheckpointError, ConfigError, StoppedError
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run, check_architecture
@@ -23,15 +24,7 @@ from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.train_experiment import train
 from dualscore.training.callbacks.checkpointing import AtomicCheckpointIO
 from test_training import difference
-from workspace import ROOT, TINY, Workspace
-
-SHORT = [
-    *TINY,
-    "optim.warmup_steps=2",
-    "optim.ema_steps=3",
-    "trainer.max_steps=9",
-    "trainer.validate_every=3",
-]
+from workspace import REFERENCE, ROOT, Workspace
 
 
 def contents(path: Path) -> list[int]:
@@ -67,7 +60,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_warns_at_every_attempt(tmp_pat
 
 def test_no_flipped_bit_is_read_as_something_else(workspace: Workspace, demo_shards: Path) -> None:
     """Every byte of the file is either checked or means nothing."""
-    workspace.run("train", "patches_dual", *SHORT, f"data.path={demo_shards}", "trainer.max_steps=3")
+    workspace.run("train", "patches_dual", *REFERENCE, f"data.path={demo_shards}", "trainer.max_steps=3")
     path = workspace.folder / "runs/patches_dual/checkpoints/last.ckpt"
     good, whole = read_checkpoint(path), path.read_bytes()
     chance = random.Random(0)
@@ -114,31 +107,38 @@ def run_of(workspace: Workspace, name: str) -> Run:
 
 @pytest.mark.parametrize(("step", "number"), [(1, signal.SIGTERM), (3, signal.SIGUSR1), (5, signal.SIGTERM)])
 def test_a_signal_stops_after_the_step_and_the_run_goes_on_bit_for_bit(
-    workspace: Workspace, demo_shards: Path, step: int, number: int
+    workspace: Workspace, demo_shards: Path, whole: str, step: int, number: int
 ) -> None:
     """Between validations, and at the step of one."""
-    config = load_experiment("patches_dual", [*SHORT, f"data.path={demo_shards}"])
+    config = load_experiment("patches_dual", [*REFERENCE, f"data.path={demo_shards}"])
     before = signal.getsignal(number)
-    train(config, run_of(workspace, "whole"))
     with pytest.raises(StoppedError, match=f"step {step}: stopped by {signal.Signals(number).name}; saved"):
         train(config, run_of(workspace, "stopped"), [at(step, tell_self(number))])
     assert signal.getsignal(number) is before
     assert workspace.checkpoint("stopped")["global_step"] == step
     train(config, run_of(workspace, "stopped"))
-    whole, stopped = workspace.checkpoint("whole"), workspace.checkpoint("stopped")
+    states = [workspace.checkpoint(run) for run in (whole, "stopped")]
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
-        assert difference(whole[key], stopped[key]) == 0
-    assert whole["callbacks"]["Saving"] == stopped["callbacks"]["Saving"]
-    logged = [losses(run_of(workspace, name)) for name in ("whole", "stopped")]
+        assert difference(*(state[key] for state in states)) == 0
+    assert states[0]["callbacks"]["Saving"] == states[1]["callbacks"]["Saving"]
+    logged = [losses(run_of(workspace, run)) for run in (whole, "stopped")]
     assert logged[0] == logged[1]
     assert [entry[0] for entry in logged[0]] == list(range(9))
-    assert workspace.report("whole")["bits_per_dim"] == workspace.report("stopped")["bits_per_dim"]
+    assert workspace.report(whole)["bits_per_dim"] == workspace.report("stopped")["bits_per_dim"]
 
 
 def test_a_stopped_run_tells_its_state_by_its_exit_status(workspace: Workspace, demo_shards: Path) -> None:
-    command = [sys.executable, "-m", "dualscore", "train", "patches_dual", *SHORT, f"data.path={demo_shards}"]
+    command = [
+        sys.executable,
+        "-m",
+        "dualscore",
+        "train",
+        "patches_dual",
+        *REFERENCE,
+        f"data.path={demo_shards}",
+    ]
     command += ["trainer.max_steps=100000", "trainer.validate_every=100000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = forking.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     while "training images" not in line:
@@ -155,14 +155,12 @@ def test_a_stopped_run_tells_its_state_by_its_exit_status(workspace: Workspace, 
 
 
 def test_two_processes_stop_together_though_one_was_told(workspace: Workspace, demo_shards: Path) -> None:
-    settings = [*SHORT, f"data.path={demo_shards}", "trainer.devices=2", "trainer.max_steps=60"]
+    settings = [*REFERENCE, f"data.path={demo_shards}", "trainer.devices=2", "trainer.max_steps=60"]
     settings += ["trainer.validate_every=60", "data.workers=0"]
     command = [sys.executable, "-m", "dualscore", "train", "patches_dual", *settings]
 
     def go(name: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*command, "--name", name], stderr=subprocess.PIPE, text=True, env=environment
-        )
+        return forking.Popen([*command, "--name", name], stderr=subprocess.PIPE, text=True, env=environment)
 
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}"}
     process = go("stopped")
@@ -190,21 +188,19 @@ def _child(parent: int) -> int:
     while time.monotonic() < deadline:
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                command = (folder / "cmdline").read_bytes()
+                name, _, fields = (folder / "stat").read_text().partition("(")[2].rpartition(")")
             except OSError:
                 continue
-            if int(fields[1]) == parent and b"train" in command:
+            if int(fields.split()[1]) == parent and name == "train":
                 return int(folder.name)
         time.sleep(0.05)
     raise AssertionError("no second process")
 
 
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
-    workspace: Workspace, demo_shards: Path
+    workspace: Workspace, demo_shards: Path, whole: str
 ) -> None:
-    settings = [*SHORT, f"data.path={demo_shards}"]
-    workspace.run("train", "patches_dual", *settings, "--name", "whole")
+    settings = [*REFERENCE, f"data.path={demo_shards}"]
     workspace.run("train", "patches_dual", *settings, "trainer.max_steps=6", "--name", "hurt")
     run = run_of(workspace, "hurt")
     with run.last.open("r+b") as file:
@@ -215,16 +211,15 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     assert "going on from last-1.ckpt, the one before" in printed
     assert "goes on from step 3" in printed
     assert (
-        difference(workspace.checkpoint("whole")["state_dict"], workspace.checkpoint("hurt")["state_dict"])
-        == 0
+        difference(workspace.checkpoint(whole)["state_dict"], workspace.checkpoint("hurt")["state_dict"]) == 0
     )
     assert (run.checkpoints / "last.damaged").exists()
 
 
 def test_two_runs_in_one_folder_are_refused(workspace: Workspace, demo_shards: Path) -> None:
-    settings = ["patches_dual", *SHORT, f"data.path={demo_shards}"]
+    settings = ["patches_dual", *REFERENCE, f"data.path={demo_shards}"]
     # POSIX locks are between processes.
-    holder = subprocess.Popen(
+    holder = forking.Popen(
         [sys.executable, "-c", "from dualscore.runs.folder import Run\n"
          "from pathlib import Path\nimport time\n"
          "with Run(Path('runs/patches_dual')).alone(): print(flush=True); time.sleep(100)"],

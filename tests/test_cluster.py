@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import forking
 from dualscore.cluster.batch_script import PLACE, Entry, Job, Resources, render, seconds
 from dualscore.cluster.submit_job import load_sweep
 from dualscore.errors import ClusterError, ConfigError
@@ -144,7 +145,7 @@ def _task(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     imports = "import os, signal, sys, dualscore.cli, dualscore.task as task"
     code = f"{imports}; {code}; sys.exit(task.main())"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "DUALSCORE_STOP_FILE": str(folder / "stop")}
-    return subprocess.run([sys.executable, "-c", code], env=environment, text=True, check=False)
+    return forking.run([sys.executable, "-c", code], env=environment, text=True)
 
 
 def test_a_task_that_stops_on_request_has_not_failed(tmp_path: Path) -> None:

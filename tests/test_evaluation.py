@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def test_every_estimator_finds_the_truth_of_gaussian_textures(workspace: Workspa
     report = train(
         workspace, "evaluate.images=600", "evaluate.subset_images=300", "evaluate.ode_images=12",
         "evaluate.strata=16", "evaluate.batch_size=100", "evaluate.chains=64", "optim.lr=1e-6",
+        "evaluate.ode_tolerance=1e-2",
         "optim.final_lr=1e-6",
     )  # fmt: skip
     assert report["complete"]
@@ -79,7 +81,7 @@ def test_evaluations_are_counted(workspace: Workspace, monkeypatch: pytest.Monke
     """What the report says against the images that went through the network."""
     from dualscore.networks import UNet
 
-    train(workspace)
+    train(workspace, "evaluate.estimators=[paper]")
     seen = 0
     forward = UNet.forward
 
@@ -391,7 +393,9 @@ def test_component_weights_come_from_the_energies() -> None:
 
 
 @pytest.mark.parametrize("factor", [-1.0, 3.0])
-def test_a_wrong_term_in_a_trained_model_changes_the_verdict(workspace: Workspace, factor: float) -> None:
+def test_a_wrong_term_in_a_trained_model_changes_the_verdict(
+    workspace: Workspace, trained_once: Callable[..., Path], factor: float
+) -> None:
     """c(t) bent in the checkpoint: only the energy notices, and the verdict says where."""
     settings = [
         "evaluate.images=200",
@@ -399,7 +403,9 @@ def test_a_wrong_term_in_a_trained_model_changes_the_verdict(workspace: Workspac
         "evaluate.estimators=[paper,bound,checks]",
         "evaluate.chains=64",
     ]
-    report = train(workspace, *settings, "optim.lr=1e-6", "optim.final_lr=1e-6", "optim.ema_steps=0")
+    right = [*SMALL, "data.workers=0", *settings, "optim.lr=1e-6", "optim.final_lr=1e-6", "optim.ema_steps=0"]
+    shutil.copytree(trained_once("right", "gaussian_textures", *right) / "runs", workspace.folder / "runs")
+    report = workspace.report("gaussian_textures")
     assert report["consistent"]
     path = workspace.folder / "runs/gaussian_textures/checkpoints/best.ckpt"
     content = torch.load(path, weights_only=True)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+import forking
 from dualscore.errors import StoppedError
 from dualscore.runs.folder import Run
 from dualscore.settings.experiment import load_experiment
@@ -23,7 +24,7 @@ from dualscore.train_experiment import train
 from test_study import declare
 from test_training import difference
 from torture import Journal, steps
-from workspace import ROOT, TINY, Workspace
+from workspace import REFERENCE, ROOT, TINY, Workspace
 
 SHORT = [
     *TINY,
@@ -42,15 +43,16 @@ class InValidation(Callback):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def test_a_signal_during_validation_is_heeded_after_it(workspace: Workspace, demo_shards: Path) -> None:
-    config = load_experiment("patches_dual", [*SHORT, f"data.path={demo_shards}"])
-    whole, stopped = Run(Path("runs/whole")), Run(Path("runs/stopped"))
-    train(config, whole)
+def test_a_signal_during_validation_is_heeded_after_it(
+    workspace: Workspace, demo_shards: Path, whole: str
+) -> None:
+    config = load_experiment("patches_dual", [*REFERENCE, f"data.path={demo_shards}"])
+    stopped = Run(Path("runs/stopped"))
     with pytest.raises(StoppedError, match="stopped by SIGUSR1; saved"):
         train(config, stopped, [InValidation()])
     assert workspace.checkpoint("stopped")["global_step"] == 3
     train(config, stopped)
-    states = [workspace.checkpoint(name) for name in ("whole", "stopped")]
+    states = [workspace.checkpoint(run) for run in (whole, "stopped")]
     for key in ("state_dict", "optimizer_states"):
         assert difference(states[0][key], states[1][key]) == 0
     assert states[0]["callbacks"]["Saving"] == states[1]["callbacks"]["Saving"]
@@ -60,29 +62,28 @@ class Killed(Callback):
     """A signal in a step that is validated next, and then, in that validation, the end."""
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
-        if trainer.global_step == 6:
+        if trainer.global_step == 9:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def on_validation_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
-        if trainer.global_step == 6:
+        if trainer.global_step == 9:
             raise RuntimeError("killed")
 
 
 def test_a_validation_that_a_signal_announced_and_a_kill_ended_is_made_again(
-    workspace: Workspace, demo_shards: Path
+    workspace: Workspace, demo_shards: Path, whole: str
 ) -> None:
     """In the last step of a run: what is saved before it would look complete."""
-    config = load_experiment("patches_dual", [*SHORT, f"data.path={demo_shards}"])
-    whole, killed = Run(Path("runs/whole")), Run(Path("runs/killed"))
-    train(config, whole)
+    config = load_experiment("patches_dual", [*REFERENCE, f"data.path={demo_shards}"])
+    killed = Run(Path("runs/killed"))
     with pytest.raises(RuntimeError, match="killed"):
         train(config, killed, [Killed()])
-    assert workspace.checkpoint("killed")["global_step"] == 3
+    assert workspace.checkpoint("killed")["global_step"] == 6
     train(config, killed)
-    states = [workspace.checkpoint(name) for name in ("whole", "killed")]
+    states = [workspace.checkpoint(run) for run in (whole, "killed")]
     assert difference(states[0]["state_dict"], states[1]["state_dict"]) == 0
     assert states[0]["callbacks"]["Saving"] == states[1]["callbacks"]["Saving"]
-    assert workspace.report("whole")["bits_per_dim"] == workspace.report("killed")["bits_per_dim"]
+    assert workspace.report(whole)["bits_per_dim"] == workspace.report("killed")["bits_per_dim"]
 
 
 def test_another_way_to_cut_batches_goes_on_where_it_was(workspace: Workspace, demo_shards: Path) -> None:
@@ -158,7 +159,7 @@ def test_a_refused_command_leaves_a_runs_status_alone(workspace: Workspace, demo
 def test_a_stopped_study_stops_its_run_and_goes_on(workspace: Workspace, demo_shards: Path) -> None:
     settings = [*TINY, "evaluate.estimators=[paper,dequantized,bound]", f"data.path={demo_shards}"]
     declare(workspace.folder, settings=settings, variants={"recipe": []}, steps=100_000, measurements=1)
-    study = subprocess.Popen(
+    study = forking.Popen(
         [sys.executable, "-m", "dualscore", "study", "mine"],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
@@ -211,8 +212,8 @@ def test_a_disk_that_fills_up_keeps_the_run_going_and_the_last_checkpoint(
         "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
         "from dualscore.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    settings = [*SHORT, f"data.path={demo_shards}", "trainer.max_steps=93", "trainer.validate_every=3"]
-    done = subprocess.run(
+    settings = [*SHORT, f"data.path={demo_shards}", "trainer.max_steps=33", "trainer.validate_every=3"]
+    done = forking.run(
         [sys.executable, "-c", limited, "train", "patches_dual", *settings],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -220,11 +221,11 @@ def test_a_disk_that_fills_up_keeps_the_run_going_and_the_last_checkpoint(
         timeout=200,
     )
     assert done.returncode == 1
-    assert len(re.findall(r"last.ckpt: not written \(File too large\); training goes on", done.stdout)) == 30
+    assert len(re.findall(r"last.ckpt: not written \(File too large\); training goes on", done.stdout)) == 10
     unlogged = done.stdout.count("the log is not written (File too large); training goes on, unlogged")
-    # Not at each of 90 steps: a new file of the log may grow to the limit again, which a picture exceeds.
-    assert 1 <= unlogged <= 30
-    assert "step     93/93" in done.stdout
+    # Not at each of 30 steps: a new file of the log may grow to the limit again, which a picture exceeds.
+    assert 1 <= unlogged <= 10
+    assert "step     33/33" in done.stdout
     assert (
         "error: runs/patches_dual/checkpoints/last.ckpt: the last weights could not be written" in done.stderr
     )
@@ -251,7 +252,7 @@ def test_another_number_of_devices_goes_on_with_the_same_images_and_says_so(
     train(config, Run(Path("runs/whole")), [Journal(Path("whole/journal"))])
     workspace.run("train", "patches_dual", *settings, "trainer.max_steps=3", "--name", "other")
     command = [sys.executable, "-m", "dualscore", "train", "patches_dual", *settings, "--name", "other"]
-    done = subprocess.run(
+    done = forking.run(
         [*command, "trainer.devices=2"],
         env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         capture_output=True,

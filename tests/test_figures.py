@@ -1,8 +1,12 @@
 """Figures and tables of the paper, from shrunken runs and from what is known."""
 
+import contextlib
 import csv
+import io
 import json
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import torch
 from rich.console import Console
 
 import dualscore
+from dualscore.cli import main
 from dualscore.energy import Energy
 from dualscore.errors import FigureError
 from dualscore.figures.around_images import haar_details, participation_ratio
@@ -45,9 +50,25 @@ def numbers(folder: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def demo_run(workspace: Workspace, demo_shards: Path) -> Workspace:
+def demo_run(workspace: Workspace, trained_once: Callable[..., Path], demo_shards: Path) -> Workspace:
     """A run that hardly trained: its energy is nearly that of its anchor."""
-    workspace.run("train", "patches_dual", *SMALL, f"data.path={demo_shards}")
+    made = trained_once("hardly_trained", "patches_dual", *SMALL, f"data.path={demo_shards}")
+    shutil.copytree(made / "runs", workspace.folder / "runs")
+    return workspace
+
+
+@pytest.fixture
+def drawn_run(workspace: Workspace, once: Callable[..., Path], demo_run: Workspace) -> Workspace:
+    """That run with all its figures; what the command printed is in printed.txt."""
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(demo_run.folder / "runs", folder / "runs")
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+            patch.chdir(folder)
+            assert main(["figures", "runs/patches_dual"]) == 0
+        (folder / "printed.txt").write_text(printed.getvalue())
+
+    shutil.copytree(once("drawn", fill), workspace.folder, dirs_exist_ok=True)
     return workspace
 
 
@@ -80,9 +101,9 @@ def test_figure_1_is_drawn_from_the_two_runs(workspace: Workspace) -> None:
     assert "strip" not in numbers(workspace.folder / "runs/scale_mixture_dual/figures", "figure3")
 
 
-def test_all_of_a_run_are_drawn_and_agree_with_the_model(demo_run: Workspace) -> None:
-    printed = demo_run.run("figures", "runs/patches_dual")
-    folder = demo_run.folder / "runs/patches_dual/figures"
+def test_all_of_a_run_are_drawn_and_agree_with_the_model(drawn_run: Workspace) -> None:
+    printed = (drawn_run.folder / "printed.txt").read_text()
+    folder = drawn_run.folder / "runs/patches_dual/figures"
     assert "left out: figure 1 needs" in printed
     assert "left out: figure 2 needs two networks on disjoint images: dualscore figures runs/pat" in printed
     assert not list(folder.glob("figure2*"))
@@ -92,8 +113,8 @@ def test_all_of_a_run_are_drawn_and_agree_with_the_model(demo_run: Workspace) ->
             assert content.startswith(magic)
             assert len(content) > (0 if ending == "json" else 5000)
 
-    model = dualscore.load(demo_run.folder / "runs/patches_dual")
-    report = demo_run.report("patches_dual")
+    model = dualscore.load(drawn_run.folder / "runs/patches_dual")
+    report = drawn_run.report("patches_dual")
     histogram = numbers(folder, "figure3")
     # The histogram's mean is the paper's figure, in the paper's unit: bits = 8 − dB/dim · log₂10/10.
     bits = 8 - histogram["mean"] * math.log2(10) / 10
@@ -111,7 +132,7 @@ def test_all_of_a_run_are_drawn_and_agree_with_the_model(demo_run: Workspace) ->
     assert decibels(level) == pytest.approx(histogram["best_constant"]["decibels"], abs=1e-4)
 
     slices = numbers(folder, "figure4")
-    run = Trained(demo_run.folder / "runs/patches_dual", Console(quiet=True))
+    run = Trained(drawn_run.folder / "runs/patches_dual", Console(quiet=True))
     for image in slices["images"]:
         (pixels,) = run.session.images(run.session.reported, [image["position"]])
         contrast, brightness = slices["contrast"][6], slices["brightness"][15]
@@ -160,9 +181,8 @@ def test_all_of_a_run_are_drawn_and_agree_with_the_model(demo_run: Workspace) ->
     assert [row[2] for row in rows if row[0].startswith("patches_dual")] == ["demo 1×16×16"]
 
 
-def test_images_stand_at_the_quantiles_that_are_said(demo_run: Workspace) -> None:
-    demo_run.run("figures", "runs/patches_dual", "--only", "4", "5")
-    folder = demo_run.folder / "runs/patches_dual"
+def test_images_stand_at_the_quantiles_that_are_said(drawn_run: Workspace) -> None:
+    folder = drawn_run.folder / "runs/patches_dual"
     (part,) = (folder / "evaluation").glob("paper-*/*.npz")
     with np.load(part) as content:
         energies = dict(zip(content["position"].tolist(), content["energy"].tolist(), strict=True))
@@ -173,11 +193,10 @@ def test_images_stand_at_the_quantiles_that_are_said(demo_run: Workspace) -> Non
             assert share == pytest.approx(image["quantile"], abs=0.51 / (len(energies) - 1))
 
 
-def test_nothing_is_computed_twice(demo_run: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_computed_twice(drawn_run: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     costly = ["figures", "runs/patches_dual", "--only", "3", "4", "5"]
     names = [f"figure{number}" for number in costly[3:]]
-    demo_run.run(*costly)
-    folder = demo_run.folder / "runs/patches_dual"
+    folder = drawn_run.folder / "runs/patches_dual"
     before = {name: numbers(folder / "figures", name) for name in names}
     # One part of two computations is lost, as after an interruption.
     for stage in ("profiles", "contrast"):
@@ -192,13 +211,13 @@ def test_nothing_is_computed_twice(demo_run: Workspace, monkeypatch: pytest.Monk
         return forward(self, noisy, noise_variance)
 
     monkeypatch.setattr(Energy, "forward", counted)
-    demo_run.run(*costly)
+    drawn_run.run(*costly)
     again = {name: numbers(folder / "figures", name) for name in names}
     assert again == before
     lost = (3 * 25 // 2) * 25 + (4 * 33 // 2) * 8
     assert sum(seen) == lost
     seen.clear()
-    demo_run.run(*costly, "table1", "table2")
+    drawn_run.run(*costly, "table1", "table2")
     assert not seen
 
 

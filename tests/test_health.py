@@ -14,6 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import forking
 from dualscore import train_experiment
 from dualscore.runs import watchdog
 from dualscore.runs.folder import Run
@@ -106,7 +107,7 @@ def test_too_many_of_them_stop_the_run(
 def pair(demo_shards: Path, fault: str, where: int, *settings: str) -> subprocess.CompletedProcess[str]:
     """Train on two devices, one of which has a fault."""
     chosen = [*SHORT, f"data.path={demo_shards}", "trainer.devices=2", "data.workers=0", *settings]
-    return subprocess.run(
+    return forking.run(
         [sys.executable, str(ROOT / "tests/faulty.py"), "train", "patches_dual", *chosen],
         env=os.environ
         | {"FAULT": fault, "FAULT_RANK": str(where), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")},
@@ -132,15 +133,15 @@ def test_a_loss_that_is_not_finite_on_one_device_is_left_out_on_both(
     ("fault", "where", "said"),
     [
         ("die", 1, r"rank 1 \(process \d+ on \S+\).* ended"),
-        ("hang", 1, r"no progress for 18 s: rank 1 \(process \d+ on \S+\): stuck in step 3, computing"),
-        ("freeze", 1, r"no progress for 18 s: rank 1 \(process \d+ on \S+\): silent since step [0-3]"),
+        ("hang", 1, r"no progress for 6 s: rank 1 \(process \d+ on \S+\): stuck in step 3, computing"),
+        ("freeze", 1, r"no progress for 6 s: rank 1 \(process \d+ on \S+\): silent since step [0-3]"),
     ],
 )
 def test_a_device_that_dies_or_hangs_ends_the_run_with_its_name(
     workspace: Workspace, demo_shards: Path, fault: str, where: int, said: str
 ) -> None:
     began = time.monotonic()
-    done = pair(demo_shards, fault, where, "trainer.hang_minutes=0.3")
+    done = pair(demo_shards, fault, where, "trainer.hang_minutes=0.1")
     assert time.monotonic() - began < 120
     assert done.returncode == 1, done.stderr
     assert re.search(said, done.stderr), done.stderr

@@ -111,14 +111,13 @@ def measured(
     return mass_of(torch.cat(found), schedule)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(
     ("name", "shape"),
     [("texture_mixture", (1, 16, 16)), ("gaussian_textures", (3, 8, 8)), ("scale_mixture", (1, 8, 8))],
 )
-def test_a_density_has_mass_one(name: str, shape: tuple[int, int, int], seed: int) -> None:
+def test_a_density_has_mass_one(name: str, shape: tuple[int, int, int]) -> None:
     density = known(name, shape)
-    found = measured(density, prior_of(density), T_MIN[name], seed=seed)
+    found = measured(density, prior_of(density), T_MIN[name])
     assert abs(found.at.value) < 0.15
     assert abs(found.at.value) < 5 * found.at.stderr + 1e-3
     assert found.at.share > 0.2

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import forking
 from dualscore.data.datamodule import Batch
 from dualscore.data.epoch_plan import EpochPlan, evenly_placed
 from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
@@ -253,9 +254,7 @@ def test_two_devices_count_together(workspace: Workspace, demo_shards: Path) -> 
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
 
     def two(*more: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [*command, *more], env=environment, capture_output=True, text=True, timeout=200, check=False
-        )
+        return forking.run([*command, *more], env=environment, capture_output=True, text=True, timeout=200)
 
     done = two("--runs", "runs/two")
     assert done.returncode == 0, done.stderr

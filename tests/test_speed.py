@@ -19,7 +19,7 @@ from dualscore.networks import convolution, normalization
 from dualscore.noise import corrupt, log_uniform
 from dualscore.objective import dual_score_matching
 from dualscore.settings.experiment import load_experiment
-from dualscore.training.optimizers import compiled_loss, obstacle
+from dualscore.training.compiling import compiled_loss, obstacle
 from dualscore.training.trainer import memory_advice
 from workspace import ROOT, TINY, Workspace
 
@@ -221,6 +221,12 @@ def test_bf16_has_the_losses_and_energies_of_full_precision_at_every_noise_level
     """Of one model, trained for 10 steps so that its parts are not those it began with."""
     path = official_shards("imagenet64")
     settings = [*DUAL, "optim.lr=5e-3", f"data.path={path}", "trainer.max_steps=10", "data.workers=0"]
+    settings += [
+        "data.batch_size=8",
+        "evaluate.images=2",
+        "evaluate.train_images=2",
+        "evaluate.subset_images=2",
+    ]
     workspace.run("train", experiment, *settings)
     module, datamodule = build(load_experiment(experiment, settings, ROOT / "experiments"))
     module.load_state_dict(workspace.checkpoint(experiment)["state_dict"])

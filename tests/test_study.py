@@ -149,6 +149,7 @@ def test_with_one_measurement_differences_are_drawn_instead_of_curves() -> None:
     assert "First measured there" not in table(study, results)
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_study_runs_and_goes_on(workspace: Workspace, demo_shards: Path) -> None:
     settings = [*TINY, "evaluate.estimators=[paper,dequantized,bound]", f"data.path={demo_shards}",
                 "optim.warmup_steps=0"]  # fmt: skip

@@ -1,6 +1,5 @@
-"""Files that are whole or absent, and what they are known by."""
+"""Files that are whole or absent."""
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -14,9 +13,3 @@ def write_aside(path: Path, content: bytes, flush: bool = True) -> None:
             file.flush()
             os.fsync(file.fileno())
     os.replace(aside, path)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
