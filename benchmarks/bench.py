@@ -34,8 +34,7 @@ from dualscore.noise import log_uniform
 from dualscore.objective import dual_score_matching
 from dualscore.settings.config import ExperimentConfig, ModelKind
 from dualscore.settings.experiment import load_experiment
-from dualscore.training.compiling import compiled_loss, obstacle
-from dualscore.training.optimizers import make_optimizer
+from dualscore.training.optimizers import compiled_loss, make_optimizer, obstacle
 
 Job = Callable[[], object]
 DEFAULT = ["data.batch_size=8"]

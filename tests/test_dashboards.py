@@ -20,9 +20,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from benchmarks.screenshots import CARDS, LAYOUT, browser, category, chromium, show, tensorboard
-from dualscore.dashboard.layout import layout
 from dualscore.dashboard.logger import PatientLogger, describe, level
-from dualscore.dashboard.run_log import hparams_metrics, neighbour
+from dualscore.dashboard.run_log import hparams_metrics, layout, neighbour
 from dualscore.errors import DivergenceError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.measuring.estimators import ESTIMATORS

@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dualscore.densities import GaussianMixture
 from dualscore.evaluation.fitted_yardsticks import FullGaussian
@@ -26,17 +24,15 @@ from dualscore.measuring.estimators import paper
 from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.row_figures import shared_bound, shared_level_figures
 from dualscore.measuring.subject import Rows, Subject
-from dualscore.training.callbacks.validation import GatheredRows, Moments, _by_stage
+from dualscore.training.callbacks.validation import joined
 from test_gaussian import random_spectrum
 
 
 def gathered(rows: Rows, *, parts: tuple[int, ...]) -> Rows:
     """Rows that came in uneven batches."""
-    metric = GatheredRows(list(rows))
     cut = {name: values.split(list(parts)) for name, values in rows.items()}
-    for place in range(len(parts)):
-        metric.update({name: pieces[place] for name, pieces in cut.items()})
-    return metric.compute()
+    batches = [{"rows": {name: cut[name][place] for name in rows}} for place in range(len(parts))]
+    return joined(batches)["rows"]
 
 
 def test_uniform_noise_costs_eight_bits() -> None:
@@ -102,22 +98,6 @@ def test_noise_entropy_is_the_gaussians() -> None:
     assert noise_entropy(5, 7.0) == pytest.approx(5 * float(normal.entropy()))
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=50), st.integers(1, 49))
-def test_moments_are_those_of_all_values_in_any_batches(values: list[float], split: int) -> None:
-    moments = Moments(2)
-    kinds = torch.tensor([i % 2 for i in range(len(values))])
-    whole = torch.tensor(values, dtype=torch.float64)
-    for part in (slice(0, split), slice(split, None)):
-        moments.update(kinds[part], whole[part])
-    found = moments.compute()
-    for kind in (0, 1):
-        mine = whole[kinds == kind]
-        assert int(found["count"][kind]) == len(mine)
-        assert float(found["mean"][kind]) == pytest.approx(float(mine.mean()), rel=1e-9, abs=1e-6)
-        if len(mine) > 1:
-            assert float(found["variance"][kind]) == pytest.approx(float(mine.var()), rel=1e-6, abs=1e-2)
-
-
 def test_energy_figures_are_the_papers_over_batches() -> None:
     generator = torch.Generator().manual_seed(0)
     clean, around, square = torch.randn(3, 40, generator=generator, dtype=torch.float64)
@@ -125,13 +105,10 @@ def test_energy_figures_are_the_papers_over_batches() -> None:
     prior = StationaryGaussian(torch.tensor([0.5]), torch.full((1, 1, 3, 4), 1e-9)).double()
     model = GaussianMixture([1.0], [prior], (1, 3, 4))
     subject = Subject(model, prior, None, quantized=True, dequantize=False, t_range=(1e-3, 1e3), seed=0)
-    columns = {
-        "position": torch.arange(40),
-        "paper/energy": clean,
-        "normalizer/energy": (around + 0.5 * square)[:, None],
-        "normalizer/noise_square": square,
-    }
-    rows = _by_stage(gathered(columns, parts=(7, 1, 32)))
+    columns = {"position": torch.arange(40), "energy": clean}
+    ends = {"energy": (around + 0.5 * square)[:, None], "noise_square": square}
+    parts = (7, 1, 32)
+    rows = {"paper": gathered(columns, parts=parts), "normalizer": gathered(ends, parts=parts)}
     measured = Measured(subject, 12, Grid(1e-3, 1e3, 4), [], rows=rows)
     log_z = log_normalizer(around, torch.zeros(40), 12, noise_entropy(12, 1e3))
     assert measured.log_z.value == pytest.approx(log_z.value)
@@ -191,15 +168,16 @@ def test_level_figures_turn_losses_into_decibels_and_dimensions() -> None:
 
 
 def test_rows_are_gathered_in_double_precision_and_in_order() -> None:
-    rows = {"position": torch.arange(9) + 2**40, "ends/energy": torch.rand(9, 2), "a.b/c": torch.rand(9)}
+    rows = {"position": torch.arange(9) + 2**40, "ends": torch.rand(9, 2), "c": torch.rand(9)}
     found = gathered(rows, parts=(2, 6, 1))
     assert found["position"].tolist() == rows["position"].tolist()
     assert found["position"].dtype == torch.int64
-    for name in ("ends/energy", "a.b/c"):
+    for name in ("ends", "c"):
         assert found[name].dtype == torch.float64
         assert torch.equal(found[name], rows[name].double())
-    assert list(_by_stage(found)) == ["ends", "a.b"]
-    assert _by_stage(found)["a.b"].keys() == {"position", "c"}
+    sizes = ({"one": 2, "two": 1}, {"one": 1, "two": 3})
+    batches = [{stage: {"a": torch.ones(size)} for stage, size in of.items()} for of in sizes]
+    assert {stage: len(table["a"]) for stage, table in joined(batches).items()} == {"one": 3, "two": 4}
 
 
 def test_gray_is_pillows_gray() -> None:

@@ -148,28 +148,28 @@ def test_the_average_is_exponential_and_the_normalizer_is_forgotten(demo_shards:
 def test_measured_figures_belong_to_their_image_and_level(demo_shards: Path) -> None:
     module, stored = make(demo_shards), batch(5)
     rows = module.validation_step(stored, 0)["rows"]
-    assert rows["position"].tolist() == [0, 1, 2, 3, 4]
+    assert all(table["position"].tolist() == [0, 1, 2, 3, 4] for table in rows.values())
     pixels = to_pixels(stored.image, 1)
     noise = [fixed_noise(range(5), (1, 16, 16), 0, draw) for draw in range(3)]
-    assert torch.allclose(rows["paper/energy"], module.evaluated(pixels, torch.zeros(5)))
+    assert torch.allclose(rows["paper"]["energy"], module.evaluated(pixels, torch.zeros(5)))
     t_max = torch.full((5,), 1e3)
     around = module.evaluated(corrupt(pixels, noise[0], t_max), t_max)
-    assert torch.allclose(rows["normalizer/energy"], around[:, None], atol=1e-2)
+    assert torch.allclose(rows["normalizer"]["energy"], around[:, None], atol=1e-2)
     square = noise[0].double().square().sum(dim=(1, 2, 3))
-    assert torch.allclose(rows["normalizer/noise_square"], square)
-    assert rows["one_level/level"].tolist() == [0, 1, 0, 1, 0]  # in turn
-    variance = torch.tensor([1e-4, 1e-1])[rows["one_level/level"]]
+    assert torch.allclose(rows["normalizer"]["noise_square"], square)
+    assert rows["one_level"]["level"].tolist() == [0, 1, 0, 1, 0]  # in turn
+    variance = torch.tensor([1e-4, 1e-1])[rows["one_level"]["level"]]
     expected = dual_score_matching(module.evaluated, pixels, noise[1], variance)
     assert expected.time is not None
-    assert torch.allclose(rows["one_level/space"], expected.space.detach())
-    assert torch.allclose(rows["one_level/time"], expected.time.detach())
+    assert torch.allclose(rows["one_level"]["space"], expected.space.detach())
+    assert torch.allclose(rows["one_level"]["time"], expected.time.detach())
 
 
 def test_validation_bounds_the_likelihood_in_shared_strata(demo_shards: Path) -> None:
     module, stored = make(demo_shards, "trainer.validate_images=8"), batch(8)
     assert module.strata == 4
     rows = module.validation_step(stored, 0)["rows"]
-    stratum = rows["one_stratum/stratum"]
+    stratum = rows["one_stratum"]["stratum"]
     assert stratum.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     pixels = to_pixels(stored.image, 1)
     noise = fixed_noise(range(8), (1, 16, 16), 0, 2)
@@ -177,10 +177,10 @@ def test_validation_bounds_the_likelihood_in_shared_strata(demo_shards: Path) ->
     place = torch.tensor([0.0] * 4 + [0.6180339887] * 4, dtype=torch.float64)
     t = t0 * (t1 / t0) ** ((stratum + place) / 4)
     space = dual_score_matching(module.evaluated, pixels, noise, t.float(), 0.0).space.detach()
-    assert torch.allclose(rows["one_stratum/stratum_space"], space, rtol=1e-4)
+    assert torch.allclose(rows["one_stratum"]["stratum_space"], space, rtol=1e-4)
     decoder = decode(module.evaluated, pixels, noise, t0).detach()
-    assert torch.allclose(rows["ends/decoder"], decoder[:, None])
-    assert torch.allclose(rows["ends/prior"], prior_divergence(pixels, module.prior, t1)[:, None])
+    assert torch.allclose(rows["ends"]["decoder"], decoder[:, None])
+    assert torch.allclose(rows["ends"]["prior"], prior_divergence(pixels, module.prior, t1)[:, None])
 
 
 def test_dequantized_training_spreads_every_pixel_over_its_step(demo_shards: Path) -> None:

@@ -15,10 +15,10 @@ import torch
 import dualscore
 from dualscore.energy import Denoiser, Energy
 from dualscore.errors import CheckpointError, NormalizationError
-from dualscore.files.inert_pickle import read_released
+from dualscore.files.archives import read_released
 from dualscore.model_files.released import read_network
 from dualscore.networks import convolution, normalization
-from dualscore.training.compiling import obstacle
+from dualscore.training.optimizers import obstacle
 
 DATA = Path(__file__).parent / "data"
 

@@ -12,7 +12,7 @@ import torch
 
 import dualscore
 from dualscore.errors import CheckpointError, ConfigError
-from dualscore.files.inert_pickle import read_released
+from dualscore.files.archives import read_released
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run
 from dualscore.settings.experiment import load_experiment, override_config, to_config

@@ -19,7 +19,7 @@ from dualscore.networks import convolution, normalization
 from dualscore.noise import corrupt, log_uniform
 from dualscore.objective import dual_score_matching
 from dualscore.settings.experiment import load_experiment
-from dualscore.training.compiling import compiled_loss, obstacle
+from dualscore.training.optimizers import compiled_loss, obstacle
 from dualscore.training.trainer import memory_advice
 from workspace import ROOT, TINY, Workspace
 

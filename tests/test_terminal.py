@@ -13,7 +13,7 @@ from PIL import Image
 
 from dualscore.cli import main
 from dualscore.commands.parser import Parser, add_command, call
-from dualscore.runs.existing import runs_below
+from dualscore.runs.folder import runs_below
 from dualscore.settings.experiment import available, read_header
 from dualscore.terminal import Terminal
 from dualscore.terminal.boxes import fitting

@@ -22,7 +22,7 @@ from dualscore.noise import corrupt, fixed_noise, variance_at_psnr
 from dualscore.objective import dual_score_matching
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment
-from dualscore.training.compiling import obstacle
+from dualscore.training.optimizers import obstacle
 
 DATA = ROOT / "tests" / "data"
 KINDS = ["demo, trained", f"{DUAL}, random", f"{BEST}, random"]

@@ -17,7 +17,7 @@ from benchmarks.timing import side_by_side
 from dualscore.assemble import build_datamodule
 from dualscore.data.datamodule import Batch, ImageDataModule, ResumableLoader
 from dualscore.images import to_pixels
-from dualscore.training.compiling import obstacle
+from dualscore.training.optimizers import obstacle
 
 SIDE = 64
 

@@ -19,8 +19,7 @@ from dualscore.assemble import blank_statistics, build_score_model, image_shape
 from dualscore.devices import allow_tf32
 from dualscore.noise import log_uniform
 from dualscore.objective import DualLoss, dual_score_matching
-from dualscore.training.compiling import compiled_loss, obstacle
-from dualscore.training.optimizers import make_optimizer
+from dualscore.training.optimizers import compiled_loss, make_optimizer, obstacle
 
 DUAL, BEST, DENOISER = "imagenet64_dual", "imagenet64_best", "imagenet64_denoiser"
 SOON = 6

@@ -25,7 +25,7 @@ from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run
 from dualscore.runs.run_status import Status
 from dualscore.train_experiment import train
-from dualscore.training.compiling import obstacle
+from dualscore.training.optimizers import obstacle
 
 FEW = [
     "evaluate.estimators=[paper]", "evaluate.images=64", "evaluate.train_images=64",

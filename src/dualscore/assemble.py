@@ -1,6 +1,5 @@
 """The one place that turns configurations into objects."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +14,6 @@ from dualscore.gaussian import QUANTIZATION_VARIANCE, Gaussian, StationaryGaussi
 from dualscore.images import LUMA
 from dualscore.network_table import NETWORKS, check_network
 from dualscore.networks import RadialEnergy
-from dualscore.noise import variance_at_psnr
 from dualscore.runs.checkpoints import FORMAT
 from dualscore.settings.config import (
     RADIAL,
@@ -224,20 +222,9 @@ def build_module(
     module = DualScoreModule(
         model,
         prior=StationaryGaussian(statistics.mean, statistics.spectrum),
-        optim=config.optim,
+        config=config,
         image_shape=image_shape(config),
-        t_range=(config.noise.t_min, config.noise.t_max),
-        stratified=config.noise.stratified,
-        levels=[variance_at_psnr(decibels) for decibels in config.evaluate.psnr],
-        objective=asdict(config.objective),
-        flip=config.data.flip,
-        quantized=config.data.quantized,
-        dequantize=config.data.dequantize,
-        streams=config.data.streams,
         strata=_validation_strata(config, datamodule),
-        max_steps=config.trainer.max_steps,
-        accumulate=config.trainer.accumulate,
-        seed=config.seed,
         description={
             "format": FORMAT,
             "config": plain_config,

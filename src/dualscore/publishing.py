@@ -12,7 +12,7 @@ from torch import Tensor
 from dualscore.devices import allow_tf32, find_device
 from dualscore.energy import Energy, EnergyModel
 from dualscore.errors import CheckpointError, NormalizationError, ScoreError
-from dualscore.files.archives import sha256
+from dualscore.files.aside import sha256
 from dualscore.images import to_pixels
 from dualscore.likelihood import Estimate, paper_bits_per_dim
 from dualscore.model import ImageModel

@@ -12,7 +12,7 @@ from dualscore.measuring.estimators import label
 from dualscore.measuring.row_figures import estimate_of
 from dualscore.runs.folder import Run
 from dualscore.runs.run_status import Status, duration
-from dualscore.settings.config import RADIAL, ExperimentConfig, ModelKind
+from dualscore.settings.config import RADIAL, ExperimentConfig
 from dualscore.settings.experiment import load_experiment, read_header
 from dualscore.terminal import command, final, from_make, shared_console
 from dualscore.terminal.boxes import print_summary
@@ -34,27 +34,19 @@ def introduce(
 ) -> None:
     """Say what begins, or goes on from a step."""
     start = f"goes on from step {step:,}" if step else "starts"
-    parameters = count_parameters(module.model)
+    counts, options, batch = datamodule.counts, config.trainer, config.data.batch_size
     shape = "×".join(map(str, module.image_shape))
-    counts, options = datamodule.counts, config.trainer
     where = f"in {datamodule.path}" if datamodule.path else "drawn as they are needed"
-    left, batch = options.max_steps - step, config.data.batch_size
+    images = f"{counts['train']:,} training images {shape}, {counts['val']:,} validation images, {where}"
+    device, left = trainer.strategy.root_device.type, options.max_steps - step
+    written = "checkpoints/ (last.ckpt, best.ckpt), evaluation.json, TensorBoard's events"
     rows = [
-        ("model", f"{_kind(config)}: {_describe_network(config)}, {parameters:,} parameters"),
-        (
-            "data",
-            f"{counts['train']:,} training images {shape}, {counts['val']:,} validation images, {where}",
-        ),
-        (
-            "devices",
-            f"{trainer.world_size} × {trainer.strategy.root_device.type}, precision {options.precision}",
-        ),
+        ("model", f"{config.model.value}: {_about(config, module.model)}"),
+        ("data", images),
+        ("devices", f"{trainer.world_size} × {device}, precision {options.precision}"),
         ("work", f"{left:,} steps of {batch} images; validated every {options.validate_every:,}"),
         ("time", expected(run.folder, left * batch, config)),
-        (
-            "written to",
-            f"{run.folder}: checkpoints/ (last.ckpt, best.ckpt), evaluation.json, TensorBoard's events",
-        ),
+        ("written to", f"{run.folder}: {written}"),
         ("to stop", "Ctrl-C; the same command goes on"),
     ]
     print_summary(shared_console(), f"{config.name} {start} in {run.folder}", rows)
@@ -73,7 +65,7 @@ def expected(folder: Path, images: int, config: ExperimentConfig) -> str:
         takes = read_header(config.name).takes
         whole = load_experiment(config.name).trainer.max_steps
     except DualscoreError:
-        takes = ""
+        return later
     if not takes:
         return later
     if whole != config.trainer.max_steps:  # a part of it is not that part of the time: validations differ
@@ -95,36 +87,36 @@ def tell_complete(config: ExperimentConfig, run: Run, step: int) -> None:
 def tell_results(report: dict[str, Any], output: Path, checkpoint: Path) -> None:
     """Say what an evaluation of a checkpoint found, where it is written, and what can be done next."""
     run = Run(checkpoint.parent.parent)
-    model = str(run.folder if run.best == checkpoint else checkpoint)
-    rows = [
-        (label(name), f"{estimate_of(figure)} bits/dim, {figure['images']:,} images")
-        for name, figure in report["bits_per_dim"].items()
-    ]
-    rows.append(("model", str(checkpoint)))
-    rows.append(("figures", str(output)))
+    is_best = run.best == checkpoint
+    model = str(run.folder if is_best else checkpoint)
     if any(level["time_loss"] is not None for level in report["noise_levels"]):
         following = [command("score", model, "PHOTOS", variables={"CKPT": model, "IMAGES": "…"})]
     else:  # a denoiser has no energy to score images with, or to accept steps by
         langevin = {"CKPT": model, "METHOD": "langevin"}
         following = [command("sample", model, variables=langevin, options="--method langevin")]
-    if run.best == checkpoint:
+    if is_best:
         following.append(command("figures", model, variables={"RUN": model}))
-        logs = shlex.quote(str(run.folder.parent))
         # The fast loader leaves out what curves say of themselves.
-        served = f"tensorboard --load_fast=false --logdir {logs}"
+        served = f"tensorboard --load_fast=false --logdir {shlex.quote(str(run.folder.parent))}"
         following.append("make tensorboard" if from_make() else served)
     following.append(command("export", model, variables={"CKPT": model}))
-    rows += zip(["next", *[""] * (len(following) - 1)], following, strict=True)
-    print_summary(
-        shared_console(), f"{report['experiment']}, step {report['step']:,}, measured", rows, last=True
-    )
+    estimates = report["bits_per_dim"].items()
+    rows = [
+        *((label(k), f"{estimate_of(v)} bits/dim, {v['images']:,} images") for k, v in estimates),
+        ("model", str(checkpoint)),
+        ("figures", str(output)),
+        ("next", following[0]),
+        *(("", hint) for hint in following[1:]),
+    ]
+    title = f"{report['experiment']}, step {report['step']:,}, measured"
+    print_summary(shared_console(), title, rows, last=True)
 
 
 def shape_model(config: ExperimentConfig) -> str:
     """What model an experiment has, in words; built without its data."""
     with torch.random.fork_rng(devices=[]):
         model = build_score_model(config, blank_statistics(image_shape(config)))
-    return f"{_kind(config)}, {_describe_network(config)}, {count_parameters(model):,} parameters"
+    return f"{config.model.value}, {_about(config, model)}"
 
 
 def count_parameters(model: torch.nn.Module) -> int:
@@ -132,14 +124,10 @@ def count_parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _kind(config: ExperimentConfig) -> str:
-    return "energy" if config.model is ModelKind.energy else "denoiser"
-
-
-def _describe_network(config: ExperimentConfig) -> str:
+def _about(config: ExperimentConfig, model: torch.nn.Module) -> str:
     n = config.network
-    if n.kind == RADIAL:
-        return f"radial network of {n.layers} layers, {n.width} wide"
-    if n.kind == "unet":
-        return f"UNet of {n.scales} scales, {n.width} channels wide"
-    return f"network {n.kind}"
+    known = {
+        RADIAL: f"radial network of {n.layers} layers, {n.width} wide",
+        "unet": f"UNet of {n.scales} scales, {n.width} channels wide",
+    }
+    return f"{known.get(n.kind, f'network {n.kind}')}, {count_parameters(model):,} parameters"

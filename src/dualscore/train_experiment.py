@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -18,13 +17,13 @@ from dualscore.devices import allow_tf32
 from dualscore.errors import StoppedError, TrainingError
 from dualscore.evaluation import evaluate, is_complete
 from dualscore.evaluation.evaluation_stages import check_estimators
+from dualscore.files.plain_text import one_line
 from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.redaction import redact
 from dualscore.runs.checkpoints import best_sound, newest_sound
 from dualscore.runs.folder import Run
 from dualscore.runs.run_status import State, Status
-from dualscore.runs.signals import StopSignals
-from dualscore.runs.watchdog import Watchdog, within
+from dualscore.runs.watchdog import StopSignals, Watchdog, within
 from dualscore.settings.config import Anchor, ExperimentConfig
 from dualscore.settings.experiment import to_plain
 from dualscore.telling import count_parameters, introduce, tell_complete, tell_results
@@ -33,8 +32,8 @@ from dualscore.training.callbacks import Training, build_callbacks
 from dualscore.training.callbacks.checkpointing import AtomicCheckpointIO, Saving
 from dualscore.training.callbacks.journal import Journal
 from dualscore.training.callbacks.progress import Heartbeat
-from dualscore.training.compiling import obstacle
 from dualscore.training.lightning_module import DualScoreModule
+from dualscore.training.optimizers import obstacle
 from dualscore.training.trainer import accelerator, errors_for_people, make_trainer
 
 
@@ -51,26 +50,27 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
     """
     quiet()
     check_estimators(config)
-    parts = build(config)  # which fails before anything is written
+    module, datamodule = build(config)  # which fails before anything is written
     run.check_same(to_plain(config))
     status = Status.read(run.folder) or Status()
     measured = status.step if status.state is State.complete else 0  # where the log's last evaluation ends
+    report_file = run.folder / "evaluation.json"
     with StopSignals() as signals, run.alone() if rank() == 0 else nullcontext():
         try:
-            if not _fit(config, parts, run, signals, status, watchers):
+            if not _fit(config, module, datamodule, run, signals, status, watchers):
                 return
             _set_state(status, run, State.evaluating)
             signals.stop_at_once()
             best = best_sound(run, _warn)
-            report = evaluate(config, best, run.folder / "evaluation.json")
+            report = evaluate(config, best, report_file)
             if rank() == 0:
                 steps = (measured, config.trainer.max_steps - 1)
                 write_closing(PatientLogger(run.folder, 0, _warn), report, steps)
-            tell_results(report, run.folder / "evaluation.json", best)
+            tell_results(report, report_file, best)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            reason = "stopped by Ctrl-C" if interrupted else " ".join(str(error).split())
-            status.reason = redact(reason)[:300] or type(error).__name__
+            reason = "stopped by Ctrl-C" if interrupted else redact(one_line(error))[:300]
+            status.reason = reason or type(error).__name__
             stopped = interrupted or isinstance(error, StoppedError)
             _set_state(status, run, State.stopped if stopped else State.failed)
             raise
@@ -79,16 +79,16 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
 
 def _fit(
     config: ExperimentConfig,
-    parts: tuple[DualScoreModule, ImageDataModule],
+    module: DualScoreModule,
+    datamodule: ImageDataModule,
     run: Run,
     signals: StopSignals,
     status: Status,
     watchers: Sequence[Callback],
 ) -> bool:
     """Train to the last step; whether there is something to evaluate."""
-    plain, (module, datamodule) = to_plain(config), parts
     _prepare_device(config, module)
-    before = replace(status)
+    before = _ending(status)
     newest = newest_sound(run, _warn, put_aside=rank() == 0)
     step = status.step = int(newest[1]["global_step"]) if newest else 0
     status.max_steps = config.trainer.max_steps
@@ -97,13 +97,15 @@ def _fit(
             return True
         tell_complete(config, run, step)
         return False
+    plain, console = to_plain(config), shared_console()
     logger = PatientLogger(run.folder, step, _warn)
-    journal = Journal(logger.log_text, logger.save, _ending(before) if step else None)
+    journal = Journal(logger.log_text, logger.save, before if step else None)
     io = AtomicCheckpointIO(config.trainer.keep, journal.recording("failed_writes", _warn))
     compared = find_compared(run.folder, config, plain)
     training = Training(
-        config, run, datamodule, logger, shared_console(), status, signals, journal, io, compared, _warn
-    )
+        config, run, datamodule, logger, status, signals, journal, io, compared,
+        bar=console if console.live else None, say=console.progress, warn=_warn,
+    )  # fmt: skip
     callbacks = build_callbacks(training)
     # Lightning moves what saves, which is in the table, behind the watchers.
     trainer = make_trainer(config, run, [*callbacks, *watchers], io, logger)
@@ -119,11 +121,9 @@ def _fit(
     estimates = {name: estimator.label for name, estimator in ESTIMATORS.items()}
     parameters = count_parameters(module.model)
     write_opening(logger, config, plain, compared, parameters, run.folder.name, estimates)
-    heartbeat = training.find(Heartbeat)
-    with (
-        _watchdog(config, run, status, (trainer.global_rank, trainer.world_size)) as heartbeat.watchdog,
-        errors_for_people(trainer, config, heartbeat.watchdog),
-    ):
+    watchdog = _watchdog(config, run, status, (trainer.global_rank, trainer.world_size))
+    training.find(Heartbeat).watchdog = watchdog
+    with watchdog, errors_for_people(trainer, config, watchdog):
         trainer.fit(module, datamodule, ckpt_path=str(newest[0]) if newest else None, weights_only=True)
     if not training.find(Saving).written:
         raise TrainingError(
@@ -142,12 +142,10 @@ def _prepare_device(config: ExperimentConfig, module: DualScoreModule) -> None:
             "with trainer.tf32=true where the GPU has that"
         )
     allow_tf32(options.tf32)
-    if not options.compile:
-        return
-    if (missing := obstacle(device)) is not None:
+    if options.compile and (missing := obstacle(device)):
         _note(f"trainer.compile: {missing}; training goes on without, correct but slower")
-        return
-    module.compile_loss(device)
+    elif options.compile:
+        module.compile_loss(device)
 
 
 def _warn_of_short_range(config: ExperimentConfig, module: DualScoreModule) -> None:
@@ -187,9 +185,9 @@ def _set_state(status: Status, run: Run, state: State) -> None:
         status.say(run.folder)
 
 
-def _ending(before: Status) -> str:
+def _ending(status: Status) -> str:
     """How a run ended before it goes on, as far as it could say."""
-    state, reason = before.state.value, before.reason or ""
+    state, reason = status.state.value, status.reason or ""
     return reason if reason.startswith(state) else f"{state}: {reason}" if reason else state
 
 

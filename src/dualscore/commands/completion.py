@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dualscore.runs.existing import runs_below
 from dualscore.shipped import places
 from dualscore.terminal import final, shared_console
 
@@ -45,11 +44,15 @@ def _models(prefix: str, **_: object) -> list[str]:
     """Runs, then files: a model may be anywhere."""
     from argcomplete.completers import FilesCompleter
 
+    from dualscore.runs.folder import runs_below
+
     runs = [run for run in runs_below() if run.startswith(prefix)]
     return [*runs, *(name for name in FilesCompleter()(prefix) if name.rstrip("/") not in runs)]
 
 
 def _run_names(**_: object) -> list[str]:
+    from dualscore.runs.folder import runs_below
+
     return [Path(run).name for run in runs_below()]
 
 

@@ -172,12 +172,20 @@ def submit(
 
 def status(*, runs: Runs = RUNS) -> None:
     """List runs: step, bits/dim, speed, time left, state."""
-    from dualscore.runs.run_status import table
+    from rich.console import Group
+    from rich.text import Text
+
+    from dualscore.runs.run_status import COLUMNS, SPARE, all_runs
+    from dualscore.terminal.boxes import fitting
 
     console = shared_console()
-    starts = command("train", "EXPERIMENT", variables={"EXP": "…"})
-    shown = table(runs, console)
-    console.final(shown or f"no runs in {runs}; {starts} starts one", soft_wrap=not shown)
+    rows, reasons = all_runs(runs)
+    if not rows:
+        starts = command("train", "EXPERIMENT", variables={"EXP": "…"})
+        console.final(f"no runs in {runs}; {starts} starts one", soft_wrap=True)
+        return
+    why = (Text(reason, style="dim") for reason in reasons)
+    console.final(Group(fitting(console, COLUMNS, rows, SPARE), *why))
 
 
 def experiments() -> None:

@@ -14,7 +14,7 @@ from dualscore.evaluation import content, evaluation_stages, yardsticks
 from dualscore.evaluation.evaluation_report import print_figure, print_report, write_report
 from dualscore.evaluation.open_checkpoint import Opened, open_checkpoint
 from dualscore.evaluation.session import Session
-from dualscore.files.archives import sha256
+from dualscore.files.aside import sha256
 from dualscore.gaussian import StationaryGaussian
 from dualscore.measuring import chain_figures
 from dualscore.measuring.estimators import ESTIMATORS

@@ -10,7 +10,7 @@ from dualscore.assemble import build, known_density
 from dualscore.devices import allow_tf32
 from dualscore.errors import CheckpointError, TrainingError
 from dualscore.evaluation.session import Session
-from dualscore.files.archives import sha256
+from dualscore.files.aside import sha256
 from dualscore.measuring.subject import Subject
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import check_architecture

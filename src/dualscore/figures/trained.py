@@ -20,8 +20,7 @@ from dualscore.measuring.measured import Extent
 from dualscore.measuring.subject import Rows, Stage
 from dualscore.redaction import restore
 from dualscore.runs.checkpoints import best_sound
-from dualscore.runs.existing import missing_run
-from dualscore.runs.folder import Run
+from dualscore.runs.folder import Run, missing_run
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import override_config
 

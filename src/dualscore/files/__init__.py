@@ -1,1 +1,1 @@
-"""What files may hold, and how one is written: typed JSON, plain YAML, archives, pickles that run nothing."""
+"""What files may hold and how one is written: text, typed JSON, archives and pickles that run nothing."""

@@ -1,5 +1,6 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, and what they are known by."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -13,3 +14,9 @@ def write_aside(path: Path, content: bytes, flush: bool = True) -> None:
             file.flush()
             os.fsync(file.fileno())
     os.replace(aside, path)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Text that any terminal, font and file can show."""
+"""Text that any terminal, font and file can show, and YAML that stands for no more than it says."""
 
 # What a terminal obeys instead of showing it: control signs but line ends and tabs, and what is no character.
 _OBEYED = {n: "?" for n in (*range(32), *range(127, 160), *range(0xD800, 0xE000))} | {9: "\t", 10: "\n"}
@@ -18,3 +18,13 @@ def printable(text: str) -> str:
     """A file's name without what no terminal or font can show."""
     shown = text.encode(errors="replace").decode()
     return "".join(c if c.isprintable() else "?" for c in shown)
+
+
+def refuse_aliases(text: str) -> None:
+    """Refuse YAML with aliases, ten lines of which can stand for 10¹⁰ values; no file of ours needs one."""
+    import yaml  # text alone is shown without it
+
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.AliasToken):
+            where = f"line {token.start_mark.line + 1}"
+            raise yaml.YAMLError(f"{where}: an alias, *{token.value:.20}; write the value out")

@@ -23,31 +23,28 @@ class TypedJson:
 
     def __getitem__(self, name: str | int) -> "TypedJson":
         key = f"{self.key}.{name}" if self.key else str(name)
-        if isinstance(name, str):
-            self.require(dict)
-        if isinstance(name, str) and name not in self.value:
+        if isinstance(name, str) and name not in self.mapping():
             raise type(self)(None, self.path, key).fail("is missing")
         return type(self)(self.value[name], self.path, key)
 
-    def require(self, *kinds: type) -> None:
-        """Refuse a value of another type."""
+    def require(self, *kinds: type) -> Any:  # noqa: ANN401 - JSON
+        """The value, if it is of one of these types."""
         # bool is an int in Python, not in JSON
         if not isinstance(self.value, kinds) or isinstance(self.value, bool):
             raise self.fail(f"must be of type {kinds[-1].__name__}, not {type(self.value).__name__}")
+        return self.value
 
     def count(self) -> int:
         """A whole number from 1 on."""
-        self.require(int)
-        number: int = self.value
+        number: int = self.require(int)
         if number < 1:
             raise self.fail(f"must be at least 1, not {number}")
         return number
 
     def number(self, least: float = -math.inf) -> float:
         """A finite number, no smaller than `least`."""
-        self.require(int, float)
         try:
-            number = float(self.value)
+            number = float(self.require(int, float))
         except OverflowError:
             number = math.inf
         if not (math.isfinite(number) and number >= least):
@@ -56,30 +53,24 @@ class TypedJson:
 
     def text(self, pattern: str = r"[^\x00-\x1f\x7f]+") -> str:
         """A text that a pattern fits whole; by default any on one line, without a terminal's commands."""
-        self.require(str)
-        text: str = self.value
+        text: str = self.require(str)
         if not re.fullmatch(pattern, text):
             raise self.fail(f"has an impossible value: {text!r:.200}")
         return text
 
     def mapping(self) -> dict[str, Any]:
         """An object, as it is."""
-        self.require(dict)
-        return dict(self.value)
+        return dict(self.require(dict))
 
     def items(self) -> list["TypedJson"]:
         """The values of a list."""
-        self.require(list)
-        return [self[position] for position in range(len(self.value))]
+        return [self[position] for position in range(len(self.require(list)))]
 
     def numbers(self, length: int) -> list[float]:
         """So many finite numbers."""
-        items = self.items()
-        if len(items) != length:
-            raise self.fail(f"must hold {length} numbers, one a channel, not {len(items)}")
-        for item in items:
-            item.require(int, float)
-        numbers = [float(item.value) for item in items]
+        numbers = [float(item.require(int, float)) for item in self.items()]
+        if len(numbers) != length:
+            raise self.fail(f"must hold {length} numbers, one a channel, not {len(numbers)}")
         if not np.isfinite(numbers).all():
             raise self.fail("must hold finite numbers")
         return numbers

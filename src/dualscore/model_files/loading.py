@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dualscore.assemble import image_shape
 from dualscore.errors import CheckpointError, ConfigError, DualscoreError
-from dualscore.files.archives import DAMAGED, refuse_bombs, sha256
+from dualscore.files.archives import DAMAGED, refuse_bombs
+from dualscore.files.aside import sha256
 from dualscore.files.plain_text import one_line, printable
 from dualscore.files.typed_json import TypedJson
 from dualscore.likelihood.normalizer import MeasuredMass, moved

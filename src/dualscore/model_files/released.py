@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dualscore.energy import Denoiser, Energy, ScoreModel
 from dualscore.errors import CheckpointError
-from dualscore.files.inert_pickle import read_released
+from dualscore.files.archives import read_released
 from dualscore.files.plain_text import one_line
 from dualscore.networks import LinearEmbedding, UNet
 

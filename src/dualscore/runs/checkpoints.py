@@ -11,8 +11,8 @@ import torch
 
 from dualscore.errors import CheckpointError, DamagedCheckpointError
 from dualscore.files.archives import DAMAGED, refuse_bombs
-from dualscore.runs.existing import missing_run
-from dualscore.runs.folder import Run, older
+from dualscore.files.plain_text import one_line
+from dualscore.runs.folder import Run, missing_run, older
 from dualscore.settings.suggestions import did_you_mean
 
 FORMAT = 2
@@ -22,16 +22,9 @@ MODELS = (".ckpt", ".safetensors", ".pth.tar")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read one of our checkpoints: tensors and plain values only.
+    """Read one of our checkpoints: `dualscore` describes the run, `state_dict` holds the weights.
 
-    Args:
-        path: a `.ckpt` file written by training.
-
-    Returns:
-        Its contents; `dualscore` describes the run, `state_dict` holds the weights.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, or not one of ours.
+    A CheckpointError says that the file is missing, damaged, or not one of ours.
     """
     refuse_bombs(path)
     try:
@@ -47,7 +40,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read ({error}); try again") from error
     except DAMAGED as error:
         raise DamagedCheckpointError(
-            f"{path}: damaged or not a checkpoint ({' '.join(str(error).split()):.120})"
+            f"{path}: damaged or not a checkpoint ({one_line(error):.120})"
         ) from error
     except pickle.UnpicklingError as error:
         raise DamagedCheckpointError(

@@ -20,8 +20,10 @@ import yaml
 
 from dualscore.errors import CheckpointError, ConfigError, TrainingError
 from dualscore.files.aside import write_aside
-from dualscore.files.plain_yaml import refuse_aliases
+from dualscore.files.plain_text import one_line, refuse_aliases
 from dualscore.settings.experiment import to_config, to_plain
+from dualscore.settings.suggestions import did_you_mean
+from dualscore.shipped import places
 
 RUNS = Path("runs")
 LOCK = ".lock"
@@ -31,6 +33,8 @@ ARCHITECTURE_KEYS = re.compile(
     r"model|(network|energy)\..*|data\.(channels|size)|noise\.t_(min|max)|optim\.ema_steps"
 )
 """Settings that decide which weights fit and what they mean."""
+NAMED = 8
+"""Runs that a message about a missing one names."""
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -63,18 +67,16 @@ def completed(plain: dict[str, Any]) -> dict[str, Any]:
 def check_architecture(path: Path, trained: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuse a checkpoint whose configuration is of another architecture than the experiment's."""
     try:
-        before = completed(trained)
+        changed = differences(completed(trained), wanted)
     except ConfigError as error:
         raise CheckpointError(
             f"{path}: its configuration does not belong to this version: {error}"
         ) from error
-    changed = {k: v for k, v in differences(before, wanted).items() if ARCHITECTURE_KEYS.fullmatch(k)}
-    if changed:
-        what = ", ".join(f"{k}={old} (here {new})" for k, (old, new) in changed.items())
+    what = [f"{k}={v[0]} (here {v[1]})" for k, v in changed.items() if ARCHITECTURE_KEYS.fullmatch(k)]
+    if what:
         raise CheckpointError(
-            f"{path}: a checkpoint of another architecture: it was trained with {what}; "
-            f"name the experiment it belongs to, or repeat its "
-            f"settings"
+            f"{path}: a checkpoint of another architecture: it was trained with {', '.join(what)}; "
+            "name the experiment it belongs to, or repeat its settings"
         )
 
 
@@ -117,10 +119,8 @@ class Run:
             refuse_aliases(text)
             content = yaml.safe_load(text)
         except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(
-                f"{self.config_file}: cannot be read ({reason}); start anew with --fresh"
-            ) from error
+            wrong = f"cannot be read ({one_line(error)})"
+            raise ConfigError(f"{self.config_file}: {wrong}; start anew with --fresh") from error
         if not isinstance(content, dict):
             raise ConfigError(f"{self.config_file}: holds no keys; start anew with --fresh")
         return content
@@ -129,14 +129,12 @@ class Run:
         """Refuse other settings than the run was started with; otherwise say in a word what they are."""
         if not self.kept():
             return "valid"  # nothing was trained with the old settings
-        before = completed(self.read_config())
-        changed = {k: v for k, v in differences(before, config).items() if not FREE_KEYS.fullmatch(k)}
-        if changed:
-            what = ", ".join(f"{k}={old} (now {new})" for k, (old, new) in changed.items())
+        changed = differences(completed(self.read_config()), config)
+        what = [f"{k}={v[0]} (now {v[1]})" for k, v in changed.items() if not FREE_KEYS.fullmatch(k)]
+        if what:
             raise ConfigError(
-                f"{self.config_file}: the run was started with {what}; repeat "
-                f"them, or start a new run beside it with "
-                f"--fresh"
+                f"{self.config_file}: the run was started with {', '.join(what)}; repeat them, or start a "
+                "new run beside it with --fresh"
             )
         return "valid, and those of the run so far"
 
@@ -182,17 +180,18 @@ class Run:
         write_aside(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
 
 
-def _newest(name: str, root: Path) -> tuple[int, Path] | None:
-    """The newest run of a name, with its number; the first has none in its folder's name."""
-    first, found = root / name, {}
-    for path in first.parent.glob("*"):
-        # As `fresh_run` writes it: NAME-1 and NAME-02 are names that somebody chose.
-        if match := re.fullmatch(rf"{re.escape(first.name)}(?:-([2-9]|[1-9]\d+))?", path.name):
-            found[int(match[1] or 1)] = path
-    for number in sorted(found, reverse=True):
-        if number == 1 or not _has_own_name(Run(found[number])):
-            return number, found[number]
-    return None
+def _numbered(name: str, root: Path) -> tuple[int, Path]:
+    """The newest run of a name with its number; 0 and the first's folder where there is none.
+
+    Names are as `fresh_run` gives them: NAME-1 and NAME-02 are names that somebody chose.
+    """
+    if Path(name).is_absolute() or not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise ConfigError(f"--name {name}: must be the name of a folder below runs")
+    first = root / name
+    pattern = re.compile(rf"{re.escape(first.name)}(?:-([2-9]|[1-9]\d+))?")
+    matches = [(pattern.fullmatch(path.name), path) for path in first.parent.glob("*")]
+    found = sorted(((int(match[1] or 1), path) for match, path in matches if match), reverse=True)
+    return next(((n, path) for n, path in found if n == 1 or not _has_own_name(Run(path))), (0, first))
 
 
 def _has_own_name(run: Run) -> bool:
@@ -203,22 +202,33 @@ def _has_own_name(run: Run) -> bool:
         return False
 
 
-def _below(name: str) -> str:
-    """A run's name, which must not lead out of the folder of all runs."""
-    if Path(name).is_absolute() or not {"", ".", ".."}.isdisjoint(name.split("/")):
-        raise ConfigError(f"--name {name}: must be the name of a folder below runs")
-    return name
-
-
 def newest_run(name: str, root: Path = RUNS) -> Run:
     """The newest run of a name: NAME, NAME-2, …, but not that of an experiment itself called NAME-3."""
-    found = _newest(_below(name), root)
-    return Run(found[1] if found else root / name)
+    return Run(_numbered(name, root)[1])
 
 
 def fresh_run(name: str, root: Path = RUNS) -> Run:
     """A folder that does not exist yet: NAME, or the first of NAME-2, NAME-3, … after the newest run's."""
-    found = _newest(_below(name), root)
-    numbers = count(found[0] + 1 if found else 1)
+    numbers = count(_numbered(name, root)[0] + 1)
     folders = (root / (f"{name}-{number}" if number > 1 else name) for number in numbers)
     return Run(next(folder for folder in folders if not folder.exists()))
+
+
+def runs_below(root: Path = RUNS) -> list[str]:
+    """Paths of runs with a checkpoint below a folder, sweeps' included, the latest first."""
+    found = [*root.glob("*/checkpoints/*.ckpt"), *root.glob("*/*/checkpoints/*.ckpt")]
+    found.sort(key=lambda path: -path.stat().st_mtime)
+    return list(dict.fromkeys(str(path.parent.parent) for path in found))
+
+
+def missing_run(path: Path) -> str:
+    """The end of a message about a missing run or model: what exists instead."""
+    there = runs_below(path.parent if path.parent != Path() else RUNS) or runs_below()
+    names = {Path(run).name for run in there}
+    is_experiment = any((place / f"{path.name}.yaml").is_file() for place in places("experiments"))
+    if is_experiment and path.name not in names:
+        return f"{path.name} is not trained yet; dualscore train {path.name} trains it"
+    if not there:
+        return "there are no runs yet; dualscore train EXPERIMENT trains one"
+    more = f" and {len(there) - NAMED} more" if len(there) > NAMED else ""
+    return f"{did_you_mean(path.name, names)}there are: {', '.join(there[:NAMED])}{more}"

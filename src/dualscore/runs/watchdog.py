@@ -1,8 +1,9 @@
-"""Ends a run that makes no progress, and names the device that holds it up."""
+"""What ends a run: signals that ask it to stop, and a watchdog where it makes no progress."""
 
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -11,15 +12,56 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from dualscore.errors import StoppedError
 from dualscore.files.aside import write_aside
 
+ASKED = (signal.SIGTERM, signal.SIGUSR1)
+"""Signals by which a cluster's time limit, pre-emption or `kill` asks a run to stop where it can go on."""
 SECOND = 1.0
 NEAR, REMOTE = 3.0, 70.0
 """Seconds without a word after which a rank is silent; network file systems show other hosts' files late."""
 GRACE = 10.0
 """Seconds that the process itself has to notice that another one ended."""
+
+
+class StopSignals:
+    """Notes a signal, for training to look at between steps; as a context, puts the old handlers back."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        """Name of the first signal, if one came."""
+        self._at_once = False
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {number: signal.getsignal(number) for number in ASKED}
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Listen, also where another library listened in the meantime."""
+        for number in ASKED:
+            signal.signal(number, self._note)
+
+    def stop_at_once(self) -> None:
+        """From now on a signal raises StoppedError, where everything that is done is kept as it is done.
+
+        So does one that has come already.
+        """
+        self._at_once = True
+        if self.received:
+            self._note(signal.Signals[self.received], None)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
+        self.received = self.received or signal.Signals(number).name
+        if self._at_once:
+            raise StoppedError(f"stopped by {self.received}; the same command goes on")
 
 
 class Phase(IntEnum):
@@ -106,24 +148,23 @@ class Watchdog:
 
     def silent(self) -> list[Place]:
         """The other ranks that have stopped writing while somebody still does: dead, stopped, or cut off."""
-        hosts = {self._read(rank).host for rank in range(self.world_size)}
-        margin = NEAR if len(hosts) == 1 else REMOTE
+        margin = NEAR if len({place.host for place in self._places()}) == 1 else REMOTE
         time.sleep(margin + SECOND)
         # Compared with each other, as the file system dates them: clocks of computers differ, and jump.
-        files = {rank: self._file(rank) for rank in range(self.world_size)}
-        written = {rank: path.stat().st_mtime for rank, path in files.items() if path.exists()}
-        newest = max(written.values(), default=0.0)
-        places = [self._read(rank) for rank in files if newest - written.get(rank, 0.0) > margin]
-        return [place for place in places if place.rank != self.place.rank]
+        files = map(self._file, range(self.world_size))
+        written = [path.stat().st_mtime if path.exists() else 0.0 for path in files]
+        late = [place for place, when in zip(self._places(), written, strict=True)
+                if max(written) - when > margin]  # fmt: skip
+        return [place for place in late if place.rank != self.place.rank]
 
     def in_the_way(self) -> str:
         """Which ranks hold the run up, in words."""
         if silent := self.silent():
             return f"{', '.join(map(str, silent))}: silent since step {silent[0].step}"
-        places = [self._read(rank) for rank in range(self.world_size)]
-        first = min((place.step, place.phase) for place in places)
-        behind = [place for place in places if (place.step, place.phase) == first]
-        where = f"in step {first[0]}, {Phase(first[1]).name}"
+        places = self._places()
+        step, phase = min((place.step, place.phase) for place in places)
+        behind = [place for place in places if (place.step, place.phase) == (step, phase)]
+        where = f"in step {step}, {Phase(phase).name}"
         if len(behind) == len(places) > 1:
             return f"all ranks are {where}"
         return f"{', '.join(map(str, behind))}: stuck {where}"
@@ -131,37 +172,38 @@ class Watchdog:
     def _file(self, rank: int) -> Path:
         return self.folder / f"rank-{rank}.json"
 
-    def _read(self, rank: int) -> Place:
-        try:
-            fields = json.loads(self._file(rank).read_text())
-            return Place(**(fields | {"phase": Phase(fields["phase"])}))
-        except (OSError, ValueError, TypeError, KeyError):
-            return Place(rank, 0, "a host that never began")
-
-    def _write(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk must not end a run
-            write_aside(self._file(self.place.rank), json.dumps(asdict(self.place)).encode(), flush=False)
+    def _places(self) -> list[Place]:
+        """All ranks' places, as they wrote them."""
+        found = []
+        for rank in range(self.world_size):
+            try:
+                fields = json.loads(self._file(rank).read_text())
+                found.append(Place(**(fields | {"phase": Phase(fields["phase"])})))
+            except (OSError, ValueError, TypeError, KeyError):
+                found.append(Place(rank, 0, "a host that never began"))
+        return found
 
     def _keep_writing(self) -> None:
         while True:
-            self._write()
+            with contextlib.suppress(OSError):  # a full disk must not end a run
+                content = json.dumps(asdict(self.place)).encode()
+                write_aside(self._file(self.place.rank), content, flush=False)
             if self._stop.wait(SECOND):
                 return
 
     def _watch(self) -> None:
-        reason = None
-        while reason is None and not self._stop.wait(SECOND):
-            reason = self._reason()
-        if reason is not None:
-            for child in self._children:
-                child.kill()
-            self.end(reason)
+        while not self._stop.wait(SECOND):
+            if (reason := self._reason()) is not None:
+                for child in self._children:
+                    child.kill()
+                self.end(reason)
+                return
 
     def _reason(self) -> str | None:
         """Why the process must end, if it must."""
         for number, child in enumerate(self._children, start=1):
             if child.poll() and not self._stop.wait(GRACE):
-                return f"{self._read(number)} ended with status {child.returncode}"
+                return f"{self._places()[number]} ended with status {child.returncode}"
         if time.monotonic() - self._since > self.limit:
             who = within(2 * REMOTE, self.in_the_way) or "who is in the way cannot be read"
             return f"no progress for {self.limit:.0f} s: {who}"

@@ -18,7 +18,7 @@ from dualscore.devices import allow_tf32, find_device
 from dualscore.errors import ScoreError
 from dualscore.evaluation.open_checkpoint import DEFINITIONS
 from dualscore.evaluation.store import RowStore, read_json
-from dualscore.files.archives import sha256
+from dualscore.files.aside import sha256
 from dualscore.model import ImageModel
 from dualscore.model_files.loading import load, locate
 from dualscore.pictures.grids import colour, common_scale

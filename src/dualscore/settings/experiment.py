@@ -11,8 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dualscore.errors import ConfigError
-from dualscore.files.plain_text import one_line
-from dualscore.files.plain_yaml import refuse_aliases
+from dualscore.files.plain_text import one_line, refuse_aliases
 from dualscore.redaction import redact
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.rules import problems

@@ -22,7 +22,7 @@ from dualscore.evaluation import is_complete
 from dualscore.files.aside import write_aside
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run, completed, differences
-from dualscore.runs.signals import ASKED
+from dualscore.runs.watchdog import ASKED
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.study.findings import read_result, write_results

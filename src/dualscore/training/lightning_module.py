@@ -1,10 +1,15 @@
-"""The LightningModule: draws noise, applies the objective, keeps an average of the weights."""
+"""The LightningModule: draws noise, applies the objective, averages the weights; and its callbacks' base."""
+
+# ruff: noqa: ANN401, ARG002, D102 - of hooks that Lightning defines
 
 import math
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import lightning
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -18,11 +23,10 @@ from dualscore.likelihood.bound import bound_range
 from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.quantities import validation_stages
 from dualscore.measuring.subject import Images, Rows, Subject
-from dualscore.noise import TRAINING, fixed_noise, log_uniform, seeded_generator
+from dualscore.noise import TRAINING, fixed_noise, log_uniform, seeded_generator, variance_at_psnr
 from dualscore.objective import DualLoss, dual_score_matching
-from dualscore.settings.config import OptimConfig
-from dualscore.training.compiling import Loss, compiled_loss
-from dualscore.training.optimizers import make_optimizer, schedule
+from dualscore.settings.config import ExperimentConfig
+from dualscore.training.optimizers import Loss, compiled_loss, make_optimizer, schedule
 
 
 class Draws(NamedTuple):
@@ -39,7 +43,7 @@ class Draws(NamedTuple):
 
     def part(self, first: int, last: int) -> "Draws":
         """Those of images `first` to `last` (excluded)."""
-        return Draws(*(None if part is None else part[first:last] for part in self))  # type: ignore[arg-type]
+        return Draws(*(None if column is None else column[first:last] for column in self))  # type: ignore[arg-type]
 
 
 class DualScoreModule(lightning.LightningModule):
@@ -48,20 +52,9 @@ class DualScoreModule(lightning.LightningModule):
     Args:
         model: an energy or a denoiser.
         prior: the training images' stationary Gaussian, for the bound.
-        optim: optimiser and schedule.
+        config: the experiment.
         image_shape: shape of an image as the model sees it (C, H, W).
-        t_range: smallest and largest noise variance in training, in pixel².
-        stratified: whether a batch has one t in each of as many strata as images.
-        levels: noise variances at which losses are reported, in pixel².
-        objective: the arguments of `dual_score_matching` beside images and noise, by name.
-        flip: whether training images are mirrored at random.
-        quantized: whether images are 8-bit, so that the bound exists.
-        dequantize: whether training images get uniform noise of one 8-bit step.
-        streams: of a global batch, each with random numbers of its own: the same on any number of devices.
         strata: strata of ln t that the validation images share for the bound.
-        max_steps: training steps, for the schedule.
-        accumulate: parts that a device's batch is cut into, whose gradients are added up.
-        seed: the run's seed.
         description: plain values stored in every checkpoint (configuration, data set).
     """
 
@@ -74,41 +67,26 @@ class DualScoreModule(lightning.LightningModule):
         model: ScoreModel,
         *,
         prior: StationaryGaussian,
-        optim: OptimConfig,
+        config: ExperimentConfig,
         image_shape: tuple[int, int, int],
-        t_range: tuple[float, float],
-        stratified: bool,
-        levels: list[float],
-        objective: dict[str, float],
-        flip: bool,
-        quantized: bool,
-        dequantize: bool,
-        streams: int,
         strata: int,
-        max_steps: int,
-        accumulate: int,
-        seed: int,
         description: dict[str, Any],
     ) -> None:
         super().__init__()
         self.model = model
         self.prior = prior.requires_grad_(False)
         self.average: AveragedModel | None = None
-        if optim.ema_steps:
-            averaging = get_ema_multi_avg_fn(1.0 - 1.0 / optim.ema_steps)  # type: ignore[no-untyped-call]
+        if steps := config.optim.ema_steps:
+            averaging = get_ema_multi_avg_fn(1.0 - 1.0 / steps)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(model, multi_avg_fn=averaging).requires_grad_(False)
-        self.optim, self.max_steps = optim, max_steps
-        self.accumulate = accumulate
-        self.loss: Loss = dual_score_matching
-        self.image_shape, self.t_range = image_shape, t_range
-        self.stratified = stratified
-        self.levels = torch.tensor(levels, dtype=torch.float64)
-        self.objective, self.flip = objective, flip
-        self.quantized, self.dequantize = quantized, dequantize
-        self.streams, self.strata, self.seed = streams, strata, seed
-        self.description = description
         # Log Z of the evaluated weights; NaN where no validation has measured it since they changed.
         self.register_buffer("log_normalizer", torch.tensor(math.nan, dtype=torch.float64))
+        self.config, self.image_shape, self.strata = config, image_shape, strata
+        self.seed, self.accumulate = config.seed, config.trainer.accumulate
+        self.t_range = (config.noise.t_min, config.noise.t_max)
+        self.objective = asdict(config.objective)
+        self.description = description
+        self.loss: Loss = dual_score_matching
 
     @property
     def evaluated(self) -> ScoreModel:
@@ -116,11 +94,6 @@ class DualScoreModule(lightning.LightningModule):
         chosen = self.model if self.average is None else self.average.module
         assert isinstance(chosen, ScoreModel)
         return chosen
-
-    @property
-    def dimension(self) -> int:
-        """The number of pixels and channels, d = C·H·W."""
-        return math.prod(self.image_shape)
 
     @property
     def working_dtype(self) -> torch.dtype:
@@ -141,29 +114,35 @@ class DualScoreModule(lightning.LightningModule):
             self.average.n_averaged = self.average.n_averaged.cpu()
 
     def draw(self, step: int, images: int) -> Draws:
-        """This device's random numbers for a step; its images are a multiple of its streams."""
-        mine = self.streams // self.trainer.world_size
-        noise, uniform, coin, spread = [], [], [], []
+        """This device's random numbers for a step; its images are a multiple of its streams.
+
+        Each stream of the global batch has its own, so they are the same on any number of devices.
+        """
+        data, stratified = self.config.data, self.config.noise.stratified
+        mine = data.streams // self.trainer.world_size
+        each = images // mine
+        shape = (each, *self.image_shape)
+        drawn = []
         for stream in range(self.trainer.global_rank * mine, (self.trainer.global_rank + 1) * mine):
             generator = seeded_generator(self.device, TRAINING, self.seed, step, stream)
-            each = images // mine
             # In single precision always, so that a run in double precision sees the same noise.
-            single, place, shape = torch.float32, self.device, (each, *self.image_shape)
-            place_in_range = torch.rand(each, generator=generator, dtype=single, device=place)
-            if self.stratified:
-                stratum = torch.arange(stream * each, (stream + 1) * each, dtype=single, device=place)
-                place_in_range = (stratum + place_in_range) / (self.streams * each)
-            uniform.append(place_in_range)
-            coin.append(torch.rand(each, generator=generator, dtype=single, device=place))
-            noise.append(torch.randn(shape, generator=generator, dtype=single, device=place))
-            if self.dequantize:
-                spread.append(torch.rand(shape, generator=generator, dtype=single, device=place))
-        heads = torch.cat(coin) < 0.5
-        flip = heads if self.flip else torch.zeros_like(heads)
-        variance = log_uniform(torch.cat(uniform), *self.t_range)
+            single: dict[str, Any] = {"dtype": torch.float32, "device": self.device}
+            uniform = torch.rand(each, generator=generator, **single)
+            if stratified:  # one t in each of as many strata as the global batch has images
+                stratum = torch.arange(stream * each, (stream + 1) * each, **single)
+                uniform = (stratum + uniform) / (data.streams * each)
+            coin = torch.rand(each, generator=generator, **single)
+            noise = torch.randn(shape, generator=generator, **single)
+            spread = torch.rand(shape, generator=generator, **single) if data.dequantize else noise[:0]
+            drawn.append((uniform, coin, noise, spread))
+        uniform, coin, noise, spread = map(torch.cat, zip(*drawn, strict=True))
         dtype = self.working_dtype
-        u = torch.cat(spread).to(dtype) if spread else None
-        return Draws(torch.cat(noise).to(dtype), variance.to(dtype), flip, u)
+        return Draws(
+            noise.to(dtype),
+            log_uniform(uniform, *self.t_range).to(dtype),
+            (coin < 0.5) & data.flip,
+            spread.to(dtype) if data.dequantize else None,
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean over a batch, or a piece of one, of the dual score matching loss."""
@@ -185,7 +164,7 @@ class DualScoreModule(lightning.LightningModule):
             self.log("train/time_loss", losses.time.mean())
         return loss
 
-    def optimizer_step(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - Lightning's
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Move the weights and the average, and forget the normalizer of the weights before."""
         super().optimizer_step(*arguments, **named)
         if self.average is not None:
@@ -205,14 +184,14 @@ class DualScoreModule(lightning.LightningModule):
             kept.copy_(buffer)
         average.n_averaged += 1
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, dict[str, Rows]]:
         """Measure each image with the noise that belongs to it: energies, losses at one level, the bound."""
         measured = self.measured()
         images = Images(self.pixels(batch.image), batch.position.tolist(), ordinal=batch.ordinal)
-        rows: Rows = {"position": batch.position}
-        for stage in validation_stages(measured.subject, measured.levels, self.span, self.strata):
-            found = stage.measure(measured.subject, images)
-            rows |= {f"{stage.name}/{name}": values.detach() for name, values in found.items()}
+        rows = {
+            stage.name: {"position": batch.position, **stage.measure(measured.subject, images)}
+            for stage in validation_stages(measured.subject, measured.levels, self.span, self.strata)
+        }
         return {"rows": rows}
 
     @property
@@ -221,17 +200,19 @@ class DualScoreModule(lightning.LightningModule):
         return bound_range(self.t_range)
 
     def measured(self) -> Measured:
-        """A measurement of the evaluated weights, without rows."""
+        """What belongs to a measurement of the evaluated weights, without rows."""
+        data = self.config.data
         subject = Subject(
             self.evaluated,
             self.prior,
             None,
-            quantized=self.quantized,
-            dequantize=self.dequantize,
+            quantized=data.quantized,
+            dequantize=data.dequantize,
             t_range=self.t_range,
             seed=self.seed,
         )
-        return Measured(subject, self.dimension, Grid(*self.t_range, self.strata), self.levels.tolist())
+        levels = [variance_at_psnr(decibels) for decibels in self.config.evaluate.psnr]
+        return Measured(subject, math.prod(self.image_shape), Grid(*self.t_range, self.strata), levels)
 
     def fixed_noise(self, batch: Batch, draw: int) -> Tensor:
         """The noise that belongs to the images of a batch, whatever device they are on."""
@@ -239,8 +220,8 @@ class DualScoreModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The experiment's optimiser and schedule."""
-        optimizer = make_optimizer(self.model, self.optim)
-        scheduler = LambdaLR(optimizer, schedule(self.optim, self.max_steps))
+        optimizer = make_optimizer(self.model, self.config.optim)
+        scheduler = LambdaLR(optimizer, schedule(self.config.optim, self.config.trainer.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -254,3 +235,52 @@ class DualScoreModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what is needed to rebuild the model without this module."""
         checkpoint["dualscore"] = self.description | {"devices": self.trainer.world_size}
+
+
+class TrainingCallback(Callback):
+    """A callback of our module. To Lightning's hooks it adds four, called on every device.
+
+    Call `module.log` in `after_step` only where `is_logged`, and in `after_validation`, on every device.
+    """
+
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
+        """After a step of the optimiser, however many parts its batch was cut into."""
+
+    def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
+        """Before the first batch of a validation."""
+
+    def after_validation_batch(
+        self, module: DualScoreModule, rows: dict[str, Rows], batch: Batch, number: int
+    ) -> None:
+        """After a batch of a validation, counted from 0, with the rows that each stage measured of it."""
+
+    def after_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
+        """After the last batch of a validation."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *batch: Any) -> None:
+        if (batch[-1] + 1) % trainer.accumulate_grad_batches == 0:
+            self.after_step(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.before_validation(trainer, pl_module)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *batch: Any) -> None:
+        outputs, images, number, *_ = batch
+        self.after_validation_batch(pl_module, outputs["rows"], images, number)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.after_validation(trainer, pl_module)
+
+
+def is_logged(trainer: Trainer) -> bool:
+    """Whether the log has an entry of this step."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return trainer.global_step % every == 0
+
+
+def logged_step(trainer: Trainer) -> int:
+    """The step that a validation is logged at: counted from 0, as by Lightning.
+
+    A run that resumes from the checkpoint of a validation drops what was logged at later steps.
+    """
+    return max(0, trainer.global_step - 1)

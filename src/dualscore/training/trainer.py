@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
 from dualscore.errors import DivergenceError, StoppedError, TrainingError
+from dualscore.files.plain_text import one_line
 from dualscore.runs.folder import Run
 from dualscore.runs.watchdog import Watchdog
 from dualscore.settings.config import ExperimentConfig
@@ -30,11 +31,7 @@ def accelerator(config: ExperimentConfig) -> str:
 
 
 def make_trainer(
-    config: ExperimentConfig,
-    run: Run,
-    callbacks: list[Callback],
-    io: CheckpointIO,
-    logger: TensorBoardLogger,
+    config: ExperimentConfig, run: Run, callbacks: list[Callback], io: CheckpointIO, logger: TensorBoardLogger
 ) -> Trainer:
     """A Trainer without inference mode, because scores are gradients, in validation too.
 
@@ -72,10 +69,8 @@ def make_trainer(
             enable_model_summary=False,
         )
     except MisconfigurationException as error:
-        reason = " ".join(str(error).split())
-        raise TrainingError(
-            f"trainer.devices={options.devices}, trainer.accelerator={options.accelerator}: {reason:.200}"
-        ) from error
+        asked = f"trainer.devices={options.devices}, trainer.accelerator={options.accelerator}"
+        raise TrainingError(f"{asked}: {one_line(error):.200}") from error
 
 
 def diverged(what: str) -> DivergenceError:
@@ -92,40 +87,35 @@ def errors_for_people(trainer: Trainer, config: ExperimentConfig, watchdog: Watc
         # SOAP's, of gradients that are finite but absurd.
         raise diverged(f"step {trainer.global_step}: the optimiser's preconditioner overflows") from error
     except RuntimeError as error:
-        if (known := _known(error, trainer, config, watchdog)) is None:
-            raise
-        raise known from error
+        if known := _known(error, trainer, config, watchdog):
+            raise TrainingError(known) from error
+        raise
     except StoppedError:
         if trainer.world_size > 1 and trainer.is_global_zero:
             time.sleep(LAST)
         raise
     except SystemExit as exit_:  # Lightning's answer to Ctrl-C
-        if not trainer.interrupted:
-            raise
-        raise KeyboardInterrupt from exit_
+        if trainer.interrupted:
+            raise KeyboardInterrupt from exit_
+        raise
 
 
-def _known(
-    error: RuntimeError, trainer: Trainer, config: ExperimentConfig, watchdog: Watchdog
-) -> TrainingError | None:
-    """What to say of an error; None where it must be shown whole."""
+def _known(error: RuntimeError, trainer: Trainer, config: ExperimentConfig, watchdog: Watchdog) -> str:
+    """What to say of an error; nothing where it must be shown whole."""
+    step, parts = trainer.global_step, config.trainer.accumulate
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        reason = " ".join(str(error).split())
-        return TrainingError(
-            f"trainer.compile: torch.compile failed ({reason:.200}); trainer.compile=false trains without"
-        )
+        why = f"torch.compile failed ({one_line(error):.200})"
+        return f"trainer.compile: {why}; trainer.compile=false trains without"
     if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         batch = config.data.batch_size // trainer.world_size
-        return TrainingError(
-            f"step {trainer.global_step}: {batch // config.trainer.accumulate} images at once do not fit "
-            f"into the memory of a device; {memory_advice(batch, config.trainer.accumulate)}"
-        )
+        what = f"{batch // parts} images at once do not fit into the memory of a device"
+        return f"step {step}: {what}; {memory_advice(batch, parts)}"
     if trainer.world_size > 1 and (gone := watchdog.silent()):
-        return TrainingError(
-            f"step {trainer.global_step}: {', '.join(map(str, gone))} ended, and training with it; the same "
-            f"command goes on from the last checkpoint ({' '.join(str(error).split()):.200})"
+        what = f"{', '.join(map(str, gone))} ended, and training with it"
+        return (
+            f"step {step}: {what}; the same command goes on from the last checkpoint ({one_line(error):.200})"
         )
-    return None
+    return ""
 
 
 def memory_advice(batch: int, accumulate: int) -> str:

@@ -5,27 +5,21 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lightning.pytorch.callbacks import Callback
+from rich.console import Console
 
 from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.run_log import Compared
 from dualscore.data.datamodule import ImageDataModule
 from dualscore.runs.folder import Run
 from dualscore.runs.run_status import Status
-from dualscore.runs.signals import StopSignals
+from dualscore.runs.watchdog import StopSignals
 from dualscore.settings.config import Best, ExperimentConfig
-from dualscore.terminal import Terminal
 from dualscore.training.callbacks.checkpointing import AtomicCheckpointIO, Saving
 from dualscore.training.callbacks.health import GradientHealth, SpikeGuard
 from dualscore.training.callbacks.journal import Journal, SkippedImages
 from dualscore.training.callbacks.pictures import Pictures
-from dualscore.training.callbacks.progress import (
-    ConsoleReport,
-    Heartbeat,
-    LearningRate,
-    Throughput,
-    TrainingBar,
-)
-from dualscore.training.callbacks.validation import References, ValidationFigures
+from dualscore.training.callbacks.progress import ConsoleReport, Heartbeat, Throughput, TrainingBar
+from dualscore.training.callbacks.validation import ValidationFigures
 
 Built = TypeVar("Built", bound=Callback)
 
@@ -38,15 +32,15 @@ class Training:
     run: Run
     datamodule: ImageDataModule
     logger: PatientLogger
-    console: Terminal
     status: Status
     signals: StopSignals
     journal: Journal
     io: AtomicCheckpointIO
     compared: Compared
+    bar: Console | None  # where a bar can be drawn
+    say: Callable[[str], None]  # a line of progress
     warn: Callable[[str], None]
-    callbacks: list[Callback] = field(default_factory=list)
-    """Those built so far."""
+    callbacks: list[Callback] = field(default_factory=list)  # those built so far
 
     def find(self, kind: type[Built]) -> Built:
         """A callback that stands earlier in the table."""
@@ -69,13 +63,13 @@ CALLBACKS: dict[str, Callable[[Training], Callback | None]] = {
     ),
     "throughput": lambda t: Throughput(t.config.data.batch_size),
     "heartbeat": lambda t: Heartbeat(t.run, t.status, t.find(Throughput), t.find(GradientHealth)),
-    "references": lambda t: References(t.compared.published, t.compared.psnr),
-    "validation_figures": lambda t: ValidationFigures(t.find(References), t.logger.log_histogram),
+    "validation_figures": lambda t: ValidationFigures(
+        t.compared.published, t.compared.psnr, t.logger.log_histogram
+    ),
     "pictures": lambda t: Pictures(t.logger.log_picture),
-    "learning_rate": lambda _: LearningRate(),
     "journal": lambda t: t.journal,
-    "console": lambda t: ConsoleReport(t.console, t.find(Throughput)),
-    "bar": lambda t: TrainingBar(t.console, t.find(Throughput)) if t.console.live else None,
+    "console": lambda t: ConsoleReport(t.say, t.bar is not None, t.find(Throughput)),
+    "bar": lambda t: TrainingBar(t.bar, t.find(Throughput)) if t.bar else None,
     "spike_guard": lambda t: (
         SpikeGuard(t.config.trainer.spike, t.run, t.recording("rollbacks"))
         if t.config.trainer.spike

@@ -14,9 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from dualscore.errors import StoppedError
 from dualscore.runs.folder import Run, older
-from dualscore.runs.signals import StopSignals
-from dualscore.training.callbacks.training_callback import TrainingCallback
-from dualscore.training.lightning_module import DualScoreModule
+from dualscore.runs.watchdog import StopSignals
+from dualscore.training.lightning_module import DualScoreModule, TrainingCallback
 from dualscore.training.trainer import diverged
 
 AGREE_EVERY = 10
@@ -37,10 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Whether the last attempt of this process succeeded."""
 
     def save_checkpoint(
-        self,
-        checkpoint: dict[str, Any],
-        path: str | Path,
-        storage_options: Any = None,
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         path = Path(path)
         aside = path.with_name(f".{path.name}.tmp")
@@ -52,16 +48,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 if (younger := older(path, age - 1)).exists():
                     os.replace(younger, older(path, age))
             os.replace(aside, path)
+            self.written = True
             _flush_folder(path.parent)
         except OSError as error:
             self.warn(
                 f"{path}: not written ({error.strerror or error}); training goes on and the one before is "
                 "kept; make room, or what is learned from here on is lost when the run ends"
             )
-            return
         finally:
             aside.unlink(missing_ok=True)
-        self.written = True
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
@@ -96,8 +91,7 @@ class Saving(TrainingCallback, Checkpoint):
         self.best = math.inf
         self.written = True
         """Whether the last checkpoint was."""
-        # Whether the step at which the run is to stop was saved; None to go on.
-        self._saved: bool | None = None
+        self._stopping = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"monitor": self.monitor, "best": self.best}
@@ -115,11 +109,12 @@ class Saving(TrainingCallback, Checkpoint):
             raise diverged(f"step {trainer.global_step}: {self.monitor} is not finite")
         if figure < self.best:
             before, self.best = self.best, figure
-            if not self._save(trainer, best=True):
+            self._save(trainer, self.run.best)
+            if not self.written:
                 self.best = before
-        saved = self._save(trainer, best=False)  # after the best, whose figure it holds
-        if self._saved is not None or self._asked(trainer):
-            self._stop(trainer, saved)
+        self._save(trainer, self.run.last)  # after the best, whose figure it holds
+        if self._stopping or self._asked(trainer):
+            self._stop(trainer)
 
     def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
         if trainer.world_size > 1 and trainer.global_step % AGREE_EVERY:
@@ -127,18 +122,18 @@ class Saving(TrainingCallback, Checkpoint):
         # Not before a validation, which saves itself: a run that ended in between would go on without it.
         every = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
         if trainer.global_step % every and self._asked(trainer):
-            self._saved = self._save(trainer, best=False)
+            self._save(trainer, self.run.last)
+            self._stopping = True
 
     def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
-        # Only here, where the step before has been logged.
-        if self._saved is not None:
-            self._stop(trainer, self._saved)
+        if self._stopping:  # only here, where the step before has been logged
+            self._stop(trainer)
 
-    def _stop(self, trainer: Trainer, saved: bool) -> None:
+    def _stop(self, trainer: Trainer) -> None:
         who = self.signals.received or "a signal to another device"
+        saved = "saved" if self.written else "NOT saved"
         raise StoppedError(
-            f"step {trainer.global_step:,}: stopped by {who}; {'' if saved else 'NOT '}saved, and the same "
-            "command goes on"
+            f"step {trainer.global_step:,}: stopped by {who}; {saved}, and the same command goes on"
         )
 
     def _asked(self, trainer: Trainer) -> bool:
@@ -148,8 +143,7 @@ class Saving(TrainingCallback, Checkpoint):
             return asked
         return not trainer.strategy.reduce_boolean_decision(not asked, all=True)
 
-    def _save(self, trainer: Trainer, best: bool) -> bool:
-        """Write a checkpoint; whether it was written, the same answer on all devices."""
-        trainer.save_checkpoint(self.run.best if best else self.run.last, weights_only=False)
+    def _save(self, trainer: Trainer, path: Path) -> None:
+        """Write a checkpoint, and note whether it was written: the same answer on all devices."""
+        trainer.save_checkpoint(path, weights_only=False)
         self.written = trainer.strategy.broadcast(self.io.written)
-        return self.written

@@ -5,17 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
 from dualscore.errors import DivergenceError
 from dualscore.runs.checkpoints import newest_sound
 from dualscore.runs.folder import Run
-from dualscore.training.callbacks.training_callback import TrainingCallback, is_logged, our_module
-from dualscore.training.lightning_module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule, TrainingCallback, is_logged
 
-MOST = 3
+ROLLBACKS = 3
 """Rollbacks between two validations; one more ends the run."""
 
 
@@ -39,15 +38,12 @@ class GradientHealth(TrainingCallback):
         self._told = 0
         self._witness: tuple[Tensor, ...] = ()
 
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = our_module(pl_module)
-        self._parts.append((module.last_losses.total, module.last_noise_variance))
+    def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
+        self._parts.append((pl_module.last_losses.total, pl_module.last_noise_variance))
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Optimizer) -> None:
         parameters = [p for p in pl_module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         bad = ~norm.isfinite()
         step = torch.full_like(norm, trainer.global_step, dtype=torch.int64)
         losses, variances = zip(*self._parts, strict=True)
@@ -67,7 +63,7 @@ class GradientHealth(TrainingCallback):
         elif bad:
             for parameter in parameters:
                 parameter.grad = None  # an optimiser leaves such a parameter, and what it knows of it, alone
-            self._check(our_module(pl_module))
+            self._check(pl_module)
 
     @staticmethod
     def looks_at_once(norm: Tensor) -> bool:
@@ -92,9 +88,9 @@ class GradientHealth(TrainingCallback):
             return
         self.skipped += left_out - self._told
         self._told = left_out
-        step, losses, noise_variance = self._witness
-        losses, noise_variance = (module.all_gather(part).flatten() for part in (losses, noise_variance))  # type: ignore[union-attr]
-        what = _diagnosis(int(step), losses, noise_variance)
+        step, *seen = self._witness
+        losses, variances = (module.all_gather(part).flatten() for part in seen)  # type: ignore[union-attr]
+        what = f"step {int(step)}: {_diagnosis(losses, variances)}"
         if left_out > self.limit:
             raise DivergenceError(
                 f"{what}; {left_out} such steps since the last validation, where trainer.max_skipped="
@@ -103,17 +99,15 @@ class GradientHealth(TrainingCallback):
         self.warn(f"{what}: left out; {left_out} since the last validation, at most {self.limit}")
 
 
-def _diagnosis(step: int, losses: Tensor, noise_variance: Tensor) -> str:
-    """At which step and noise levels the loss or its gradient is not finite."""
+def _diagnosis(losses: Tensor, noise_variance: Tensor) -> str:
+    """At which noise levels the loss or its gradient is not finite."""
     bad = ~torch.isfinite(losses)
-    if not bad.any():
-        worst = int(losses.argmax())
-        return (
-            f"step {step}: the gradient overflows; the largest loss, {losses[worst]:.3g}, is at noise "
-            f"variance t = {noise_variance[worst]:.3g}"
-        )
-    levels = ", ".join(f"{t:.3g}" for t in noise_variance[bad].tolist()[:8])
-    return f"step {step}: the loss is not finite at noise variance t = {levels}"
+    if bad.any():
+        levels = ", ".join(f"{t:.3g}" for t in noise_variance[bad].tolist()[:8])
+        return f"the loss is not finite at noise variance t = {levels}"
+    worst = int(losses.argmax())
+    largest = f"the largest loss, {losses[worst]:.3g}, is at noise variance t = {noise_variance[worst]:.3g}"
+    return f"the gradient overflows; {largest}"
 
 
 class SpikeGuard(TrainingCallback):
@@ -127,8 +121,7 @@ class SpikeGuard(TrainingCallback):
         self.factor, self.run, self.warn = factor, run, warn
         self.lowest = math.inf
         self._rollbacks = 0
-        self._sum: Tensor | None = None
-        self._steps = 0
+        self._losses: list[Tensor] = []
 
     def state_dict(self) -> dict[str, Any]:
         return {"lowest": self.lowest}
@@ -136,17 +129,14 @@ class SpikeGuard(TrainingCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.lowest = state_dict["lowest"]
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
-        loss = our_module(pl_module).last_losses.total.mean()
-        self._sum = loss if self._sum is None else self._sum + loss
-        self._steps += 1
-        super().on_train_batch_end(trainer, pl_module, *batch)
+    def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
+        self._losses.append(pl_module.last_losses.total.mean())
 
     def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
-        if self._sum is None or not is_logged(trainer):
+        if not is_logged(trainer):
             return
-        mean = float(trainer.strategy.reduce(self._sum / self._steps, reduce_op="mean"))
-        self._sum, self._steps = None, 0
+        mean = float(trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean"))
+        self._losses = []
         if mean > self.factor * self.lowest:  # one that is not finite is GradientHealth's
             self._roll_back(trainer, module, mean)
         elif math.isfinite(mean):
@@ -160,17 +150,14 @@ class SpikeGuard(TrainingCallback):
         what = f"step {trainer.global_step}: the loss jumped to {mean:.3g}, {times}"
         found = newest_sound(self.run, self.warn, trainer.is_global_zero)
         self._rollbacks += 1
-        if found is None or self._rollbacks > MOST:
+        if found is None or self._rollbacks > ROLLBACKS:
             again = "no checkpoint is there yet" if found is None else f"for the {self._rollbacks}th time"
             raise DivergenceError(f"{what}, {again}; try a smaller optim.lr with --fresh")
         path, content = found
-        with torch.no_grad():
-            module.load_state_dict(content["state_dict"])
+        module.load_state_dict(content["state_dict"])
         for optimizer, state in zip(trainer.optimizers, content["optimizer_states"], strict=True):
             # The schedule goes on, and has already set the next step's rates.
-            rates = [
-                {k: v for k, v in g.items() if k in ("lr", "initial_lr")} for g in optimizer.param_groups
-            ]
+            rates = [{k: group[k] for k in ("lr", "initial_lr")} for group in optimizer.param_groups]
             optimizer.load_state_dict(state)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group.update(rate)

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from dualscore.data.datamodule import ImageDataModule
 from dualscore.data.epoch_plan import locate
 from dualscore.errors import DataError
 from dualscore.redaction import redact
-from dualscore.training.callbacks.training_callback import TrainingCallback, is_logged, logged_step
-from dualscore.training.lightning_module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule, TrainingCallback, is_logged, logged_step
 
 KINDS = ("resumed", "skipped_steps", "rollbacks", "unreadable_images", "failed_writes")
 SHOWN = 200
@@ -59,8 +58,8 @@ class Journal(TrainingCallback):
         step = self._trainer.global_step if self._trainer is not None else 0
         if kind in self.counts:
             self.counts[kind] += 1
-        self.entries = [*self.entries, (step, kind.replace("_", " "), redact(" ".join(message.split())))]
-        self.entries = self.entries[-SHOWN:]
+        self.entries.append((step, kind.replace("_", " "), redact(" ".join(message.split()))))
+        del self.entries[:-SHOWN]
         if kind != "failed_writes":  # of which there would be another one
             self._show()
 
@@ -76,7 +75,7 @@ class Journal(TrainingCallback):
             module.log(f"events/{kind}", float(count))
         module.log("train/minutes", self._elapsed() / 60.0)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: object, exception: BaseException) -> None:
         # Not kept by a checkpoint: a run that goes on says how it ended before.
         self.note("stopped", str(exception) or type(exception).__name__)
         self.flush()
@@ -85,15 +84,13 @@ class Journal(TrainingCallback):
         return self._seconds + (time.monotonic() - self._since if self._trainer is not None else 0.0)
 
     def _show(self) -> None:
-        rows = [f"| {step:,} | {kind} | {_cell(what)} |" for step, kind, what in reversed(self.entries)]
-        table = "\n".join(["| step | event | what |", "| --- | --- | --- |", *rows])
-        shown = table if rows else "Nothing: no step was left out, no image replaced, no restart."
-        step = logged_step(self._trainer) if self._trainer is not None else 0
-        self.show("run/events", shown, step)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+        rows = ["| step | event | what |", "| --- | --- | --- |"]
+        for step, kind, what in reversed(self.entries):
+            cell = what.replace("|", "\\|").replace("<", "&lt;")
+            rows.append(f"| {step:,} | {kind} | {cell} |")
+        nothing = "Nothing: no step was left out, no image replaced, no restart."
+        shown = "\n".join(rows) if self.entries else nothing
+        self.show("run/events", shown, logged_step(self._trainer) if self._trainer is not None else 0)
 
 
 class SkippedImages(TrainingCallback):
@@ -104,10 +101,10 @@ class SkippedImages(TrainingCallback):
     """
 
     def __init__(self, limit: int, datamodule: ImageDataModule, warn: Callable[[str], None]) -> None:
-        self.limit, self.path, self.warn = limit, datamodule.path, warn
+        self.limit, self.warn = limit, warn
         self._datamodule = datamodule
         self._epoch = 0
-        self._positions: list[int] = []
+        self._positions: list[int] = []  # of images that could not be read in this epoch
         self._warned: set[str] = set()
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,21 +131,27 @@ class SkippedImages(TrainingCallback):
             everyones: list[list[tuple[int, int]]] = [[]] * trainer.world_size
             torch.distributed.all_gather_object(everyones, lost)
             lost = sorted(pair for part in everyones for pair in part)
+        path, shards = self._datamodule.path, self._datamodule.training_shards
         fresh: dict[str, int] = {}
         for epoch, position in lost:
             self._begin(epoch)
             self._positions.append(position)
-            shard, entry = locate(self._datamodule.training_shards, position)
+            shard, entry = locate(shards, position)
             if shard.file not in self._warned:
                 fresh.setdefault(shard.file, entry)
-            if len(self._positions) > self.limit:
-                raise self._too_many()
+            if (total := len(self._positions)) > self.limit:
+                file, count = self._shards().most_common(1)[0]
+                raise DataError(
+                    f"{path}/{file}: {count} images cannot be read, {total} in all in this epoch, more than "
+                    f"data.max_skipped={self.limit}; see which with make verify-data OUT={path}, and prepare "
+                    "or copy the data set again"
+                )
         self._begin(self._datamodule.epoch_read)
         self._warned |= fresh.keys()
         for file, entry in fresh.items():
             self.warn(
-                f"{self.path}/{file}: entry {entry} cannot be read; other images take the place of "
-                f"{self._shards()[file]} of this shard so far; see make verify-data OUT={self.path}"
+                f"{path}/{file}: entry {entry} cannot be read; other images take the place of "
+                f"{self._shards()[file]} of this shard so far; see make verify-data OUT={path}"
             )
 
     def _begin(self, epoch: int) -> None:
@@ -160,12 +163,3 @@ class SkippedImages(TrainingCallback):
         """How many images of each shard's file were lost in this epoch."""
         shards = self._datamodule.training_shards
         return Counter(locate(shards, position)[0].file for position in self._positions)
-
-    def _too_many(self) -> DataError:
-        (file, count), *_ = self._shards().most_common(1)
-        total = len(self._positions)
-        return DataError(
-            f"{self.path}/{file}: {count} images cannot be read, {total} in all in this epoch, more than "
-            f"data.max_skipped={self.limit}; see which with make verify-data OUT={self.path}, and prepare or "
-            "copy the data set again"
-        )

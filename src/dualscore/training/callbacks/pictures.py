@@ -15,8 +15,7 @@ from dualscore.measuring.subject import Rows
 from dualscore.noise import SAMPLING, corrupt, seeded_generator, variance_at_psnr
 from dualscore.pictures.grids import arrange, colour, common_scale, tile
 from dualscore.sampling import anneal, last_variance, levels, start_from
-from dualscore.training.callbacks.training_callback import TrainingCallback, logged_step
-from dualscore.training.lightning_module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule, TrainingCallback, logged_step
 
 PSNR = (30.0, 20.0, 10.0, 0.0)
 """Noise levels whose denoised images are shown, in dB."""
@@ -42,7 +41,9 @@ class Pictures(TrainingCallback):
         self.show = show
         self._batch: Batch | None = None
 
-    def after_validation_batch(self, module: DualScoreModule, rows: Rows, batch: Batch, number: int) -> None:
+    def after_validation_batch(
+        self, module: DualScoreModule, rows: dict[str, Rows], batch: Batch, number: int
+    ) -> None:
         if number == 0:
             self._batch = batch
 

@@ -2,12 +2,11 @@
 
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -19,10 +18,8 @@ from dualscore.likelihood import Estimate
 from dualscore.runs.folder import Run
 from dualscore.runs.run_status import State, Status, duration
 from dualscore.runs.watchdog import Phase, Watchdog
-from dualscore.terminal import Terminal
 from dualscore.training.callbacks.health import GradientHealth
-from dualscore.training.callbacks.training_callback import TrainingCallback, is_logged
-from dualscore.training.lightning_module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule, TrainingCallback, is_logged
 
 NARROWEST, WIDEST = 6, 40
 """Columns of the bar itself."""
@@ -30,30 +27,16 @@ STATUS_EVERY = 5.0
 """Seconds from one `status.json` to the next."""
 
 
-class LearningRate(TrainingCallback):
-    """Logs `train/learning_rate`, that of the network's weights, by one name whatever the optimiser."""
-
-    def __init__(self) -> None:
-        self._rate = 0.0
-
-    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
-        self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])  # before the schedule moves it
-
-    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
-        if is_logged(trainer):
-            module.log("train/learning_rate", self._rate)
-
-
 class Throughput(TrainingCallback):
-    """Logs `train/images_per_second` over all devices and `train/stall`, validation time left out.
+    """Logs `train/learning_rate`, `train/images_per_second` over all devices, and `train/stall`.
 
-    The stall is the fraction of the time that training waits for images.
+    The stall is the fraction of the time that training waits for images; time of validations is left out.
     """
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.rate = 0.0
-        self.stall = 0.0
+        self.rate = self.stall = 0.0
+        self._learning_rate = 0.0
         self._began = (0, 0.0)
         self._restart()
 
@@ -65,10 +48,12 @@ class Throughput(TrainingCallback):
         self._began = (trainer.global_step, time.perf_counter())
         self._restart()
 
-    def on_train_batch_start(self, *_: object) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
         self._waited += time.perf_counter() - self._ended
+        # That of the network's weights, before the schedule moves it.
+        self._learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *batch: Any) -> None:
         self._ended = time.perf_counter()
         super().on_train_batch_end(trainer, pl_module, *batch)
 
@@ -79,6 +64,7 @@ class Throughput(TrainingCallback):
             self.rate, self.stall = self._steps * self.batch_size / seconds, self._waited / seconds
             module.log("train/images_per_second", self.rate)
             module.log("train/stall", self.stall)
+            module.log("train/learning_rate", self._learning_rate)
             self._restart()
 
     def on_validation_end(self, *_: object) -> None:
@@ -95,13 +81,11 @@ class Throughput(TrainingCallback):
     def words(self, trainer: Trainer) -> list[str]:
         """Speed over all devices and time left, as far as they are known."""
         speed, seconds = self.rate, self._ended - self._since
-        if not speed and self._steps and seconds > 0:  # nothing is logged yet
+        if not speed and seconds > 0:  # nothing is logged yet
             speed = self._steps * self.batch_size / seconds
         left = self.seconds_left(trainer)
-        return [
-            *([f"{speed:,.0f} images/s"] if speed else []),
-            *([f"{duration(left)} left"] if left is not None else []),
-        ]
+        known = [f"{speed:,.0f} images/s"] if speed else []
+        return known if left is None else [*known, f"{duration(left)} left"]
 
 
 def last_estimates(logged: Mapping[str, Any]) -> dict[str, Estimate]:
@@ -114,18 +98,17 @@ def last_estimates(logged: Mapping[str, Any]) -> dict[str, Estimate]:
 
 
 class ConsoleReport(TrainingCallback):
-    """Prints a line at every validation, and where no bar shows it, the speed as soon as it is known."""
+    """Says a line at every validation and, unless a bar shows it, the speed as soon as it is known."""
 
-    def __init__(self, console: Terminal, throughput: Throughput) -> None:
-        self.console, self.throughput = console, throughput
-        self._paced = console.live
+    def __init__(self, say: Callable[[str], None], has_bar: bool, throughput: Throughput) -> None:
+        self.say, self.throughput = say, throughput
+        self._paced = has_bar
 
     @rank_zero_only
     def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
         if not self._paced and self.throughput.rate:
             self._paced = True
-            if parts := self.throughput.words(trainer):
-                self._print(trainer, parts)
+            self._say(trainer, [])
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, *_: object) -> None:
@@ -134,19 +117,19 @@ class ConsoleReport(TrainingCallback):
         parts.append(f"space {figures['val/space_loss']:.4f}")
         if "val/time_loss" in figures:
             parts.append(f"time {figures['val/time_loss']:.5f}")
-        self._print(trainer, [*parts, *self.throughput.words(trainer)])
+        self._say(trainer, parts)
 
-    def _print(self, trainer: Trainer, parts: list[str]) -> None:
+    def _say(self, trainer: Trainer, parts: list[str]) -> None:
         step = f"step {trainer.global_step:>6,}/{trainer.max_steps:,}"
-        self.console.progress(" · ".join([step, *parts]))
+        self.say(" · ".join([step, *parts, *self.throughput.words(trainer)]))
 
 
-class TrainingBar(Callback):
+class TrainingBar(TrainingCallback):
     """Draws a bar below the lines that are printed; on a terminal only, and gone when training ends."""
 
-    def __init__(self, console: Terminal, throughput: Throughput) -> None:
-        self.console, self.throughput = console, throughput
-        self._live: Live | None = None
+    def __init__(self, console: Console, throughput: Throughput) -> None:
+        self.throughput = throughput
+        self._live = Live(self, console=console, refresh_per_second=4, transient=True)
         self._doing = "training"
         self._trainer: Trainer
 
@@ -157,11 +140,12 @@ class TrainingBar(Callback):
         found = last_estimates(trainer.callback_metrics)
         bits = [f"{found['bits/dim']} bits/dim"] if "bits/dim" in found else []
         words = " · ".join([*bits, *self.throughput.words(trainer)])
-        alone = len(self._doing) + len(steps) + NARROWEST + 4 + len(words) > options.max_width
+        around = len(self._doing) + len(steps) + 4
+        alone = around + NARROWEST + len(words) > options.max_width
         beside = steps if alone or not words else f"{steps} · {words}"
-        room = max(NARROWEST, min(WIDEST, options.max_width - len(self._doing) - len(beside) - 4))
+        room = options.max_width - len(self._doing) - len(beside) - 4
+        bar = ProgressBar(trainer.max_steps, trainer.global_step, max(NARROWEST, min(WIDEST, room)))
         line = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=trainer.max_steps, completed=trainer.global_step, width=room)
         line.add_row(self._doing, bar, beside)
         yield line
         if alone:
@@ -169,33 +153,26 @@ class TrainingBar(Callback):
 
     def on_train_start(self, trainer: Trainer, *_: object) -> None:
         self._trainer = trainer
-        self._live = Live(self, console=self.console, refresh_per_second=4, transient=True)
         self._live.start()
 
-    def on_validation_start(self, *_: object) -> None:
+    def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
         self._show("validating")
 
     def on_validation_end(self, *_: object) -> None:
         self._show("training")
 
     def on_train_end(self, *_: object) -> None:
-        self._stop()
+        self._live.stop()
 
     def on_exception(self, *_: object) -> None:
-        self._stop()
+        self._live.stop()
 
     def _show(self, doing: str) -> None:
         self._doing = doing
-        if self._live is not None:
-            self._live.refresh()  # at once: a short one would be over before the bar comes round
-
-    def _stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._live.refresh()  # at once: a short one would be over before the bar comes round
 
 
-class Heartbeat(Callback):
+class Heartbeat(TrainingCallback):
     """Keeps a run's `status.json`, and tells the `watchdog` where this device is."""
 
     watchdog: Watchdog
@@ -207,7 +184,6 @@ class Heartbeat(Callback):
 
     def on_train_start(self, trainer: Trainer, *_: object) -> None:
         self.watchdog.adopt_children()
-        self.status.max_steps = trainer.max_steps
         self._say(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
@@ -237,7 +213,8 @@ class Heartbeat(Callback):
         if not trainer.is_global_zero:
             return
         status = self.status
-        status.state, status.reason, status.step = State.training, None, trainer.global_step
+        status.state, status.reason = State.training, None
+        status.step, status.max_steps = trainer.global_step, trainer.max_steps
         status.images_per_second, status.stall = self.throughput.rate, self.throughput.stall
         status.skipped_steps = self.health.skipped
         device = trainer.strategy.root_device

@@ -4,182 +4,78 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
-from torch import Tensor
-from torchmetrics import Metric
 
 from dualscore.dashboard.logger import band, level
 from dualscore.data.datamodule import Batch
 from dualscore.gaussian import QUANTIZATION_VARIANCE
-from dualscore.likelihood import Estimate, bits_per_dim, decibels_per_dim, dequantized_bits_per_dim
+from dualscore.likelihood import Estimate, decibels_per_dim
 from dualscore.measuring.estimators import paper
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.row_figures import shared_bound, shared_level_figures
-from dualscore.measuring.subject import Rows
-from dualscore.noise import corrupt, psnr
+from dualscore.measuring.subject import LEVELS, Rows
+from dualscore.noise import corrupt
 from dualscore.objective import space_loss
-from dualscore.training.callbacks.training_callback import TrainingCallback, logged_step
-from dualscore.training.lightning_module import DualScoreModule
+from dualscore.training.lightning_module import DualScoreModule, TrainingCallback, logged_step
 
-
-class _DoubleMetric(Metric):
-    """A metric that stays in double precision, whatever dtype the module is converted to."""
-
-    full_state_update = False
-
-    def set_dtype(self, dst_type: Any) -> "_DoubleMetric":
-        return self
-
-
-class Moments(_DoubleMetric):
-    """Count, mean and unbiased variance of several quantities, over batches and devices."""
-
-    count: Tensor
-    total: Tensor
-    square: Tensor
-
-    def __init__(self, quantities: int) -> None:
-        super().__init__()
-        for name in ("count", "total", "square"):
-            self.add_state(name, torch.zeros(quantities, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, quantity: Tensor, values: Tensor) -> None:
-        """Add values (B,), each of a quantity, int64 (B,)."""
-        values = values.detach().double()
-        self.count.index_add_(0, quantity, torch.ones_like(values))
-        self.total.index_add_(0, quantity, values)
-        self.square.index_add_(0, quantity, values.square())
-
-    def compute(self) -> dict[str, Tensor]:
-        """`count`, `mean` and `variance`, each of shape (quantities,); NaN where nothing was added."""
-        mean = self.total / self.count
-        variance = (self.square - self.count * mean.square()).clamp(min=0) / (self.count - 1)
-        return {"count": self.count.clone(), "mean": mean, "variance": variance}
-
-
-class GatheredRows(_DoubleMetric):
-    """Rows of all devices, with these columns."""
-
-    def __init__(self, names: list[str]) -> None:
-        super().__init__()
-        self.names = names
-        for place in range(len(names)):  # states are attributes, and columns have dots and slashes
-            self.add_state(f"column_{place}", [], dist_reduce_fx="cat")
-
-    def update(self, rows: Rows) -> None:
-        """Add a batch's rows."""
-        for place, name in enumerate(self.names):
-            values = rows[name].detach()
-            getattr(self, f"column_{place}").append(values if name == "position" else values.double())
-
-    def compute(self) -> Rows:
-        """The rows of all devices, on the CPU; every device must call this."""
-        columns = (getattr(self, f"column_{place}") for place in range(len(self.names)))
-        joined = (torch.cat(c) if isinstance(c, list) else c for c in columns)
-        return dict(zip(self.names, (values.cpu() for values in joined), strict=True))
-
-
-class References(TrainingCallback):
-    """Logs `gaussian/stationary` and `published/…`, and knows what others denoise to.
-
-    The training images' Gaussian is measured in the first validation, on the same images with the same noise
-    as the model; later ones have the same. `score_network` is a network's denoised PSNR by noise variance.
-    """
-
-    def __init__(self, published: Mapping[str, float], score_network: Mapping[float, float]) -> None:
-        self.published, self.score_network = published, score_network
-        self._measuring: Moments | None = None
-        self._figures: list[float] = []
-        self._linear: dict[float, float] = {}
-        self._stationary = math.nan
-
-    def psnr(self, noise_variance: float) -> dict[str, float]:
-        """Denoised PSNR in dB at a noise variance, of `linear` and `score_network` where they are known."""
-        found = {}
-        if (linear := self._linear.get(round(psnr(noise_variance), 3))) is not None:
-            found["linear"] = linear
-        near = [value for t, value in self.score_network.items() if abs(t / noise_variance - 1.0) < 1e-3]
-        return found | ({"score_network": near[0]} if near else {})
-
-    def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
-        if not self._figures:
-            self._measuring = Moments(len(module.levels) + 1).to(module.device)
-
-    def after_validation_batch(self, module: DualScoreModule, rows: Rows, batch: Batch, number: int) -> None:
-        if self._measuring is None:
-            return
-        prior = module.prior
-        clean = module.pixels(batch.image)
-        at = batch.ordinal % len(module.levels)
-        t = module.levels.to(clean)[at.to(module.levels.device)]
-        noise = module.fixed_noise(batch, 1).to(clean)
-        noisy = corrupt(clean, noise, t)
-        gradient = (noisy - prior.denoise(noisy, t)) / t[:, None, None, None]
-        self._measuring.update(at, space_loss(gradient, noise, t))
-        energy = prior(clean, torch.zeros_like(t)).energy.double()
-        if module.quantized:
-            # The mean over u of U(x + (u − ½)/255): each coefficient's square grows by the step's variance.
-            energy = energy + 0.5 * (QUANTIZATION_VARIANCE / prior.eigenvalues.double()).sum()
-        self._measuring.update(torch.full_like(at, len(module.levels)), energy)
-
-    def after_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
-        if self._measuring is not None:
-            self._figures = self._measuring.compute()["mean"].tolist()
-            self._measuring = None
-            *losses, energy = self._figures
-            levels = zip(module.levels.tolist(), losses, strict=True)
-            # A level that no image had has no figure.
-            self._linear = {round(psnr(t), 3): psnr(t * loss) for t, loss in levels if loss > 0}
-            convert = dequantized_bits_per_dim if module.quantized else bits_per_dim
-            nats = torch.tensor(energy, dtype=torch.float64)
-            self._stationary = float(convert(nats, module.dimension))
-        module.log("gaussian/stationary", self._stationary)
-        for name, value in self.published.items():
-            module.log(f"published/{name}", value)
+Tables = dict[str, Rows]
+"""Rows by the names of their stages."""
 
 
 class ValidationFigures(TrainingCallback):
     """Gathers a validation's rows over devices, and logs the figures that are made of them.
 
     `val/bits_per_dim` with log Z, which the module is given; `val/bound`; of each noise level both losses,
-    the effective dimension, the denoised PSNR and what that is above others'; a histogram of log p.
+    the effective dimension, the denoised PSNR and what that is above others'; a histogram of log p by `show`.
+    The others are the training images' Gaussian, measured on the same images with the same noise, and a
+    `score_network`, whose denoised PSNR in dB is known by noise variance; `published` are bits/dim by name.
     """
 
-    def __init__(self, references: References, show: Callable[[str, NDArray[np.float64], int], None]) -> None:
-        self.references, self.show = references, show
-        self._gathered: GatheredRows | None = None
+    def __init__(
+        self,
+        published: Mapping[str, float],
+        score_network: Mapping[float, float],
+        show: Callable[[str, NDArray[np.float64], int], None],
+    ) -> None:
+        self.published, self.score_network, self.show = published, score_network, show
+        self._batches: list[Tables] = []
 
     def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
-        self._gathered = None
+        self._batches = []
 
-    def after_validation_batch(self, module: DualScoreModule, rows: Rows, batch: Batch, number: int) -> None:
-        rows = {name: values.to(module.device) for name, values in rows.items()}
-        if self._gathered is None:
-            self._gathered = GatheredRows(list(rows)).to(module.device)
-        self._gathered.update(rows)
+    def after_validation_batch(
+        self, module: DualScoreModule, rows: Tables, batch: Batch, number: int
+    ) -> None:
+        gaussian = _gaussian_rows(module, batch, rows["one_level"])
+        self._batches.append({**rows, "gaussian": gaussian})
 
     def after_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
-        if self._gathered is None:
-            return
-        rows = _by_stage(self._gathered.compute())
-        datamodule = getattr(trainer, "datamodule", None)
-        measured = replace(module.measured(), rows=rows)
-        if datamodule is not None:
+        parts, self._batches = [joined(self._batches)] if self._batches else [], []
+        if trainer.world_size > 1:
+            everyones: list[list[Tables]] = [[]] * trainer.world_size
+            torch.distributed.all_gather_object(everyones, parts)
+            parts = [part for mine in everyones for part in mine]
+        measured = replace(module.measured(), rows=joined(parts))
+        if (datamodule := getattr(trainer, "datamodule", None)) is not None:
             measured = replace(measured, photographs=partial(datamodule.photographs, "val"))
-        if "paper" in rows:
+        if "paper" in measured.rows:
             self._log_energies(trainer, module, measured)
-        if "one_stratum" in rows:
-            shared = rows["one_stratum"] | rows["ends"]
+        if "one_stratum" in measured.rows:
+            shared = measured.rows["one_stratum"] | measured.rows["ends"]
             groups = measured.photographs(shared["position"])
             width = math.log(module.span[1] / module.span[0]) / module.strata
-            bound = _finite(lambda: shared_bound(shared, width, measured.dimension, groups))
-            _log(module, "val/bound", bound)
+            _log(
+                module, "val/bound", _finite(lambda: shared_bound(shared, width, measured.dimension, groups))
+            )
         self._log_levels(module, measured)
+        stationary = measured.density_bits(measured.rows["gaussian"]["energy"]).mean()
+        module.log("gaussian/stationary", float(stationary))
+        for name, value in self.published.items():
+            module.log(f"published/{name}", value)
 
     def _log_energies(self, trainer: Trainer, module: DualScoreModule, measured: Measured) -> None:
         clean = measured.rows["paper"]
@@ -193,34 +89,52 @@ class ValidationFigures(TrainingCallback):
             self.show("val/energies", shown.numpy(), logged_step(trainer))
 
     def _log_levels(self, module: DualScoreModule, measured: Measured) -> None:
-        found = shared_level_figures(measured.rows["one_level"], measured.levels, measured.dimension)
-        if not found:
-            return
-        space = sum(figures.space_loss for figures in found) / len(found)
-        times = [figures.time_loss for figures in found if figures.time_loss is not None]
-        time = sum(times) / len(found)
+        model, linear = (  # levels of no image are left out of both
+            shared_level_figures(measured.rows[stage], measured.levels, measured.dimension)
+            for stage in ("one_level", "gaussian")
+        )
+        space = sum(figures.space_loss for figures in model) / len(model)
+        times = [figures.time_loss for figures in model if figures.time_loss is not None]
         module.log("val/space_loss", space)
-        module.log("val/loss", space + module.objective["time_weight"] * time)
+        module.log("val/loss", space + module.objective["time_weight"] * sum(times) / len(model))
         if times:
-            module.log("val/time_loss", time)
-        for figures in found:
-            name = level(figures.psnr_in)
+            module.log("val/time_loss", sum(times) / len(model))
+        for figures, gaussian in zip(model, linear, strict=True):
+            name, t = level(figures.psnr_in), figures.noise_variance
             module.log(f"space_loss/{name}", figures.space_loss)
             module.log(f"effective_dimension/{name}", figures.effective_dimension)
             module.log(f"psnr/{name}", figures.psnr_out)
-            for reference, psnr_out in self.references.psnr(figures.noise_variance).items():
-                module.log(f"psnr_gain_{reference}/{name}", figures.psnr_out - psnr_out)
+            module.log(f"psnr_gain_linear/{name}", figures.psnr_out - gaussian.psnr_out)
+            near = [value for at, value in self.score_network.items() if abs(at / t - 1.0) < 1e-3]
+            if near:
+                module.log(f"psnr_gain_score_network/{name}", figures.psnr_out - near[0])
             if figures.time_loss is not None:
                 module.log(f"time_loss/{name}", figures.time_loss)
 
 
-def _by_stage(rows: Rows) -> dict[str, Rows]:
-    """Rows whose columns are named `stage/column`, as tables by stage."""
-    found: dict[str, Rows] = {}
-    for name, values in rows.items():
-        stage, _, column = name.rpartition("/")
-        if stage:
-            found.setdefault(stage, {"position": rows["position"]})[column] = values
+def _gaussian_rows(module: DualScoreModule, batch: Batch, one_level: Rows) -> Rows:
+    """The prior's energies and, at the same levels with the same noise as the model's, its space losses."""
+    prior, clean = module.prior, module.pixels(batch.image)
+    at = one_level["level"]
+    t = torch.tensor(module.measured().levels, dtype=torch.float64)[at].to(clean)
+    noise = module.fixed_noise(batch, LEVELS).to(clean)
+    noisy = corrupt(clean, noise, t)
+    gradient = (noisy - prior.denoise(noisy, t)) / t[:, None, None, None]
+    energy = prior(clean, torch.zeros_like(t)).energy.double()
+    if module.config.data.quantized:
+        # The mean over u of U(x + (u − ½)/255): each coefficient's square grows by the step's variance.
+        energy = energy + 0.5 * (QUANTIZATION_VARIANCE / prior.eigenvalues.double()).sum()
+    return {"level": at, "space": space_loss(gradient, noise, t), "energy": energy}
+
+
+def joined(batches: list[Tables]) -> Tables:
+    """The rows of all batches, on the CPU: figures in double precision, positions and places as they are."""
+    found: Tables = {}
+    for stage, names in batches[0].items():
+        columns = {
+            name: torch.cat([batch[stage][name] for batch in batches]).detach().cpu() for name in names
+        }
+        found[stage] = {n: c.double() if c.is_floating_point() else c for n, c in columns.items()}
     return found
 
 
