@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
 
         return ImageModel
     if name == "__version__":
-        from dualscore.version import installed_version
+        from dualscore.shipped import installed_version
 
         return installed_version()
     raise AttributeError(f"module 'dualscore' has no attribute {name!r}")

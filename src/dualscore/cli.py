@@ -5,13 +5,19 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import Any, cast
 
 import dualscore.commands as commands
 from dualscore.errors import DualscoreError, StoppedError
 from dualscore.redaction import complaint, shown
-from dualscore.terminal import rank, speaking
-from dualscore.terminal.console import Terminal
+from dualscore.terminal import Terminal, rank, speaking
+
+GOES_ON = {
+    "train": "; the same command goes on from the last checkpoint",
+    **dict.fromkeys(("study", "evaluate", "figures"), "; the same command goes on where it stopped"),
+}
+"""What is said of a command after Ctrl-C."""
 
 
 class _Version(argparse.Action):
@@ -23,10 +29,10 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        from dualscore.version import installed_version
+        from dualscore import __version__
 
         beside = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning"))
-        print(f"dualscore {installed_version()} ({beside}, Python {platform.python_version()})")
+        print(f"dualscore {__version__} ({beside}, Python {platform.python_version()})")
         parser.exit()
 
 
@@ -41,7 +47,7 @@ def _parser() -> tuple[commands.Parser, dict[str, commands.Parser]]:
     return parser, dict(added.choices)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, of the process's own arguments by default; returns the exit status.
 
     After an error that is shown as one line that is 1, 3 where a training diverged, 4 where an energy could
@@ -51,21 +57,21 @@ def main(argv: list[str] | None = None) -> int:
     # step tens of times slower (measured: 0.1 instead of 2.6 steps/s beside one busy process); spinning this
     # long and then sleeping costs a fifth where nothing else does. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    words = list(sys.argv[1:] if argv is None else argv)
     parser, known = _parser()
     commands.complete(parser)
-    arguments, rest = parser.parse_known_args(argv)
-    if hasattr(arguments, "handed_over"):  # options before the first word are left over
-        arguments.handed_over = commands.general_words(arguments) + rest + arguments.handed_over
-        return int(commands.call(arguments))
+    arguments, rest = parser.parse_known_args(words)
+    if arguments.command == "data":
+        words.remove("data")
+        return commands.data(words)
     settable = hasattr(arguments, "overrides")
     if strangers := [word for word in rest if word.startswith("-") or "=" not in word or not settable]:
         known[arguments.command].unknown(strangers)
     if rest:  # settings after an option, which argparse leaves over
         arguments.overrides += rest
     hushed, log_file = getattr(arguments, "quiet", False), getattr(arguments, "log_file", None)
-    typed = shown(shlex.join(["dualscore", *(sys.argv[1:] if argv is None else argv)]))
     try:
-        with speaking(hushed, log_file, typed) as console:
+        with speaking(hushed, log_file, shown(shlex.join(["dualscore", *words]))) as console:
             return _run(arguments, console)
     except DualscoreError as error:  # the log file itself
         print(f"error: {complaint(error)}", file=sys.stderr)
@@ -76,6 +82,7 @@ def _run(arguments: argparse.Namespace, console: Terminal) -> int:
     try:
         if (plan := commands.call(arguments)) is not None:
             plan.show(console)
+        return 0
     except StoppedError as stop:
         # Launchers take the failure of any other process for one of the whole group, and kill the first.
         if rank() > 0:
@@ -86,12 +93,5 @@ def _run(arguments: argparse.Namespace, console: Terminal) -> int:
         print(f"error: {complaint(error)}", file=sys.stderr)
         return getattr(error, "status", 1)
     except KeyboardInterrupt:
-        kept = {
-            "train": " from the last checkpoint",
-            "study": " where it stopped",
-            "evaluate": " where it stopped",
-            "figures": " where it stopped",
-        }.get(arguments.command)
-        print("interrupted" + (f"; the same command goes on{kept}" if kept else ""), file=sys.stderr)
+        print(f"interrupted{GOES_ON.get(arguments.command, '')}", file=sys.stderr)
         return 130
-    return 0

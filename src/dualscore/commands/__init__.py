@@ -16,7 +16,7 @@ from dualscore.commands.model_commands import (
     sample,
     score,
 )
-from dualscore.commands.parser import Commands, Parser, add_command, add_general, call, general_words
+from dualscore.commands.parser import Commands, Parser, add_command, add_general, call
 
 ALL: tuple[Callable[..., Any], ...] = (
     data, train, evaluate, figures, score, ood, sample, denoise, inpaint, export, convert, study, submit,
@@ -37,4 +37,4 @@ def add_all(commands: Commands) -> None:
         add_command(commands, function, **_MORE.get(function, {}))
 
 
-__all__ = ["Parser", "add_all", "add_general", "call", "complete", "general_words"]
+__all__ = ["Parser", "add_all", "add_general", "call", "complete", "data"]

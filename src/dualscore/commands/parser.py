@@ -117,12 +117,6 @@ def call(arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - what the comma
     return arguments.run(**{name: value(name, types[name]) for name in names})
 
 
-def general_words(arguments: argparse.Namespace) -> list[str]:
-    """The general options as they were typed."""
-    words = [f"--{name.replace('_', '-')}" for name in ("quiet", "dry_run") if hasattr(arguments, name)]
-    return [*words, "--log-file", str(arguments.log_file)] if hasattr(arguments, "log_file") else words
-
-
 def add_general(parser: argparse.ArgumentParser) -> None:
     """Add the general options, which may stand before or after the command; unset unless given."""
     group = parser.add_argument_group("of every command")

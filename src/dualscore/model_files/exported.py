@@ -29,7 +29,7 @@ from dualscore.likelihood.normalizer import MeasuredMass
 from dualscore.model import ImageModel, Origin
 from dualscore.model_files import architecture
 from dualscore.model_files.card import card
-from dualscore.version import installed_version
+from dualscore.shipped import installed_version
 
 MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
 ENTRY = "dualscore"  # of the header: the JSON document
