@@ -41,17 +41,16 @@ Pair = tuple[Trained, Trained]  # two runs, A and B, of one experiment on disjoi
 
 
 def draw_scale_mixture(trained: Trained) -> page.Drawn:
-    """Figure 1, from the newest runs beside the run of scale_mixture_dual and scale_mixture_single."""
-    models = {name: _newest(f"scale_mixture_{name}", trained.folder.parent) for name in OBJECTIVES}
-    shape = models["dual"].image_shape
-    assert shape is not None
-    density = scale_mixture(shape)
+    """Figure 1, from the newest runs of scale_mixture_dual and scale_mixture_single beside this one."""
+    found = {name: _newest(f"scale_mixture_{name}", trained.folder.parent) for name in OBJECTIVES}
+    model, models = found["dual"][0], {name: normalized for name, (_, normalized) in found.items()}
+    assert model.image_shape is not None
+    density = scale_mixture(model.image_shape)
     generator = seeded_generator(torch.device("cpu"), MEASURING, 0)
     clean = density.sample(SAMPLES, generator)
     noise = torch.randn(clean.shape, generator=generator)
-    normalized = {name: _normalized(model) for name, model in models.items()}
-    curves = _radial_curves({"truth": (density, 0.0), **normalized}, clean)
-    errors = _energy_errors(normalized, density, clean, noise, models["dual"].t_max)
+    curves = _radial_curves({"truth": (density, 0.0), **models}, clean)
+    errors = _energy_errors(models, density, clean, noise, model.t_max)
     figure, axes = page.panels(3)
     _draw_curves(axes[:2], curves)
     for name, values in errors["largest_error_db_per_dim"].items():
@@ -62,19 +61,16 @@ def draw_scale_mixture(trained: Trained) -> page.Drawn:
     return page.Drawn(figure, curves | errors)
 
 
-def _newest(experiment: str, runs: Path) -> ImageModel:
+def _newest(experiment: str, runs: Path) -> tuple[ImageModel, Normalized]:
     path = newest_run(experiment, runs).best
     if not path.exists():
         raise FigureError(
             f"figure 1 needs a run of {experiment}, and there is no {path}: dualscore train {experiment}"
         )
-    return load(path)
-
-
-def _normalized(model: ImageModel) -> Normalized:
+    model = load(path)
     assert isinstance(model.score_model, EnergyModel)
     assert model.log_normalizer is not None
-    return model.score_model, model.log_normalizer
+    return model, (model.score_model, model.log_normalizer)
 
 
 def _radial_curves(models: dict[str, Normalized], clean: Tensor) -> dict[str, Any]:
@@ -147,33 +143,20 @@ def draw_generalization(trained: Trained) -> page.Drawn:
     Raises FigureError if the model is a denoiser, there is no pair, or the two cannot be compared.
     """
     trained.need_energy("figure 2")
-    if trained.other is not None:
-        pairs = [(trained, _open_other(trained, trained.other))]
-    else:
-        pairs = sorted(_pairs(trained), key=_training_images)
+    pairs = _halves(trained) if trained.other is None else [(trained, _open_other(trained, trained.other))]
     if not pairs:
         raise FigureError(
             f"figure 2 needs two networks on disjoint images: dualscore figures {trained.folder} --other …, "
             "or a sweep over data.half (sweeps/generalization.yaml)"
         )
-    found = [_compare(pair) for pair in pairs]
-    numbers: dict[str, Any] = {
-        "unit": "dB/dim",
-        "pairs": found,
-        "published": {
-            str(n): dict(zip("AB", values, strict=True)) for n, values in published.GENERALIZATION.items()
-        },
-    }
+    found = sorted(map(_compare, pairs), key=lambda pair: pair["training_images"])
+    theirs = {str(n): dict(zip("AB", values, strict=True)) for n, values in published.GENERALIZATION.items()}
     figure, axes = page.panels(len(found[-3:]) + 1, legend=True)
     for axis, pair in zip(axes, found[-3:], strict=False):
         _scatter(axis, pair)
     _against_size(axes[-1], found)
+    numbers = {"unit": "dB/dim", "pairs": found, "published": theirs}
     return page.Drawn(figure, numbers, credit=trained.credit)
-
-
-def _training_images(pair: Pair) -> int:
-    """Training images of the smaller set."""
-    return min(side.session.datamodule.counts["train"] for side in pair)
 
 
 def _open_other(trained: Trained, folder: Path) -> Trained:
@@ -192,7 +175,7 @@ def _open_other(trained: Trained, folder: Path) -> Trained:
     return second
 
 
-def _pairs(trained: Trained) -> list[Pair]:
+def _halves(trained: Trained) -> list[Pair]:
     """Pairs among the runs beside one: of its experiment, equal in all settings but the half."""
     halves: dict[str, dict[Path, dict[str, Any]]] = {"A": {}, "B": {}}
     for folder in sorted(trained.folder.parent.iterdir()):
@@ -233,7 +216,8 @@ def _compare(pair: Pair) -> dict[str, Any]:
             "log_p_b": b.tolist(),
         }
     runs = {name: str(side.folder) for name, side in zip("ab", pair, strict=True)}
-    return {"runs": runs, "training_images": _training_images(pair), "sets": sets}
+    smaller = min(side.session.datamodule.counts["train"] for side in pair)
+    return {"runs": runs, "training_images": smaller, "sets": sets}
 
 
 def _energies(network: Trained, owner: Trained, split: str) -> Rows:

@@ -71,6 +71,11 @@ def _rebuild_released(described: TypedJson, weights: Mapping[str, Tensor], shape
     return model
 
 
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
+
+
 def three_counts(entry: TypedJson) -> Shape:
     """A list of three whole numbers from 1 on."""
     counts = [item.count() for item in entry.items()]

@@ -153,10 +153,7 @@ def read_model(path: Path) -> ImageModel:
     energies = tensors.pop(ENERGIES, None)
     if energies is not None and (energies.ndim != 1 or not len(energies) or not energies.isfinite().all()):
         raise document.fail(f"stands beside {ENERGIES} that are no list of finite numbers")
-    weights, priors = (
-        {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
-        for prefix in (WEIGHT, PRIOR)
-    )
+    weights, priors = (architecture.below(prefix, tensors) for prefix in (WEIGHT, PRIOR))
     if strangers := [name for name in tensors if not name.startswith((WEIGHT, PRIOR))]:
         raise CheckpointError(f"{path}: has a tensor {min(strangers)!r:.80}, which belongs to no model")
     try:
@@ -176,8 +173,7 @@ def read_model(path: Path) -> ImageModel:
     log_z, entropy, evaluation = (document[k] for k in ("log_normalizer", "noisy_entropy", "evaluation"))
     if log_z.value is not None and not isinstance(network, EnergyModel):
         raise log_z.fail("is of a denoiser, which has none")
-    names = [_Document(name, path, "facts").text() for name in document["facts"].mapping()]
-    known = log_z.value is not None
+    known, facts = log_z.value is not None, document["facts"]
     return ImageModel(
         network,
         image_shape=shape,
@@ -192,7 +188,7 @@ def read_model(path: Path) -> ImageModel:
         origin=Origin(
             document["name"].text(),
             document["architecture"].mapping(),
-            {name: document["facts"][name].text() for name in names},
+            {_Document(name, path, "facts").text(): facts[name].text() for name in facts.mapping()},
             None if evaluation.value is None else evaluation.mapping(),
             None if energies is None else energies.double().sort().values,
             document["licence"].text(r"[^\x00-\x1f\x7f]*"),

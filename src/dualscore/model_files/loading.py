@@ -7,8 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from dualscore.assemble import image_shape
 from dualscore.errors import CheckpointError, ConfigError, DualscoreError
 from dualscore.files.archives import DAMAGED, refuse_bombs
@@ -18,6 +16,7 @@ from dualscore.files.typed_json import TypedJson
 from dualscore.likelihood.normalizer import MeasuredMass, moved
 from dualscore.model import ImageModel, Origin
 from dualscore.model_files import architecture
+from dualscore.model_files.architecture import below
 from dualscore.model_files.exported import MODEL_FILE, is_model_file, read_mass, read_model
 from dualscore.model_files.released import read_network
 from dualscore.runs.checkpoints import read_checkpoint
@@ -93,8 +92,8 @@ def _assembled(content: dict[str, Any], path: Path) -> ImageModel:
     config = to_config(content["dualscore"]["config"])
     state, shape, noise = content["state_dict"], image_shape(config), config.noise
     averaged = "average.n_averaged" in state
-    prior = architecture.prior(shape, _below("prior.", state))
-    network = architecture.of_config(config, _below("average.module." if averaged else "model.", state))
+    prior = architecture.prior(shape, below("prior.", state))
+    network = architecture.of_config(config, below("average.module." if averaged else "model.", state))
     log_normalizer = float(state["log_normalizer"])
     known = not math.isnan(log_normalizer)  # until a validation measures it
     step, release, digest = int(content["global_step"]), str(content["dualscore"]["release"]), sha256(path)
@@ -119,10 +118,6 @@ def _assembled(content: dict[str, Any], path: Path) -> ImageModel:
         origin=Origin(config.name, architecture.of_experiment(config), facts),
         mass=_mass(path, digest, log_normalizer, math.prod(shape)) if known else None,
     ).eval()
-
-
-def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def evaluation_of(checkpoint: Path, digest: str) -> dict[str, Any] | None:
