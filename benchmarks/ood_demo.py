@@ -17,9 +17,8 @@ from torch import Tensor
 
 from data_prep.examples import crops, save
 from data_prep.sources.demo import VAL, locate
-from dualscore.detection.auroc import area
-from dualscore.detection.detect_images import DetectOptions as Options
-from dualscore.detection.detect_images import detect
+from dualscore.scoring.detect_ood import detect
+from dualscore.scoring.ood_scores import area
 
 SIDE = 16
 OTHERS = (
@@ -98,7 +97,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--most", type=int, default=MOST, help="images of a set; of photographs four times")
     arguments = parser.parse_args(argv)
     inside, *outside = folders(arguments.out / "images", arguments.most)
-    detect(arguments.model, [inside], outside, Options(arguments.out), Console())
+    console = Console()
+    for part in detect(arguments.model, [inside], outside, arguments.out, console).report:
+        console.print(part, soft_wrap=isinstance(part, str))
     for line in table(arguments.out):
         print(line)
     return 0

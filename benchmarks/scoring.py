@@ -18,8 +18,7 @@ from rich.console import Console
 from dualscore.assemble import blank_statistics, build_score_model, image_shape
 from dualscore.images import to_pixels
 from dualscore.model import ImageModel
-from dualscore.scoring.score_images import ScoreOptions as Options
-from dualscore.scoring.score_images import score_with
+from dualscore.scoring.score_images import score
 from dualscore.settings.config import ExperimentConfig
 
 SECONDS, MOST_BATCHES = 4.0, 64
@@ -67,11 +66,18 @@ def scoring_figures(
 
     def scored(maps: bool) -> float:
         with TemporaryDirectory(dir=folder) as out:  # a new one: deleting old maps takes as long as they did
-            options = Options(
-                Path(out), maps=maps, batch_size=batch_size, workers=workers, device=device.type
-            )
             start = time.perf_counter()
-            score_with(model, folder / "none.ckpt", [source], options, Console(quiet=True))
+            score(
+                folder / "none.ckpt",
+                [source],
+                Path(out),
+                Console(quiet=True),
+                model=model,
+                maps=maps,
+                batch_size=batch_size,
+                workers=workers,
+                device=device.type,
+            )
             return time.perf_counter() - start
 
     works = {"bare": lambda: bare(batches), "alone": lambda: scored(False), "maps": lambda: scored(True)}

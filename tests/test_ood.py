@@ -7,6 +7,7 @@ import math
 import subprocess
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,19 +20,33 @@ from torch import Tensor
 
 import dualscore
 from dualscore.densities import natural_spectrum
-from dualscore.detection import detect_images
-from dualscore.detection.detect_images import FEWEST, detect
-from dualscore.detection.detect_images import DetectOptions as Options
-from dualscore.detection.scores import Typicality
 from dualscore.energy import Energy
 from dualscore.errors import NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
+from dualscore.scoring import detect_ood
+from dualscore.scoring.detect_ood import FEWEST
+from dualscore.scoring.ood_scores import Typicality
 from test_scoring import picture, unet
 from workspace import ROOT, TINY, Workspace
 
 QUIET = Console(quiet=True)
 SIDE = 8
+
+
+def detect(
+    checkpoint: Path,
+    inside: list[Path],
+    outside: list[Path],
+    out: Path,
+    console: Console = QUIET,
+    **options: Any,
+) -> dict[str, Any]:
+    """The summary, after printing what the command would."""
+    found = detect_ood.detect(checkpoint, inside, outside, out, console, **options)
+    for part in found.report:
+        console.print(part, soft_wrap=isinstance(part, str))
+    return found.summary
 
 
 # Whole runs with a known density.
@@ -70,7 +85,7 @@ def smoother() -> Tensor:
 @pytest.fixture
 def exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint's name that stands for the known density."""
-    monkeypatch.setattr(detect_images, "load", lambda _: exact_model())
+    monkeypatch.setattr(detect_ood, "load", lambda _: exact_model())
     (tmp_path / "model.ckpt").write_bytes(b"stands for a model")
     return tmp_path / "model.ckpt"
 
@@ -84,7 +99,7 @@ def test_areas_of_a_known_density_are_the_analytic_ones(tmp_path: Path, exact: P
     """
     inside = draw_folder(tmp_path / "in", 600, one_factor(1.0), seed=0)
     outside = draw_folder(tmp_path / "out", 300, factors, seed=1)
-    found = detect(exact, [inside], [outside], Options(tmp_path / "ood"), QUIET)["scores"]
+    found = detect(exact, [inside], [outside], tmp_path / "ood")["scores"]
     draw, d = np.random.default_rng(0), SIDE**2
     strange = draw.chisquare(1, (20_000, d)) @ factors.flatten().numpy().astype(float)
     known = stats.chi2.cdf(strange, d)  # an image's score is where it lies among the density's own
@@ -104,7 +119,7 @@ def test_areas_of_a_known_density_are_the_analytic_ones(tmp_path: Path, exact: P
 def test_images_of_the_same_kind_cannot_be_told_apart(tmp_path: Path, exact: Path) -> None:
     inside = draw_folder(tmp_path / "in", 400, one_factor(1.0), seed=0)
     outside = draw_folder(tmp_path / "out", 200, one_factor(1.0), seed=1)
-    found = detect(exact, [inside], [outside], Options(tmp_path / "ood"), QUIET)["scores"]
+    found = detect(exact, [inside], [outside], tmp_path / "ood")["scores"]
     for scores in found.values():
         error = (scores["high"] - scores["low"]) / (2 * 1.96)
         assert scores["auroc"] == pytest.approx(0.5, abs=3.5 * error)
@@ -122,12 +137,12 @@ def test_intervals_are_over_sub_folders(tmp_path: Path, exact: Path) -> None:
     flat = [list((tmp_path / "out").rglob("*.png"))]
     printed = StringIO()
     console = Console(file=printed, width=200)
-    options = Options(tmp_path / "ood", levels=(20.0,))
-    together = detect(exact, *known, options, console)
+    out = tmp_path / "ood"
+    together = detect(exact, *known, out, console, levels=(20.0,))
     assert together["photographs"] == {"reference": 6, "in": 6, "out": 6}
     counted = "6 photographs (sub-folders)"
     assert f"intervals are over {counted} of --in, {counted} of --out" in printed.getvalue()
-    apart = detect(exact, parts[0], *flat, options, console)
+    apart = detect(exact, parts[0], *flat, out, console, levels=(20.0,))
     assert apart["photographs"] == {"reference": 60, "in": 60, "out": 60}
     assert "60 photographs (each image its own) of --out" in printed.getvalue()
     wide, narrow = together["scores"]["log_p"], apart["scores"]["log_p"]
@@ -136,12 +151,12 @@ def test_intervals_are_over_sub_folders(tmp_path: Path, exact: Path) -> None:
 
     alone = tmp_path / "alone"
     draw_folder(alone / "photograph", 30, one_factor(0.5), seed=30)
-    found = detect(exact, known[0], [alone], options, console)
+    found = detect(exact, known[0], [alone], out, console, levels=(20.0,))
     assert found["photographs"]["out"] == 1
     assert all(scores["low"] is scores["high"] is None for scores in found["scores"].values())
     assert printed.getvalue().count("one photograph: no error") == 3
     assert f"no intervals: {counted} of --in, one photograph (sub-folder) of --out" in printed.getvalue()
-    assert json.loads((options.results / "ood.json").read_text())["scores"]["log_p"]["low"] is None
+    assert json.loads((out / "ood.json").read_text())["scores"]["log_p"]["low"] is None
 
 
 def test_the_table_of_the_documentation_can_be_made(
@@ -149,7 +164,7 @@ def test_the_table_of_the_documentation_can_be_made(
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     ood_demo = importlib.import_module("ood_demo")
-    monkeypatch.setattr(detect_images, "load", lambda _: exact_model(16))
+    monkeypatch.setattr(detect_ood, "load", lambda _: exact_model(16))
     assert ood_demo.main(["--model", str(exact), "--out", str(tmp_path / "demo"), "--most", "20"]) == 0
     table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [cells[0][2:] for cells in table[2:]] == [
@@ -285,32 +300,32 @@ def test_too_few_different_images_are_refused(
     same.mkdir()
     for k in range(30):
         picture(k % 19).convert("L").save(same / f"{k}.png")
-    options = Options(tmp_path / "ood")
+    out = tmp_path / "ood"
     with pytest.raises(ScoreError, match=r"--out: 19 different images, and 20 are needed$"):
-        detect(exact, [inside], [same], options, QUIET)
+        detect(exact, [inside], [same], out)
     for k in range(12):
         (inside / f"{k:03d}.png").write_bytes(b"no image")
     with pytest.raises(ScoreError, match=r"--in: 28 different .* needed.*; 12 left out: .*000.png cannot be"):
-        detect(exact, [inside], [same], options, QUIET)
+        detect(exact, [inside], [same], out)
     copies = draw_folder(tmp_path / "copies", 40, one_factor(1.0), seed=0)
     again = draw_folder(tmp_path / "again", 40, one_factor(1.0), seed=0)
     with pytest.raises(ScoreError, match=r"every image of --out is in --in too"):
-        detect(exact, [copies], [again], options, QUIET)
+        detect(exact, [copies], [again], out)
     large = tmp_path / "large"
     large.mkdir()
     for k in range(20):
         picture(k, 12).save(large / f"{k}.png")
-    with pytest.raises(ScoreError, match=r"--out: no image could be measured: .*is 12×12"):
-        detect(exact, [copies], [large], options, QUIET)
+    with pytest.raises(ScoreError, match=r"--out: 0 different images, .*; 20 left out: .*is 12×12"):
+        detect(exact, [copies], [large], out)
     assert not (tmp_path / "ood" / "ood.json").exists()
 
     model = exact_model()
     model.log_normalizer = None
-    monkeypatch.setattr(detect_images, "load", lambda _: model)
+    monkeypatch.setattr(detect_ood, "load", lambda _: model)
     other = draw_folder(tmp_path / "other", 20, one_factor(0.5), seed=1)
     with pytest.raises(NormalizationError, match="--normalize"):
-        detect(exact, [copies], [other], options, QUIET)
-    found = detect(exact, [copies], [other], Options(tmp_path / "ood", normalize=True), QUIET)
+        detect(exact, [copies], [other], out)
+    found = detect(exact, [copies], [other], tmp_path / "ood", normalize=True)
     assert abs(found["log_normalizer"]) < 0.2
 
 
@@ -328,8 +343,8 @@ def test_figures_that_are_not_finite_are_counted(
         return found
 
     monkeypatch.setattr(model, "bits_per_dim", broken)
-    monkeypatch.setattr(detect_images, "load", lambda _: model)
-    found = detect(exact, [inside], [outside], Options(tmp_path / "ood"), QUIET)
+    monkeypatch.setattr(detect_ood, "load", lambda _: model)
+    found = detect(exact, [inside], [outside], tmp_path / "ood")
     assert found["failed"] == {"in": 1, "out": 1}
     assert found["images"] == {"reference": 25, "in": 24, "out": 24}
     assert not any(row["file"].endswith("001.png") for row in rows(tmp_path / "ood"))

@@ -13,8 +13,7 @@ from rich.console import Console
 
 from dualscore.pictures.photographs import UnsuitableError, read_rgb
 from dualscore.scoring import score_images
-from dualscore.scoring.score_images import ScoreOptions as Options
-from test_scoring import of_any_size, picture
+from test_scoring import of_any_size, picture, score
 
 DEEP = np.random.default_rng(0).integers(0, 2**16, (8, 8, 3), dtype=np.uint16)
 
@@ -96,9 +95,8 @@ def test_scoring_leaves_them_out_by_name(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "model.ckpt").write_bytes(b"stands for a model")
     monkeypatch.setattr(score_images, "load", lambda _: of_any_size(3))
     with (tmp_path / "printed.txt").open("w") as file:
-        summary = score_images.score(
-            tmp_path / "model.ckpt", given, Options(tmp_path / "out"), Console(file=file, width=300)
-        )
+        console = Console(file=file, width=300)
+        summary = score(tmp_path / "model.ckpt", given, tmp_path / "out", console)
     assert (summary["images"], summary["failed"]) == (1, 3)
     printed = (tmp_path / "printed.txt").read_text()
     assert f"left out: 2 images; the first, {folder / 'moving.png'} is animated, 3 frames" in printed

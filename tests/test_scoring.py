@@ -30,14 +30,23 @@ from dualscore.model import ImageModel
 from dualscore.networks import LogEmbedding, UNet
 from dualscore.scoring import image_files as files
 from dualscore.scoring import score_files, score_images
-from dualscore.scoring.photograph_means import Counted, RunningMean, photograph_of
-from dualscore.scoring.score_images import SHEET_EACH, find_reference, score
-from dualscore.scoring.score_images import ScoreOptions as Options
-from dualscore.scoring.scorer import Reference, Scorer, normalized, wanted_size
+from dualscore.scoring.image_files import Photographs
+from dualscore.scoring.score_images import SHEET_EACH, Written, find_reference
+from dualscore.scoring.scorer import Reference, Scorer, Scores, normalized, wanted_size
 from test_gaussian import random_spectrum
 from workspace import TINY, Workspace
 
 QUIET = Console(quiet=True)
+
+
+def score(
+    checkpoint: Path, given: list[Path], out: Path, console: Console = QUIET, **options: Any
+) -> dict[str, Any]:
+    """The summary, after printing what the command would."""
+    found = score_images.score(checkpoint, given, out, console, **options)
+    for part in found.report:
+        console.print(part, soft_wrap=isinstance(part, str))
+    return found.summary
 
 
 def picture(seed: int, size: int = 8, contrast: float = 60.0) -> Image.Image:
@@ -169,9 +178,9 @@ def test_a_model_without_a_normalizer_is_refused_unless_it_may_be_estimated(
     folder = fill(tmp_path / "images", 4)
     monkeypatch.setattr(score_images, "load", lambda _: of_any_size(output_gain=0.0, log_normalizer=None))
     with pytest.raises(NormalizationError, match="--normalize"):
-        score(loaded, [folder], Options(tmp_path / "out"), QUIET)
+        score(loaded, [folder], tmp_path / "out")
     # A Gaussian's own energy is normalized: log Z is found to be 0, but for the images' own variance.
-    summary = score(loaded, [folder], Options(tmp_path / "out", normalize=True), QUIET)
+    summary = score(loaded, [folder], tmp_path / "out", normalize=True)
     assert abs(summary["log_normalizer"]) < 0.1
 
 
@@ -221,9 +230,9 @@ def test_heat_maps_average_to_bits_per_dim(channels: int) -> None:
     images = torch.randint(0, 256, (5, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     found = Scorer(model, None, None)(images)
     assert found.maps.shape == (5, 8, 8)
-    assert torch.allclose(found.maps.mean(dim=(1, 2)), found.bits)
+    assert torch.allclose(found.maps.mean(dim=(1, 2)), found.columns["bits_per_dim"])
     expected = model.bits_per_dim(to_pixels(images, channels)).double()
-    assert torch.allclose(found.bits, expected, rtol=1e-5)
+    assert torch.allclose(found.columns["bits_per_dim"], expected, rtol=1e-5)
     assert torch.equal(found.pixels.float() / 255, to_pixels(images, channels))
 
 
@@ -232,20 +241,17 @@ def test_the_effective_dimension_of_a_gaussian_is_known() -> None:
     model = of_any_size(3, output_gain=0.0)
     images = torch.randint(0, 256, (200, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     scorer = Scorer(model, None, 10.0)
-    found = scorer(images).effective_dimension
-    assert found is not None
+    found = scorer(images).columns
+    value, error = found["effective_dimension"], found["effective_dimension_stderr"]
     t, s = 0.1, 0.05 / 0.15
     square = (to_pixels(images, 3) - 0.5).square().sum(dim=(1, 2, 3)).double()
     exact = ((1 - s) ** 2 * square + s**2 * 192 * t) / t
     # Of 4 draws the error over all images is small, and each is within its own few standard errors.
-    assert float((found[:, 0] - exact).mean()) == pytest.approx(
-        0.0, abs=4 * float(found[:, 1].mean()) / 200**0.5
-    )
-    assert 0.5 < float(((found[:, 0] - exact) / found[:, 1]).abs().median()) < 1.1
+    assert float((value - exact).mean()) == pytest.approx(0.0, abs=4 * float(error.mean()) / 200**0.5)
+    assert 0.5 < float(((value - exact) / error).abs().median()) < 1.1
     # It depends on the image alone, not on its place in the batch.
-    again = scorer(images[7:9]).effective_dimension
-    assert again is not None
-    assert torch.allclose(again, found[7:9], rtol=1e-4)
+    again = scorer(images[7:9]).columns["effective_dimension"]
+    assert torch.allclose(again, value[7:9], rtol=1e-4)
 
 
 def test_sizes_that_a_model_can_score(tmp_path: Path) -> None:
@@ -272,9 +278,9 @@ def test_sizes_that_a_model_can_score(tmp_path: Path) -> None:
 
 def test_another_size_has_a_log_z_of_its_own() -> None:
     model = of_any_size(output_gain=0.0)
-    wanted = files.Size(12, 12)
+    wanted = files.Size(1, 12, 12)
     images = torch.full((3, 3, 12, 12), 128, dtype=torch.uint8)
-    assert normalized(model, images[..., :8, :8], files.Size(8, 8)) is model
+    assert normalized(model, images[..., :8, :8], files.Size(1, 8, 8)) is model
     other = normalized(model, images, wanted)
     assert other.image_shape == (1, 12, 12)
     assert other.log_normalizer is not None
@@ -289,36 +295,31 @@ def test_a_spectrum_of_one_size_says_so(
     with pytest.raises(
         ScoreError, match="the size that the model was trained on, and the only one that it knows"
     ):
-        score(loaded, [large], Options(tmp_path / "out", normalize=True), QUIET)
-    assert score(loaded, [large], Options(tmp_path / "out", resize=True), QUIET)["images"] == 2
+        score(loaded, [large], tmp_path / "out", normalize=True)
+    assert score(loaded, [large], tmp_path / "out", resize=True)["images"] == 2
 
 
 def test_three_hundred_images_take_no_more_memory_than_sixty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Path
 ) -> None:
     folder = fill(tmp_path / "images", 300)
-    made, held, appended = [0], [0], [0]
-    add, append = score_files.Extremes.add, score_files.append
+    held, appended = [0], [0]
+    add, append = Written.add, score_files.append
 
-    def counted(self: score_files.Extremes, bits: float, make: object) -> None:
-        def build() -> score_files.Thumbnail:
-            made[0] += 1
-            return make()  # type: ignore[operator]
+    def counted(self: Written, *batch: Any) -> None:
+        add(self, *batch)
+        held[0] = max(held[0], len(self.kept))
 
-        add(self, bits, build)
-        held[0] = max(held[0], len(self.sorted()))
+    def watched(file: Any, lines: Any) -> None:
+        appended[0] = max(appended[0], len(lines))
+        append(file, lines)
 
-    def watched(file: object, lines: object) -> None:
-        appended[0] = max(appended[0], len(lines))  # type: ignore[arg-type]
-        append(file, lines)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(score_files.Extremes, "add", counted)
+    monkeypatch.setattr(Written, "add", counted)
     monkeypatch.setattr(score_files, "append", watched)
     out = tmp_path / "out"
-    summary = score(loaded, [folder], Options(out, batch_size=16, maps=False), QUIET)
+    summary = score(loaded, [folder], out, batch_size=16, maps=False)
     assert summary["images"] == len(rows(out)) == 300
     assert held[0] == 2 * SHEET_EACH
-    assert made[0] < 300
     assert appended[0] == 16
 
 
@@ -337,28 +338,12 @@ def test_sub_folders_are_photographs_where_no_image_lies_beside_them(tmp_path: P
     picture(0).save(tmp_path / "cut" / ".hidden.png")
     given = [tmp_path / "mixed", tmp_path / "cut", tmp_path / "flat", tmp_path / "cut" / "a" / "0.png"]
     found = list(map(str, files.find(given, tmp_path / "out")))
-    names = [photograph_of(given)(path).removeprefix(f"{tmp_path}/") for path in found]
-    assert names == ["mixed/0.png", "mixed/a/0.png", "cut/a", "cut/a", "cut/b", "flat/0.png", "cut/a"]
-    assert str(Counted.of(found, [photograph_of(given)(path) for path in found])) == (
-        "5 photographs (2 by sub-folder, 3 by image)"
-    )
+    photographs = Photographs(given, found)
+    # mixed/0.png, mixed/a/0.png, three of cut: a, a and b, flat/0.png, cut/a again
+    assert photographs.groups.tolist() == [-1, -2, 0, 0, 1, -6, 0]
+    assert str(photographs) == "5 photographs (2 by sub-folder, 3 by image)"
     # The photograph's own folder says nothing of it.
-    assert photograph_of([tmp_path / "cut" / "b"])(found[4]) == found[4]
-
-
-@pytest.mark.parametrize("own", [0, 1, 9])
-def test_a_running_mean_is_the_mean_with_its_error_over_photographs(own: int) -> None:
-    values = 1e3 + torch.randn(60, generator=torch.Generator().manual_seed(own), dtype=torch.float64)
-    which = (torch.arange(60) ** 2) % 7 + 100
-    which[:own] = torch.arange(own)
-    running = RunningMean(lambda file: file if int(file) < own else f"folder {int(which[int(file)])}")
-    for number, value in enumerate(values.tolist()):
-        running.add(str(number), value)
-    found, expected = running.estimate(), mean(values, which)
-    assert found.value == pytest.approx(expected.value, rel=1e-12)
-    assert found.stderr == pytest.approx(expected.stderr, rel=1e-6)
-    assert found.groups == expected.groups == running.counted.total
-    assert len(running.sums) == len(which[own:].unique())  # one entry a photograph, none an image
+    assert Photographs([tmp_path / "cut" / "b"], [found[4]]).groups.tolist() == [-1]
 
 
 def test_a_mean_is_told_with_its_photographs(tmp_path: Path, loaded: Path) -> None:
@@ -371,7 +356,7 @@ def test_a_mean_is_told_with_its_photographs(tmp_path: Path, loaded: Path) -> No
     def told(given: Path) -> tuple[dict[str, Any], str]:
         printed = StringIO()
         out = tmp_path / "out"
-        score(loaded, [given], Options(out, batch_size=5, maps=False), Console(file=printed, width=300))
+        score(loaded, [given], out, Console(file=printed, width=300), batch_size=5, maps=False)
         return json.loads((out / "scores.json").read_text()), printed.getvalue()
 
     content, printed = told(tmp_path / "images")
@@ -395,12 +380,18 @@ def test_a_mean_is_told_with_its_photographs(tmp_path: Path, loaded: Path) -> No
 def test_loader_processes_keep_the_order(tmp_path: Path) -> None:
     folder = fill(tmp_path / "images", 23)
     (folder / "007.png").write_bytes(b"")
-    stream = files.ImageFiles([folder, folder / "003.png"], tmp_path / "out", files.Size(8, 8), 4)
-    alone, shared = list(files.load(stream, 0)), list(files.load(stream, 2))
+    stream = files.ImageFiles([folder, folder / "003.png"], tmp_path / "out", files.Size(3, 8, 8), 4)
+
+    def read(workers: int) -> tuple[list[files.Chunk], files.Problems]:
+        problems = files.Problems()
+        return list(files.read_batches(stream, workers, problems, QUIET, "read")), problems
+
+    (alone, _), (shared, problems) = read(0), read(2)
     assert [chunk.paths for chunk in alone] == [chunk.paths for chunk in shared]
     assert all(torch.equal(a.images, b.images) for a, b in zip(alone, shared, strict=True))
     assert sum(len(chunk.paths) for chunk in alone) == 23
-    assert [chunk.failed for chunk in shared][1][0][0].endswith("007.png")
+    assert shared[1].failed[0][0].endswith("007.png")
+    assert (problems.count, "007.png" in problems.first) == (1, True)
 
 
 def test_loader_processes_give_the_same_files(tmp_path: Path, loaded: Path) -> None:
@@ -408,7 +399,7 @@ def test_loader_processes_give_the_same_files(tmp_path: Path, loaded: Path) -> N
     (folder / "007.png").write_bytes(b"")
     outs = [tmp_path / "alone", tmp_path / "shared"]
     for out, workers in zip(outs, (0, 1), strict=True):
-        score(loaded, [folder], Options(out, batch_size=5, workers=workers), QUIET)
+        score(loaded, [folder], out, batch_size=5, workers=workers)
     names = sorted(p.relative_to(outs[0]) for p in outs[0].rglob("*") if p.is_file())
     assert sum(name.parts[0] == "maps" for name in names) == 22
     assert names == sorted(p.relative_to(outs[1]) for p in outs[1].rglob("*") if p.is_file())
@@ -420,16 +411,16 @@ def test_a_map_that_cannot_be_written_is_an_error(
 ) -> None:
     monkeypatch.setattr(score_images, "_prepare", lambda out, _: out.mkdir())  # makes no folder for maps
     with pytest.raises(OSError, match="No such file or directory"):
-        score(loaded, [fill(tmp_path / "images", 3)], Options(tmp_path / "out"), QUIET)
+        score(loaded, [fill(tmp_path / "images", 3)], tmp_path / "out")
 
 
 def test_its_own_results_are_not_scored(tmp_path: Path, loaded: Path) -> None:
     folder = fill(tmp_path / "images", 3)
     for _ in range(2):
-        assert score(loaded, [folder], Options(folder / "out"), QUIET)["images"] == 3
+        assert score(loaded, [folder], folder / "out")["images"] == 3
     assert len(list((folder / "out" / "maps").iterdir())) == 3
     with pytest.raises(ScoreError, match="images: holds the images; name another folder for the results"):
-        score(loaded, [folder], Options(folder / "out" / ".."), QUIET)
+        score(loaded, [folder], folder / "out" / "..")
     assert not (folder / "maps").exists()
 
 
@@ -446,7 +437,7 @@ def test_a_folder_that_cannot_be_read_is_told(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may read anything
-    summary = score(loaded, [folder], Options(tmp_path / "out"), QUIET)
+    summary = score(loaded, [folder], tmp_path / "out")
     assert (summary["images"], summary["failed"]) == (3, 1)
     assert f"{closed}," in (tmp_path / "out" / "failures.csv").read_text()
 
@@ -454,16 +445,16 @@ def test_a_folder_that_cannot_be_read_is_told(
 def test_files_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(0, 40).save(tmp_path / "large.png")
     with pytest.raises(ValueError, match="is 40×40, but wanted are 8×8 images, why"):
-        files.decode(tmp_path / "large.png", files.Size(8, 8, hint=", why"))
+        files.decode(tmp_path / "large.png", files.Size(3, 8, 8, hint=", why"))
     monkeypatch.setattr(files, "MOST_PIXELS", 1000)
     with pytest.raises(ValueError, match="too many pixels: 40×40"):
-        files.decode(tmp_path / "large.png", files.Size(8, 8, resize=True))
+        files.decode(tmp_path / "large.png", files.Size(3, 8, 8, resize=True))
     with pytest.raises(ValueError, match="not a file"):
-        files.decode(tmp_path, files.Size(8, 8))
+        files.decode(tmp_path, files.Size(3, 8, 8))
     # Refused by what its header says, before anything is unpacked.
     (tmp_path / "bomb.png").write_bytes(bomb(60_000))
     with pytest.raises(ValueError, match=r"too many pixels"):
-        files.decode(tmp_path / "bomb.png", files.Size(8, 8, resize=True))
+        files.decode(tmp_path / "bomb.png", files.Size(3, 8, 8, resize=True))
 
 
 def bomb(side: int) -> bytes:
@@ -477,7 +468,7 @@ def bomb(side: int) -> bytes:
 def test_resizing_averages_the_middle(tmp_path: Path) -> None:
     pixels = np.asarray(picture(0, 16))
     Image.fromarray(np.pad(pixels, ((0, 0), (5, 5), (0, 0)))).save(tmp_path / "wide.png")
-    found = files.decode(tmp_path / "wide.png", files.Size(8, 8, resize=True))
+    found = files.decode(tmp_path / "wide.png", files.Size(3, 8, 8, resize=True))
     means = pixels.reshape(8, 2, 8, 2, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
     assert np.abs(found - means).max() <= 1
 
@@ -495,20 +486,21 @@ def test_an_energy_that_is_not_finite_is_counted(
 
     monkeypatch.setattr(model, "energy_map", broken)
     monkeypatch.setattr(score_images, "load", lambda _: model)
-    summary = score(loaded, [folder], Options(tmp_path / "out"), QUIET)
+    summary = score(loaded, [folder], tmp_path / "out")
     assert (summary["images"], summary["failed"]) == (2, 1)
 
 
-def test_extremes_are_the_first_and_the_last_in_rank() -> None:
-    bits = np.random.default_rng(0).integers(0, 40, 200).tolist()
-    kept = score_files.Extremes(7)
-    for number, value in enumerate(bits):
-        row = score_files.Row(str(number), float(value), 0.0, None, None, None, None)
-        blank = np.zeros((1, 1, 3), np.uint8)
-        kept.add(float(value), lambda row=row, blank=blank: score_files.Thumbnail(row, blank, blank))  # type: ignore[misc]
-    shown = [thumbnail.row.bits_per_dim for thumbnail in kept.sorted()]
-    assert shown == sorted(bits)[:7] + sorted(bits)[-7:]
-    assert kept.seen == 200
+def test_extremes_are_the_first_and_the_last_in_rank(tmp_path: Path) -> None:
+    bits = torch.randint(0, 400, (200,), generator=torch.Generator().manual_seed(0)).double()
+    with score_files.open_csv(tmp_path / "scores.csv", score_files.COLUMNS) as file:
+        written = Written(tmp_path, file, None)
+        for part in bits.split(7):
+            blank = torch.zeros(len(part), 1, 8, 8)
+            columns = {"bits_per_dim": part, "db_per_dim": part}
+            written.add(["image.png"] * len(part), Scores(columns, blank[:, 0].double(), blank))
+    rising = bits.sort().values.tolist()
+    assert [kept.bits for kept in written.kept] == rising[:SHEET_EACH] + rising[-SHEET_EACH:]
+    assert list(written.bits) == bits.tolist()
 
 
 def test_a_sheet_counts_its_images() -> None:
@@ -527,7 +519,7 @@ def test_strange_names_come_through(tmp_path: Path, loaded: Path) -> None:
         picture(0).save(folder / name)
     out = tmp_path / "out"
     with (tmp_path / "printed.txt").open("w", encoding="utf-8") as file:
-        score(loaded, [folder], Options(out), Console(file=file, width=200))
+        score(loaded, [folder], out, Console(file=file, width=200))
     assert "[red]c.png" in (tmp_path / "printed.txt").read_text()
     listed = [entry["file"] for entry in json.loads((out / "scores.json").read_text())["scores"]]
     assert sorted(listed) == sorted(str(path) for path in folder.iterdir())

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from dualscore.devices import allow_tf32, find_device
-from dualscore.energy import Energy, EnergyModel
+from dualscore.energy import EnergyModel
 from dualscore.errors import CheckpointError, NormalizationError, ScoreError
 from dualscore.files.aside import sha256
 from dualscore.images import to_pixels
@@ -18,10 +19,8 @@ from dualscore.likelihood import Estimate, paper_bits_per_dim
 from dualscore.model import ImageModel
 from dualscore.model_files.exported import is_model_file, write_model
 from dualscore.model_files.loading import evaluation_of, is_released, load, locate
-from dualscore.networks import UNet
-from dualscore.pictures.photographs import SUFFIXES
 from dualscore.scoring import image_files as files
-from dualscore.scoring.image_files import Problems, progress_bar, usable
+from dualscore.scoring.image_files import Problems, read_batches
 from dualscore.scoring.scorer import wanted_size
 
 NOT_FINITE = "has an energy that is not finite"
@@ -121,16 +120,13 @@ def convert(
 
 def _normalize(model: ImageModel, stream: files.ImageFiles, workers: int, console: Console) -> list[str]:
     """Estimate log Z on images; their energies, and what the protocol says of them, are kept as well."""
-    assert isinstance(model.score_model, Energy)
-    assert isinstance(model.score_model.network, UNet)
     assert model.origin is not None
-    shape = (model.score_model.network.channels, stream.size.height, stream.size.width)
-    problems, found = Problems(console), list[Tensor]()
-    with progress_bar(console) as progress:
-        task = progress.add_task("evaluated", total=None)
+    shape = (stream.size.channels, stream.size.height, stream.size.width)
+    problems, found = Problems(), list[Tensor]()
+    with closing(read_batches(stream, workers, problems, console, "evaluated")) as chunks:
 
         def clean() -> Iterator[Tensor]:
-            for chunk in usable(iter(files.load(stream, workers)), problems):
+            for chunk in chunks:
                 pixels = to_pixels(chunk.images, shape[0])
                 energies = model.energy(pixels, 0.0, len(pixels)).double().cpu()
                 known = energies.isfinite()
@@ -138,16 +134,14 @@ def _normalize(model: ImageModel, stream: files.ImageFiles, workers: int, consol
                 if known.any():
                     found.append(energies[known])
                     yield pixels[known]
-                progress.advance(task, len(pixels))
 
         try:
             model.normalize(clean(), batch_size=stream.batch_size)
         except ValueError as error:
             if not found:
-                problem = problems.first or f"{stream.given[0]} holds no image ({', '.join(SUFFIXES)})"
-                raise ScoreError(f"no image could be used: {problem}") from error
+                raise ScoreError(f"no image could be used: {problems.reason(stream.given)}") from error
             raise NormalizationError(f"log Z cannot be estimated on these images: {error}") from error
-    problems.tell()
+    problems.tell(console)
     assert model.log_normalizer is not None
     assert model.log_normalizer_stderr is not None
     log_z, rising = (

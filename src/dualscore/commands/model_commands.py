@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dualscore.commands.options import (
     Conditional,
@@ -22,6 +22,7 @@ from dualscore.terminal.boxes import Plan, Row, writes
 
 if TYPE_CHECKING:
     from dualscore.model import ImageModel
+    from dualscore.scoring.score_files import Outcome
 
 PHOTOGRAPHS = (
     "Errors are over photographs. In a folder that holds sub-folders of images and no image itself, the "
@@ -41,16 +42,14 @@ def score(
     dry_run: bool = False,
 ) -> Plan | None:
     """How probable images are, and where they are not."""
-    from dualscore.scoring import score_images
-
-    options = score_images.ScoreOptions(
-        out=out, psnr=psnr, maps=maps, normalize=normalize, **streaming.chosen()
-    )
+    options: dict[str, Any] = {"psnr": psnr, "maps": maps, "normalize": normalize}
     if dry_run:
         from dualscore.commands import planning
 
-        return Plan("score", planning.score(model, images, options))
-    score_images.score(model, images, options, shared_console())
+        return Plan("score", planning.score(model, images, out, **options, streaming=streaming))
+    from dualscore.scoring import score_images
+
+    _tell(score_images.score(model, images, out, shared_console(), **options, **streaming.chosen()))
     return None
 
 
@@ -76,15 +75,15 @@ def ood(
     dry_run: bool = False,
 ) -> Plan | None:
     """Tell images of another kind from images of the model's."""
-    from dualscore.detection.detect_images import LEVELS, DetectOptions, detect
+    from dualscore.scoring.detect_ood import LEVELS, detect
 
-    levels = tuple(dict.fromkeys(psnr)) or LEVELS
-    options = DetectOptions(results=results, levels=levels, normalize=normalize, **streaming.chosen())
+    sides = model, inside, outside, results
+    options: dict[str, Any] = {"levels": list(dict.fromkeys(psnr)) or LEVELS, "normalize": normalize}
     if dry_run:
         from dualscore.commands import planning
 
-        return Plan("ood", planning.ood(model, inside, outside, options))
-    detect(model, inside, outside, options, shared_console())
+        return Plan("ood", planning.ood(*sides, **options, streaming=streaming))
+    _tell(detect(*sides, shared_console(), **options, **streaming.chosen()))
     return None
 
 
@@ -97,14 +96,14 @@ def sample(
     dry_run: bool = False,
 ) -> Plan | None:
     """Draw images from a model."""
-    from dualscore.drawing.draw_images import draw_samples
+    from dualscore.draw_images import draw_samples
 
     options = drawing.options(count, method)
     if dry_run:
         from dualscore.commands import planning
 
         return Plan("sample", planning.draw(model, None, options))
-    draw_samples(model, options, shared_console())
+    _tell(draw_samples(model, options))
     return None
 
 
@@ -118,7 +117,7 @@ def denoise(
     dry_run: bool = False,
 ) -> Plan | None:
     """Add noise to images; draw what they may have been."""
-    from dualscore.drawing.draw_images import draw_denoised, noise_variance
+    from dualscore.draw_images import draw_denoised, noise_variance
 
     options = drawing.options(given.count, given.method, given.resize)
     if dry_run:
@@ -128,7 +127,7 @@ def denoise(
             return "noise", f"{psnr:g} dB, variance {noise_variance(opened, psnr):.3g} pixel²"
 
         return Plan("denoise", planning.draw(model, images, options, look, from_noise=False))
-    draw_denoised(model, images, psnr, options, shared_console())
+    _tell(draw_denoised(model, images, psnr, options))
     return None
 
 
@@ -145,7 +144,7 @@ def inpaint(
     dry_run: bool = False,
 ) -> Plan | None:
     """Hide pixels of images; draw them given the others."""
-    from dualscore.drawing.draw_images import draw_inpainted, known_pixels
+    from dualscore.draw_images import draw_inpainted, known_pixels
 
     options = drawing.options(given.count, given.method, given.resize)
     if dry_run:
@@ -158,8 +157,14 @@ def inpaint(
             return "mask", text
 
         return Plan("inpaint", planning.draw(model, images, options, look))
-    draw_inpainted(model, images, mask, options, shared_console())
+    _tell(draw_inpainted(model, images, mask, options))
     return None
+
+
+def _tell(found: "Outcome") -> None:
+    """Print what a command found."""
+    for part in found.report:
+        shared_console().final(part, soft_wrap=isinstance(part, str))
 
 
 def figures(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from dualscore.drawing.draw_images import DrawOptions
+    from dualscore.draw_images import DrawOptions
 
 
 def positive(text: str) -> int:
@@ -66,7 +66,7 @@ class Drawing:
 
     def options(self, count: int, method: str, resize: bool = False) -> "DrawOptions":
         """As the drawing takes them."""
-        from dualscore.drawing.draw_images import DrawOptions
+        from dualscore.draw_images import DrawOptions
         from dualscore.sampling import Method
 
         chosen = vars(self) | {"device": _device(self.device)}

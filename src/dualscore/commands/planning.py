@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from dualscore.assemble import find_data, known_density
+from dualscore.commands.options import Streaming
 from dualscore.data.transfer import Address, is_remote
-from dualscore.detection.detect_images import DetectOptions, check_sides, results_hint
 from dualscore.devices import find_device
-from dualscore.drawing.draw_images import DrawOptions, check_images, read_images
+from dualscore.draw_images import DrawOptions, check_images, read_images
 from dualscore.errors import ScoreError, TrainingError
 from dualscore.evaluation import is_complete
 from dualscore.evaluation.evaluation_stages import costs
@@ -26,8 +26,8 @@ from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run, check_architecture
 from dualscore.runs.run_status import Status
 from dualscore.sampling.sample_images import check_energy, gaussian_start
+from dualscore.scoring.detect_ood import RESULTS_HINT, check_sides
 from dualscore.scoring.image_files import Size, check_given, decode, find
-from dualscore.scoring.score_images import ScoreOptions
 from dualscore.scoring.scorer import DRAWS, check_level, wanted_size
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment, to_plain
@@ -117,39 +117,57 @@ def study(study: Study) -> Rows:
     yield writes(out, "table.md", "results.json", "learning.png", "learning.pdf", "runs/")
 
 
-def score(path: Path, images: Sequence[Path], options: ScoreOptions) -> Rows:
+def score(
+    path: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    psnr: float | None,
+    maps: bool,
+    normalize: bool,
+    streaming: Streaming,
+) -> Rows:
     """What would be scored."""
     model = load(path)
     yield _model(model, path)
-    count = _count(images, options.out)
+    count = _count(images, out)
     yield "images", _counted(count, images)
-    yield "size", _size(model, images, options.out, options.resize, options.normalize)
-    if options.psnr is not None:
-        yield "d_eff", check_level(options.psnr, model.t_max)
-    yield "device", str(find_device(options.device))
-    batches = -(-count // options.batch_size)
-    counted = f"{batches:,} {'batch' if batches == 1 else 'batches'} of at most {options.batch_size}"
+    yield "size", _size(model, images, out, streaming.resize, normalize)
+    if psnr is not None:
+        yield "d_eff", check_level(psnr, model.t_max)
+    yield "device", str(find_device(streaming.chosen()["device"]))
+    batches = -(-count // streaming.batch_size)
+    counted = f"{batches:,} {'batch' if batches == 1 else 'batches'} of at most {streaming.batch_size}"
     yield "work", f"one energy and its gradient for each image, {counted}"
-    heat = ["maps/"] if options.maps else []
-    yield writes(options.out, "scores.csv", "scores.json", "failures.csv", "sheet.png", *heat)
+    heat = ["maps/"] if maps else []
+    yield writes(out, "scores.csv", "scores.json", "failures.csv", "sheet.png", *heat)
 
 
-def ood(path: Path, inside: Sequence[Path], outside: Sequence[Path], options: DetectOptions) -> Rows:
+def ood(
+    path: Path,
+    inside: Sequence[Path],
+    outside: Sequence[Path],
+    results: Path,
+    *,
+    levels: Sequence[float],
+    normalize: bool,
+    streaming: Streaming,
+) -> Rows:
     """What would be told apart."""
     model = load(path)
     yield _model(model, path)
-    count = _count(inside, options.results)
+    count = _count(inside, results)
     yield "in", _counted(count, inside)
-    other = _count(outside, options.results, results_hint())
+    other = _count(outside, results, RESULTS_HINT)
     yield "out", _counted(other, outside)
-    yield "sides", check_sides(inside, outside, options.results)
-    yield "size", _size(model, inside, options.results, options.resize, options.normalize)
-    for level in options.levels:
+    yield "sides", check_sides(inside, outside, results)
+    yield "size", _size(model, inside, results, streaming.resize, normalize)
+    for level in levels:
         yield f"{level:g} dB", check_level(level, model.t_max)
-    yield "device", str(find_device(options.device))
-    each = 1 + len(options.levels) * DRAWS
+    yield "device", str(find_device(streaming.chosen()["device"]))
+    each = 1 + len(levels) * DRAWS
     yield "work", f"{each} network evaluations for each of {count + other:,} images"
-    yield writes(options.results, "ood.csv", "ood.json", "failures.csv", "ood.png", "ood.pdf")
+    yield writes(results, "ood.csv", "ood.json", "failures.csv", "ood.png", "ood.pdf")
 
 
 def draw(

@@ -1,12 +1,13 @@
 """Images and heat maps as RGB, and grids of images in one picture."""
 
+import math
 from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 SIDE, GAP, LINE = 64, 2, 14
@@ -31,9 +32,11 @@ def tile(
     rows, columns, _, height, width = images.shape
     factor = max(1, side // max(height, width))
     down, across = height * factor + GAP, width * factor + GAP
-    below = LINE if caption else 0
+    lines = caption.splitlines()
+    below = LINE * len(lines)
     top = GAP + below + (LINE if titles else 0)
-    picture = Image.new("RGB", (columns * across + GAP, rows * down + top), "white")
+    room = max((math.ceil(ImageFont.load_default().getlength(line)) for line in lines), default=0) + 2 * GAP
+    picture = Image.new("RGB", (max(columns * across + GAP, room), rows * down + top), "white")
     pixels = to_bytes(images.nan_to_num(1.0))
     for row in range(rows):
         for column in range(columns):
@@ -41,7 +44,8 @@ def tile(
             cell = cell.resize((width * factor, height * factor), Image.Resampling.NEAREST)
             picture.paste(cell, (GAP + column * across, top + row * down))
     pen = ImageDraw.Draw(picture)
-    pen.text((GAP, 1), caption, fill="black")
+    for number, line in enumerate(lines):
+        pen.text((GAP, 1 + number * LINE), line, fill="black")
     for column, title in enumerate(titles):
         pen.text((GAP + column * across, 1 + below), title, fill="black")
     return np.asarray(picture)

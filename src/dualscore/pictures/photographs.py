@@ -11,7 +11,6 @@ from PIL import Image, ImageOps
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 RGB_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr")
 ALPHA_MODES = ("RGBA", "LA", "PA")
-
 WITH_PREVIEWS = ("MPO", "PSD")
 """Formats whose first picture is the photograph, and others belong to it: gain maps, previews, layers."""
 DECODING_ERRORS = (
@@ -24,30 +23,20 @@ class UnsuitableError(ValueError):
     """A photograph that could be decoded, but that is not wanted."""
 
 
-def any_size(size: tuple[int, int]) -> None:
-    """Accept photographs of every (width, height) that Pillow itself accepts."""
+def read_rgb(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] | None = None) -> Image.Image:
+    """Read a photograph as RGB, turned upright by its EXIF tag; transparent pixels are laid over white.
 
-
-def read_rgb(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] = any_size) -> Image.Image:
-    """Read a photograph.
-
-    Args:
-        path: the file, or its content.
-        check: told (width, height), as they are stored, before anything is decoded; raises UnsuitableError.
-
-    Returns:
-        The photograph turned upright by its EXIF tag, as RGB; transparent pixels are laid over white.
-
-    Raises:
-        UnsuitableError: what `check` raised, or that it is not one picture; a kind of ValueError.
-        ValueError: if the file cannot be decoded, or holds other pixels than 8-bit or 16-bit unsigned ones.
+    `check` is told (width, height), as they are stored, before anything is decoded, and may raise
+    UnsuitableError, as what is not one picture does. A plain ValueError says that the file cannot be decoded,
+    or that its pixels are neither 8-bit nor 16-bit unsigned numbers.
     """
     try:
         with warnings.catch_warnings():
             # pictures of over 90 megapixels are welcome here; PIL still refuses those over twice that
             warnings.simplefilter("ignore")
             with Image.open(path) as file:
-                check(file.size)
+                if check is not None:
+                    check(file.size)
                 _check_one_picture(file)
                 file.load()
                 image = ImageOps.exif_transpose(file)

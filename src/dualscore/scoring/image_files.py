@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -21,68 +22,25 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from dualscore.errors import ScoreError
 from dualscore.files.plain_text import printable
 from dualscore.pictures.photographs import SUFFIXES, UnsuitableError, read_rgb
-from dualscore.scoring import score_files
+from dualscore.scoring.score_files import append
 from dualscore.settings.suggestions import did_you_mean
-from dualscore.terminal import is_live
 
 MOST_PIXELS = 2**26
 """Larger images are taken for decompression bombs, unless they already have the wanted size."""
-CHUNKS_AHEAD = 2
-"""Batches that each loader process decodes ahead."""
 PROBLEMS_SHOWN = 10
-
-
-class Chunk(NamedTuple):
-    """A batch of decoded files."""
-
-    paths: list[str]
-    images: Tensor
-    """uint8, shape (n, 3, H, W)."""
-    failed: list[tuple[str, str]]
-    """Files that could not be used, each with the reason."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """The size that images must have, in pixels."""
-
-    height: int
-    width: int
-    resize: bool = False
-    """Crop and resize other sizes instead of refusing them."""
-    hint: str = ""
-    """Why other sizes are refused, and the way out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamOptions:
-    """How a command measures a stream of image files."""
-
-    resize: bool = False
-    """Crop and resize images of other sizes."""
-    normalize: bool = False
-    """Estimate log Z on the first images if it is not known for their size."""
-    batch_size: int = 128
-    workers: int = 0
-    """Processes that decode."""
-    device: str = "cpu"
 
 
 def check_given(given: Sequence[Path], left_out: Path, hint: str = "") -> None:
     """Refuse missing files (the message ends with `hint`) and a results folder that holds the images."""
     for path in given:
         if not path.exists():
-            raise ScoreError(f"{path}: no such file or folder{_similar_name(path)}{hint}")
+            there = path.parent.is_dir()
+            guess = did_you_mean(path.name, os.listdir(path.parent)).strip() if there else ""
+            guess = guess if there else f"there is no folder {path.parent} either"
+            raise ScoreError(f"{path}: no such file or folder{guess and '; '}{guess}{hint}")
         if path.resolve() == left_out.resolve():
             # Heat maps written there would be found as images while the folder is being read.
             raise ScoreError(f"{path}: holds the images; name another folder for the results")
-
-
-def _similar_name(path: Path) -> str:
-    if not path.parent.is_dir():
-        return "" if path.parent == Path() else f"; there is no folder {path.parent} either"
-    guess = did_you_mean(path.name, os.listdir(path.parent)).strip()
-    return f"; {guess}" if guess else ""
 
 
 def is_picture(name: str) -> bool:
@@ -109,27 +67,25 @@ def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:
         yield from unreadable
 
 
-def decode(path: Path, size: Size) -> NDArray[np.uint8]:
-    """Read an image as RGB of shape (3, H, W); raises ValueError with the reason if it cannot be used.
+@dataclass(frozen=True)
+class Size:
+    """The size that images must have, in pixels, and the channels that the model sees."""
 
-    Resizing keeps the middle and averages what each pixel covers (Pillow's box filter), as the official
-    down-sampled ImageNet does.
-    """
+    channels: int
+    height: int
+    width: int
+    resize: bool = False
+    """Crop and resize other sizes instead of refusing them."""
+    hint: str = ""
+    """Why other sizes are refused, and the way out."""
 
-    def check(stored: tuple[int, int]) -> None:
-        if size.resize:
+    def check(self, stored: tuple[int, int], turned: bool = True) -> None:
+        """Refuse a (width, height) as UnsuitableError; the image may be stored `turned`."""
+        if self.resize:
             _check_pixels(stored)
-        elif sorted(stored) != sorted((size.width, size.height)):  # it may be stored turned
-            raise UnsuitableError(_wrong_size(stored, size))
-
-    if not path.is_file():
-        raise ValueError("is not a file that can be read")  # reading a pipe would wait for ever
-    image = read_rgb(path, check)
-    if image.size != (size.width, size.height):
-        if not size.resize:
-            raise UnsuitableError(_wrong_size(image.size, size))
-        image = ImageOps.fit(image, (size.width, size.height), Image.Resampling.BOX)
-    return np.asarray(image).transpose(2, 0, 1)
+        elif stored != (self.width, self.height) and not (turned and stored == (self.height, self.width)):
+            wanted = f"{self.width}×{self.height}"
+            raise UnsuitableError(f"is {stored[0]}×{stored[1]}, but wanted are {wanted} images{self.hint}")
 
 
 def _check_pixels(stored: tuple[int, int]) -> None:
@@ -137,8 +93,19 @@ def _check_pixels(stored: tuple[int, int]) -> None:
         raise UnsuitableError(f"has too many pixels: {stored[0]}×{stored[1]}")
 
 
-def _wrong_size(found: tuple[int, int], size: Size) -> str:
-    return f"is {found[0]}×{found[1]}, but wanted are {size.width}×{size.height} images{size.hint}"
+def decode(path: Path, size: Size) -> NDArray[np.uint8]:
+    """Read an image as RGB of shape (3, H, W); raises ValueError with the reason if it cannot be used.
+
+    Resizing keeps the middle and averages what each pixel covers (Pillow's box filter), as the official
+    down-sampled ImageNet does.
+    """
+    if not path.is_file():
+        raise ValueError("is not a file that can be read")  # reading a pipe would wait for ever
+    image = read_rgb(path, size.check)
+    size.check(image.size, turned=False)
+    if image.size != (size.width, size.height):
+        image = ImageOps.fit(image, (size.width, size.height), Image.Resampling.BOX)
+    return np.asarray(image).transpose(2, 0, 1)
 
 
 def first_size(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
@@ -151,6 +118,14 @@ def first_size(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
     raise ScoreError(f"{given[0]}: no image that can be read ({', '.join(SUFFIXES)})")
 
 
+class Chunk(NamedTuple):
+    """A batch of decoded files."""
+
+    paths: list[str]
+    images: Tensor  # uint8, shape (n, 3, H, W)
+    failed: list[tuple[str, str]]  # files that could not be used, each with the reason
+
+
 class ImageFiles(IterableDataset[Chunk]):
     """Files decoded in batches; loader processes take turns batch by batch, so that the order stays."""
 
@@ -161,11 +136,11 @@ class ImageFiles(IterableDataset[Chunk]):
     def __iter__(self) -> Iterator[Chunk]:
         """Every file once, over all processes."""
         worker = get_worker_info()
-        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        turn, turns = (0, 1) if worker is None else (worker.id, worker.num_workers)
         files = find(self.given, self.left_out)
         number = 0
         while batch := list(islice(files, self.batch_size)):
-            if number % step == first:
+            if number % turns == turn:
                 yield self._chunk(batch)
             number += 1
 
@@ -174,86 +149,138 @@ class ImageFiles(IterableDataset[Chunk]):
         for path in files:
             try:
                 images.append(decode(path, self.size))
+                paths.append(str(path))
             except OSError as error:
                 failed.append((str(path), f"cannot be read: {error.strerror}"))
             except ValueError as error:
                 failed.append((str(path), str(error)))
-            else:
-                paths.append(str(path))
         shape = (0, 3, self.size.height, self.size.width)
         stacked = np.stack(images) if images else np.zeros(shape, dtype=np.uint8)
         return Chunk(paths, torch.from_numpy(stacked), failed)
 
 
-def load(files: ImageFiles, workers: int) -> "DataLoader[Chunk]":
-    """The batches in order, decoded in `workers` processes; 0 decodes in this one."""
-    ahead = CHUNKS_AHEAD if workers else None
-    return DataLoader(
-        files, batch_size=None, num_workers=workers, prefetch_factor=ahead, collate_fn=_as_it_is
-    )
-
-
-def _as_it_is(chunk: Any) -> Any:  # noqa: ANN401 - PyTorch's signature
-    return chunk
-
-
 @dataclass
 class Problems:
-    """Counts the files that cannot be used, by kind of reason, and lists the kinds at the end."""
+    """Counts the files that cannot be used, by kind of reason; a CSV file gets rows (file, reason)."""
 
-    console: Console
     file: IO[str] | None = None
-    """CSV file for rows (file, reason)."""
-    count: int = 0
-    first: str = ""
-    """The first message."""
     kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """How often each kind of reason came, and its first message."""
+    """How often each kind of reason came, and its first message; reasons of a kind differ in numbers only."""
 
     def add(self, problems: Sequence[tuple[str, str]]) -> None:
-        """Take files, each with its reason; reasons that differ in numbers only are of one kind."""
+        """Take files, each with its reason."""
         if self.file is not None:
-            score_files.append(self.file, problems)
+            append(self.file, problems)
         for path, reason in problems:
-            self.count += 1
-            line = f"{printable(path)} {reason}"
-            self.first = self.first or line
             kind = re.sub(r"\d+", "#", reason)
-            seen, shown = self.kinds.get(kind, (0, line))
-            self.kinds[kind] = seen + 1, shown
+            count, first = self.kinds.get(kind, (0, f"{printable(path)} {reason}"))
+            self.kinds[kind] = count + 1, first
 
-    def tell(self) -> None:
+    @property
+    def count(self) -> int:
+        """How many files could not be used."""
+        return sum(count for count, _ in self.kinds.values())
+
+    @property
+    def first(self) -> str:
+        """The first message of all, or nothing."""
+        return next((first for _, first in self.kinds.values()), "")
+
+    def reason(self, given: Sequence[Path]) -> str:
+        """Why no image of those given could be used."""
+        return self.first or f"{given[0]} holds no image ({', '.join(SUFFIXES)})"
+
+    def tell(self, console: Console) -> None:
         """Print how many files each kind left out, and the first of them."""
-        for number, (count, line) in enumerate(sorted(self.kinds.values(), key=lambda kind: -kind[0])):
-            if number == PROBLEMS_SHOWN:
-                left = f"left out: images for {len(self.kinds) - number} more reasons"
-                self.console.print(left, soft_wrap=True)
-                return
+        kinds = sorted(self.kinds.values(), key=lambda kind: -kind[0])
+        for count, first in kinds[:PROBLEMS_SHOWN]:
             many = "" if count == 1 else f"{count:,} images; the first, "
-            self.console.print(f"left out: {many}{line}", soft_wrap=True)
+            console.print(f"left out: {many}{first}", soft_wrap=True)
+        if more := len(kinds[PROBLEMS_SHOWN:]):
+            console.print(f"left out: images for {more} more reasons", soft_wrap=True)
 
 
-def usable(chunks: Iterator[Chunk], problems: Problems) -> Iterator[Chunk]:
-    """The batches that hold an image; failed files become `problems`. ScoreError if a loader process died."""
+def read_batches(
+    files: ImageFiles, workers: int, problems: Problems, console: Console, doing: str
+) -> Generator[Chunk, None, None]:
+    """The batches that hold an image, in order, decoded in `workers` processes; 0 decodes in this one.
+
+    Failed files become `problems`; a terminal shows a count. To be closed where it is not read to its end.
+    """
+    loader = DataLoader(files, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
+    columns = TextColumn("{task.description} {task.completed:,} images"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
+        task = progress.add_task(doing, total=None)
+        try:
+            for chunk in loader:
+                problems.add(chunk.failed)
+                if chunk.paths:
+                    yield chunk
+                progress.advance(task, len(chunk.paths))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ScoreError(
+                "a loader process died, most often for want of memory: try a smaller --batch-size, or "
+                "--workers 0"
+            ) from error
+
+
+class Photographs:
+    """Which photograph each image file is of; prints as `2 photographs (sub-folders)`.
+
+    Crops of one photograph resemble each other, so an error over crops is far too small. No manifest says
+    what files were cut from, so their folders do: if a given folder holds pictures in its sub-folders only,
+    each sub-folder is a photograph. Any other file is a photograph of its own.
+    """
+
+    def __init__(self, given: Sequence[Path], files: Sequence[str] = ()) -> None:
+        self.parted = [path for path in given if path.is_dir() and not _holds_pictures(path)]
+        self.folders: dict[Path, int] = {}
+        self.numbers = array("q")
+        """A file's photograph: from 0 on a sub-folder, below 0 the file itself."""
+        for file in files:
+            self.add(file)
+
+    def add(self, file: str) -> None:
+        """Take a file, named as `find` does."""
+        path, number = Path(file), ~len(self.numbers)
+        for folder in self.parted:
+            if path.is_relative_to(folder):
+                photograph = folder / path.relative_to(folder).parts[0]
+                if photograph != path:
+                    number = self.folders.setdefault(photograph, len(self.folders))
+                break
+        self.numbers.append(number)
+
+    @property
+    def groups(self) -> Tensor:
+        """A number for each file, equal for files of one photograph, shape (n,)."""
+        return torch.tensor(self.numbers)
+
+    @property
+    def own(self) -> int:
+        """How many files are photographs of their own."""
+        return sum(number < 0 for number in self.numbers)
+
+    @property
+    def total(self) -> int:
+        """All photographs."""
+        return len(self.folders) + self.own
+
+    def __str__(self) -> str:
+        folders, own = len(self.folders), self.own
+        count = "one photograph" if self.total == 1 else f"{self.total:,} photographs"
+        if not own:
+            return f"{count} ({'sub-folder' if folders == 1 else 'sub-folders'})"
+        if not folders:
+            return f"{count} ({'the image' if own == 1 else 'each image its own'})"
+        return f"{count} ({folders:,} by sub-folder, {own:,} by image)"
+
+
+def _holds_pictures(folder: Path) -> bool:
     try:
-        for chunk in chunks:
-            problems.add(chunk.failed)
-            if chunk.paths:
-                yield chunk
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ScoreError(
-            "a loader process died, most often for want of memory: try a smaller --batch-size, or --workers 0"
-        ) from error
-
-
-def progress_bar(console: Console) -> Progress:
-    """A count of images on a terminal, nothing elsewhere."""
-    return Progress(
-        TextColumn("{task.description} {task.completed:,} images"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not is_live(console),
-    )
+        with os.scandir(folder) as entries:
+            return any(is_picture(entry.name) and not entry.is_dir() for entry in entries)
+    except OSError:
+        return False

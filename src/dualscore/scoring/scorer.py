@@ -2,9 +2,8 @@
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -18,9 +17,7 @@ from dualscore.likelihood import bits_per_dim, decibels_per_dim
 from dualscore.model import ImageModel
 from dualscore.networks import UNet
 from dualscore.noise import corrupt, fixed_noise, psnr, variance_at_psnr
-from dualscore.pictures.photographs import SUFFIXES
-from dualscore.scoring import image_files
-from dualscore.scoring.image_files import Chunk, Problems, Size, StreamOptions
+from dualscore.scoring.image_files import Size, first_size
 
 NORMALIZER_NOISES = 256
 """Noisy images that log Z is estimated on; at t_max it hardly matters what is under the noise."""
@@ -43,78 +40,49 @@ def wanted_size(
     if not isinstance(energy, Energy):
         raise ScoreError("the model is of vectors, not of images: nothing to score with it")
     unet = energy.network if isinstance(energy.network, UNet) else None
-    if model.image_shape is None and unet is not None and unet.channels not in (1, 3):
-        raise ScoreError(f"the network takes images of {unet.channels} channels, neither gray nor colour")
+    # Released networks alone are of any size, and all of them are U-Nets.
+    channels = model.image_shape[0] if model.image_shape is not None else unet.channels if unet else 0
+    if channels not in (1, 3):
+        raise ScoreError(f"the network takes images of {channels} channels, neither gray nor colour")
     if model.log_normalizer is None and not normalize:
         raise NormalizationError(
             "the model's normalization is not known yet, so its energies are no probabilities: train until "
             "the first validation, or estimate it on the images to be scored with --normalize"
         )
-    if model.image_shape is not None:
-        trained = ", the size that the model was trained on, and "
-        if any(isinstance(part, StationaryGaussian) for part in energy.modules()):
-            hint = f"{trained}the only one that it knows; --resize crops and resizes others"
-            return Size(*model.image_shape[1:], resize, hint)
-        if resize or not normalize:
-            hint = (
-                f"{trained}its probabilities add up to one for; --normalize makes them do so for another, "
-                f"--resize crops and resizes"
-            )
-            return Size(*model.image_shape[1:], resize, hint)
-    height, width = image_files.first_size(given, left_out)
+    one_size = any(isinstance(part, StationaryGaussian) for part in energy.modules())
+    if model.image_shape is not None and (one_size or resize or not normalize):
+        other = (
+            ", and the only one that it knows" if one_size else "; --normalize estimates log Z for another"
+        )
+        hint = f", the size that the model was trained on{other}; --resize crops and resizes"
+        return Size(*model.image_shape, resize, hint)
+    height, width = first_size(given, left_out)
     divisor = unet.size_divisor if unet is not None else 1
     if height % divisor or width % divisor:
         raise ScoreError(
             f"{given[0]}: the first image is {width}×{height}; the network takes sides divisible by {divisor}"
         )
     hint = ", as the first one; score other sizes apart, or crop and resize with --resize"
-    return Size(height, width, resize, hint)
+    return Size(channels, height, width, resize, hint)
 
 
 def normalized(model: ImageModel, images: Tensor, size: Size) -> ImageModel:
     """The model, or one with log Z estimated on uint8 images (B, 3, H, W) if it is unknown for `size`."""
-    energy = model.score_model
-    assert isinstance(energy, Energy)
-    if model.image_shape is not None:
-        channels = model.image_shape[0]
-    else:  # a released network, the only ones that are of any size
-        assert isinstance(energy.network, UNet)
-        channels = energy.network.channels
-    shape = (channels, size.height, size.width)
+    shape = (size.channels, size.height, size.width)
     same = model.image_shape == shape
     if same and model.log_normalizer is not None:
         return model
     sized = ImageModel(
-        energy,
+        model.score_model,
         image_shape=shape,
         t_max=model.t_max,
         t_min=model.t_min,
         noisy_entropy=model.noisy_entropy if same else None,
         provenance=f"{model.provenance}; log Z estimated on the images scored",
     ).eval()
-    repeats = -(-NORMALIZER_NOISES // len(images))
-    clean = to_pixels(images, channels)
-    sized.normalize(clean.repeat(repeats, 1, 1, 1)[:NORMALIZER_NOISES], batch_size=len(images))
+    clean = to_pixels(images, size.channels).repeat(-(-NORMALIZER_NOISES // len(images)), 1, 1, 1)
+    sized.normalize(clean[:NORMALIZER_NOISES], batch_size=len(images))
     return sized
-
-
-def start(
-    model: ImageModel,
-    given: Sequence[Path],
-    left_out: Path,
-    size: Size,
-    options: StreamOptions,
-    problems: Problems,
-    failure: str,
-) -> tuple[ImageModel, Iterator[Chunk]]:
-    """Begin to decode: the model, normalized for the size, and the batches; `failure` begins the error."""
-    files = image_files.ImageFiles(given, left_out, size, options.batch_size)
-    chunks = image_files.usable(iter(image_files.load(files, options.workers)), problems)
-    first = next(chunks, None)
-    if first is None:
-        problem = problems.first or f"{given[0]} holds no image ({', '.join(SUFFIXES)})"
-        raise ScoreError(f"{failure}: {problem}")
-    return normalized(model, first.images, size), chain([first], chunks)
 
 
 def check_level(
@@ -165,10 +133,9 @@ def share_higher(these: Tensor, those: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Reference:
-    """Energies that other images are ranked among."""
+    """Energies U(x, 0) in nats, without log Z, shape (n,), that other images are ranked among."""
 
     energies: Tensor
-    """U(x, 0) in nats, without log Z, shape (n,)."""
     source: str
     """The folder of their rows, or the model file."""
     which: str = "validation images"
@@ -181,27 +148,23 @@ class Reference:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a batch, float64, on the CPU."""
+    """Scores of a batch, on the CPU."""
 
-    bits: Tensor
-    """Bits/dim by the paper's protocol, shape (B,)."""
-    decibels: Tensor
-    """Log p in dB/dim, shape (B,)."""
-    percentile: Tensor | None
-    """Percentage of the reference that is less probable, shape (B,)."""
-    effective_dimension: Tensor | None
-    """E‖x − x̂‖²/t and its standard error over draws, shape (B, 2)."""
+    columns: dict[str, Tensor]
+    """The figures of `scores.csv` that are known, float64, shape (B,)."""
     maps: Tensor
-    """Bits of each pixel a channel, shape (B, H, W); their mean over H and W is `bits`."""
+    """Bits of each pixel a channel, float64, shape (B, H, W); their mean over H and W is `bits_per_dim`."""
     pixels: Tensor
     """The images as the model saw them, uint8, shape (B, C, H, W)."""
 
     def finite(self) -> Tensor:
         """Which images have finite scores, bool, shape (B,)."""
-        known = self.bits.isfinite() & self.maps.isfinite().all(dim=2).all(dim=1)
-        if self.effective_dimension is not None:
-            known = known & self.effective_dimension.isfinite().all(dim=1)
-        return known
+        known = torch.stack([column.isfinite() for column in self.columns.values()]).all(dim=0)
+        return known & self.maps.isfinite().flatten(1).all(dim=1)
+
+    def __getitem__(self, chosen: Tensor) -> "Scores":
+        columns = {name: column[chosen] for name, column in self.columns.items()}
+        return Scores(columns, self.maps[chosen], self.pixels[chosen])
 
 
 class Scorer:
@@ -221,16 +184,15 @@ class Scorer:
         # Score and heat map from one evaluation: the energy is the sum of its pixels.
         maps = self.model.energy_map(clean, 0.0, len(clean)).double().cpu()
         energy = maps.sum(dim=(1, 2))
-        normalized = energy + self.log_normalizer
-        effective = None
+        columns = {
+            "bits_per_dim": bits_per_dim(energy + self.log_normalizer, dimension),
+            "db_per_dim": decibels_per_dim(-energy - self.log_normalizer, dimension),
+        }
+        if self.reference is not None:
+            columns["percentile"] = self.reference.percentile(energy)
         if self.noise_variance is not None:
-            effective = effective_dimension(self.model, clean, [self.noise_variance])[:, 0]
-        return Scores(
-            bits=bits_per_dim(normalized, dimension),
-            decibels=decibels_per_dim(-normalized, dimension),
-            percentile=None if self.reference is None else self.reference.percentile(energy),
-            effective_dimension=effective,
-            # A pixel's own share of d is C, so the even share of log Z is that of one pixel too.
-            maps=bits_per_dim(maps + self.log_normalizer / pixels, self.shape[0]),
-            pixels=to_stored(clean),
-        )
+            found = effective_dimension(self.model, clean, [self.noise_variance])[:, 0]
+            columns["effective_dimension"], columns["effective_dimension_stderr"] = found.unbind(dim=1)
+        # A pixel's own share of d is C, so the even share of log Z is that of one pixel too.
+        bits = bits_per_dim(maps + self.log_normalizer / pixels, self.shape[0])
+        return Scores(columns, bits, to_stored(clean))

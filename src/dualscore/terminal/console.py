@@ -62,7 +62,8 @@ class Terminal(Console):
     def __init__(self, *, hushed: bool = False, log: LogFile | None = None) -> None:
         plain: dict[str, Any] = {"markup": False, "highlight": False}
         fixed = not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit()
-        super().__init__(width=WIDE if fixed else None, **plain)
+        interactive = False if hushed else None
+        super().__init__(width=WIDE if fixed else None, force_interactive=interactive, **plain)
         self.hushed = hushed
         self._log: Console | None = None
         if log is not None:

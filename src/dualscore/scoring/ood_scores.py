@@ -1,4 +1,6 @@
-r"""Three scores of how strange an image is, larger for stranger, the last two against reference images.
+r"""How strange an image is, and how well that tells images of another kind from a model's own.
+
+Three scores, larger for stranger, the last two against reference images:
 
 1. Bits/dim, −log p: strange is what is improbable.
 2. Typicality: strange is what is more *or* less probable than the reference. Images of one kind differ
@@ -8,42 +10,22 @@ r"""Three scores of how strange an image is, larger for stranger, the last two a
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dualscore.errors import ScoreError
+from dualscore.likelihood import Estimate, mean
+from dualscore.scoring.scorer import share_higher
 
 SCORES = {"log_p": "bits/dim", "typicality": "typicality", "profile": "d_eff profile"}
 """The scores, and their labels for people."""
+CONFIDENCE = 0.95
 _ROWS = 1024
 """Images compared with the whole reference at once."""
-
-
-def flag(side: str) -> str:
-    """A side, `in` or `out`, as the user writes it: `--in`."""
-    return f"--{side}"
-
-
-@dataclass
-class Measured:
-    """What is measured of a set of images: a few numbers each, so that sets may be large."""
-
-    bits: Tensor
-    """Bits/dim by the paper's protocol, float64, shape (n,)."""
-    profile: Tensor
-    """Effective dimension at each noise level, float64, > 0, shape (n, K)."""
-    paths: list[str] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    """A checksum of each image's pixels as the model saw them: equal for equal images."""
-
-    def __getitem__(self, chosen: Tensor) -> "Measured":
-        which = chosen.nonzero()[:, 0].tolist()
-        paths, keys = [self.paths[k] for k in which], [self.keys[k] for k in which]
-        return Measured(self.bits[chosen], self.profile[chosen], paths, keys)
 
 
 def reference_half(keys: Sequence[str]) -> Tensor:
@@ -72,9 +54,7 @@ class Typicality:
         sigma = min(deviation, float(high - low) / 1.349) or deviation
         self.bandwidth = 1.3 * sigma * len(reference) ** (-1 / 3)
         if not self.bandwidth > 0.0:
-            raise ScoreError(
-                f"{flag('in')}: all reference images have the same probability; give different images"
-            )
+            raise ScoreError("--in: all reference images have the same probability; give different images")
 
     def __call__(self, bits: Tensor) -> Tensor:
         """Scores ≥ 0 in nats, float64, shape (B,), of images of these bits/dim, shape (B,)."""
@@ -100,11 +80,9 @@ class ProfileDistance:
         logs = reference.log()
         self.mean, self.deviation = logs.mean(dim=0), logs.std(dim=0, correction=0)
         if not bool((self.deviation > 0.0).all()):
-            raise ScoreError(
-                f"{flag('in')}: all reference images have the same profile; give different images"
-            )
-        self.correlation, self.shrinkage = shrunk_correlation((logs - self.mean) / self.deviation)
-        self._factor = torch.linalg.cholesky(self.correlation)
+            raise ScoreError("--in: all reference images have the same profile; give different images")
+        correlation, _ = shrunk_correlation((logs - self.mean) / self.deviation)
+        self._factor = torch.linalg.cholesky(correlation)
 
     def __call__(self, profile: Tensor) -> Tensor:
         """Distances in standard deviations, float64, shape (B,), of profiles of shape (B, K)."""
@@ -128,12 +106,45 @@ def shrunk_correlation(standardized: Tensor) -> tuple[Tensor, float]:
     return (1.0 - shrinkage) * empirical + shrinkage * eye, shrinkage
 
 
-def all_scores(reference: Measured) -> Callable[[Measured], dict[str, Tensor]]:
-    """A function from what was measured of n images to their three scores by name, float64, shape (n,)."""
-    typicality, profile = Typicality(reference.bits), ProfileDistance(reference.profile)
+@dataclass(frozen=True)
+class Area:
+    """P(a strange image scores higher than a usual one) + ½ P(equal), and the limits of its interval."""
 
-    def scores(measured: Measured) -> dict[str, Tensor]:
-        typical, distance = typicality(measured.bits), profile(measured.profile)
-        return {"log_p": measured.bits, "typicality": typical, "profile": distance}
+    auroc: float
+    low: float | None
+    high: float | None
+    """Both None where one side has one photograph."""
 
-    return scores
+
+def area(inside: Tensor, outside: Tensor, photographs: tuple[Tensor, Tensor] | None = None) -> Area:
+    """AUROC of scores (n,) and (m,), with a 95 % interval over `photographs` (n,) and (m,), or over images.
+
+    The area is the mean over inside images of the share of outside images that score higher, and the other
+    way round; the errors of both means, clustered by photograph, add up. The interval is symmetric on the
+    scale of the logit, with Student's t of one degree less than the fewer photographs.
+    Source: Obuchowski 1997, Nonparametric analysis of clustered ROC curve data, Biometrics 53(2); of images
+    that are independent it is DeLong's variance.
+    """
+    mine, others = photographs or (None, None)
+    found = mean(share_higher(inside, outside), mine)
+    errors = found + mean(1.0 - share_higher(outside, inside), others)
+    auroc = found.value
+    if math.isnan(errors.stderr):
+        return Area(auroc, None, None)
+    if errors.stderr == 0.0 or not 0.0 < auroc < 1.0:
+        return Area(auroc, auroc, auroc)
+    odds = math.log(auroc / (1.0 - auroc))
+    limits = Estimate(odds, errors.stderr / (auroc * (1.0 - auroc)), errors.groups).interval(CONFIDENCE)
+    return Area(auroc, *(1.0 / (1.0 + math.exp(-limit)) for limit in limits))
+
+
+def curve(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
+    """The ROC curve: rates of false and of true alarms, of one shape, rising from 0 to 1."""
+    thresholds = torch.unique(torch.cat([inside, outside])).flip(0)
+    start = torch.zeros(1, dtype=torch.float64)
+
+    def alarms(scores: Tensor) -> Tensor:
+        below = torch.searchsorted(scores.sort().values, thresholds)
+        return torch.cat([start, 1.0 - below.double() / len(scores)])
+
+    return alarms(inside), alarms(outside)

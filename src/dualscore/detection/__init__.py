@@ -1,1 +1,0 @@
-"""Tells images that are not of a model's kind from images that are: out-of-distribution detection."""
