@@ -77,13 +77,13 @@ def ood(
     """Tell images of another kind from images of the model's."""
     from dualscore.scoring.detect_ood import LEVELS, detect
 
-    sides = model, inside, outside, results
     options: dict[str, Any] = {"levels": list(dict.fromkeys(psnr)) or LEVELS, "normalize": normalize}
     if dry_run:
         from dualscore.commands import planning
 
-        return Plan("ood", planning.ood(*sides, **options, streaming=streaming))
-    _tell(detect(*sides, shared_console(), **options, **streaming.chosen()))
+        return Plan("ood", planning.ood(model, inside, outside, results, **options, streaming=streaming))
+    options |= streaming.chosen()
+    _tell(detect(model, inside, outside, results, shared_console(), **options))
     return None
 
 
