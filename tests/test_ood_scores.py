@@ -1,19 +1,16 @@
 """Areas under ROC curves, and the scores of images of another kind, against known answers."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from scipy import spatial, stats
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from dualscore.errors import ScoreError
-from dualscore.figures import page
 from dualscore.scoring.detect_ood import draw
 from dualscore.scoring.ood_scores import (
     SCORES,
@@ -179,14 +176,12 @@ def test_the_reference_half_is_chosen_by_content() -> None:
     assert torch.equal(doubled, torch.cat([chosen, chosen]))
 
 
-def test_the_drawn_curves_have_the_areas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures: list[Figure] = []
-    monkeypatch.setattr(page, "write", lambda figure, *_: figures.append(figure) or [])
+def test_the_drawn_curves_have_the_areas() -> None:
     inside = {name: normal(50, seed=k) for k, name in enumerate(SCORES)}
     outside = {name: normal(40, seed=9) + k for k, name in enumerate(SCORES)}
     areas = {name: area(inside[name], outside[name]) for name in SCORES}
-    draw(inside, outside, areas, {}, tmp_path)
-    _, *lines = figures[0].axes[0].lines
+    figure = draw(inside, outside, areas, {}).figure
+    _, *lines = figure.axes[0].lines
     drawn = [np.trapezoid(line.get_ydata(), line.get_xdata()) for line in lines]
     assert drawn == pytest.approx([found.auroc for found in areas.values()], abs=1e-6)
     assert drawn == sorted(drawn)

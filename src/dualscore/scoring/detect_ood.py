@@ -153,7 +153,8 @@ def detect(
             columns = zip(*(scores[side][name].tolist() for name in SCORES), strict=True)
             rows = zip(part, columns, strict=True)
             append(file, [[image.path, side, *found, *image.profile] for image, found in rows])
-    draw(scores["in"], scores["out"], areas, summary).write(results, "ood")
+    with page.style():
+        draw(scores["in"], scores["out"], areas, summary).write(results, "ood")
     return Outcome(summary, _report(summary, photographs, results))
 
 
@@ -258,20 +259,19 @@ def draw(
     summary: dict[str, Any],
 ) -> page.Drawn:
     """The ROC curves and histograms of each side's scores by name, with the summary."""
-    with page.style():
-        figure, axes = page.panels(1 + len(SCORES))
-        axes[0].plot([0, 1], [0, 1], color=page.DATA, linestyle="--")
-        for name, label in SCORES.items():
-            axes[0].plot(*curve(inside[name], outside[name]), color=COLOURS[name], label=label)
-        axes[0].legend(loc="best", fontsize="small", handlelength=1.0)
-        axes[0].set(xlabel="false alarms", ylabel="detected", title="ROC", aspect="equal")
-        for axis, (name, label) in zip(axes[1:], SCORES.items(), strict=True):
-            _histogram(axis, inside[name], outside[name], log=name == "profile")
-            axis.set(xlabel=UNITS[name], yticks=[])
-            axis.set_title(f"{label}: AUROC {areas[name].auroc:.3f}", color=COLOURS[name])
-        axes[1].set(ylabel="share of images")
-        axes[1].legend()
-        return page.Drawn(figure, summary)
+    figure, axes = page.panels(1 + len(SCORES))
+    axes[0].plot([0, 1], [0, 1], color=page.DATA, linestyle="--")
+    for name, label in SCORES.items():
+        axes[0].plot(*curve(inside[name], outside[name]), color=COLOURS[name], label=label)
+    axes[0].legend(loc="best", fontsize="small", handlelength=1.0)
+    axes[0].set(xlabel="false alarms", ylabel="detected", title="ROC", aspect="equal")
+    for axis, (name, label) in zip(axes[1:], SCORES.items(), strict=True):
+        _histogram(axis, inside[name], outside[name], log=name == "profile")
+        axis.set(xlabel=UNITS[name], yticks=[])
+        axis.set_title(f"{label}: AUROC {areas[name].auroc:.3f}", color=COLOURS[name])
+    axes[1].set(ylabel="share of images")
+    axes[1].legend()
+    return page.Drawn(figure, summary)
 
 
 def _histogram(axis: Axes, inside: Tensor, outside: Tensor, log: bool) -> None:
