@@ -206,19 +206,46 @@ def test_only_the_assembler_builds_from_configurations() -> None:
             assert "importlib.import_module" not in text, path
 
 
-def test_rooms_import_one_another_in_one_direction() -> None:
-    """A room, a file or folder of the package's first level, can be read without those above it."""
-    package = ROOT / "src" / "dualscore"
-    rooms: dict[str, set[str]] = {}
-    for path in package.rglob("*.py"):
-        room = path.relative_to(package).parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text())):
-            named = [str(node.module)] if isinstance(node, ast.ImportFrom) else []
-            named += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in (name for name in named if f"{name}.".startswith("dualscore.")):
-                rooms.setdefault(room, set()).add(f"{name}.__init__".split(".")[1])
-    order = graphlib.TopologicalSorter({room: found - {room} for room, found in rooms.items()})
-    assert {"noise", "training", "commands"} <= set(order.static_order())  # CycleError names a circle
+ROOMS = (
+    "errors", "files", "redaction", "shipped", "devices", "settings",
+    "noise", "gaussian", "energy", "objective", "networks", "densities", "images",
+    "likelihood", "model", "sampling", "measuring",
+    "pictures", "data", "network_table", "runs", "dashboard", "training", "assemble",
+    "model_files", "evaluation", "scoring", "drawing", "figures", "detection", "publishing", "study",
+    "cluster",
+    "__init__", "terminal", "telling", "train_experiment", "commands", "cli", "task", "__main__",
+)  # fmt: skip
+"""The files and folders of the package's first level, from bottom to top."""
+
+
+def own_imports(path: Path) -> set[str]:
+    """The package's own modules that a file imports."""
+    return {name for name in imported(path) if name == "dualscore" or name.startswith("dualscore.")}
+
+
+def test_a_room_imports_only_rooms_below_it() -> None:
+    """So that each can be read without those above it, and none asks for the terminal or a command."""
+    there = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert sorted(ROOMS) == sorted(there)
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for name in own_imports(path):
+            other = f"{name}.__init__".split(".")[1]
+            if ROOMS.index(other) > ROOMS.index(room):
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    assert wrong == []
+
+
+def test_files_import_one_another_in_one_direction() -> None:
+    graph = {module_name(path): own_imports(path) - {module_name(path)} for path in PACKAGE.rglob("*.py")}
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names a circle
+
+
+def test_the_drawing_of_the_layout_is_the_order_of_the_rooms() -> None:
+    _, _, drawing = (ROOT / "CONTRIBUTING.md").read_text().partition("## The layout\n")
+    named = re.findall(r"^    ([a-z_]+)(?:/|\.py) ", drawing.partition("\n## ")[0], re.MULTILINE)
+    assert named == [room for room in ROOMS if not room.startswith("__")]
 
 
 def test_the_readme_names_every_room() -> None:

@@ -10,8 +10,7 @@ import yaml
 
 from dualscore.runs.folder import Run
 from dualscore.settings.experiment import available, load_experiment, to_plain
-from dualscore.study.findings import read_result, table, time_to
-from dualscore.study.plot import Result, plot_differences
+from dualscore.study.findings import Result, plot_differences, read_result, table, time_to
 from dualscore.study.run_variants import steps_of
 from dualscore.study.variants import PAPER, SIZE_KEYS, Study, Variant, load_study, paper_settings
 from workspace import ROOT, TINY, Workspace

@@ -1,6 +1,6 @@
 """The one place that turns configurations into objects."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -33,18 +33,16 @@ if TYPE_CHECKING:
     from dualscore.training.lightning_module import DualScoreModule
 
 VALIDATION_STRATA = 16
+"""Strata of ln t that the validation images share, two images or more in each."""
 
 
-class ImageStatistics:
-    """Second-order statistics of 8-bit training images, dequantized.
+class ImageStatistics(NamedTuple):
+    """Second-order statistics of 8-bit training images, dequantized."""
 
-    Args:
-        mean: per channel, shape (C,), pixels in [0, 1].
-        spectrum: E[ŷ ŷᵀ] of the DCT coefficients of image − mean, in pixel², shape (C, C, H, W).
-    """
-
-    def __init__(self, mean: torch.Tensor, spectrum: torch.Tensor) -> None:
-        self.mean, self.spectrum = mean, spectrum
+    mean: torch.Tensor
+    """Per channel, shape (C,), pixels in [0, 1]."""
+    spectrum: torch.Tensor
+    """E[ŷ ŷᵀ] of the DCT coefficients of image − mean, in pixel², shape (C, C, H, W)."""
 
     @property
     def pixel_variance(self) -> torch.Tensor:
@@ -53,17 +51,7 @@ class ImageStatistics:
 
 
 def find_data(config: ExperimentConfig) -> tuple[Source, Manifest]:
-    """Find the experiment's shards and check that they are what the experiment asks for.
-
-    Args:
-        config: the experiment.
-
-    Returns:
-        Where they are, and their manifest.
-
-    Raises:
-        DataError: naming the file, what is wrong and the command that makes the data.
-    """
+    """Find the experiment's shards; a DataError if they are not what the experiment asks for."""
     data = config.data
     demo = data.dataset.startswith("demo")
     recipe = prepare(
@@ -73,25 +61,24 @@ def find_data(config: ExperimentConfig) -> tuple[Source, Manifest]:
         out="…" if is_remote(data.path) else data.path,
     )
     source, manifest = find(data.path, data.cache, data.cache_gb, recipe)
+    file, mine = f"{source}/manifest.json", f"the experiment {config.name}"
     if manifest.dataset != data.dataset:
         raise DataError(
-            f"{source}/manifest.json: the data set is {manifest.dataset!r} ({manifest.release}), but the "
-            f"experiment {config.name} is for data.dataset={data.dataset}; their likelihoods cannot be "
-            f"compared. Point data.path elsewhere, or make it with: {recipe}"
+            f"{file}: the data set is {manifest.dataset!r} ({manifest.release}), but {mine} is for "
+            f"data.dataset={data.dataset}; their likelihoods cannot be compared. Point data.path elsewhere, "
+            f"or make it with: {recipe}"
         )
     channels, *sides = manifest.image_shape
     if sides != [data.size, data.size] or channels < data.channels:
-        raise DataError(
-            f"{source}/manifest.json: images are {'×'.join(map(str, manifest.image_shape))}, but the "
-            f"experiment {config.name} is for {data.channels}×{data.size}×{data.size}; "
-            f"make them with: {recipe}"
-        )
+        shape = "×".join(map(str, manifest.image_shape))
+        wanted = f"{data.channels}×{data.size}×{data.size}"
+        raise DataError(f"{file}: images are {shape}, but {mine} is for {wanted}; make them with: {recipe}")
     total, parts = manifest.splits["train"].images, 1 if data.half is Half.none else 2
     if parts * data.images > total:
         apart = ", twice, without sharing any (data.half)" if parts == 2 else ""
         raise DataError(
-            f"{source}/manifest.json: there are {total} training images, but the experiment {config.name} "
-            f"asks for data.images={data.images} of them{apart}; lower data.images"
+            f"{file}: there are {total} training images, but {mine} asks for data.images={data.images} of "
+            f"them{apart}; lower data.images"
         )
     if isinstance(source, RemoteFolder):
         # Every lane has a shard open, and so has every process that validates or reads a substitute.
@@ -116,15 +103,7 @@ def known_density(config: ExperimentConfig) -> GaussianMixture | None:
 
 
 def load_statistics(config: ExperimentConfig, data: tuple[Source, Manifest] | None = None) -> ImageStatistics:
-    """The statistics of the images as the model sees them, gray if the experiment is, dequantized.
-
-    Args:
-        config: the experiment.
-        data: its shards' source and manifest, if they were found already.
-
-    Returns:
-        The statistics; those of a known density are exact.
-    """
+    """Of the images as the model sees them, dequantized; those of a known density are exact."""
     channels = config.data.channels
     floor = QUANTIZATION_VARIANCE * torch.eye(channels, dtype=torch.float64)[:, :, None, None]
     if (density := known_density(config)) is not None:
@@ -150,18 +129,7 @@ def blank_statistics(image_shape: tuple[int, int, int]) -> ImageStatistics:
 
 
 def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> ScoreModel:
-    """Build the energy or the denoiser of an experiment, with fresh weights from torch's random state.
-
-    Args:
-        config: the experiment.
-        statistics: of the images as the model sees them.
-
-    Returns:
-        What the objective trains.
-
-    Raises:
-        ConfigError: if the network is none that is known here.
-    """
+    """Build the energy or the denoiser of an experiment, with fresh weights from torch's random state."""
     check_network(config)
     if config.network.kind == RADIAL:
         density = known_density(config)
@@ -207,9 +175,7 @@ def image_shape(config: ExperimentConfig) -> tuple[int, int, int]:
     return config.data.channels, config.data.size, config.data.size
 
 
-def build_module(
-    config: ExperimentConfig, datamodule: "ImageDataModule", plain_config: dict[str, Any]
-) -> "DualScoreModule":
+def build_module(config: ExperimentConfig, datamodule: "ImageDataModule") -> "DualScoreModule":
     """Build the LightningModule; the weights depend on the experiment's seed alone."""
     from dualscore.data.reader import ShardDataModule
     from dualscore.training.lightning_module import DualScoreModule
@@ -219,29 +185,24 @@ def build_module(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_score_model(config, statistics)
+    validated = min(config.trainer.validate_images, datamodule.counts["val"])
+    if validated < 2:
+        raise DataError(f"{datamodule.dataset}: a standard error needs at least 2 validation images")
     module = DualScoreModule(
         model,
         prior=StationaryGaussian(statistics.mean, statistics.spectrum),
         config=config,
         image_shape=image_shape(config),
-        strata=_validation_strata(config, datamodule),
+        strata=min(VALIDATION_STRATA, validated // 2),
         description={
             "format": FORMAT,
-            "config": plain_config,
+            "config": to_plain(config),
             "dataset": datamodule.dataset,
             "release": datamodule.release,
         },
     )
     # Before any checkpoint is loaded, which would be rounded otherwise.
     return module.double() if config.trainer.precision == "64-true" else module
-
-
-def _validation_strata(config: ExperimentConfig, datamodule: "ImageDataModule") -> int:
-    """Strata of ln t that the validation images share, two images or more in each."""
-    images = min(config.trainer.validate_images, datamodule.counts["val"])
-    if images < 2:
-        raise DataError(f"{datamodule.dataset}: a standard error needs at least 2 validation images")
-    return min(VALIDATION_STRATA, images // 2)
 
 
 def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
@@ -270,4 +231,4 @@ def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
 def build(config: ExperimentConfig) -> "tuple[DualScoreModule, ImageDataModule]":
     """Build what trains and what it sees."""
     datamodule = build_datamodule(config)
-    return build_module(config, datamodule, to_plain(config)), datamodule
+    return build_module(config, datamodule), datamodule

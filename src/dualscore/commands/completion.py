@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dualscore.shipped import places
-from dualscore.terminal import final, shared_console
+from dualscore.terminal import shared_console
 
 Shell = Annotated[Literal["bash", "zsh", "fish"], 'load it with: eval "$(dualscore completion bash)"']
 
@@ -16,7 +16,7 @@ def completion(shell: Shell) -> None:
     """Print what makes a shell complete commands, options and names."""
     from argcomplete.shell_integration import shellcode
 
-    final(shared_console(), shellcode(["dualscore"], shell=shell), soft_wrap=True)
+    shared_console().final(shellcode(["dualscore"], shell=shell), soft_wrap=True)
 
 
 def complete(parser: argparse.ArgumentParser) -> None:

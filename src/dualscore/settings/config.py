@@ -28,8 +28,6 @@ class KnownDensity(Enum):
 
 VECTORS = {KnownDensity.scale_mixture, KnownDensity.mode_mixture}
 """Densities of vectors, round around their centres; the others are of images."""
-
-
 RADIAL = "radial"
 """The network of vectors, which is an energy by itself; the others are functions f(y, t) of images."""
 CHECKS = "checks"
@@ -107,6 +105,12 @@ FEW_OR_ALL: Check = (lambda v: v == 0 or v >= 2, "must be 0 (all) or ≥ 2")
 ONCE: Check = (lambda v: len(v) == len(set(v)), "must name each once")
 SEVERAL: Check = (lambda v: v >= 2, "must be ≥ 2: a standard error needs two images")
 
+ACCELERATOR: Check = (lambda v: v in ("auto", "cpu", "gpu"), "must be auto, cpu or gpu")
+PRECISION: Check = (
+    lambda v: v in ("32-true", "bf16-mixed", "64-true"),
+    "must be 32-true, bf16-mixed or 64-true (16-mixed scales only the outer loss, so the inner "
+    "gradients underflow; bf16-true rounds t itself)",
+)
 # Where single precision still holds t, t·∇U and z/√t.
 VARIANCE: Check = (lambda v: 1e-12 <= v <= 1e6, "must be > 0, from 1e-12 to 1e6")
 DECIBELS: Check = (
@@ -117,7 +121,10 @@ DECIBELS: Check = (
 
 def option(default: Any, meaning: str, check: Check | None = None) -> Any:  # noqa: ANN401 - as dataclasses.field
     """Declare a key with its default, its meaning and the values it may take."""
-    return field(default=default, metadata={"meaning": meaning, "check": check})
+    metadata = {"meaning": meaning, "check": check}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -136,24 +143,17 @@ class DataConfig:
     batch_size: int = option(128, "images a step, over all devices", POSITIVE)
     streams: int = option(
         8,
-        "reading streams a batch; a multiple of the number of devices; the same streams give the same "
-        "run on any number of devices",
+        "reading streams a batch, a multiple of the devices, whose number then changes nothing",
         POSITIVE,
     )
     workers: int = option(2, "loader processes a device; 0 reads in the training process", NOT_NEGATIVE)
-    shuffle_buffer: int = option(
-        8192, "images a loader process holds for shuffling, over all streams", POSITIVE
-    )
+    shuffle_buffer: int = option(8192, "images a loader process shuffles among, over all streams", POSITIVE)
     max_skipped: int = option(
-        100,
-        "training images an epoch that may be unreadable and are replaced by others; more are an error",
-        NOT_NEGATIVE,
+        100, "unreadable training images an epoch that are replaced; more are an error", NOT_NEGATIVE
     )
     flip: bool = option(True, "random horizontal flips in training")
     quantized: bool = option(True, "8-bit images; only those of a known density may be floats")
-    dequantize: bool = option(
-        False, "uniform noise of one 8-bit step on training images, so that a density at t = 0 exists"
-    )
+    dequantize: bool = option(False, "noise of one 8-bit step on training images: a density at t = 0 exists")
 
 
 @dataclass
@@ -180,9 +180,7 @@ class EnergyConfig:
     residual_input: ResidualInput = option(ResidualInput.raw, "what the network sees")
     potential: bool = option(False, "a second map of the network, summed over its pixels")
     phase: bool = option(False, "whether the network sees where in its grey level each pixel lies")
-    fading: bool = option(
-        False, "residual times λ_max/(λ_max+t), λ_max the largest eigenvalue of the images' covariance"
-    )
+    fading: bool = option(False, "residual times λ_max/(λ_max+t), λ_max the images' largest eigenvalue")
     offset: bool = option(False, "c(t), learned by its slopes")
 
 
@@ -223,27 +221,13 @@ class TrainerConfig:
     max_steps: int = option(1_000_000, "training steps", POSITIVE)
     devices: int = option(1, "devices a node", POSITIVE)
     nodes: int = option(1, "nodes", POSITIVE)
-    accelerator: str = option(
-        "auto", "auto, cpu or gpu", (lambda v: v in ("auto", "cpu", "gpu"), "must be auto, cpu or gpu")
-    )
-    precision: str = option(
-        "32-true",
-        "32-true, bf16-mixed, or 64-true (to see whether two runs differ by rounding alone)",
-        (
-            lambda v: v in ("32-true", "bf16-mixed", "64-true"),
-            "must be 32-true, bf16-mixed or 64-true (16-mixed scales only the outer loss, so the inner "
-            "gradients underflow; bf16-true rounds t itself)",
-        ),
-    )
-    accumulate: int = option(
-        1, "parts a device's batch is cut into, to save memory; gradients add up", POSITIVE
-    )
+    accelerator: str = option("auto", "what the devices are", ACCELERATOR)
+    precision: str = option("32-true", "64-true shows whether two runs differ by rounding alone", PRECISION)
+    accumulate: int = option(1, "parts of a device's batch, to save memory; gradients add up", POSITIVE)
     compile: bool = option(False, "compile the loss: a minute or two at the start, then faster steps")
     tf32: bool = option(False, "let a GPU round products to TF32 in training")
     max_skipped: int = option(
-        10,
-        "steps without a finite gradient that are left out between validations; one more ends the run",
-        NOT_NEGATIVE,
+        10, "steps without a finite gradient between validations; one more ends the run", NOT_NEGATIVE
     )
     spike: float = option(
         0.0,
@@ -251,13 +235,9 @@ class TrainerConfig:
         (lambda v: v == 0 or v > 1, "must be 0, or above 1"),
     )
     hang_minutes: float = option(30, "minutes without progress after which a run is ended", POSITIVE)
-    validate_every: int = option(
-        1000, "steps between validations, each of which writes the checkpoints", POSITIVE
-    )
+    validate_every: int = option(1000, "steps between validations, which write the checkpoints", POSITIVE)
     validate_images: int = option(2048, "validation images used in training, evenly spaced", SEVERAL)
-    keep: int = option(
-        2, "last checkpoints kept; where the newest is damaged, the one before goes on", POSITIVE
-    )
+    keep: int = option(2, "last checkpoints kept, to go on from where the newest is damaged", POSITIVE)
     best: Best = option(Best.bound, "validation figure that the best checkpoint is chosen by")
     log_every: int = option(50, "steps between entries in the log", POSITIVE)
 
@@ -266,17 +246,13 @@ class TrainerConfig:
 class EvaluateConfig:
     """What make evaluate measures."""
 
-    estimators: list[str] = field(
-        default_factory=lambda: ["paper", "dequantized", "bound", "ode", CHECKS],
-        metadata={
-            "meaning": "estimates of the table in measuring/estimators.py, and the checks",
-            "check": (lambda v: len(v) == len(set(v)) > 0, "must name one estimator or more, each once"),
-        },
+    estimators: list[str] = option(
+        ["paper", "dequantized", "bound", "ode", CHECKS],
+        "estimates of the table in measuring/estimators.py, and the checks",
+        (lambda v: len(v) == len(set(v)) > 0, "must name one estimator or more, each once"),
     )
     images: int = option(
-        50_000,
-        "reported images (test, or validation where there is no test) for paper, dequantized; evenly spaced",
-        SEVERAL,
+        50_000, "reported images (test, or validation without one) for paper, dequantized", SEVERAL
     )
     train_images: int = option(2048, "training images for the figure beside", SEVERAL)
     subset_images: int = option(2048, "reported images for noise levels, checks and bound", SEVERAL)
@@ -284,21 +260,18 @@ class EvaluateConfig:
     strata: int = option(24, "noise variances an image for the bound and the energy's rise", POSITIVE)
     ode_images: int = option(64, "reported images for ode", SEVERAL)
     ode_tolerance: float = option(1e-3, "tolerance of the ODE solver, in standard deviations", POSITIVE)
-    yardsticks: list[str] = field(
-        default_factory=lambda: ["stationary", "full_covariance", "causal", "png", "webp", "jpeg_xl"],
-        metadata={"meaning": "what stands beside: see evaluation/yardsticks.py", "check": ONCE},
+    yardsticks: list[str] = option(
+        ["stationary", "full_covariance", "causal", "png", "webp", "jpeg_xl"],
+        "what stands beside: see evaluation/yardsticks.py",
+        ONCE,
     )
     mirror: bool = option(False, "average the bound's denoiser with its mirror image: twice the evaluations")
-    chains: int = option(
-        128, "annealed chains that the energy's mass is measured by; 0 for none", NOT_NEGATIVE
-    )
+    chains: int = option(128, "annealed chains that measure the energy's mass; 0 for none", NOT_NEGATIVE)
     batch_size: int = option(128, "images a batch on each device", POSITIVE)
-    psnr: list[float] = field(
-        default_factory=lambda: [90.0, 75.0, 60.0, 45.0, 30.0, 15.0, 0.0, -15.0, -30.0],
-        metadata={
-            "meaning": "noise levels reported, as input PSNR in dB",
-            "check": DECIBELS,
-        },
+    psnr: list[float] = option(
+        [90.0, 75.0, 60.0, 45.0, 30.0, 15.0, 0.0, -15.0, -30.0],
+        "noise levels reported, as input PSNR in dB",
+        DECIBELS,
     )
 
 
