@@ -111,11 +111,11 @@ inpaint: $(INSTALLED)  ## Hide pixels of images, draw them anew: as sample, and 
 
 bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=imagenet64_dual] [SET="data.batch_size=8"] [OUT=bench.json]
 	@set -f; $(show) $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \
-		$(if $(OUT),--out "$(call home,$(OUT))") $(SET)
+		$(if $(OUT),--out "$(call home,$(OUT))") $(SET) $(ARGS)
 
 gpu-report: $(INSTALLED)  ## Everything that can be asked of a GPU, unattended; interrupted, it goes on: [MINUTES=25] [OUT=gpu-report] [COMPARE=other/report.json]
 	@$(show) $(PY) -m benchmarks.gpu $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out "$(call home,$(OUT))") \
-		$(if $(COMPARE),--compare "$(call home,$(COMPARE))")
+		$(if $(COMPARE),--compare "$(call home,$(COMPARE))") $(ARGS)
 
 figures: $(INSTALLED)  ## The paper's figures and tables of a run: [RUN=runs/EXP] [FIG="3 table1"] [OTHER=another run, for figure 2] [OUT=…]; RUN=energies.npy DIMENSION=4096
 	@set -f; $(dualscore) figures "$(or $(call home,$(RUN)),runs/$(EXP))" $(SET) $(if $(FIG),--only $(FIG)) \
@@ -124,13 +124,13 @@ figures: $(INSTALLED)  ## The paper's figures and tables of a run: [RUN=runs/EXP
 data: $(INSTALLED)  ## Prepare shards: DATASET=imagenet64 SRC=folder OUT=data/imagenet64 [SIZE=…]
 	@$(if $(DATASET),,echo "error: say which data set with DATASET=…; see docs/data.md" >&2; exit 2;) \
 	$(prepare) build $(DATASET) $(if $(SRC),--src "$(call home,$(SRC))") --out "$(or $(call home,$(OUT)),data/$(DATASET)$(SIZE))" \
-		$(if $(SIZE),--size $(SIZE))
+		$(if $(SIZE),--size $(SIZE)) $(ARGS)
 
 examples: $(INSTALLED)  ## Pictures to try a model on, held-out photographs and crops, into examples/: [SIZE=16]
-	@$(show) $(PY) -m data_prep.examples $(if $(SIZE),--size $(SIZE))
+	@$(show) $(PY) -m data_prep.examples $(if $(SIZE),--size $(SIZE)) $(ARGS)
 
 verify-data: $(INSTALLED)  ## Check shards against their manifest: OUT=data/imagenet64
-	@$(if $(OUT),,echo "error: say which data set with OUT=…" >&2; exit 2;) $(prepare) verify "$(call home,$(OUT))"
+	@$(if $(OUT),,echo "error: say which data set with OUT=…" >&2; exit 2;) $(prepare) verify "$(call home,$(OUT))" $(ARGS)
 
 status: $(INSTALLED)  ## List runs: step, bits/dim, speed, time left, state
 	@$(dualscore) status $(ARGS)
@@ -143,7 +143,7 @@ tensorboard: $(INSTALLED)  ## Dashboards of all runs: opens on http://localhost:
 		|| { echo "error: port $(port) is taken, perhaps by another make tensorboard; take another with PORT=$$(($(port) + 1))" >&2; exit 1; }
 	@echo "open http://localhost:$(port)/#custom_scalars&_smoothingWeight=0"
 	@echo "  or #images  #histograms  #text  #hparams; docs/dashboards.md says what to look for; Ctrl-C ends it"
-	@$(if $(dry),,mkdir -p runs;) $(show) $(VENV)/bin/tensorboard --load_fast=false --logdir runs --port $(port)
+	@$(if $(dry),,mkdir -p runs;) $(show) $(VENV)/bin/tensorboard --load_fast=false --logdir runs --port $(port) $(ARGS)
 
 screenshots: $(INSTALLED)  ## The pictures of docs/dashboards.md, for maintainers: RUNS=folder of the three runs it names
 	@$(if $(RUNS),,echo "error: say which runs with RUNS=…; see benchmarks/screenshots.py" >&2; exit 2;) $(show) $(PY) benchmarks/screenshots.py "$(call home,$(RUNS))"
@@ -154,10 +154,10 @@ experiments: $(INSTALLED)  ## List the experiments
 # Each process has half of the files, and takes from the other one when it is done.
 pytest = $(PY) -m pytest -q -n auto --dist worksteal
 test: $(INSTALLED)  ## Run the tests, on all cores
-	@$(show) $(pytest) -m "not long"
+	@$(show) $(pytest) -m "not long" $(ARGS)
 
 test-long: $(INSTALLED)  ## Run the tests that take long, or need Slurm, a browser, other shells
-	@$(show) $(pytest) -m long
+	@$(show) $(pytest) -m long $(ARGS)
 
 test-all: test test-long  ## Run every test
 
@@ -174,7 +174,7 @@ test-newest:  ## Tests with the newest version of every dependency, in .venv-new
 	@$(show) $(PYTHON) .ci/versions newest $(WITH)
 
 torture: $(INSTALLED)  ## Kill a run at random moments and look whether anything is lost: [KILLS=100] [SEED=0]
-	@$(show) env PYTHONPATH=$(CURDIR):$(CURDIR)/src $(PY) tests/torture.py $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+	@$(show) env PYTHONPATH=$(CURDIR):$(CURDIR)/src $(PY) tests/torture.py $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(INSTALLED)  ## Style, docstrings and types
 	@$(show) $(VENV)/bin/ruff check .
