@@ -61,24 +61,25 @@ def find_data(config: ExperimentConfig) -> tuple[Source, Manifest]:
         out="…" if is_remote(data.path) else data.path,
     )
     source, manifest = find(data.path, data.cache, data.cache_gb, recipe)
-    file, mine = f"{source}/manifest.json", f"the experiment {config.name}"
+    file, name = f"{source}/manifest.json", config.name
     if manifest.dataset != data.dataset:
         raise DataError(
-            f"{file}: the data set is {manifest.dataset!r} ({manifest.release}), but {mine} is for "
-            f"data.dataset={data.dataset}; their likelihoods cannot be compared. Point data.path elsewhere, "
-            f"or make it with: {recipe}"
+            f"{file}: the data set is {manifest.dataset!r} ({manifest.release}), but the experiment {name} is "
+            f"for data.dataset={data.dataset}; their likelihoods cannot be compared. Point data.path "
+            f"elsewhere, or make it with: {recipe}"
         )
     channels, *sides = manifest.image_shape
     if sides != [data.size, data.size] or channels < data.channels:
-        shape = "×".join(map(str, manifest.image_shape))
-        wanted = f"{data.channels}×{data.size}×{data.size}"
-        raise DataError(f"{file}: images are {shape}, but {mine} is for {wanted}; make them with: {recipe}")
+        raise DataError(
+            f"{file}: images are {'×'.join(map(str, manifest.image_shape))}, but the experiment {name} is for "
+            f"{data.channels}×{data.size}×{data.size}; make them with: {recipe}"
+        )
     total, parts = manifest.splits["train"].images, 1 if data.half is Half.none else 2
     if parts * data.images > total:
         apart = ", twice, without sharing any (data.half)" if parts == 2 else ""
         raise DataError(
-            f"{file}: there are {total} training images, but {mine} asks for data.images={data.images} of "
-            f"them{apart}; lower data.images"
+            f"{file}: there are {total} training images, but the experiment {name} asks for "
+            f"data.images={data.images} of them{apart}; lower data.images"
         )
     if isinstance(source, RemoteFolder):
         # Every lane has a shard open, and so has every process that validates or reads a substitute.
