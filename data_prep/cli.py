@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dualscore.commands.parser import Parser, add_general
 from dualscore.errors import DataError, DualscoreError
 from dualscore.redaction import complaint, shown
-from dualscore.terminal import final, shared_console, speaking
+from dualscore.terminal import shared_console, speaking
 from dualscore.terminal.boxes import Plan, Row, writes
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    final(shared_console(), text, soft_wrap=True)
+    shared_console().final(text, soft_wrap=True)
 
 
 def _request(options: argparse.Namespace) -> "tuple[Request, Source]":

@@ -64,15 +64,15 @@ def find_data(config: ExperimentConfig) -> tuple[Source, Manifest]:
     file, name = f"{source}/manifest.json", config.name
     if manifest.dataset != data.dataset:
         raise DataError(
-            f"{file}: the data set is {manifest.dataset!r} ({manifest.release}), but the experiment {name} is "
-            f"for data.dataset={data.dataset}; their likelihoods cannot be compared. Point data.path "
+            f"{file}: the data set is {manifest.dataset!r} ({manifest.release}), but the experiment {name} "
+            f"is for data.dataset={data.dataset}; their likelihoods cannot be compared. Point data.path "
             f"elsewhere, or make it with: {recipe}"
         )
     channels, *sides = manifest.image_shape
     if sides != [data.size, data.size] or channels < data.channels:
         raise DataError(
-            f"{file}: images are {'×'.join(map(str, manifest.image_shape))}, but the experiment {name} is for "
-            f"{data.channels}×{data.size}×{data.size}; make them with: {recipe}"
+            f"{file}: images are {'×'.join(map(str, manifest.image_shape))}, but the experiment {name} "
+            f"is for {data.channels}×{data.size}×{data.size}; make them with: {recipe}"
         )
     total, parts = manifest.splits["train"].images, 1 if data.half is Half.none else 2
     if parts * data.images > total:

@@ -14,7 +14,7 @@ from dualscore.runs.folder import Run
 from dualscore.runs.run_status import Status, duration
 from dualscore.settings.config import RADIAL, ExperimentConfig
 from dualscore.settings.experiment import load_experiment, read_header
-from dualscore.terminal import command, final, from_make, shared_console
+from dualscore.terminal import command, from_make, shared_console
 from dualscore.terminal.boxes import print_summary
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def expected(folder: Path, images: int, config: ExperimentConfig) -> str:
 
 def tell_complete(config: ExperimentConfig, run: Run, step: int) -> None:
     """Say that there is nothing to train, and what can be done instead."""
-    final(
-        shared_console(),
+    shared_console().final(
         f"{run.folder} is complete ({step:,} steps). Train longer with trainer.max_steps=… (a cosine "
         "schedule is then stretched to the new length), anew beside it with --fresh, or measure it with "
         f"{command('evaluate', config.name, variables={'EXP': config.name})}.",

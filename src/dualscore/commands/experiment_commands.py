@@ -140,8 +140,7 @@ def study(
     quiet()
     console = shared_console()
     files = run_study(declared, console)
-    console.final(files[0].read_text(encoding="utf-8"), soft_wrap=True)
-    console.final(f"written to {', '.join(map(str, files))}", soft_wrap=True)
+    console.results([files[0].read_text(encoding="utf-8"), f"written to {', '.join(map(str, files))}"])
     return None
 
 

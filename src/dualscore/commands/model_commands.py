@@ -22,7 +22,6 @@ from dualscore.terminal.boxes import Plan, Row, writes
 
 if TYPE_CHECKING:
     from dualscore.model import ImageModel
-    from dualscore.scoring.score_files import Outcome
 
 PHOTOGRAPHS = (
     "Errors are over photographs. In a folder that holds sub-folders of images and no image itself, the "
@@ -49,7 +48,9 @@ def score(
         return Plan("score", planning.score(model, images, out, **options, streaming=streaming))
     from dualscore.scoring import score_images
 
-    _tell(score_images.score(model, images, out, shared_console(), **options, **streaming.chosen()))
+    shared_console().results(
+        score_images.score(model, images, out, shared_console(), **options, **streaming.chosen()).report
+    )
     return None
 
 
@@ -83,7 +84,7 @@ def ood(
 
         return Plan("ood", planning.ood(model, inside, outside, results, **options, streaming=streaming))
     options |= streaming.chosen()
-    _tell(detect(model, inside, outside, results, shared_console(), **options))
+    shared_console().results(detect(model, inside, outside, results, shared_console(), **options).report)
     return None
 
 
@@ -103,7 +104,7 @@ def sample(
         from dualscore.commands import planning
 
         return Plan("sample", planning.draw(model, None, options))
-    _tell(draw_samples(model, options))
+    shared_console().results(draw_samples(model, options).report)
     return None
 
 
@@ -127,7 +128,7 @@ def denoise(
             return "noise", f"{psnr:g} dB, variance {noise_variance(opened, psnr):.3g} pixel²"
 
         return Plan("denoise", planning.draw(model, images, options, look, from_noise=False))
-    _tell(draw_denoised(model, images, psnr, options))
+    shared_console().results(draw_denoised(model, images, psnr, options).report)
     return None
 
 
@@ -157,14 +158,8 @@ def inpaint(
             return "mask", text
 
         return Plan("inpaint", planning.draw(model, images, options, look))
-    _tell(draw_inpainted(model, images, mask, options))
+    shared_console().results(draw_inpainted(model, images, mask, options).report)
     return None
-
-
-def _tell(found: "Outcome") -> None:
-    """Print what a command found."""
-    for part in found.report:
-        shared_console().final(part, soft_wrap=isinstance(part, str))
 
 
 def figures(
@@ -198,8 +193,7 @@ def figures(
 
         return Plan("figures", planning.figures(trained, only, out))
     quiet()
-    for file in draw_all(trained, only, out):
-        console.final(f"written to {file}", soft_wrap=True)
+    console.results(f"written to {file}" for file in draw_all(trained, only, out))
     return None
 
 
@@ -214,8 +208,8 @@ def _energy_histogram(energies: Path, dimension: int | None, out: Path, dry_run:
     if dry_run:
         found = "energies", f"{energies}: energies of images of {dimension} dimensions"
         return Plan("figures", [found, writes(out, "figure3.pdf", "figure3.png", "figure3.json")])
-    for file in draw_energies(energies, dimension, out):
-        shared_console().final(f"written to {file}", soft_wrap=True)
+    files = draw_energies(energies, dimension, out)
+    shared_console().results(f"written to {file}" for file in files)
     return None
 
 
@@ -266,8 +260,7 @@ def convert(
     path, estimated = publishing.convert(
         released, images, out, console, normalizer=normalizer, licence=licence, **chosen
     )
-    for line in estimated:
-        console.final(line, soft_wrap=True)
+    console.results(estimated)
     _report(path)
     return None
 
@@ -276,7 +269,7 @@ def _report(path: Path, hint: str = "") -> None:
     """Read a model back and print what is in it; `hint` says how to add an evaluation."""
     from dualscore.model_files.loading import load
 
-    model, console = load(path), shared_console()
+    model = load(path)
     assert model.origin is not None
     size = f"{path.stat().st_size / 2**20:.1f} MB"
     lines = [model.provenance, f"written to {path.parent}: {path.name} ({size}), README.md"]
@@ -287,5 +280,4 @@ def _report(path: Path, hint: str = "") -> None:
     }
     if absent := [name for name, content in missing.items() if content is None]:
         lines.append(f"without {'; without '.join(absent)}")
-    for line in lines:
-        console.final(line, soft_wrap=True)
+    shared_console().results(lines)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from rich import box as boxes
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from dualscore.errors import DualscoreError
 from dualscore.files.plain_text import harmless
-from dualscore.terminal.console import final
+from dualscore.terminal.console import Terminal
 
 Row = tuple[str, str]
 """A name and a text."""
@@ -47,10 +46,9 @@ class Summary:
         yield from console.render(box, options.update(width=min(options.max_width, WIDEST)))
 
 
-def print_summary(console: Console, title: str, rows: Sequence[Row], *, last: bool = False) -> None:
+def print_summary(console: Terminal, title: str, rows: Sequence[Row], *, last: bool = False) -> None:
     """Print a summary; the `last` one, a command's result, even if the console is hushed."""
-    say = partial(final, console) if last else console.print
-    say(Summary(title, rows), crop=False)
+    (console.final if last else console.print)(Summary(title, rows), crop=False)
 
 
 def fitting(
@@ -82,7 +80,7 @@ class Plan:
     rows: Iterable[Row]
     """Each is made after its check, which raises what would stop the command."""
 
-    def show(self, console: Console) -> None:
+    def show(self, console: Terminal) -> None:
         """Print the rows as far as they can be made, then raise the error as the command would."""
         shown: list[Row] = []
         try:

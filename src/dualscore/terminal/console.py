@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -93,6 +93,11 @@ class Terminal(Console):
         """Print a command's result, even if hushed."""
         self._say(objects, options)
 
+    def results(self, parts: Iterable[RenderableType]) -> None:
+        """Print a command's results, lines and tables, even if hushed."""
+        for part in parts:
+            self.final(part, soft_wrap=isinstance(part, str | Text))
+
     def progress(self, line: str) -> None:
         """Print a line of progress, with the time of day where there is no terminal."""
         stamp = "" if self.is_terminal else f"{now()} "
@@ -135,11 +140,6 @@ def shared_console() -> Terminal:
 def final(console: Console, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
     """Print a command's result on any console, even if hushed."""
     (console.final if isinstance(console, Terminal) else console.print)(*objects, **options)
-
-
-def is_live(console: Console) -> bool:
-    """Whether a progress bar can be drawn."""
-    return console.live if isinstance(console, Terminal) else console.is_terminal
 
 
 @contextmanager
