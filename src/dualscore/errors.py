@@ -4,6 +4,9 @@ Every message says what is wrong, where (file, key), and the way out. The classe
 that they travel between processes unchanged.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class DualscoreError(Exception):
     """Base of every error that is shown to users as one line."""
@@ -69,3 +72,9 @@ class NormalizationError(DualscoreError):
     """An energy could not be normalized well enough to be called a likelihood."""
 
     status = 4
+
+
+def did_you_mean(name: str, there: Iterable[str]) -> str:
+    """`did you mean …? ` with the closest name, or nothing; for the way out."""
+    close = difflib.get_close_matches(name, list(there), 1)
+    return f"did you mean {close[0]}? " if close else ""

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, get_args, get_origin, get_type_hints
 
+from dualscore.errors import did_you_mean
 from dualscore.redaction import shown
-from dualscore.settings.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"

@@ -4,14 +4,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from dualscore.errors import FigureError
+from dualscore.errors import FigureError, did_you_mean
 from dualscore.figures import page
 from dualscore.figures.around_images import draw_dimension, draw_slices
 from dualscore.figures.distribution import draw_histogram, of_energies
 from dualscore.figures.network_pairs import draw_generalization, draw_scale_mixture
 from dualscore.figures.paper_tables import draw_denoising, draw_likelihoods
 from dualscore.figures.trained import Trained
-from dualscore.settings.suggestions import did_you_mean
 
 FIGURES: dict[str, Callable[[Trained], page.Drawn]] = {
     "table1": draw_denoising,

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from dualscore.errors import CheckpointError, DamagedCheckpointError
+from dualscore.errors import CheckpointError, DamagedCheckpointError, did_you_mean
 from dualscore.files.archives import DAMAGED, refuse_bombs
 from dualscore.files.plain_text import one_line
 from dualscore.runs.folder import Run, missing_run, older
-from dualscore.settings.suggestions import did_you_mean
 
 FORMAT = 2
 """Of what a checkpoint's weights mean; weights of another are refused, not misread."""

@@ -18,11 +18,10 @@ from typing import Any, TextIO
 
 import yaml
 
-from dualscore.errors import CheckpointError, ConfigError, TrainingError
+from dualscore.errors import CheckpointError, ConfigError, TrainingError, did_you_mean
 from dualscore.files.aside import write_aside
 from dualscore.files.plain_text import one_line, refuse_aliases
 from dualscore.settings.experiment import to_config, to_plain
-from dualscore.settings.suggestions import did_you_mean
 from dualscore.shipped import places
 
 RUNS = Path("runs")

@@ -19,11 +19,10 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from dualscore.errors import ScoreError
+from dualscore.errors import ScoreError, did_you_mean
 from dualscore.files.plain_text import printable
 from dualscore.pictures.photographs import SUFFIXES, UnsuitableError, read_rgb
 from dualscore.scoring.score_files import append
-from dualscore.settings.suggestions import did_you_mean
 
 MOST_PIXELS = 2**26
 """Larger images are taken for decompression bombs, unless they already have the wanted size."""

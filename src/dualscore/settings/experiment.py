@@ -10,12 +10,11 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dualscore.errors import ConfigError
+from dualscore.errors import ConfigError, did_you_mean
 from dualscore.files.plain_text import one_line, refuse_aliases
 from dualscore.redaction import redact
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.rules import problems
-from dualscore.settings.suggestions import did_you_mean
 from dualscore.shipped import places
 
 _SINGULAR = {"experiments": "experiment", "studies": "study", "sweeps": "sweep"}
