@@ -1,16 +1,14 @@
 """Runs independent jobs in worker processes that end together with the program that started them."""
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait as wait_for_sentinel
 from multiprocessing.synchronize import Event
 from typing import TypeVar
 
+from dualscore.data.workers import end_with_parent
 from dualscore.errors import DataError
 
 Job = TypeVar("Job")
@@ -35,15 +33,7 @@ def _start_worker(stop: Event) -> None:
     global _stop
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # a worker whose parent was killed would otherwise wait for jobs for ever
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for_sentinel([parent.sentinel])
-        os._exit(1)
+    end_with_parent()  # it would otherwise wait for jobs for ever
 
 
 def run(

@@ -37,12 +37,10 @@ class Folder(Source):
         """Every picture below ``src``, sorted by its name relative to it."""
         if src is None or not src.is_dir():
             raise DataError(f"{src} is not a folder: give the folder of your photographs as --src")
-        found = [
-            Path(folder, name)
-            for folder, _, names in os.walk(src)
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
+        found = []
+        for folder, folders, names in os.walk(src, onerror=_refuse):
+            folders[:] = [name for name in folders if not name.startswith(".")]  # thumbnails
+            found += [Path(folder, name) for name in names if _is_picture(name)]
         if not found:
             raise DataError(
                 f"{src} holds no photograph ({', '.join(SUFFIXES)}): give another folder as --src"
@@ -68,6 +66,14 @@ class Folder(Source):
         }
         release = f"{len(usable)} photographs of one's own, cut into crops"
         return crop_plan(splits, channels, request, release, warnings)
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read ({error.strerror}): photographs in it would be missing")
 
 
 def _held_out(count: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:

@@ -145,6 +145,7 @@ def test_unusable_pictures_are_skipped_and_named(tmp_path: Path) -> None:
     photograph("china", 15).save(tmp_path / "src" / "tiny.png")
     Image.fromarray(np.zeros((50, 50), np.float32)).save(tmp_path / "src" / "float.tif")
     (tmp_path / "src" / "notes.txt").write_text("not looked at")
+    _fill(tmp_path / "src" / ".thumbnails")
     manifest = _build(tmp_path)
     assert manifest.source["photographs"] == {"train": 4, "val": 2, "test": 1, "left_out": 5}
     warnings = _warnings(tmp_path)

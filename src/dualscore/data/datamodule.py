@@ -50,32 +50,23 @@ class Batching:
 
 
 class ImageDataModule(lightning.LightningDataModule, ABC):
-    """Batches of images for training, validation and evaluation.
+    """Batches of images for training, validation and evaluation; subclasses say what the images are."""
 
-    Args:
-        dataset: the data set's name.
-        release: which release, or what the images are, for people.
-        path: where it is; None where the images are drawn.
-        identity: what changes whenever the images do.
-        counts: images of each split, `train`, `val` and, where there is one, `test`.
-        training_shards: what the training images are read from; none where they are drawn.
-        batching: how images are batched.
-    """
+    dataset: str
+    release: str
+    """Which release, or what the images are, for people."""
+    identity: str
+    """What changes whenever the images do."""
+    counts: dict[str, int]
+    """Images of each split, `train`, `val` and, where there is one, `test`."""
+    path: Source | None = None
+    """Where the data set is; None where the images are drawn."""
+    training_shards: tuple[Shard, ...] = ()
+    """What the training images are read from; none where they are drawn."""
 
-    def __init__(
-        self,
-        *,
-        dataset: str,
-        release: str,
-        path: Source | None,
-        identity: str,
-        counts: dict[str, int],
-        training_shards: tuple[Shard, ...] = (),
-        batching: Batching,
-    ) -> None:
+    def __init__(self, batching: Batching) -> None:
         super().__init__()
-        self.dataset, self.release, self.path, self.identity = dataset, release, path, identity
-        self.counts, self.training_shards, self.batching = counts, training_shards, batching
+        self.batching = batching
         self.epoch_read = 0
         """The epoch of the last training batch."""
         self.unreadable: list[tuple[int, int]] = []
@@ -97,14 +88,9 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         return "test" if "test" in self.counts else "val"
 
     def photographs(self, split: str, positions: Tensor) -> Tensor | None:  # noqa: ARG002 - nothing is known
-        """Which photograph images are of, so that errors can be taken over photographs.
+        """Numbers of the photographs that images at positions, int64, shape (n,), are of.
 
-        Args:
-            split: `train`, `val` or `test`.
-            positions: the images' places in it, int64, shape (n,).
-
-        Returns:
-            The photographs' numbers, from 0 in each split, int64, shape (n,); None where nobody knows.
+        From 0 in each split, so that errors can be taken over photographs; None where nobody knows them.
         """
         return None
 
@@ -126,17 +112,9 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     def evenly_spaced(
         self, split: str, count: int, batch_size: int, place: tuple[int, int] = (0, 1), workers: int = 0
     ) -> "DataLoader[Batch]":
-        """`count` images of a split in order, each once: evenly spaced, or the first where they are drawn.
+        """At most `count` images of a split in order, each once: evenly spaced, or the first of drawn ones.
 
-        Args:
-            split: `train`, `val` or `test`.
-            count: how many at most.
-            batch_size: images a batch.
-            place: which device of how many takes its share, (rank, world size).
-            workers: loader processes.
-
-        Returns:
-            This device's share.
+        The device at `place`, (rank, world size), gets its share.
         """
 
     def train_dataloader(self) -> "ResumableLoader":

@@ -106,16 +106,11 @@ class KnownDataModule(ImageDataModule):
 
     def __init__(self, density: GaussianMixture, name: str, quantized: bool, batching: Batching) -> None:
         release = f"drawn from the known density {name}, {'8-bit' if quantized else 'not quantised'}"
-        identity = f"{release} {density.image_shape}"
-        super().__init__(
-            dataset=name,
-            release=release,
-            path=None,
-            identity=identity,
-            counts=dict.fromkeys(_SPLITS, SPLIT_IMAGES),
-            batching=batching,
-        )
+        super().__init__(batching)
         self.density, self.quantized = density, quantized
+        self.dataset, self.release = name, release
+        self.identity = f"{release} {density.image_shape}"
+        self.counts = dict.fromkeys(_SPLITS, SPLIT_IMAGES)
 
     def photographs(self, split: str, positions: Tensor) -> Tensor:
         """Each image is one of its own: its position."""

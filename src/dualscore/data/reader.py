@@ -229,17 +229,13 @@ class ShardDataModule(ImageDataModule):
         shuffle_buffer: int,
         training: range | None = None,
     ) -> None:
-        super().__init__(
-            dataset=manifest.dataset,
-            release=manifest.release,
-            path=source,
-            identity=hashlib.sha256(f"{manifest.splits}{training or ''}".encode()).hexdigest(),
-            counts=manifest.images | ({} if training is None else {"train": len(training)}),
-            training_shards=manifest.splits["train"].shards,
-            batching=batching,
-        )
+        super().__init__(batching)
         self.source, self.manifest, self.training = source, manifest, training
         self.shuffle_buffer = shuffle_buffer
+        self.dataset, self.release, self.path = manifest.dataset, manifest.release, source
+        self.identity = hashlib.sha256(f"{manifest.splits}{training or ''}".encode()).hexdigest()
+        self.counts = manifest.images | ({} if training is None else {"train": len(training)})
+        self.training_shards = manifest.splits["train"].shards
         if self.batches < 1:
             raise DataError(
                 f"{source}: {self.counts['train']} training images are too few for "

@@ -192,17 +192,9 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: str | Path, hint: str | None = None) -> "Manifest":
-        """Read ``folder/manifest.json``; check it, the presence and size of each shard, and the other files.
+        """Read and check ``folder/manifest.json``, the presence and size of each shard, and the other files.
 
-        Args:
-            folder: where the data set was prepared.
-            hint: command that makes the data set, shown when there is none.
-
-        Returns:
-            The manifest.
-
-        Raises:
-            DataError: naming the file and the key at fault.
+        DataErrors name the file and the key at fault; `hint` is the command that makes a missing data set.
         """
         manifest = cls.read(folder, hint)
         for shard in (shard for split in manifest.splits.values() for shard in split.shards):
@@ -243,18 +235,7 @@ class Manifest:
 
 
 def load_spectrum(folder: str | Path, manifest: Manifest) -> NDArray[np.float64]:
-    """Second-moment matrices of the training images' DCT coefficients, one for each spatial frequency.
-
-    Args:
-        folder: where the data set was prepared.
-        manifest: the one that lies there.
-
-    Returns:
-        E[ŷ ŷᵀ], shape (C, C, H, W), float64, in pixel² with pixels in [0, 1]; see the module's text.
-
-    Raises:
-        DataError: if the file is missing or is not the one the manifest describes.
-    """
+    """E[ŷ ŷᵀ] of the training images, shape (C, C, H, W), float64, in pixel²; see the module's text."""
     path = Path(folder) / manifest.statistics.spectrum_file
     raw = _read_checked(path, manifest.statistics.spectrum_sha256)
     try:

@@ -26,12 +26,7 @@ class RemoteFolder:
 
     Any number of processes share a cache. A shard's file is locked (shared) as long as it is open, so that
     the least recently used one that no process reads can be found and deleted. A second lock for each shard
-    lets one process fetch it while others wait.
-
-    Args:
-        address: where the data set is.
-        cache: the cache's folder, for all data sets.
-        gigabytes: 10⁹ bytes of shards that it holds.
+    lets one process fetch it while others wait. `gigabytes`, of 10⁹ bytes, bound the shards of all data sets.
     """
 
     def __init__(self, address: Address, cache: Path, gigabytes: float) -> None:
