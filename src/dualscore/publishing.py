@@ -144,10 +144,8 @@ def _normalize(model: ImageModel, stream: files.ImageFiles, workers: int, consol
     problems.tell(console)
     assert model.log_normalizer is not None
     assert model.log_normalizer_stderr is not None
-    log_z, rising = (
-        Estimate(model.log_normalizer, model.log_normalizer_stderr),
-        torch.cat(found).sort().values,
-    )
+    log_z = Estimate(model.log_normalizer, model.log_normalizer_stderr)
+    rising = torch.cat(found).sort().values
     bits = paper_bits_per_dim(rising, log_z, math.prod(shape))
     figure = f"{bits} by the paper's protocol, an estimate, no bound"
     facts = model.origin.facts | {f"bits/dim of the {len(rising):,} images": figure}

@@ -25,6 +25,7 @@ from torch import Tensor
 from dualscore.errors import FigureError
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
+from dualscore.files.plain_text import one_line
 from dualscore.likelihood import bits_per_dim, decibels_per_dim
 from dualscore.likelihood.units import LEVELS
 from dualscore.measuring.subject import Rows
@@ -115,7 +116,7 @@ def of_energies(path: Path, dimension: int) -> page.Drawn:
             raise ValueError("holds no array of floating-point numbers")
         found = distribution(torch.from_numpy(energies.astype(np.float64)), dimension)
     except (OSError, EOFError, ValueError, MemoryError, BadZipFile) as error:
-        raise FigureError(f"{path}: {' '.join(str(error).split()):.200}") from error
+        raise FigureError(f"{path}: {one_line(error):.200}") from error
     numbers = {"energies": str(path), "dimension": dimension, **_describe(found)}
     return page.Drawn(_histogram(found, numbers), numbers)
 
