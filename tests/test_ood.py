@@ -26,7 +26,7 @@ from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
 from dualscore.scoring import detect_ood
 from dualscore.scoring.detect_ood import FEWEST
-from dualscore.scoring.ood_scores import Typicality
+from dualscore.scoring.ood_scores import typicality
 from test_scoring import picture, unet
 from workspace import ROOT, TINY, Workspace
 
@@ -227,7 +227,7 @@ def test_a_trained_model_tells_kinds_apart(workspace: Workspace, demo_shards: Pa
         )
     # Held against the reference alone, which takes no part in the areas.
     reference = torch.tensor([float(row["bits_per_dim"]) for row in sides["reference"]], dtype=torch.float64)
-    strangeness = Typicality(reference)(torch.tensor(bits, dtype=torch.float64)).tolist()
+    strangeness = typicality(torch.tensor(bits, dtype=torch.float64), reference).tolist()
     assert [float(row["typicality"]) for row in found] == pytest.approx(strangeness, rel=1e-2, abs=1e-3)
     with Image.open(results / "ood.png") as drawn:
         assert drawn.width > 1500

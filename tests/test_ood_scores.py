@@ -15,12 +15,12 @@ from dualscore.scoring.detect_ood import draw
 from dualscore.scoring.ood_scores import (
     SCORES,
     Area,
-    ProfileDistance,
-    Typicality,
     area,
     curve,
+    profile_distance,
     reference_half,
     shrunk_correlation,
+    typicality,
 )
 
 
@@ -111,9 +111,9 @@ def test_typicality_of_a_normal_reference_is_its_two_sided_tail() -> None:
     reference = torch.from_numpy(stats.norm.ppf(levels.numpy(), 3.0, 0.5))
     bits = torch.tensor([3.0, 2.5, 3.5, 2.0, 4.0])
     exact = -np.log(2 * stats.norm.cdf(-np.abs(bits.numpy() - 3.0) / 0.5))
-    found = Typicality(reference)(bits.double())
+    found = typicality(bits.double(), reference)
     assert found.tolist() == pytest.approx(exact.tolist(), abs=0.03)
-    far = Typicality(reference)(torch.tensor([-10.0, -5.0, 10.0, 12.0], dtype=torch.float64))
+    far = typicality(torch.tensor([-10.0, -5.0, 10.0, 12.0], dtype=torch.float64), reference)
     assert far.isfinite().all()
     assert far[0] > far[1] > 30  # beyond the reference strangeness still grows
     assert far[3] > far[2] > 30
@@ -125,8 +125,8 @@ def test_a_tail_probability_is_fair_to_a_skewed_reference() -> None:
     decibels = draw.gumbel(9.57, 3.17, 2000)  # the paper's fit, figure 3
     reference, inside = torch.from_numpy(-decibels[:1000]), torch.from_numpy(-decibels[1000:])
     outside = torch.from_numpy(-draw.normal(stats.gumbel_r.ppf(0.005, 9.57, 3.17), 0.1, 500))
-    score, middle = Typicality(reference), reference.median()
-    tail = area(score(inside), score(outside)).auroc
+    middle = reference.median()
+    tail = area(typicality(inside, reference), typicality(outside, reference)).auroc
     distance = area((inside - middle).abs(), (outside - middle).abs()).auroc
     assert tail > 0.97
     assert distance < 0.92
@@ -146,24 +146,25 @@ def test_shrinkage_is_ledoit_and_wolfs() -> None:
 def test_the_profiles_distance_is_mahalanobis() -> None:
     mixing = normal(4, 4, seed=3)
     logs = normal(100_000, 4) @ mixing + 2.0
-    found = ProfileDistance(logs.exp())(logs[:20].exp())
+    found = profile_distance(logs[:20].exp(), logs.exp())
     inverse = np.linalg.inv((mixing.T @ mixing).numpy())
     exact = [spatial.distance.mahalanobis(row, np.full(4, 2.0), inverse) for row in logs[:20].numpy()]
     assert found.tolist() == pytest.approx(exact, rel=0.03)
     # Units cancel: another dimension at one level moves nothing.
     scaled = torch.tensor([1.0, 50.0, 1.0, 1e-3], dtype=torch.float64)
-    again = ProfileDistance(logs.exp() * scaled)(logs[:20].exp() * scaled)
+    again = profile_distance(logs[:20].exp() * scaled, logs.exp() * scaled)
     assert torch.allclose(found, again)
 
 
 def test_scores_need_a_reference_that_varies() -> None:
     with pytest.raises(ScoreError, match="same probability"):
-        Typicality(torch.full((30,), 2.0, dtype=torch.float64))
+        typicality(torch.ones(3).double(), torch.full((30,), 2.0, dtype=torch.float64))
+    constant = torch.cat([normal(30, 1).exp(), torch.ones(30, 1).double()], dim=1)
     with pytest.raises(ScoreError, match="same profile"):
-        ProfileDistance(torch.cat([normal(30, 1).exp(), torch.ones(30, 1).double()], dim=1))
+        profile_distance(constant, constant)
     # A reference of which more than half is one image has no quartiles apart, but a spread.
     bits = torch.cat([torch.full((25,), 2.0), torch.arange(5.0)]).double()
-    assert Typicality(bits)(bits).isfinite().all()
+    assert typicality(bits, bits).isfinite().all()
 
 
 def test_the_reference_half_is_chosen_by_content() -> None:

@@ -31,8 +31,9 @@ from dualscore.networks import LogEmbedding, UNet
 from dualscore.scoring import image_files as files
 from dualscore.scoring import score_files, score_images
 from dualscore.scoring.image_files import Photographs
+from dualscore.scoring.score_files import Thumbnail
 from dualscore.scoring.score_images import SHEET_EACH, Written, find_reference
-from dualscore.scoring.scorer import Reference, Scorer, Scores, normalized, wanted_size
+from dualscore.scoring.scorer import Reference, Scores, normalized, score_batch, wanted_size
 from test_gaussian import random_spectrum
 from workspace import TINY, Workspace
 
@@ -228,7 +229,7 @@ def test_the_rows_of_the_checkpoints_own_evaluation_are_found(tmp_path: Path) ->
 def test_heat_maps_average_to_bits_per_dim(channels: int) -> None:
     model = of_any_size(channels)
     images = torch.randint(0, 256, (5, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    found = Scorer(model, None, None)(images)
+    found = score_batch(model, images)
     assert found.maps.shape == (5, 8, 8)
     assert torch.allclose(found.maps.mean(dim=(1, 2)), found.columns["bits_per_dim"])
     expected = model.bits_per_dim(to_pixels(images, channels)).double()
@@ -240,8 +241,7 @@ def test_the_effective_dimension_of_a_gaussian_is_known() -> None:
     """x̂ = μ + s(y − μ), s = σ²/(σ² + t): E‖x − x̂‖²/t = ((1 − s)²‖x − μ‖² + s²dt)/t."""
     model = of_any_size(3, output_gain=0.0)
     images = torch.randint(0, 256, (200, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    scorer = Scorer(model, None, 10.0)
-    found = scorer(images).columns
+    found = score_batch(model, images, psnr=10.0).columns
     value, error = found["effective_dimension"], found["effective_dimension_stderr"]
     t, s = 0.1, 0.05 / 0.15
     square = (to_pixels(images, 3) - 0.5).square().sum(dim=(1, 2, 3)).double()
@@ -250,7 +250,7 @@ def test_the_effective_dimension_of_a_gaussian_is_known() -> None:
     assert float((value - exact).mean()) == pytest.approx(0.0, abs=4 * float(error.mean()) / 200**0.5)
     assert 0.5 < float(((value - exact) / error).abs().median()) < 1.1
     # It depends on the image alone, not on its place in the batch.
-    again = scorer(images[7:9]).columns["effective_dimension"]
+    again = score_batch(model, images[7:9], psnr=10.0).columns["effective_dimension"]
     assert torch.allclose(again, value[7:9], rtol=1e-4)
 
 
@@ -340,10 +340,10 @@ def test_sub_folders_are_photographs_where_no_image_lies_beside_them(tmp_path: P
     found = list(map(str, files.find(given, tmp_path / "out")))
     photographs = Photographs(given, found)
     # mixed/0.png, mixed/a/0.png, three of cut: a, a and b, flat/0.png, cut/a again
-    assert photographs.groups.tolist() == [-1, -2, 0, 0, 1, -6, 0]
+    assert list(photographs.groups) == [-1, -2, 0, 0, 1, -6, 0]
     assert str(photographs) == "5 photographs (2 by sub-folder, 3 by image)"
     # The photograph's own folder says nothing of it.
-    assert Photographs([tmp_path / "cut" / "b"], [found[4]]).groups.tolist() == [-1]
+    assert Photographs([tmp_path / "cut" / "b"], [found[4]]).groups[0] == -1
 
 
 def test_a_mean_is_told_with_its_photographs(tmp_path: Path, loaded: Path) -> None:
@@ -384,7 +384,8 @@ def test_loader_processes_keep_the_order(tmp_path: Path) -> None:
 
     def read(workers: int) -> tuple[list[files.Chunk], files.Problems]:
         problems = files.Problems()
-        return list(files.read_batches(stream, workers, problems, QUIET, "read")), problems
+        with files.read_batches(stream, workers, problems, QUIET, "read") as chunks:
+            return list(chunks), problems
 
     (alone, _), (shared, problems) = read(0), read(2)
     assert [chunk.paths for chunk in alone] == [chunk.paths for chunk in shared]
@@ -503,13 +504,23 @@ def test_extremes_are_the_first_and_the_last_in_rank(tmp_path: Path) -> None:
     assert list(written.bits) == bits.tolist()
 
 
-def test_a_sheet_counts_its_images() -> None:
-    assert score_files.heading(1, 1) == "the image: bits/dim, file"
-    assert score_files.heading(2, 2) == "the 2 images, the most probable first: bits/dim, file"
-    assert (
-        score_files.heading(60, 1000)
-        == "the extremes of 1,000 images, the most probable first: bits/dim, file"
-    )
+def test_a_sheet_counts_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions: list[str] = []
+    tile = score_files.tile
+
+    def watched(*arguments: Any, caption: str, side: int) -> Any:
+        captions.append(caption.partition("\n")[0])
+        return tile(*arguments, caption=caption, side=side)
+
+    monkeypatch.setattr(score_files, "tile", watched)
+    kept = [Thumbnail(3.0, k, {"file": "a.png"}, np.zeros((2, 8, 8, 3), np.uint8)) for k in range(60)]
+    for shown, seen in ((1, 1), (2, 2), (60, 1000)):
+        score_files.draw_sheet(kept[:shown], seen, (0.0, 1.0))
+    assert [caption for caption in captions if caption != "3.000"] == [
+        "the image: bits/dim, file",
+        "the 2 images, the most probable first: bits/dim, file",
+        "the extremes of 1,000 images, the most probable first: bits/dim, file",
+    ]
 
 
 def test_strange_names_come_through(tmp_path: Path, loaded: Path) -> None:

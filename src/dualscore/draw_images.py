@@ -45,18 +45,13 @@ class DrawOptions:
     """How to draw: what the three commands share."""
 
     out: Path
-    """Folder for the results."""
-    count: int
-    """Samples; of each image, where there are images."""
+    count: int  # samples; of each image, where there are images
     method: Method
-    steps: int
-    """Noise levels."""
+    steps: int  # noise levels
     seed: int
     device: str
     batch_size: int
-    """Images at once."""
-    resize: bool = False
-    """Crop and resize images of other sizes."""
+    resize: bool = False  # crop and resize images of other sizes
 
     @property
     def sampler(self) -> dict[str, Any]:
@@ -217,10 +212,8 @@ class _Drawing:
         write_json(out / "samples.json", summary, "samples", rows)
         shown = [f"{len(rows):,} samples by {method.value}, {summary['seconds']:.1f} s"]
         shown += [f"{name} {summary[key]:{form}}{unit}" for key, name, form, unit in TOLD if key in summary]
-        return Outcome(
-            summary,
-            [", ".join(shown), f"written to {out}: grid.png, samples.json, samples.npz, samples/"],
-        )
+        written = f"written to {out}: grid.png, samples.json, samples.npz, samples/"
+        return Outcome(summary, [", ".join(shown), written])
 
     def _bits(self, images: Tensor) -> Tensor | None:
         """Bits/dim of samples as stored in 8 bits, as `dualscore score` gives them; None without log Z."""

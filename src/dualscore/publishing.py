@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,7 +122,7 @@ def _normalize(model: ImageModel, stream: files.ImageFiles, workers: int, consol
     assert model.origin is not None
     shape = (stream.size.channels, stream.size.height, stream.size.width)
     problems, found = Problems(), list[Tensor]()
-    with closing(read_batches(stream, workers, problems, console, "evaluated")) as chunks:
+    with read_batches(stream, workers, problems, console, "evaluated") as chunks:
 
         def clean() -> Iterator[Tensor]:
             for chunk in chunks:

@@ -1,1 +1,1 @@
-"""Scores images with a trained model: how probable each is, among which others, and where it is not."""
+"""Scores images with a trained model: how probable each is, and how well that tells images of other kinds."""

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict
 from itertools import compress, islice, product
 from pathlib import Path
@@ -27,28 +26,21 @@ from dualscore.scoring.ood_scores import (
     CONFIDENCE,
     SCORES,
     Area,
-    ProfileDistance,
-    Typicality,
     area,
     curve,
+    profile_distance,
     reference_half,
+    typicality,
 )
 from dualscore.scoring.score_files import Outcome, append, open_csv, open_failures, right_aligned
-from dualscore.scoring.scorer import (
-    DRAWS,
-    NOT_FINITE,
-    check_level,
-    effective_dimension,
-    normalized,
-    wanted_size,
-)
+from dualscore.scoring.scorer import DRAWS, check_level, effective_dimension, normalized, wanted_size
 
 FEWEST = 20
 """Images at least in the reference, in the rest of --in, and in --out."""
 WANTED = {"in": 2 * FEWEST, "out": FEWEST}
 LEVELS = (50.0, 40.0, 30.0, 20.0, 10.0, 0.0)
 """Noise levels of the profile in dB: from below a grey level to noise as strong as the brightest contrast."""
-RESULTS_HINT = "; --out are the other images, --results is where results go"
+RESULTS_HINT = "--out are the other images, --results is where results go"
 """What to say where the other images are missing: in other commands --out is where results go."""
 COLOURS = {"log_p": page.TRUTH, "typicality": "#1b9e77", "profile": "#7b4fa3"}
 UNITS = {
@@ -101,8 +93,7 @@ def detect(
         problems = {side: Problems(failures) for side in given}
         for side, paths in given.items():
             files = ImageFiles(paths, results, size, batch_size)
-            batches = read_batches(files, workers, problems[side], console, f"--{side}: measured")
-            with closing(batches) as chunks:
+            with read_batches(files, workers, problems[side], console, f"--{side}: measured") as chunks:
                 for chunk in chunks:
                     model = normalized(model, chunk.images, size)
                     clean = to_pixels(chunk.images, size.channels)
@@ -118,11 +109,12 @@ def detect(
     }
     scores = _scores(parts)
     photographs = {
-        side: Photographs(outside if side == "out" else inside, [image.path for image in part])
-        for side, part in parts.items()
+        part: Photographs(outside if part == "out" else inside, [image.path for image in images])
+        for part, images in parts.items()
     }
-    groups = photographs["in"].groups, photographs["out"].groups
+    groups = torch.tensor(photographs["in"].groups), torch.tensor(photographs["out"].groups)
     areas = {name: area(scores["in"][name], scores["out"][name], groups) for name in SCORES}
+    settings = {"psnr": list(levels), "draws": DRAWS, "resize": resize, "confidence": CONFIDENCE, "seed": 0}
     summary = {
         "model": model.provenance,
         "checkpoint": str(checkpoint),
@@ -134,13 +126,7 @@ def detect(
         "photographs": {side: found.total for side, found in photographs.items()},
         "failed": {side: problem.count for side, problem in problems.items()},
         "on_both_sides": both,
-        "settings": {
-            "psnr": list(levels),
-            "draws": DRAWS,
-            "resize": resize,
-            "confidence": CONFIDENCE,
-            "seed": 0,
-        },
+        "settings": settings,
         "scores": {
             name: asdict(areas[name])
             | {f"median_{side}": float(scores[side][name].median()) for side in given}
@@ -165,25 +151,26 @@ def _measure(
     bits = model.bits_per_dim(clean, len(clean)).double().cpu()
     profiles = effective_dimension(model, clean, [variance_at_psnr(level) for level in levels])[:, :, 0]
     finite = bits.isfinite() & profiles.log().isfinite().all(dim=1)
+    problems.add_not_finite(compress(paths, (~finite).tolist()))
     stored = to_stored(clean).numpy()
-    for j, path in enumerate(paths):
-        if not finite[j]:
-            problems.add([(path, NOT_FINITE)])
-            continue
+    for j in finite.nonzero()[:, 0].tolist():
         key = hashlib.blake2b(stored[j].tobytes(), digest_size=16).hexdigest()
-        yield Measured(path, key, float(bits[j]), profiles[j].tolist())
+        yield Measured(paths[j], key, float(bits[j]), profiles[j].tolist())
 
 
 def _scores(parts: Mapping[str, Sequence[Measured]]) -> dict[str, dict[str, Tensor]]:
-    """The three scores of each part's images by name, float64, shape (n,)."""
+    """Each part's scores of `SCORES` by name, float64, shape (n,)."""
     bits, profiles = {}, {}
-    for side, part in parts.items():
-        bits[side] = torch.tensor([image.bits for image in part], dtype=torch.float64)
-        profiles[side] = torch.tensor([image.profile for image in part], dtype=torch.float64)
-    typicality, distance = Typicality(bits["reference"]), ProfileDistance(profiles["reference"])
+    for part, images in parts.items():
+        bits[part] = torch.tensor([image.bits for image in images], dtype=torch.float64)
+        profiles[part] = torch.tensor([image.profile for image in images], dtype=torch.float64)
     return {
-        side: {"log_p": found, "typicality": typicality(found), "profile": distance(profiles[side])}
-        for side, found in bits.items()
+        part: {
+            "log_p": bits[part],
+            "typicality": typicality(bits[part], bits["reference"]),
+            "profile": profile_distance(profiles[part], profiles["reference"]),
+        }
+        for part in parts
     }
 
 

@@ -3,9 +3,9 @@
 import os
 import re
 from array import array
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -33,10 +33,10 @@ def check_given(given: Sequence[Path], left_out: Path, hint: str = "") -> None:
     """Refuse missing files (the message ends with `hint`) and a results folder that holds the images."""
     for path in given:
         if not path.exists():
-            there = path.parent.is_dir()
-            guess = did_you_mean(path.name, os.listdir(path.parent)).strip() if there else ""
-            guess = guess if there else f"there is no folder {path.parent} either"
-            raise ScoreError(f"{path}: no such file or folder{guess and '; '}{guess}{hint}")
+            hints = [f"there is no folder {path.parent} either"]
+            if path.parent.is_dir():
+                hints = [did_you_mean(path.name, os.listdir(path.parent)).strip()]
+            raise ScoreError("; ".join(filter(None, [f"{path}: no such file or folder", *hints, hint])))
         if path.resolve() == left_out.resolve():
             # Heat maps written there would be found as images while the folder is being read.
             raise ScoreError(f"{path}: holds the images; name another folder for the results")
@@ -73,10 +73,8 @@ class Size:
     channels: int
     height: int
     width: int
-    resize: bool = False
-    """Crop and resize other sizes instead of refusing them."""
-    hint: str = ""
-    """Why other sizes are refused, and the way out."""
+    resize: bool = False  # crop and resize other sizes instead of refusing them
+    hint: str = ""  # why other sizes are refused, and the way out
 
     def check(self, stored: tuple[int, int], turned: bool = True) -> None:
         """Refuse a (width, height) as UnsuitableError; the image may be stored `turned`."""
@@ -158,32 +156,27 @@ class ImageFiles(IterableDataset[Chunk]):
         return Chunk(paths, torch.from_numpy(stacked), failed)
 
 
-@dataclass
 class Problems:
     """Counts the files that cannot be used, by kind of reason; a CSV file gets rows (file, reason)."""
 
-    file: IO[str] | None = None
-    kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """How often each kind of reason came, and its first message; reasons of a kind differ in numbers only."""
+    def __init__(self, file: IO[str] | None = None) -> None:
+        self.file, self.count, self.first = file, 0, ""
+        self.kinds: dict[str, tuple[int, str]] = {}
+        """How often each kind of reason came, and its first message; within a kind only numbers differ."""
 
     def add(self, problems: Sequence[tuple[str, str]]) -> None:
         """Take files, each with its reason."""
         if self.file is not None:
             append(self.file, problems)
         for path, reason in problems:
-            kind = re.sub(r"\d+", "#", reason)
-            count, first = self.kinds.get(kind, (0, f"{printable(path)} {reason}"))
+            line, kind = f"{printable(path)} {reason}", re.sub(r"\d+", "#", reason)
+            count, first = self.kinds.get(kind, (0, line))
             self.kinds[kind] = count + 1, first
+            self.count, self.first = self.count + 1, self.first or line
 
-    @property
-    def count(self) -> int:
-        """How many files could not be used."""
-        return sum(count for count, _ in self.kinds.values())
-
-    @property
-    def first(self) -> str:
-        """The first message of all, or nothing."""
-        return next((first for _, first in self.kinds.values()), "")
+    def add_not_finite(self, paths: Iterable[str]) -> None:
+        """Take images whose figures are not finite."""
+        self.add([(path, "has an energy or a denoised image that is not finite") for path in paths])
 
     def reason(self, given: Sequence[Path]) -> str:
         """Why no image of those given could be used."""
@@ -199,23 +192,28 @@ class Problems:
             console.print(f"left out: images for {more} more reasons", soft_wrap=True)
 
 
+@contextmanager
 def read_batches(
     files: ImageFiles, workers: int, problems: Problems, console: Console, doing: str
-) -> Generator[Chunk, None, None]:
+) -> Iterator[Iterator[Chunk]]:
     """The batches that hold an image, in order, decoded in `workers` processes; 0 decodes in this one.
 
-    Failed files become `problems`; a terminal shows a count. To be closed where it is not read to its end.
+    Failed files become `problems`; a terminal shows a count.
     """
     loader = DataLoader(files, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
     columns = TextColumn("{task.description} {task.completed:,} images"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task(doing, total=None)
-        try:
+
+        def usable() -> Iterator[Chunk]:
             for chunk in loader:
                 problems.add(chunk.failed)
                 if chunk.paths:
                     yield chunk
                 progress.advance(task, len(chunk.paths))
+
+        try:
+            yield usable()
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -233,53 +231,34 @@ class Photographs:
     each sub-folder is a photograph. Any other file is a photograph of its own.
     """
 
-    def __init__(self, given: Sequence[Path], files: Sequence[str] = ()) -> None:
-        self.parted = [path for path in given if path.is_dir() and not _holds_pictures(path)]
+    def __init__(self, given: Sequence[Path], files: Iterable[str] = ()) -> None:
+        folders = [path for path in given if path.is_dir()]
+        self.parted = [f for f in folders if not any(map(is_picture, next(os.walk(f), ("", [], []))[2]))]
         self.folders: dict[Path, int] = {}
-        self.numbers = array("q")
-        """A file's photograph: from 0 on a sub-folder, below 0 the file itself."""
-        for file in files:
-            self.add(file)
+        self.groups = array("q")
+        """A number for each file: from 0 on of a sub-folder, below 0 of the file itself."""
+        self.add(files)
 
-    def add(self, file: str) -> None:
-        """Take a file, named as `find` does."""
-        path, number = Path(file), ~len(self.numbers)
-        for folder in self.parted:
-            if path.is_relative_to(folder):
-                photograph = folder / path.relative_to(folder).parts[0]
-                if photograph != path:
-                    number = self.folders.setdefault(photograph, len(self.folders))
-                break
-        self.numbers.append(number)
-
-    @property
-    def groups(self) -> Tensor:
-        """A number for each file, equal for files of one photograph, shape (n,)."""
-        return torch.tensor(self.numbers)
-
-    @property
-    def own(self) -> int:
-        """How many files are photographs of their own."""
-        return sum(number < 0 for number in self.numbers)
+    def add(self, files: Iterable[str]) -> None:
+        """Take files, named as `find` does."""
+        for path in map(Path, files):
+            above = next((folder for folder in self.parted if folder in path.parents), path.parent)
+            photograph = above / path.relative_to(above).parts[0]
+            if photograph == path:
+                self.groups.append(~len(self.groups))
+            else:
+                self.groups.append(self.folders.setdefault(photograph, len(self.folders)))
 
     @property
     def total(self) -> int:
         """All photographs."""
-        return len(self.folders) + self.own
+        return len(self.folders) + sum(number < 0 for number in self.groups)
 
     def __str__(self) -> str:
-        folders, own = len(self.folders), self.own
+        folders, own = len(self.folders), self.total - len(self.folders)
         count = "one photograph" if self.total == 1 else f"{self.total:,} photographs"
         if not own:
             return f"{count} ({'sub-folder' if folders == 1 else 'sub-folders'})"
         if not folders:
             return f"{count} ({'the image' if own == 1 else 'each image its own'})"
         return f"{count} ({folders:,} by sub-folder, {own:,} by image)"
-
-
-def _holds_pictures(folder: Path) -> bool:
-    try:
-        with os.scandir(folder) as entries:
-            return any(is_picture(entry.name) and not entry.is_dir() for entry in entries)
-    except OSError:
-        return False

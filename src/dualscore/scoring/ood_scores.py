@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from dualscore.errors import ScoreError
-from dualscore.likelihood import Estimate, mean
+from dualscore.likelihood import Estimate
+from dualscore.likelihood import mean as mean_of
 from dualscore.scoring.scorer import share_higher
 
 SCORES = {"log_p": "bits/dim", "typicality": "typicality", "profile": "d_eff profile"}
@@ -37,58 +38,48 @@ def reference_half(keys: Sequence[str]) -> Tensor:
     return torch.tensor([2 * rank[key] < len(rank) for key in keys], dtype=torch.bool)
 
 
-class Typicality:
-    r"""−ln of the two-sided tail probability 2 min(F, 1 − F) of an image's log p among the reference's.
+def typicality(bits: Tensor, reference: Tensor) -> Tensor:
+    r"""−ln of the two-sided tail probability 2 min(F, 1 − F) of images' log p among the reference's, in nats.
 
-    Nalisnick et al. 2019, arXiv 1906.02994, take the distance |−log p − mean|, here of one image. A tail
-    probability instead, because log p has a long tail towards simple images: the same distance is common on
-    that side and very rare on the other. F is the reference's distribution function smoothed by a normal
-    kernel (Azzalini 1981, Biometrika 68), so that scores also differ beyond the reference's extremes.
+    From bits/dim (B,) and those of the reference (n,), float64: scores ≥ 0, shape (B,). Nalisnick et al.
+    2019, arXiv 1906.02994, take the distance |−log p − mean|, here of one image. A tail probability instead,
+    because log p has a long tail towards simple images: the same distance is common on that side and very
+    rare on the other. F is the reference's distribution function smoothed by a normal kernel (Azzalini 1981,
+    Biometrika 68), so that scores also differ beyond the reference's extremes.
     """
-
-    def __init__(self, reference: Tensor) -> None:
-        self.reference = reference
-        deviation = float(reference.std())
-        low, high = np.quantile(reference.numpy(), (0.25, 0.75))
-        # Azzalini's 1.3 σ n^(−1/3); the quartiles' σ, where that is smaller, is not stretched by a long tail.
-        sigma = min(deviation, float(high - low) / 1.349) or deviation
-        self.bandwidth = 1.3 * sigma * len(reference) ** (-1 / 3)
-        if not self.bandwidth > 0.0:
-            raise ScoreError("--in: all reference images have the same probability; give different images")
-
-    def __call__(self, bits: Tensor) -> Tensor:
-        """Scores ≥ 0 in nats, float64, shape (B,), of images of these bits/dim, shape (B,)."""
-        parts = []
-        for part in torch.split(bits, _ROWS):
-            z = (part[:, None] - self.reference) / self.bandwidth
-            below = torch.special.log_ndtr(z).logsumexp(dim=1)
-            above = torch.special.log_ndtr(-z).logsumexp(dim=1)
-            parts.append(torch.minimum(below, above))
-        return (math.log(len(self.reference) / 2.0) - torch.cat(parts)).clamp(min=0.0)
+    deviation = float(reference.std())
+    low, high = np.quantile(reference.numpy(), (0.25, 0.75))
+    # Azzalini's 1.3 σ n^(−1/3); the quartiles' σ, where that is smaller, is not stretched by a long tail.
+    sigma = min(deviation, float(high - low) / 1.349) or deviation
+    if not sigma > 0.0:
+        raise ScoreError("--in: all reference images have the same probability; give different images")
+    bandwidth = 1.3 * sigma * len(reference) ** (-1 / 3)
+    tails = []
+    for part in torch.split(bits, _ROWS):
+        z = (part[:, None] - reference) / bandwidth
+        below, above = (torch.special.log_ndtr(side).logsumexp(dim=1) for side in (z, -z))
+        tails.append(torch.minimum(below, above))
+    return (math.log(len(reference) / 2.0) - torch.cat(tails)).clamp(min=0.0)
 
 
-class ProfileDistance:
-    r"""Mahalanobis distance of ln d_eff at K noise levels from the reference's mean.
+def profile_distance(profile: Tensor, reference: Tensor) -> Tensor:
+    r"""Mahalanobis distance of ln d_eff at K noise levels from the reference's mean, in standard deviations.
 
-    One Gaussian over the logarithms (images differ by factors), with the correlations shrunk as Ledoit and
-    Wolf 2004 (J. Multivariate Analysis 88), because of few reference images they are nearly singular. Errors
-    of denoising at several noise levels are what Graham et al. 2023, arXiv 2211.07740, detect with; norms of
-    the score at several levels, with a density fitted to them, Mahmood et al. 2021, arXiv 2010.13132.
+    From profiles (B, K) and (n, K), float64, shape (B,). One Gaussian over the logarithms (images differ by
+    factors), with the correlations shrunk as Ledoit and Wolf 2004 (J. Multivariate Analysis 88), because of
+    few reference images they are nearly singular. Errors of denoising at several noise levels are what Graham
+    et al. 2023, arXiv 2211.07740, detect with; norms of the score at several levels, with a density fitted to
+    them, Mahmood et al. 2021, arXiv 2010.13132.
     """
-
-    def __init__(self, reference: Tensor) -> None:
-        logs = reference.log()
-        self.mean, self.deviation = logs.mean(dim=0), logs.std(dim=0, correction=0)
-        if not bool((self.deviation > 0.0).all()):
-            raise ScoreError("--in: all reference images have the same profile; give different images")
-        correlation, _ = shrunk_correlation((logs - self.mean) / self.deviation)
-        self._factor = torch.linalg.cholesky(correlation)
-
-    def __call__(self, profile: Tensor) -> Tensor:
-        """Distances in standard deviations, float64, shape (B,), of profiles of shape (B, K)."""
-        z = (profile.log() - self.mean) / self.deviation
-        whitened: Tensor = torch.linalg.solve_triangular(self._factor, z.T, upper=False)
-        return whitened.square().sum(dim=0).sqrt()
+    logs = reference.log()
+    mean, deviation = logs.mean(dim=0), logs.std(dim=0, correction=0)
+    if not bool((deviation > 0.0).all()):
+        raise ScoreError("--in: all reference images have the same profile; give different images")
+    correlation, _ = shrunk_correlation((logs - mean) / deviation)
+    z = (profile.log() - mean) / deviation
+    factor = torch.linalg.cholesky(correlation)
+    whitened: Tensor = torch.linalg.solve_triangular(factor, z.T, upper=False)
+    return whitened.square().sum(dim=0).sqrt()
 
 
 def shrunk_correlation(standardized: Tensor) -> tuple[Tensor, float]:
@@ -111,9 +102,8 @@ class Area:
     """P(a strange image scores higher than a usual one) + ½ P(equal), and the limits of its interval."""
 
     auroc: float
-    low: float | None
+    low: float | None  # None, as `high`, where one side has one photograph
     high: float | None
-    """Both None where one side has one photograph."""
 
 
 def area(inside: Tensor, outside: Tensor, photographs: tuple[Tensor, Tensor] | None = None) -> Area:
@@ -126,8 +116,8 @@ def area(inside: Tensor, outside: Tensor, photographs: tuple[Tensor, Tensor] | N
     that are independent it is DeLong's variance.
     """
     mine, others = photographs or (None, None)
-    found = mean(share_higher(inside, outside), mine)
-    errors = found + mean(1.0 - share_higher(outside, inside), others)
+    found = mean_of(share_higher(inside, outside), mine)
+    errors = found + mean_of(1.0 - share_higher(outside, inside), others)
     auroc = found.value
     if math.isnan(errors.stderr):
         return Area(auroc, None, None)

@@ -40,8 +40,7 @@ class Thumbnail(NamedTuple):
     bits: float
     number: int
     row: Row
-    pair: NDArray[np.uint8]
-    """The image and its heat map, shape (2, H, W, 3)."""
+    pair: NDArray[np.uint8]  # the image and its heat map, shape (2, H, W, 3)
 
 
 def open_csv(path: Path, columns: Sequence[str]) -> IO[str]:
@@ -109,13 +108,6 @@ def score_table(rows: Sequence[Row], seen: int) -> Table:
     return table
 
 
-def heading(shown: int, seen: int) -> str:
-    """The line above the images."""
-    which = f"the {shown} images" if seen == shown else f"the extremes of {seen:,} images"
-    order = "the image" if seen == 1 else f"{which}, the most probable first"
-    return f"{order}: bits/dim, file"
-
-
 def draw_sheet(shown: Sequence[Thumbnail], seen: int, scale: tuple[float, float]) -> NDArray[np.uint8]:
     """Images beside their heat maps, whose colours span `scale` in bits a dimension, as RGB (H, W, 3)."""
     cells = []
@@ -124,8 +116,10 @@ def draw_sheet(shown: Sequence[Thumbnail], seen: int, scale: tuple[float, float]
         name = name if len(name) <= NAME else f"…{name[1 - NAME :]}"
         pair = _channels_first(thumbnail.pair)[None]
         cells.append(tile(pair, [name], caption=f"{thumbnail.bits:.3f}", side=THUMBNAIL))
-    below = f"right of each: bits of each pixel and channel, {scale[0]:.2f} (dark) to {scale[1]:.2f} (bright)"
-    caption = f"{heading(len(shown), seen)}\n{below}"
+    which = f"the {seen} images" if seen == len(shown) else f"the extremes of {seen:,} images"
+    above = "the image" if seen == 1 else f"{which}, the most probable first"
+    right = f"right of each: bits of each pixel and channel, {scale[0]:.2f} (dark) to {scale[1]:.2f} (bright)"
+    caption = f"{above}: bits/dim, file\n{right}"
     return tile(arrange(_channels_first(np.stack(cells))), caption=caption, side=1)
 
 

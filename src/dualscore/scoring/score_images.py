@@ -4,7 +4,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from itertools import compress
 from pathlib import Path
 from typing import IO, Any
@@ -27,15 +27,7 @@ from dualscore.pictures.grids import colour, common_scale, to_bytes
 from dualscore.scoring import score_files
 from dualscore.scoring.image_files import ImageFiles, Photographs, Problems, check_given, read_batches
 from dualscore.scoring.score_files import COLUMNS, Outcome, Row, Thumbnail
-from dualscore.scoring.scorer import (
-    NOT_FINITE,
-    Reference,
-    Scorer,
-    Scores,
-    check_level,
-    normalized,
-    wanted_size,
-)
+from dualscore.scoring.scorer import Reference, Scores, check_level, normalized, score_batch, wanted_size
 
 SHEET_EACH, TABLE_EACH = 30, 10
 """How many of the most probable images, and of the least, the sheet and the table show."""
@@ -75,31 +67,29 @@ def score(
     own_size = model.image_shape == (size.channels, size.height, size.width)
     reference = _reference(model, checkpoint) if own_size else None
     _prepare(out, maps)
-    photographs, scorer = Photographs(given), None
+    photographs = Photographs(given)
     with ExitStack() as stack:
         problems = Problems(stack.enter_context(score_files.open_failures(out)))
         file = stack.enter_context(score_files.open_csv(out / "scores.csv", COLUMNS))
         written = Written(out, file, stack.enter_context(ThreadPoolExecutor(1)) if maps else None)
         files = ImageFiles(given, out, size, batch_size)
-        chunks = stack.enter_context(closing(read_batches(files, workers, problems, console, "scored")))
-        for chunk in chunks:
-            if scorer is None:
-                model = normalized(model, chunk.images, size)
-                scorer = Scorer(model, reference, psnr)
-            scores = scorer(chunk.images)
+        for chunk in stack.enter_context(read_batches(files, workers, problems, console, "scored")):
+            model = normalized(model, chunk.images, size)
+            scores = score_batch(model, chunk.images, reference, psnr)
             finite = scores.finite()
-            problems.add([(path, NOT_FINITE) for path in compress(chunk.paths, (~finite).tolist())])
+            problems.add_not_finite(compress(chunk.paths, (~finite).tolist()))
             if finite.any():
                 paths = list(compress(chunk.paths, finite.tolist()))
                 written.add(paths, scores[finite])
-                for path in paths:
-                    photographs.add(path)
+                photographs.add(paths)
         written.finish()
     problems.tell(console)
     if written.scale is None:
         raise ScoreError(f"no image could be scored: {problems.reason(given)}")
     bits = torch.tensor(written.bits, dtype=torch.float64)
-    average = mean(bits, photographs.groups) if len(bits) > 1 else Estimate(float(bits[0]), math.nan, 1)
+    average = Estimate(float(bits[0]), math.nan, 1)
+    if len(bits) > 1:
+        average = mean(bits, torch.tensor(photographs.groups))
     ranked = None
     if reference is not None:
         ranked = {"images": len(reference.energies), "rows": reference.source, "which": reference.which}

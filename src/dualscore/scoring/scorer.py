@@ -21,7 +21,6 @@ from dualscore.scoring.image_files import Size, first_size
 
 NORMALIZER_NOISES = 256
 """Noisy images that log Z is estimated on; at t_max it hardly matters what is under the noise."""
-NOT_FINITE = "has an energy or a denoised image that is not finite"
 DRAWS = 4
 """Noises that an image's effective dimension is averaged over."""
 
@@ -102,15 +101,9 @@ def check_level(
 def effective_dimension(model: ImageModel, clean: Tensor, noise_variances: Sequence[float]) -> Tensor:
     """d_eff(x, t) = E‖x − x̂‖²/t at several noise levels, over noises that depend on the image alone.
 
-    An image has the same noises at all levels. Source: Guth et al. 2025, arXiv 2506.05310, figure 5.
-
-    Args:
-        model: with a denoiser; on any device.
-        clean: images x on the 8-bit lattice, pixels in [0, 1], shape (B, C, H, W), on the CPU.
-        noise_variances: K variances t > 0, in pixel².
-
-    Returns:
-        The mean over `DRAWS` noises and its standard error, float64, shape (B, K, 2), on the CPU.
+    Of clean images x (B, C, H, W) on the 8-bit lattice and K noise variances t in pixel²: the mean over
+    `DRAWS` noises, the same at all levels, and its standard error, float64, shape (B, K, 2), on the CPU.
+    Source: Guth et al. 2025, arXiv 2506.05310, figure 5.
     """
     keys = [zlib.crc32(image.numpy().tobytes()) for image in to_stored(clean)]
     found = torch.empty(DRAWS, len(clean), len(noise_variances), dtype=torch.float64)
@@ -136,10 +129,8 @@ class Reference:
     """Energies U(x, 0) in nats, without log Z, shape (n,), that other images are ranked among."""
 
     energies: Tensor
-    source: str
-    """The folder of their rows, or the model file."""
-    which: str = "validation images"
-    """What the images are, for people."""
+    source: str  # the folder of their rows, or the model file
+    which: str = "validation images"  # what the images are, for people
 
     def percentile(self, energy: Tensor) -> Tensor:
         """Percentage of the set that is less probable than images of energies (B,); equals count half."""
@@ -150,12 +141,9 @@ class Reference:
 class Scores:
     """Scores of a batch, on the CPU."""
 
-    columns: dict[str, Tensor]
-    """The figures of `scores.csv` that are known, float64, shape (B,)."""
-    maps: Tensor
-    """Bits of each pixel a channel, float64, shape (B, H, W); their mean over H and W is `bits_per_dim`."""
-    pixels: Tensor
-    """The images as the model saw them, uint8, shape (B, C, H, W)."""
+    columns: dict[str, Tensor]  # the figures of scores.csv that are known, float64, shape (B,)
+    maps: Tensor  # bits of each pixel a channel, float64, shape (B, H, W); their mean is `bits_per_dim`
+    pixels: Tensor  # the images as the model saw them, uint8, shape (B, C, H, W)
 
     def finite(self) -> Tensor:
         """Which images have finite scores, bool, shape (B,)."""
@@ -167,32 +155,30 @@ class Scores:
         return Scores(columns, self.maps[chosen], self.pixels[chosen])
 
 
-class Scorer:
-    """Scores batches with a normalized model; effective dimensions at `psnr` in dB if it is given."""
+def score_batch(
+    model: ImageModel, images: Tensor, reference: Reference | None = None, psnr: float | None = None
+) -> Scores:
+    """Score stored images, uint8 RGB (B, 3, H, W), with a normalized model; gray models see them in gray.
 
-    def __init__(self, model: ImageModel, reference: Reference | None, psnr: float | None) -> None:
-        assert model.image_shape is not None
-        assert model.log_normalizer is not None
-        self.model, self.reference = model, reference
-        self.shape, self.log_normalizer = model.image_shape, model.log_normalizer
-        self.noise_variance = None if psnr is None else variance_at_psnr(psnr)
-
-    def __call__(self, images: Tensor) -> Scores:
-        """Score stored images, uint8 RGB of shape (B, 3, H, W); gray models see them in gray."""
-        clean = to_pixels(images, self.shape[0])
-        dimension, pixels = math.prod(self.shape), self.shape[1] * self.shape[2]
-        # Score and heat map from one evaluation: the energy is the sum of its pixels.
-        maps = self.model.energy_map(clean, 0.0, len(clean)).double().cpu()
-        energy = maps.sum(dim=(1, 2))
-        columns = {
-            "bits_per_dim": bits_per_dim(energy + self.log_normalizer, dimension),
-            "db_per_dim": decibels_per_dim(-energy - self.log_normalizer, dimension),
-        }
-        if self.reference is not None:
-            columns["percentile"] = self.reference.percentile(energy)
-        if self.noise_variance is not None:
-            found = effective_dimension(self.model, clean, [self.noise_variance])[:, 0]
-            columns["effective_dimension"], columns["effective_dimension_stderr"] = found.unbind(dim=1)
-        # A pixel's own share of d is C, so the even share of log Z is that of one pixel too.
-        bits = bits_per_dim(maps + self.log_normalizer / pixels, self.shape[0])
-        return Scores(columns, bits, to_stored(clean))
+    `psnr` is the noise level of the effective dimension in dB, if it is wanted.
+    """
+    assert model.image_shape is not None
+    assert model.log_normalizer is not None
+    channels, height, width = model.image_shape
+    clean = to_pixels(images, channels)
+    # Score and heat map from one evaluation: the energy is the sum of its pixels.
+    maps = model.energy_map(clean, 0.0, len(clean)).double().cpu()
+    energy = maps.sum(dim=(1, 2))
+    normalized = energy + model.log_normalizer
+    columns = {
+        "bits_per_dim": bits_per_dim(normalized, channels * height * width),
+        "db_per_dim": decibels_per_dim(-normalized, channels * height * width),
+    }
+    if reference is not None:
+        columns["percentile"] = reference.percentile(energy)
+    if psnr is not None:
+        found = effective_dimension(model, clean, [variance_at_psnr(psnr)])[:, 0]
+        columns["effective_dimension"], columns["effective_dimension_stderr"] = found.unbind(dim=1)
+    # A pixel's own share of d is C, so the even share of log Z is that of one pixel too.
+    bits = bits_per_dim(maps + model.log_normalizer / (height * width), channels)
+    return Scores(columns, bits, to_stored(clean))
