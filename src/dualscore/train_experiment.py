@@ -33,7 +33,7 @@ from dualscore.training.callbacks.checkpointing import AtomicCheckpointIO, Savin
 from dualscore.training.callbacks.journal import Journal
 from dualscore.training.callbacks.progress import Heartbeat
 from dualscore.training.lightning_module import DualScoreModule
-from dualscore.training.optimizers import obstacle
+from dualscore.training.optimizers import compiled_loss, obstacle
 from dualscore.training.trainer import accelerator, errors_for_people, make_trainer
 
 
@@ -145,7 +145,7 @@ def _prepare_device(config: ExperimentConfig, module: DualScoreModule) -> None:
     if options.compile and (missing := obstacle(device)):
         _note(f"trainer.compile: {missing}; training goes on without, correct but slower")
     elif options.compile:
-        module.compile_loss(device)
+        module.loss = compiled_loss(device)
 
 
 def _warn_of_short_range(config: ExperimentConfig, module: DualScoreModule) -> None:

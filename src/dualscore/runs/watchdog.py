@@ -67,14 +67,10 @@ class StopSignals:
 class Phase(IntEnum):
     """Parts of a step, in their order."""
 
-    waiting = 0
-    """for images"""
-    computing = 1
-    """the loss"""
-    exchanging = 2
-    """gradients, computed while they are exchanged"""
-    done = 3
-    """with the step: saving, logging, measuring"""
+    waiting = 0  # for images
+    computing = 1  # the loss
+    exchanging = 2  # gradients, computed while they are exchanged
+    done = 3  # with the step: saving, logging, measuring
 
 
 @dataclass
@@ -153,9 +149,8 @@ class Watchdog:
         # Compared with each other, as the file system dates them: clocks of computers differ, and jump.
         files = map(self._file, range(self.world_size))
         written = [path.stat().st_mtime if path.exists() else 0.0 for path in files]
-        late = [place for place, when in zip(self._places(), written, strict=True)
-                if max(written) - when > margin]  # fmt: skip
-        return [place for place in late if place.rank != self.place.rank]
+        late = {rank for rank, when in enumerate(written) if max(written) - when > margin}
+        return [place for place in self._places() if place.rank in late - {self.place.rank}]
 
     def in_the_way(self) -> str:
         """Which ranks hold the run up, in words."""

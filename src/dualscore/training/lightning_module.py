@@ -26,7 +26,7 @@ from dualscore.measuring.subject import Images, Rows, Subject
 from dualscore.noise import TRAINING, fixed_noise, log_uniform, seeded_generator, variance_at_psnr
 from dualscore.objective import DualLoss, dual_score_matching
 from dualscore.settings.config import ExperimentConfig
-from dualscore.training.optimizers import Loss, compiled_loss, make_optimizer, schedule
+from dualscore.training.optimizers import Loss, make_optimizer, schedule
 
 
 class Draws(NamedTuple):
@@ -86,7 +86,7 @@ class DualScoreModule(lightning.LightningModule):
         self.t_range = (config.noise.t_min, config.noise.t_max)
         self.objective = asdict(config.objective)
         self.description = description
-        self.loss: Loss = dual_score_matching
+        self.loss: Loss = dual_score_matching  # or, in training alone, a compiled one
 
     @property
     def evaluated(self) -> ScoreModel:
@@ -103,10 +103,6 @@ class DualScoreModule(lightning.LightningModule):
     def pixels(self, images: Tensor) -> Tensor:
         """Images of a batch as the model sees them, shape (B, C, H, W)."""
         return to_pixels(images, self.image_shape[0], self.working_dtype)
-
-    def compile_loss(self, device: str) -> None:
-        """Train with a loss compiled for `cpu` or `cuda` from now on; validation stays as it is."""
-        self.loss = compiled_loss(device)
 
     def on_fit_start(self) -> None:
         """Keep the average's count where looking at it holds up no GPU."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
@@ -18,11 +18,20 @@ ROLLBACKS = 3
 """Rollbacks between two validations; one more ends the run."""
 
 
+class _Step(NamedTuple):
+    """What a step of the optimiser saw: its number, gradient norm, losses (B,) and noise variances (B,)."""
+
+    number: int
+    norm: Tensor
+    losses: Tensor
+    noise_variance: Tensor
+
+
 class GradientHealth(TrainingCallback):
     """Logs the largest gradient norm since the last entry, and leaves out steps whose gradient is not finite.
 
     All devices decide alike, because they look at the averaged gradient. On a GPU Adam itself leaves the step
-    out, because looking at the norm would hold it up; what the first bad step saw is kept until the next log.
+    out, because looking at the norm would hold it up; what steps saw is kept until the next entry.
     """
 
     def __init__(self, limit: int, warn: Callable[[str], None]) -> None:
@@ -30,13 +39,10 @@ class GradientHealth(TrainingCallback):
         self.skipped = 0
         """Steps left out so far, as far as is known."""
         self._parts: list[tuple[Tensor, Tensor]] = []  # losses and noise variances of a batch's parts
-        self._forget()
-
-    def _forget(self) -> None:
-        self._largest: Tensor | None = None
-        self._left_out: Tensor | None = None
-        self._told = 0
-        self._witness: tuple[Tensor, ...] = ()
+        self._steps: list[_Step] = []  # that nobody has looked at yet
+        self._largest = 0.0
+        self._left_out = 0  # steps since the last validation
+        self._first: _Step | None = None  # of them
 
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
         self._parts.append((pl_module.last_losses.total, pl_module.last_noise_variance))
@@ -44,26 +50,16 @@ class GradientHealth(TrainingCallback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Optimizer) -> None:
         parameters = [p for p in pl_module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        bad = ~norm.isfinite()
-        step = torch.full_like(norm, trainer.global_step, dtype=torch.int64)
-        losses, variances = zip(*self._parts, strict=True)
-        seen = step, torch.cat(losses), torch.cat(variances)
+        losses, variances = map(torch.cat, zip(*self._parts, strict=True))
         self._parts.clear()
-        if self._left_out is None:
-            self._left_out, self._witness = bad.long(), seen
-        else:
-            first = self._left_out == 0
-            pairs = zip(seen, self._witness, strict=True)
-            self._witness = tuple(torch.where(first, new, old) for new, old in pairs)
-            self._left_out = self._left_out + bad
-        good = norm.where(~bad, 0.0)
-        self._largest = good if self._largest is None else torch.maximum(self._largest, good)
+        self._steps.append(_Step(trainer.global_step, norm, losses, variances))
+        bad = ~norm.isfinite()
         if isinstance(optimizer, torch.optim.Adam) and not self.looks_at_once(norm):
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined] # as torch.amp does it
         elif bad:
             for parameter in parameters:
                 parameter.grad = None  # an optimiser leaves such a parameter, and what it knows of it, alone
-            self._check(pl_module)
+            self._look(pl_module)
 
     @staticmethod
     def looks_at_once(norm: Tensor) -> bool:
@@ -71,32 +67,39 @@ class GradientHealth(TrainingCallback):
         return norm.device.type == "cpu"
 
     def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
-        if self._largest is not None and is_logged(trainer):
-            self._check(module)
+        if is_logged(trainer):
+            self._look(module)
             module.log("train/largest_gradient_norm", self._largest)
             module.log("train/skipped_steps", float(self.skipped))
-            self._largest = None
+            self._largest = 0.0
 
     def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
-        self._check(module)
-        self._forget()
+        self._look(module)
+        self._left_out, self._first = 0, None
 
-    def _check(self, module: DualScoreModule) -> None:
+    def _look(self, module: DualScoreModule) -> None:
         """Warn of steps left out, and stop the run if they are too many; on all devices together."""
-        left_out = 0 if self._left_out is None else int(self._left_out)
-        if left_out == self._told:
+        steps, self._steps = self._steps, []
+        if not steps:
             return
-        self.skipped += left_out - self._told
-        self._told = left_out
-        step, *seen = self._witness
+        norms = torch.stack([step.norm for step in steps])
+        finite = norms.isfinite()
+        self._largest = max(self._largest, float(norms.where(finite, 0.0).max()))
+        bad = [step for step, good in zip(steps, finite.tolist(), strict=True) if not good]
+        if not bad:
+            return
+        self.skipped += len(bad)
+        self._left_out += len(bad)
+        self._first = first = self._first or bad[0]
+        seen = (first.losses, first.noise_variance)
         losses, variances = (module.all_gather(part).flatten() for part in seen)  # type: ignore[union-attr]
-        what = f"step {int(step)}: {_diagnosis(losses, variances)}"
-        if left_out > self.limit:
+        what = f"step {first.number}: {_diagnosis(losses, variances)}"
+        if self._left_out > self.limit:
             raise DivergenceError(
-                f"{what}; {left_out} such steps since the last validation, where trainer.max_skipped="
+                f"{what}; {self._left_out} such steps since the last validation, where trainer.max_skipped="
                 f"{self.limit}: the last good checkpoint is kept; try a smaller optim.lr with --fresh"
             )
-        self.warn(f"{what}: left out; {left_out} since the last validation, at most {self.limit}")
+        self.warn(f"{what}: left out; {self._left_out} since the last validation, at most {self.limit}")
 
 
 def _diagnosis(losses: Tensor, noise_variance: Tensor) -> str:

@@ -51,7 +51,7 @@ class Pictures(TrainingCallback):
         batch, self._batch = self._batch, None
         if not trainer.is_global_zero or batch is None or min(module.image_shape[1:]) == 1:
             return
-        step, last = logged_step(trainer), trainer.global_step == trainer.max_steps
+        step = logged_step(trainer)
         clean = module.pixels(batch.image[:IMAGES])
         for decibels in PSNR:
             self.show(f"denoised/{level(decibels)}", _denoised(module, clean, decibels), step)
@@ -59,7 +59,7 @@ class Pictures(TrainingCallback):
             self.show("energy_map", _energy_map(module, module.evaluated, clean), step)
         parts = trainer.global_step * trainer.accumulate_grad_batches
         validation = parts // int(trainer.val_check_interval or 1)
-        if validation % EVERY == 0 or last:
+        if validation % EVERY == 0 or trainer.global_step == trainer.max_steps:
             self.show("samples", _samples(module), step)
 
 
