@@ -1,6 +1,6 @@
 """The LightningModule: draws noise, applies the objective, averages the weights; and its callbacks' base."""
 
-# ruff: noqa: ANN401, ARG002, D102 - of hooks that Lightning defines
+# ruff: noqa: ANN401, ARG002 - of hooks that Lightning defines
 
 import math
 from dataclasses import asdict
@@ -254,17 +254,21 @@ class TrainingCallback(Callback):
         """After the last batch of a validation."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *batch: Any) -> None:
+        """Call `after_step` where the batch's last part was."""
         if (batch[-1] + 1) % trainer.accumulate_grad_batches == 0:
             self.after_step(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Call `before_validation`."""
         self.before_validation(trainer, pl_module)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *batch: Any) -> None:
+        """Call `after_validation_batch`."""
         outputs, images, number, *_ = batch
         self.after_validation_batch(pl_module, outputs["rows"], images, number)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Call `after_validation`."""
         self.after_validation(trainer, pl_module)
 
 
