@@ -20,7 +20,7 @@ from data_prep.statistics import Sums
 from dualscore.data.shards import FORMAT, MANIFEST_FILE, SPLITS, Manifest, Photographs, Split, Statistics
 from dualscore.errors import DataError
 from dualscore.files.aside import write_aside
-from dualscore.terminal import shared_console
+from dualscore.terminal.console import shared_console
 
 PREPARATION = 2  # raise it when the same request would give other bytes
 SPECTRUM_FILE, PHOTOGRAPHS_FILE = "spectrum.npy", "photographs.npz"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from dualscore.commands.parser import Parser, add_general
 from dualscore.errors import DataError, DualscoreError
 from dualscore.redaction import complaint, shown
-from dualscore.terminal import shared_console, speaking
 from dualscore.terminal.boxes import Plan, Row, writes
+from dualscore.terminal.console import shared_console, speaking
 
 if TYPE_CHECKING:
     from data_prep.plan import Request, Source

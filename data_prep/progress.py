@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from dualscore.terminal import shared_console
+from dualscore.terminal.console import shared_console
 
 POLL_SECONDS = 0.3
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dualscore.cli import main
-from dualscore.terminal import rank
+from dualscore.terminal.console import rank
 from dualscore.training.lightning_module import DualScoreModule
 
 

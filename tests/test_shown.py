@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dualscore.cli import main
-from dualscore.terminal import Terminal
+from dualscore.terminal.console import Terminal
 from dualscore.terminal.logfile import LogFile
 from terminal_screen import on_terminal, plain
 from workspace import Workspace

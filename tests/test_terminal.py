@@ -15,8 +15,8 @@ from dualscore.cli import main
 from dualscore.commands.parser import Parser, add_command, call
 from dualscore.runs.folder import runs_below
 from dualscore.settings.experiment import available, read_header
-from dualscore.terminal import Terminal
 from dualscore.terminal.boxes import fitting
+from dualscore.terminal.console import Terminal
 from dualscore.terminal.logfile import LogFile
 from terminal_screen import on_terminal, plain
 from workspace import ROOT, TINY, Workspace

@@ -11,7 +11,7 @@ from typing import Any, cast
 import dualscore.commands as commands
 from dualscore.errors import DualscoreError, StoppedError
 from dualscore.redaction import complaint, shown
-from dualscore.terminal import Terminal, rank, speaking
+from dualscore.terminal.console import Terminal, rank, speaking
 
 GOES_ON = {
     "train": "; the same command goes on from the last checkpoint",

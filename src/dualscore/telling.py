@@ -14,8 +14,8 @@ from dualscore.runs.folder import Run
 from dualscore.runs.run_status import Status, duration
 from dualscore.settings.config import RADIAL, ExperimentConfig
 from dualscore.settings.experiment import load_experiment, read_header
-from dualscore.terminal import command, from_make, shared_console
 from dualscore.terminal.boxes import print_summary
+from dualscore.terminal.console import command, from_make, shared_console
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

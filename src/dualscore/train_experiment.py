@@ -27,7 +27,7 @@ from dualscore.runs.watchdog import StopSignals, Watchdog, within
 from dualscore.settings.config import Anchor, ExperimentConfig
 from dualscore.settings.experiment import to_plain
 from dualscore.telling import count_parameters, introduce, tell_complete, tell_results
-from dualscore.terminal import quiet, rank, shared_console
+from dualscore.terminal.console import quiet, rank, shared_console
 from dualscore.training.callbacks import Training, build_callbacks
 from dualscore.training.callbacks.checkpointing import AtomicCheckpointIO, Saving
 from dualscore.training.callbacks.journal import Journal

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dualscore.shipped import places
-from dualscore.terminal import shared_console
+from dualscore.terminal.console import shared_console
 
 Shell = Annotated[Literal["bash", "zsh", "fish"], 'load it with: eval "$(dualscore completion bash)"']
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from dualscore.cluster.batch_script import Resources
 from dualscore.commands.options import RUNS, Experiment, Name, Overrides, Runs
 from dualscore.errors import ConfigError
-from dualscore.terminal import command, quiet, shared_console
 from dualscore.terminal.boxes import Plan
+from dualscore.terminal.console import command, quiet, shared_console
 
 if TYPE_CHECKING:
     from dualscore.runs.folder import Run

@@ -11,14 +11,14 @@ from dualscore.commands.options import (
     Licence,
     Model,
     ModelOut,
-    Normalize,
     Results,
+    Scoring,
     Streaming,
     positive,
 )
 from dualscore.errors import CheckpointError, FigureError
-from dualscore.terminal import quiet, shared_console
 from dualscore.terminal.boxes import Plan, Row, writes
+from dualscore.terminal.console import quiet, shared_console
 
 if TYPE_CHECKING:
     from dualscore.model import ImageModel
@@ -36,21 +36,18 @@ def score(
     out: Results = Path("scores"),
     psnr: Annotated[float | None, "effective dimension at this noise level", {"metavar": "DB"}] = None,
     maps: Annotated[bool, "no heat map of each image"] = True,
-    normalize: Normalize = False,
-    streaming: Streaming = Streaming(),
+    scoring: Scoring = Scoring(),
     dry_run: bool = False,
 ) -> Plan | None:
     """How probable images are, and where they are not."""
-    options: dict[str, Any] = {"psnr": psnr, "maps": maps, "normalize": normalize}
+    options: dict[str, Any] = {"psnr": psnr, "maps": maps, **scoring.chosen()}
     if dry_run:
         from dualscore.commands import planning
 
-        return Plan("score", planning.score(model, images, out, **options, streaming=streaming))
+        return Plan("score", planning.score(model, images, out, options))
     from dualscore.scoring import score_images
 
-    shared_console().results(
-        score_images.score(model, images, out, shared_console(), **options, **streaming.chosen()).report
-    )
+    shared_console().results(score_images.score(model, images, out, shared_console(), **options).report)
     return None
 
 
@@ -71,19 +68,17 @@ def ood(
         "noise levels of the effective dimensions (default: 50 40 30 20 10 0)",
         {"metavar": "DB"},
     ] = (),
-    normalize: Normalize = False,
-    streaming: Streaming = Streaming(),
+    scoring: Scoring = Scoring(),
     dry_run: bool = False,
 ) -> Plan | None:
     """Tell images of another kind from images of the model's."""
     from dualscore.scoring.detect_ood import LEVELS, detect
 
-    options: dict[str, Any] = {"levels": list(dict.fromkeys(psnr)) or LEVELS, "normalize": normalize}
+    options: dict[str, Any] = {"levels": list(dict.fromkeys(psnr)) or LEVELS, **scoring.chosen()}
     if dry_run:
         from dualscore.commands import planning
 
-        return Plan("ood", planning.ood(model, inside, outside, results, **options, streaming=streaming))
-    options |= streaming.chosen()
+        return Plan("ood", planning.ood(model, inside, outside, results, options))
     shared_console().results(detect(model, inside, outside, results, shared_console(), **options).report)
     return None
 

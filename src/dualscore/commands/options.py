@@ -31,7 +31,6 @@ ModelOut: TypeAlias = Annotated[Path, "folder for it (default: %(default)s)"]
 Licence: TypeAlias = Annotated[str, "the weights' terms, for the card", {"metavar": "TEXT"}]
 ImageFiles: TypeAlias = Annotated[Sequence[Path], "image files"]
 Results: TypeAlias = Annotated[Path, "folder for the results (default: %(default)s)"]
-Normalize: TypeAlias = Annotated[bool, "estimate log Z where it is not known"]
 
 Resize: TypeAlias = Annotated[bool, "crop and resize images of other sizes"]
 BatchSize: TypeAlias = Annotated[int, "images at once (default: %(default)s)", {"type": positive}]
@@ -52,6 +51,13 @@ class Streaming:
     def chosen(self) -> dict[str, Any]:
         """The options by name, with a device."""
         return vars(self) | {"workers": max(0, self.workers), "device": _device(self.device)}
+
+
+@dataclass(frozen=True)
+class Scoring(Streaming):
+    """How image files are scored."""
+
+    normalize: Annotated[bool, "estimate log Z where it is not known"] = False
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """What dry runs say: rows, each after the check that it reports, which raises what would stop the command."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dualscore.assemble import find_data, known_density
-from dualscore.commands.options import Streaming
 from dualscore.data.transfer import Address, is_remote
 from dualscore.devices import find_device
 from dualscore.draw_images import DrawOptions, check_images, read_images
@@ -117,43 +117,26 @@ def study(study: Study) -> Rows:
     yield writes(out, "table.md", "results.json", "learning.png", "learning.pdf", "runs/")
 
 
-def score(
-    path: Path,
-    images: Sequence[Path],
-    out: Path,
-    *,
-    psnr: float | None,
-    maps: bool,
-    normalize: bool,
-    streaming: Streaming,
-) -> Rows:
-    """What would be scored."""
-    model = load(path)
+def score(path: Path, images: Sequence[Path], out: Path, options: Mapping[str, Any]) -> Rows:
+    """What would be scored, by the options of scoring."""
+    model, size = load(path), options["batch_size"]
     yield _model(model, path)
     count = _count(images, out)
     yield "images", _counted(count, images)
-    yield "size", _size(model, images, out, streaming.resize, normalize)
-    if psnr is not None:
-        yield "d_eff", check_level(psnr, model.t_max)
-    yield "device", str(find_device(streaming.chosen()["device"]))
-    batches = -(-count // streaming.batch_size)
-    counted = f"{batches:,} {'batch' if batches == 1 else 'batches'} of at most {streaming.batch_size}"
-    yield "work", f"one energy and its gradient for each image, {counted}"
-    heat = ["maps/"] if maps else []
+    yield "size", _size(model, images, out, options["resize"], options["normalize"])
+    if options["psnr"] is not None:
+        yield "d_eff", check_level(options["psnr"], model.t_max)
+    yield "device", str(find_device(options["device"]))
+    batches = f"{-(-count // size):,} {'batch' if count <= size else 'batches'} of at most {size}"
+    yield "work", f"one energy and its gradient for each image, {batches}"
+    heat = ["maps/"] if options["maps"] else []
     yield writes(out, "scores.csv", "scores.json", "failures.csv", "sheet.png", *heat)
 
 
 def ood(
-    path: Path,
-    inside: Sequence[Path],
-    outside: Sequence[Path],
-    results: Path,
-    *,
-    levels: Sequence[float],
-    normalize: bool,
-    streaming: Streaming,
+    path: Path, inside: Sequence[Path], outside: Sequence[Path], results: Path, options: Mapping[str, Any]
 ) -> Rows:
-    """What would be told apart."""
+    """What would be told apart, by the options of detection."""
     model = load(path)
     yield _model(model, path)
     count = _count(inside, results)
@@ -161,11 +144,11 @@ def ood(
     other = _count(outside, results, RESULTS_HINT)
     yield "out", _counted(other, outside)
     yield "sides", check_sides(inside, outside, results)
-    yield "size", _size(model, inside, results, streaming.resize, normalize)
-    for level in levels:
+    yield "size", _size(model, inside, results, options["resize"], options["normalize"])
+    for level in options["levels"]:
         yield f"{level:g} dB", check_level(level, model.t_max)
-    yield "device", str(find_device(streaming.chosen()["device"]))
-    each = 1 + len(levels) * DRAWS
+    yield "device", str(find_device(options["device"]))
+    each = 1 + len(options["levels"]) * DRAWS
     yield "work", f"{each} network evaluations for each of {count + other:,} images"
     yield writes(results, "ood.csv", "ood.json", "failures.csv", "ood.png", "ood.pdf")
 

@@ -21,7 +21,7 @@ from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.measuring.measured import Extent, Grid, Measured, choose
 from dualscore.measuring.subject import Rows
 from dualscore.settings.config import CHECKS, ExperimentConfig
-from dualscore.terminal import quiet, shared_console
+from dualscore.terminal.console import quiet, shared_console
 
 
 def is_complete(report: Path, checkpoint: Path) -> bool:

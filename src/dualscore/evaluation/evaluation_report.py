@@ -16,8 +16,8 @@ from dualscore.measuring.checks import HEAT, RISE
 from dualscore.measuring.estimators import label
 from dualscore.measuring.row_figures import estimate_of
 from dualscore.noise import in_decibels
-from dualscore.terminal import final
 from dualscore.terminal.boxes import fitting
+from dualscore.terminal.console import final
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
