@@ -13,7 +13,7 @@ setup(
     ],
     package_dir={"": "src", "data_prep": "data_prep"}
     | {f"dualscore.shipped.{folder}": folder for folder in SHIPPED},
-    package_data={"dualscore": ["py.typed", "cluster/job.sh"]}
+    package_data={"dualscore": ["py.typed"], "dualscore.cluster": ["job.sh"]}
     | {f"dualscore.shipped.{folder}": ["*.yaml"] for folder in SHIPPED},
     include_package_data=False,
 )
