@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad
 
-from dualscore.networks.activation import moments, scaled_gelu
 from dualscore.networks.convolution import hand_written
+from dualscore.networks.normalization import moments, scaled_gelu
 
 LAYERS = {
     "same": nn.Conv2d(3, 4, 3, padding=1, bias=False),

@@ -43,15 +43,7 @@ class ScoreModel(nn.Module):
         raise NotImplementedError
 
     def denoise(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
-        """The posterior mean x̂ = y − t ∇_y U (Miyasawa 1961; Tweedie).
-
-        Args:
-            noisy: y, shape (B, C, H, W).
-            noise_variance: t ≥ 0 in pixel², shape (B,).
-
-        Returns:
-            Denoised images in pixels, shape (B, C, H, W).
-        """
+        """The posterior mean x̂ = y − t ∇_y U of y (B, C, H, W) at t (B,) (Miyasawa 1961; Tweedie)."""
         image_gradient = self.gradients(noisy, noise_variance, time=False).image
         return noisy - noise_variance[:, None, None, None] * image_gradient
 
@@ -64,16 +56,7 @@ class EnergyModel(ScoreModel):
         raise NotImplementedError
 
     def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:
-        """∇_y U and ∂_t U, with a graph where autograd is on.
-
-        Args:
-            noisy: y, shape (B, C, H, W).
-            noise_variance: t ≥ 0 in pixel², shape (B,).
-            time: False leaves ∂_t U out.
-
-        Returns:
-            The gradients, of shapes (B, C, H, W) and (B,), and the energies that they were taken of.
-        """
+        """∇_y U (B, C, H, W), ∂_t U (B,) if asked for, and U (B,); with a graph where autograd is on."""
 
         def total(y: Tensor, t: Tensor = noise_variance) -> tuple[Tensor, Tensor]:
             energies = self(y, t)
@@ -198,15 +181,8 @@ class Energy(EnergyModel):
         Returns:
             Energies, shape (B,).
         """
-        inputs, outputs, anchored = self._evaluate(noisy, noise_variance)
+        energy, anchored = self._residual(noisy, noise_variance, (1, 2, 3))
         with torch.autocast(noisy.device.type, enabled=False):
-            outputs = outputs.to(inputs.dtype)
-            channels = inputs.shape[1]
-            energy: Tensor = 0.5 * (inputs * outputs[:, :channels]).sum(dim=(1, 2, 3))
-            if outputs.shape[1] > channels:
-                energy = energy + outputs[:, channels:].sum(dim=(1, 2, 3))
-            if self.fading is not None:
-                energy = self.fading(noise_variance) * energy
             if anchored is not None:
                 energy = energy + anchored.energy
             if self.offset is not None:
@@ -228,26 +204,21 @@ class Energy(EnergyModel):
         Returns:
             Nats a pixel, shape (B, H, W), summing to `forward` over H and W.
         """
-        inputs, outputs, anchored = self._evaluate(noisy, noise_variance)
-        pixels = noisy[0, 0].numel()
+        energies, anchored = self._residual(noisy, noise_variance, (1,))
         with torch.autocast(noisy.device.type, enabled=False):
-            outputs = outputs.to(inputs.dtype)
-            channels = inputs.shape[1]
-            energies: Tensor = 0.5 * (inputs * outputs[:, :channels]).sum(dim=1)
-            energies = energies + outputs[:, channels:].sum(dim=1)
-            if self.fading is not None:
-                energies = self.fading(noise_variance)[:, None, None] * energies
             if anchored is not None:
                 squares = 0.5 * anchored.whitened.square().sum(dim=1)
                 # All of the anchor's energy that is not ½‖w‖²; so the map sums to it, whatever the Gaussian.
-                rest = (anchored.energy - squares.sum(dim=(1, 2))) / pixels
+                rest = (anchored.energy - squares.sum(dim=(1, 2))) / noisy[0, 0].numel()
                 energies = energies + squares + rest[:, None, None]
             if self.offset is not None:
                 energies = energies + noisy.shape[1] * self.offset(noise_variance)[:, None, None]
         return energies
 
-    def _evaluate(self, noisy: Tensor, noise_variance: Tensor) -> tuple[Tensor, Tensor, Standardized | None]:
-        """What the network sees, what it says of it, and what the anchor says."""
+    def _residual(
+        self, noisy: Tensor, noise_variance: Tensor, dims: tuple[int, ...]
+    ) -> tuple[Tensor, Standardized | None]:
+        """The faded network's part, summed over `dims` of (B, C, H, W), and what the anchor says."""
         with torch.autocast(noisy.device.type, enabled=False):
             anchored = None if self.anchor is None else self.anchor(noisy, noise_variance)
             views = [
@@ -260,7 +231,16 @@ class Energy(EnergyModel):
             if self.phase is not None:
                 views.append(self.phase(noisy, noise_variance))
             inputs = torch.cat(views, dim=1)
-        return inputs, self.network(inputs, noise_variance), anchored
+        outputs = self.network(inputs, noise_variance)
+        with torch.autocast(noisy.device.type, enabled=False):
+            outputs = outputs.to(inputs.dtype)
+            channels = inputs.shape[1]
+            energy: Tensor = 0.5 * (inputs * outputs[:, :channels]).sum(dims)
+            if outputs.shape[1] > channels:
+                energy = energy + outputs[:, channels:].sum(dims)
+            if self.fading is not None:
+                energy = self.fading(noise_variance).view(-1, *[1] * (energy.ndim - 1)) * energy
+        return energy, anchored
 
 
 class Denoiser(ScoreModel):

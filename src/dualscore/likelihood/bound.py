@@ -47,90 +47,6 @@ class BoundTerms(NamedTuple):
         return self.decoder + self.diffusion + self.prior
 
 
-def decoder_energy(clean: Tensor, centre: Tensor, variance: Tensor, levels: int = LEVELS) -> Tensor:
-    """−log P(x | y) of P(k | y) ∝ exp(−(x̂ − k/(levels−1))² / 2v), pixel by pixel, over all grey levels k.
-
-    From x on the levels and x̂, shape (B, C, H, W), and v > 0 in pixel², shape (B,): nats, shape (B,).
-    """
-    # In units of the step, against the nearest level n: nothing overflows, however far x̂ lies from x.
-    c, k = centre * (levels - 1), (clean * (levels - 1)).round()
-    n = c.round().clamp(0, levels - 1)
-    double_variance = 2.0 * (levels - 1) ** 2 * variance[:, None, None, None]
-    # A level at distance j of n weighs at most exp((¼ − (j − ½)²)/2v).
-    # An image of which a diverged model says nothing finite must not change what is found of the others.
-    widest = double_variance.detach().nan_to_num(0.0, 0.0).max().item()
-    reach = 0.5 + math.sqrt(0.25 + _NEGLIGIBLE * widest)
-    weights = torch.ones_like(c)
-    for sign in (-1, 1):
-        for offset in range(sign, sign * (min(levels - 1, math.ceil(reach)) + 1), sign):
-            weight = torch.exp((2.0 * (c - n) - offset) * offset / double_variance)
-            inside = (n + offset >= 0) & (n + offset <= levels - 1)
-            weights += torch.where(inside, weight, 0.0)
-    energy = (n - k) * (2.0 * c - n - k) / double_variance + torch.log(weights)
-    return energy.flatten(1).sum(dim=1)
-
-
-def decode(
-    model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: float, levels: int = LEVELS
-) -> Tensor:
-    """The decoder, centred at x̂ and as wide as the denoiser expects to err: −log P(x | y) in nats, (B,).
-
-    For the true score, E‖x − x̂‖² = t (d − t E‖∇U‖²) (Miyasawa 1961): v = t (1 − t‖∇U‖²/d), a function of y
-    alone; at least t √(2/d), as one draw of t‖∇U‖²/d scatters by so much. Whatever the model, P(x | y) sums
-    to one, so the bound on −log P(x) stays one. Here y = x + √t z, x and z are of shape (B, C, H, W), and t =
-    t0.
-    """
-    t = torch.full_like(clean[:, 0, 0, 0], noise_variance)
-    noisy = corrupt(clean, noise, t)
-    gradient = model.gradients(noisy, t, time=False).image
-    unexplained = 1.0 - noise_variance * gradient.square().mean(dim=(1, 2, 3))
-    variance = decoder_variance(unexplained, noise_variance, clean)
-    return decoder_energy(clean, noisy - noise_variance * gradient, variance, levels)
-
-
-def decoder_variance(unexplained: Tensor, noise_variance: float, images: Tensor) -> Tensor:
-    """The error v that the denoiser expects, between t √(2/d) and t, from 1 − ‖y − x̂‖²/(t d), shape (B,)."""
-    scatter = min(1.0, math.sqrt(2.0 / images[0].numel()))
-    return noise_variance * unexplained.clamp(scatter, 1.0)
-
-
-def prior_divergence(clean: Tensor, prior: StationaryGaussian, t1: float) -> Tensor:
-    """KL(N(x, t1 I) ‖ N(μ, Σ + t1 I)) in nats, shape (B,), of images x (B, C, H, W)."""
-    coefficients = prior.analyze(clean - prior.mean[:, None, None])
-    spectrum = prior.eigenvalues
-    # t1/(λ+t1) − 1 and ln((λ+t1)/t1), without cancellation where the spectrum is far below t1.
-    terms = (coefficients.square() - spectrum) / (spectrum + t1) + torch.log1p(spectrum / t1)
-    return 0.5 * terms.sum(dim=(1, 2, 3))
-
-
-def stratified_variances(uniform: Tensor, t0: float, t1: float) -> Tensor:
-    """Noise variances, one in each of n equal strata of ln t, rising, from places in [0, 1), shape (B, n)."""
-    strata = uniform.shape[1]
-    stratum = torch.arange(strata, dtype=uniform.dtype, device=uniform.device)
-    return log_uniform((stratum + uniform) / strata, t0, t1)
-
-
-def check_bound(clean: Tensor, t0: float, t1: float, levels: int) -> None:
-    """Refuse images x (B, C, H, W) off their grey levels, or an empty range of variances: ValueError."""
-    check_clean(clean, levels)
-    if not 0.0 < t0 < t1:
-        raise ValueError(f"noise variances need 0 < t0 < t1, got t0={t0}, t1={t1}")
-
-
-def noise_in_strata(
-    clean: Tensor, t0: float, t1: float, strata: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Noise of its own, (B, C, H, W), and variances in pixel², (B,), for each stratum of ln t, rising."""
-    uniform = torch.rand(len(clean), strata, generator=generator, dtype=clean.dtype, device=clean.device)
-    for t in stratified_variances(uniform, t0, t1).unbind(1):
-        yield normal_like(clean, generator), t
-
-
-def diffusion_energy(space: Tensor, dimension: int, width: float) -> Tensor:
-    """½ ∫ ‖x − x̂‖² dt/t² = ½ d ∫ (space loss) d ln t in nats, (B,), of one space loss a stratum (B, n)."""
-    return 0.5 * dimension * width * space.sum(dim=1)
-
-
 def variational_bound(
     model: ScoreModel,
     clean: Tensor,
@@ -169,14 +85,97 @@ def variational_bound(
         return BoundTerms(decoder, diffusion, prior_divergence(clean, prior, t1))
 
 
+def check_bound(clean: Tensor, t0: float, t1: float, levels: int) -> None:
+    """Refuse images x (B, C, H, W) off their grey levels, or an empty range of variances: ValueError."""
+    check_clean(clean, levels)
+    if not 0.0 < t0 < t1:
+        raise ValueError(f"noise variances need 0 < t0 < t1, got t0={t0}, t1={t1}")
+
+
+def noise_in_strata(
+    clean: Tensor, t0: float, t1: float, strata: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Noise of its own, (B, C, H, W), and variances in pixel², (B,), for each stratum of ln t, rising."""
+    uniform = torch.rand(len(clean), strata, generator=generator, dtype=clean.dtype, device=clean.device)
+    for t in stratified_variances(uniform, t0, t1).unbind(1):
+        yield normal_like(clean, generator), t
+
+
+def stratified_variances(uniform: Tensor, t0: float, t1: float) -> Tensor:
+    """Noise variances, one in each of n equal strata of ln t, rising, from places in [0, 1), shape (B, n)."""
+    strata = uniform.shape[1]
+    stratum = torch.arange(strata, dtype=uniform.dtype, device=uniform.device)
+    return log_uniform((stratum + uniform) / strata, t0, t1)
+
+
+def diffusion_energy(space: Tensor, dimension: int, width: float) -> Tensor:
+    """½ ∫ ‖x − x̂‖² dt/t² = ½ d ∫ (space loss) d ln t in nats, (B,), of one space loss a stratum (B, n)."""
+    return 0.5 * dimension * width * space.sum(dim=1)
+
+
+def prior_divergence(clean: Tensor, prior: StationaryGaussian, t1: float) -> Tensor:
+    """KL(N(x, t1 I) ‖ N(μ, Σ + t1 I)) in nats, shape (B,), of images x (B, C, H, W)."""
+    coefficients = prior.analyze(clean - prior.mean[:, None, None])
+    spectrum = prior.eigenvalues
+    # t1/(λ+t1) − 1 and ln((λ+t1)/t1), without cancellation where the spectrum is far below t1.
+    terms = (coefficients.square() - spectrum) / (spectrum + t1) + torch.log1p(spectrum / t1)
+    return 0.5 * terms.sum(dim=(1, 2, 3))
+
+
+def decode(
+    model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: float, levels: int = LEVELS
+) -> Tensor:
+    """The decoder, centred at x̂ and as wide as the denoiser expects to err: −log P(x | y) in nats, (B,).
+
+    For the true score, E‖x − x̂‖² = t (d − t E‖∇U‖²) (Miyasawa 1961): v = t (1 − t‖∇U‖²/d), a function of y
+    alone. Whatever the model, P(x | y) sums to one, so the bound on −log P(x) stays one. Here y = x + √t z,
+    x and z are of shape (B, C, H, W), and t = t0.
+    """
+    t = torch.full_like(clean[:, 0, 0, 0], noise_variance)
+    noisy = corrupt(clean, noise, t)
+    gradient = model.gradients(noisy, t, time=False).image
+    unexplained = 1.0 - noise_variance * gradient.square().mean(dim=(1, 2, 3))
+    variance = decoder_variance(unexplained, noise_variance, clean)
+    return decoder_energy(clean, noisy - noise_variance * gradient, variance, levels)
+
+
+def decoder_variance(unexplained: Tensor, noise_variance: float, images: Tensor) -> Tensor:
+    """The error v that the denoiser expects, t (1 − ‖y − x̂‖²/(t d)), from `unexplained`, that share, (B,).
+
+    At least t √(2/d), as one draw of the share scatters by so much, and at most t.
+    """
+    scatter = min(1.0, math.sqrt(2.0 / images[0].numel()))
+    return noise_variance * unexplained.clamp(scatter, 1.0)
+
+
+def decoder_energy(clean: Tensor, centre: Tensor, variance: Tensor, levels: int = LEVELS) -> Tensor:
+    """−log P(x | y) of P(k | y) ∝ exp(−(x̂ − k/(levels−1))² / 2v), pixel by pixel, over all grey levels k.
+
+    From x on the levels and x̂, shape (B, C, H, W), and v > 0 in pixel², shape (B,): nats, shape (B,).
+    """
+    # In units of the step, against the nearest level n: nothing overflows, however far x̂ lies from x.
+    c, k = centre * (levels - 1), (clean * (levels - 1)).round()
+    n = c.round().clamp(0, levels - 1)
+    double_variance = 2.0 * (levels - 1) ** 2 * variance[:, None, None, None]
+    # A level at distance j of n weighs at most exp((¼ − (j − ½)²)/2v).
+    # An image of which a diverged model says nothing finite must not change what is found of the others.
+    widest = double_variance.detach().nan_to_num(0.0, 0.0).max().item()
+    reach = 0.5 + math.sqrt(0.25 + _NEGLIGIBLE * widest)
+    weights = torch.ones_like(c)
+    for sign in (-1, 1):
+        for offset in range(sign, sign * (min(levels - 1, math.ceil(reach)) + 1), sign):
+            weight = torch.exp((2.0 * (c - n) - offset) * offset / double_variance)
+            inside = (n + offset >= 0) & (n + offset <= levels - 1)
+            weights += torch.where(inside, weight, 0.0)
+    energy = (n - k) * (2.0 * c - n - k) / double_variance + torch.log(weights)
+    return energy.flatten(1).sum(dim=1)
+
+
 class Mirrored(ScoreModel):
-    """x̂ = ½ (x̂(y) + flip x̂(flip y)), flipped left to right; it has no energy.
+    """x̂ = ½ (x̂(y) + flip x̂(flip y)), flipped left to right, of any model; it has no energy.
 
     Where the images' law is symmetric, it is the projection of x̂ onto symmetric denoisers, among which the
     posterior mean is: E‖x − x̂‖² does not rise at any t. It costs two evaluations instead of one.
-
-    Args:
-        model: any denoiser or energy.
     """
 
     def __init__(self, model: ScoreModel) -> None:

@@ -6,11 +6,6 @@ from dualscore.networks.radial import RadialEnergy
 from dualscore.networks.unet import UNet
 
 __all__ = [
-    "LinearEmbedding",
-    "LogEmbedding",
-    "NoiseEmbedding",
-    "PixelNorm",
-    "RadialEnergy",
-    "ScalePreservingNorm",
+    "LinearEmbedding", "LogEmbedding", "NoiseEmbedding", "PixelNorm", "RadialEnergy", "ScalePreservingNorm",
     "UNet",
-]
+]  # fmt: skip

@@ -6,6 +6,7 @@ With the paper's normalization, scaling the input scales the output (up to ε an
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,7 @@ from dualscore.networks.normalization import FeatureNorm, ScalePreservingNorm
 class Layer(nn.Module):
     """A convolution, a normalization, then exact GELU.
 
-    Args:
-        convolution: the convolution.
-        norm: the normalization.
-        residual: whether the input is added where it has the output's shape, and both divided by √2.
+    With `residual` the input is added where it has the output's shape, and both are divided by √2.
     """
 
     def __init__(
@@ -30,11 +28,8 @@ class Layer(nn.Module):
         super().__init__()
         self.conv = convolution
         self.norm = norm
-        self.residual = (
-            residual
-            and convolution.stride == (1, 1)
-            and (convolution.in_channels == convolution.out_channels)
-        )
+        same_shape = convolution.stride == (1, 1) and convolution.in_channels == convolution.out_channels
+        self.residual = residual and same_shape
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map features (B, C, H, W), given an embedding (B, E), to features (B, C', H', W')."""
@@ -42,16 +37,9 @@ class Layer(nn.Module):
         return (x + activated) * math.sqrt(0.5) if self.residual else activated
 
 
-def _same(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-
-
-def _down(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 2, stride=2, bias=False)
-
-
-def _up(inputs: int, outputs: int) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False)
+_same = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
+_down = partial(nn.Conv2d, kernel_size=2, stride=2, bias=False)
+_up = partial(nn.ConvTranspose2d, kernel_size=2, stride=2, bias=False)
 
 
 class UNet(nn.Module):
@@ -128,17 +116,9 @@ class UNet(nn.Module):
                 layer.norm.gain.fill_(hidden_gain)
 
     def forward(self, image: Tensor, noise_variance: Tensor) -> Tensor:
-        """Evaluate f(y, t).
+        """Map y (B, C, H, W), H and W divisible by 2^S, and t (B,) in pixel² to f(y, t) (B, outputs, H, W).
 
-        Args:
-            image: y, shape (B, C, H, W), H and W divisible by 2^S.
-            noise_variance: t in pixel², shape (B,).
-
-        Returns:
-            f(y, t), shape (B, outputs, H, W).
-
-        Raises:
-            ValueError: if the image's channels or size do not fit the network.
+        A ValueError refuses images whose channels or size do not fit the network.
         """
         if image.shape[1] != self.channels or any(n % self.size_divisor for n in image.shape[2:]):
             raise ValueError(
@@ -152,8 +132,7 @@ class UNet(nn.Module):
                 x = layer(x, embedding)
             return x
 
-        skips = []
-        x = image
+        x, skips = image, []
         for block in self.encoder:
             x = run(block, x)
             skips.append(x)
