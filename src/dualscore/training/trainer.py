@@ -104,16 +104,20 @@ def _known(error: RuntimeError, trainer: Trainer, config: ExperimentConfig, watc
     """What to say of an error; nothing where it must be shown whole."""
     step, parts = trainer.global_step, config.trainer.accumulate
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        why = f"torch.compile failed ({one_line(error):.200})"
-        return f"trainer.compile: {why}; trainer.compile=false trains without"
+        return (
+            f"trainer.compile: torch.compile failed ({one_line(error):.200}); trainer.compile=false trains "
+            "without"
+        )
     if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         batch = config.data.batch_size // trainer.world_size
-        what = f"{batch // parts} images at once do not fit into the memory of a device"
-        return f"step {step}: {what}; {memory_advice(batch, parts)}"
-    if trainer.world_size > 1 and (gone := watchdog.silent()):
-        what = f"{', '.join(map(str, gone))} ended, and training with it"
         return (
-            f"step {step}: {what}; the same command goes on from the last checkpoint ({one_line(error):.200})"
+            f"step {step}: {batch // parts} images at once do not fit into the memory of a device; "
+            f"{memory_advice(batch, parts)}"
+        )
+    if trainer.world_size > 1 and (gone := watchdog.silent()):
+        return (
+            f"step {step}: {', '.join(map(str, gone))} ended, and training with it; the same command goes on "
+            f"from the last checkpoint ({one_line(error):.200})"
         )
     return ""
 
