@@ -11,6 +11,7 @@ import ctypes
 import gc
 import importlib
 import json
+import multiprocessing.process
 import os
 import random
 import runpy
@@ -139,6 +140,7 @@ def begin(request: dict[str, Any]) -> None:
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     random.seed()
+    multiprocessing.process.ORIGINAL_DIR = os.getcwd()  # which "" stands for in what spawned processes import
     rank_zero = importlib.import_module("lightning.fabric.utilities.rank_zero")
     rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0  # which is read as Lightning is imported
     unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
