@@ -17,7 +17,7 @@ from benchmarks.gpu.steps import BEST, DUAL, precision
 from dualscore.assemble import build_datamodule, build_score_model, image_shape, load_statistics
 from dualscore.energy import EnergyModel
 from dualscore.images import to_pixels
-from dualscore.model_files.released import load_released
+from dualscore.model_files.released import read_network
 from dualscore.noise import corrupt, fixed_noise, variance_at_psnr
 from dualscore.objective import dual_score_matching
 from dualscore.settings.config import ExperimentConfig
@@ -54,7 +54,7 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
 def _energy(setting: Setting, name: str, compiled: bool) -> Row:
     dtype = torch.float64 if name == "fp64" else torch.float32
     expected = _outputs(setting, "energy_small", dtype)
-    model = load_released(DATA / "energy_small.pth.tar").to(setting.device, dtype)
+    model = read_network(DATA / "energy_small.pth.tar").model.to(setting.device, dtype)
     find = torch.compile(model.gradients, fullgraph=True) if compiled else model.gradients
     with precision(name, setting.device):
         found = find(expected["noisy"], expected["noise_variance"])
@@ -70,7 +70,7 @@ def _energy(setting: Setting, name: str, compiled: bool) -> Row:
 def _denoiser(setting: Setting, name: str) -> Row:
     dtype = torch.float64 if name == "fp64" else torch.float32
     expected = _outputs(setting, "denoiser_small", dtype)
-    model = load_released(DATA / "denoiser_small.pth.tar").to(setting.device, dtype)
+    model = read_network(DATA / "denoiser_small.pth.tar").model.to(setting.device, dtype)
     with precision(name, setting.device), torch.no_grad():
         found = model.denoise(expected["noisy"], expected["noise_variance"])
     return {"denoised": _relative_error(found, expected["denoised"])}
