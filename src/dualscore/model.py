@@ -189,18 +189,8 @@ class ImageModel(nn.Module):
     ) -> Tensor:
         """U(y, t) in nats split over pixels, shape (B, H, W); its sums over H and W are `energy`.
 
-        Args:
-            images: y, shape (B, C, H, W), where clean pixels are in [0, 1].
-            noise_variance: t ≥ 0 in pixel², a number or shape (B,).
-            batch_size: images evaluated at once.
-
-        Returns:
-            What `Energy.energy_map` gives, on the model's device.
-
-        Raises:
-            ValueError: if shapes, types or variances are impossible.
-            NormalizationError: if the model is a denoiser.
-            ScoreError: if its energy is not a sum over pixels.
+        Arguments and errors as in `energy`; a ScoreError too, if the energy is not a sum over pixels. What
+        the split means, `Energy.energy_map` says.
         """
         if not isinstance(self._energy(), Energy):
             raise ScoreError("this model's energy is of whole vectors: it cannot be split over pixels")

@@ -13,8 +13,6 @@ from torch import Tensor
 
 TRAINING, MEASURING, SAMPLING = 0, 1, 2
 """First numbers of random keys, so that what training draws is never what measuring or sampling draws."""
-
-
 GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0
 """Its multiples' fractional parts fill [0, 1) evenly, however many are taken."""
 
@@ -67,14 +65,8 @@ def normal_like(images: Tensor, generator: torch.Generator) -> Tensor:
 def fixed_noise(indices: Sequence[int], shape: Sequence[int], seed: int, draw: int = 0) -> Tensor:
     """Standard normal noise (B, C, H, W) of given images, the same in every batch and on every rank.
 
-    Args:
-        indices: the images' positions in their data set, length B.
-        shape: of one image (C, H, W).
-        seed: the run's seed.
-        draw: which of an image's independent draws.
-
-    Returns:
-        Float32, on the CPU.
+    The images' positions in their data set, the run's seed, and which of an image's independent `draw`s it is
+    decide it. Float32, on the CPU.
     """
     generators = _of_images(indices, seed, draw, 0)
     return torch.stack([torch.randn(*shape, generator=g, dtype=torch.float32) for g in generators])

@@ -50,11 +50,7 @@ def laplacian(
 
 
 class WhitenedFlow:
-    """The flow in whitened coordinates v = (Σ + t)^(−1/2) (y − μ), in the eigenbasis of Σ.
-
-    Args:
-        prior: Gaussian of the clean images.
-    """
+    """The flow in whitened coordinates v = (Σ + t)^(−1/2) (y − μ), in the eigenbasis of the images' Σ."""
 
     def __init__(self, prior: StationaryGaussian) -> None:
         self.prior = prior
@@ -79,22 +75,23 @@ State = tuple[Tensor, ...]
 
 def integrate(
     velocity: Callable[[Tensor, State], State], start: State, t_from: float, t_to: float, tolerance: float
-) -> State:
+) -> tuple[State, int]:
     """Follow a flow in ln t with an adaptive solver (Dormand–Prince 5), from t_from > 0 to t_to, in pixel².
 
     The velocity gives d state/d ln t at (t, state), where t is a scalar of the first part's type; the
-    tolerance is relative and absolute.
+    tolerance is relative and absolute. Returns the state at t_to, and how often the velocity was asked for.
     """
-    like = start[0]
-    path = odeint(
-        lambda s, state: velocity(s.exp().to(like.dtype), state),
-        start,
-        torch.tensor([math.log(t_from), math.log(t_to)], dtype=torch.float64, device=like.device),
-        rtol=tolerance,
-        atol=tolerance,
-        options={"first_step": FIRST_STEP, "max_step": LARGEST_STEP},
-    )
-    return tuple(part[-1] for part in path)
+    like, evaluations = start[0], 0
+
+    def flow(s: Tensor, state: State) -> State:
+        nonlocal evaluations
+        evaluations += 1
+        return velocity(s.exp().to(like.dtype), state)
+
+    ends = torch.tensor([math.log(t_from), math.log(t_to)], dtype=torch.float64, device=like.device)
+    steps = {"first_step": FIRST_STEP, "max_step": LARGEST_STEP}
+    path = odeint(flow, start, ends, rtol=tolerance, atol=tolerance, options=steps)
+    return tuple(part[-1] for part in path), evaluations
 
 
 def ode_energy(
@@ -121,12 +118,9 @@ def ode_energy(
     Returns:
         The normalized energies and the number of evaluations.
     """
-    evaluations = 0
     whitened = WhitenedFlow(prior)
 
     def flow(t: Tensor, state: State) -> State:
-        nonlocal evaluations
-        evaluations += 1
         y = whitened.image(state[0], t)
         found, trace = laplacian(model, y, t.expand(len(y)), probe)
         constant = (whitened.spectrum + t).reciprocal().sum()
@@ -134,7 +128,8 @@ def ode_energy(
 
     with torch.no_grad():
         start = whitened.coordinates(images, t_min), images.new_zeros(len(images))
-        v, change = (part.double() for part in integrate(flow, start, t_min, t_max, tolerance))
+        state, evaluations = integrate(flow, start, t_min, t_max, tolerance)
+        v, change = (part.double() for part in state)
         log_determinant = torch.log(2.0 * math.pi * (prior.eigenvalues.double() + t_min)).sum()
         energy = 0.5 * (v.square().sum(dim=(1, 2, 3)) + log_determinant) + change
     return OdeEnergy(energy, evaluations)

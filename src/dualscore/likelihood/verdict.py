@@ -22,34 +22,24 @@ class Word(Enum):
 
 @dataclass(frozen=True)
 class Check:
-    """The difference of two figures that are the same for every −log p, or its root mean square over images.
+    """The difference of two figures that are the same for every −log p, or its root mean square."""
 
-    Args:
-        name: what is compared.
-        where: at which noise levels; empty where the check has none.
-        gap: the difference, in `unit`; of a root mean square that of the square, in its unit squared.
-        here: the gap's standard error over the images alone. If the energy were right, every image's gap
-            would be zero but for independent noise: so many deviations, whatever photographs they are of.
-        tolerance: in `unit`.
-        unit: `bits/dim`, `nats` or `rank`.
-        square: whether the gap is a mean square.
-        decisive: whether the check must be consistent for the energy to be called so; others, of which few
-            images say little, only testify against it.
-        of_images: whether it holds for the density of these images only: a wrong density may fail it and be
-            one all the same. Such checks are told apart.
-        said: the word, where it was found in another way.
-    """
-
-    name: str
-    where: str
-    gap: Estimate
+    name: str  # what is compared
+    where: str  # at which noise levels; empty where the check has none
+    gap: Estimate  # the difference, in `unit`; of a root mean square that of the square, in its unit squared
     here: float
-    tolerance: float = TOLERANCE
-    unit: str = "bits/dim"
-    square: bool = False
+    """The gap's standard error over the images alone. If the energy were right, every image's gap would be
+    zero but for independent noise: so many deviations, whatever photographs they are of."""
+    tolerance: float = TOLERANCE  # in `unit`
+    unit: str = "bits/dim"  # or `nats` or `rank`
+    square: bool = False  # whether the gap is a mean square
     decisive: bool = True
+    """Whether the check must be consistent for the energy to be called so; others, of which few images say
+    little, only testify against it."""
     of_images: bool = False
-    said: Word | None = None
+    """Whether it holds for the density of these images only: a wrong density may fail it and be one all the
+    same. Such checks are told apart."""
+    said: Word | None = None  # the word, where it was found in another way
 
     @property
     def word(self) -> Word:
@@ -88,12 +78,8 @@ class Check:
         """`energy rise, 30 to 15 dB: +0.031 ± 0.002 bits/dim`."""
         place = f", {self.where}" if self.where else ""
         error = "" if math.isnan(self.error) else f" ± {self.error:.3f}"
-        shown = (
-            f"{self.size:.3f}{error} {self.unit} rms"
-            if self.square
-            else f"{self.size:+.3f}{error} {self.unit}"
-        )
-        return f"{self.name}{place}: {shown}"
+        size, rms = (f"{self.size:.3f}", " rms") if self.square else (f"{self.size:+.3f}", "")
+        return f"{self.name}{place}: {size}{error} {self.unit}{rms}"
 
 
 def overall(checks: Sequence[Check]) -> Word:
@@ -118,12 +104,9 @@ def verdict(checks: Sequence[Check], dimension: int, looked_at: str, listed: int
     checks = [check for check in checks if not check.of_images]
     if not checks:
         return "not checked"
-    chosen = sorted(
-        (c for c in checks if c.word is word and (c.decisive or word is not Word.undecided)),
-        key=lambda c: -c.excess,
-    )
-    if not chosen:  # nothing that decides was looked at
-        chosen = sorted(checks, key=lambda c: -c.excess)
+    chosen = [c for c in checks if c.word is word and (c.decisive or word is not Word.undecided)]
+    # Without any, nothing that decides was looked at.
+    chosen = sorted(chosen or checks, key=lambda c: -c.excess)
     words = [check.word for check in checks]
     counts = ", ".join(f"{words.count(w)} {w.value}" for w in Word if w in words)
     tolerance = f"{TOLERANCE} bits/dim ({TOLERANCE * dimension * math.log(2.0):.1f} nats an image)"

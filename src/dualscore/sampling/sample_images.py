@@ -172,18 +172,15 @@ def flow(
     Song et al. 2021, arXiv 2011.13456, section 4.3.
     """
     whitened = WhitenedFlow(prior)
-    evaluations = 0
 
     def velocity(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        nonlocal evaluations
-        evaluations += 1
         (v,) = state
         y = whitened.image(v, t)
         return (whitened.velocity(v, model.gradients(y, t.expand(len(y)), time=False).image, t),)
 
     with torch.no_grad():
         start = normal_like(prior.eigenvalues.expand(count, -1, -1, -1), generator)
-        (v,) = integrate(velocity, (start,), t_max, t_min, tolerance)
+        (v,), evaluations = integrate(velocity, (start,), t_max, t_min, tolerance)
         return whitened.image(v, prior.mean.new_tensor(t_min)), evaluations
 
 
