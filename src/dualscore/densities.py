@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dualscore.energy import EnergyModel
-from dualscore.gaussian import StationaryGaussian, WhiteGaussian
+from dualscore.gaussian import Gaussian, StationaryGaussian, WhiteGaussian
 from dualscore.noise import normal_like
-
-Component = StationaryGaussian | WhiteGaussian
 
 
 class GaussianMixture(EnergyModel):
@@ -28,7 +26,7 @@ class GaussianMixture(EnergyModel):
     log_weights: Tensor
 
     def __init__(
-        self, weights: Sequence[float], components: Sequence[Component], image_shape: tuple[int, int, int]
+        self, weights: Sequence[float], components: Sequence[Gaussian], image_shape: tuple[int, int, int]
     ) -> None:
         super().__init__()
         if len(weights) != len(components) or not all(weight > 0 for weight in weights):
@@ -131,14 +129,10 @@ def gaussian_textures(image_shape: tuple[int, int, int]) -> GaussianMixture:
 def texture_mixture(image_shape: tuple[int, int, int]) -> GaussianMixture:
     """Textures of two spectra (isotropic and oriented) and two contrasts, equally likely."""
     mean = torch.full((image_shape[0],), 0.5)
-    spectra = [
-        natural_spectrum(image_shape, exponent=2.5, floor=0.15, stretch=stretch) for stretch in (1.0, 2.0)
-    ]
-    components = [
-        StationaryGaussian(mean, deviation**2 * spectrum)
-        for spectrum in spectra
-        for deviation in (0.06, 0.11)
-    ]
+    components = []
+    for stretch in (1.0, 2.0):
+        spectrum = natural_spectrum(image_shape, exponent=2.5, floor=0.15, stretch=stretch)
+        components += [StationaryGaussian(mean, deviation**2 * spectrum) for deviation in (0.06, 0.11)]
     return GaussianMixture([1.0] * len(components), components, image_shape)
 
 

@@ -70,13 +70,7 @@ class Context(NamedTuple):
 
 
 class CausalMLP(nn.Module):
-    """An exact likelihood of images of any size with K grey levels: one small network a channel.
-
-    Args:
-        channels: C.
-        levels: K.
-        seed: of the weights before training.
-    """
+    """An exact likelihood of images of any size with K grey levels: one small network for each channel."""
 
     offsets: Tensor
     near: Tensor
@@ -84,12 +78,8 @@ class CausalMLP(nn.Module):
     def __init__(self, channels: int, levels: int = LEVELS, seed: int = 0) -> None:
         super().__init__()
         self.channels, self.levels = channels, levels
-        seen = [
-            (y, x)
-            for y in range(-RADIUS, 1)
-            for x in range(-RADIUS, RADIUS + 1)
-            if y < 0 or x < 0
-        ]  # fmt: skip
+        square = itertools.product(range(-RADIUS, 1), range(-RADIUS, RADIUS + 1))
+        seen = [(y, x) for y, x in square if y < 0 or x < 0]
         self.register_buffer("offsets", torch.tensor(seen), persistent=False)
         near = torch.tensor([max(-y, abs(x)) <= NEAR for y, x in seen])
         self.register_buffer("near", near.float(), persistent=False)
@@ -195,18 +185,9 @@ def train_causal(
 ) -> CausalMLP:
     """Train on pixels drawn at random from images: AdamW, the learning rate a cosine's fall.
 
-    Args:
-        images: levels 0 … K−1, an integer type, shape (N, C, H, W).
-        steps: of the optimizer, each on `BATCH` levels.
-        seed: of weights and draws; the global random numbers are left alone.
-        levels: K.
-        watch: passes the steps on and shows them.
-
-    Returns:
-        The trained network, on the images' device; the same for the same arguments and threads.
-
-    Raises:
-        ValueError: if there are no images, or they hold no levels.
+    Images are levels 0 … K−1 of an integer type, shape (N, C, H, W); a ValueError refuses others. A step is
+    on `BATCH` levels; `watch` passes the steps on and shows them. The same network for the same arguments and
+    threads, on the images' device; the global random numbers are left alone.
     """
     channels, height, width = images.shape[1:]
     model = CausalMLP(channels, levels, seed).to(images.device)

@@ -69,18 +69,10 @@ class Estimate:
 
 
 def mean(values: Tensor, groups: Tensor | None = None) -> Estimate:
-    """Mean over images (n,), n ≥ 2, with its standard error over photographs.
+    """Mean over images (n,), n ≥ 2, with its standard error over photographs; NaN where there is one.
 
-    Args:
-        values: one an image, shape (n,).
-        groups: which photograph each image is of, any integers, shape (n,); None where each is its own, or
-            nobody knows.
-
-    Returns:
-        In the values' unit; the error is NaN where there is one photograph.
-
-    Raises:
-        ValueError: if there are fewer than two values, or some are not finite (never averaged away).
+    `groups` (n,), any integers, say which photograph each image is of; None where each is its own, or nobody
+    knows. A ValueError refuses fewer than two values, or some that are not finite: never averaged away.
     """
     values = values.double()
     if values.numel() < 2:
