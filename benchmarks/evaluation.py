@@ -18,9 +18,9 @@ from rich.console import Console
 from dualscore.assemble import build
 from dualscore.evaluation.session import Session
 from dualscore.images import to_pixels
-from dualscore.measuring.estimators import normalizer_count
-from dualscore.measuring.quantities import clean_energies, noisy_energies
-from dualscore.measuring.subject import Subject
+from dualscore.measuring.estimators import normalizer_stage
+from dualscore.measuring.quantities import clean_energies
+from dualscore.measuring.subject import Stage, Subject
 from dualscore.settings.experiment import load_experiment
 
 IMAGES = 2048
@@ -58,8 +58,8 @@ def evaluation_figures(folder: Path, data: Path, repeats: int, width: int) -> di
     prior = module.prior.to(fabric.device)
     subject = Subject(model, prior, None, quantized=True, dequantize=False, t_range=module.t_range, seed=0)
     stages = [
-        noisy_energies([config.noise.t_max], "val", normalizer_count(count), "normalizer"),
-        clean_energies("val", count, "paper"),
+        normalizer_stage(subject, "val", count),
+        Stage("paper", "val", count, clean_energies),
     ]
 
     def bare() -> None:

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from dualscore.densities import GaussianMixture, gaussian_textures
 from dualscore.energy import Gradients, ScoreModel
-from dualscore.evaluation import evaluation_stages
-from dualscore.evaluation.evaluate_checkpoint import with_span
+from dualscore.evaluation import evaluate_checkpoint
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.likelihood import variational_bound
 from dualscore.likelihood.bound import decode, decoder_energy, prior_divergence, stratified_variances
 from dualscore.likelihood.units import STEP
-from dualscore.measuring.estimators import ESTIMATORS
+from dualscore.measuring.estimators import ESTIMATORS, pilot_stages
 from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.subject import Images, Subject
 from dualscore.settings.config import EvaluateConfig
@@ -113,23 +112,19 @@ def test_what_an_evaluation_reports_is_a_bound_too(error: float) -> None:
         )
 
         options = EvaluateConfig(estimators=["bound"])
-        extent = evaluation_stages.extent(options, {"train": 10**6, "val": 10**6}, "val")
+        extent = evaluate_checkpoint.extent(options, {"train": 10**6, "val": 10**6}, "val")
         measured = Measured(subject, 2, Grid(2e-5, 1e2, 24), [])
         position = torch.arange(REPEATS * len(images))
         chosen: list[str] = []
         for pilot in (True, False):
-            stages = (
-                evaluation_stages.pilot_stages(measured, options, extent)
-                if pilot
-                else ESTIMATORS["bound"].stages(measured, extent)
-            )
+            stages = pilot_stages(measured, extent) if pilot else ESTIMATORS["bound"].stages(measured, extent)
             chosen += [stage.split for stage in stages]
             for stage in stages:
                 # The images that are reported have draws of their own, as in a session.
                 split = "" if stage.split == extent.reported else stage.split
                 batch = Images(images.repeat(REPEATS, 1, 1, 1), position.tolist(), split)
                 measured.rows[stage.name] = {"position": position, **stage.measure(subject, batch)}
-            measured = with_span(measured)
+            measured = measured.with_span()
         assert chosen == [
             "train",
             "train",

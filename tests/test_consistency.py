@@ -22,10 +22,9 @@ from dualscore.likelihood.consistency import (
 from dualscore.likelihood.ode import laplacian
 from dualscore.likelihood.verdict import TOLERANCE, Check, Word, verdict
 from dualscore.measuring.checks import CALIBRATION, HEAT, IMAGE, RISE, SPACE, TIME, all_checks
-from dualscore.measuring.identities import calibration, heat, rises
 from dualscore.measuring.measured import Grid, Measured
-from dualscore.measuring.quantities import noise_levels
-from dualscore.measuring.subject import Images, Subject
+from dualscore.measuring.quantities import calibration, heat, noise_levels, rise_edges, rises
+from dualscore.measuring.subject import Images, Stage, Subject
 from dualscore.noise import corrupt, random_signs
 
 LEVELS = [10.0 ** (-k / 10) for k in (75, 60, 45, 30, 15, 0, -15)]
@@ -55,10 +54,10 @@ def measure(model: EnergyModel, density: GaussianMixture, seed: int = 0, images:
     measured = Measured(subject, DIMENSION, Grid(*t_range, 1), LEVELS)
     batch = Images(clean, list(range(images)))
     for stage in (
-        rises("val", images, measured.anchors),
+        Stage("rises", "val", images, rises, {"edges": rise_edges(measured)}),
         noise_levels(LEVELS, "val", images),
-        heat("val", images, LEVELS),
-        calibration("val", images, LEVELS),
+        Stage("heat", "val", images, heat, {"variances": LEVELS}),
+        Stage("calibration", "val", images, calibration, {"variances": LEVELS}),
     ):
         measured.rows[stage.name] = {"position": torch.arange(images), **stage.measure(subject, batch)}
     return measured

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualscore.densities import gaussian_textures
-from dualscore.evaluation.evaluation_report import legend
 from dualscore.evaluation.session import nested_choice
 from dualscore.evaluation.store import RowStore
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import Estimate
 from dualscore.likelihood.units import STEP
 from dualscore.measuring import quantities
-from dualscore.measuring.chain_figures import LOG_Z, MASS
-from dualscore.measuring.checks import CALIBRATION, HEAT, IMAGE, ODE, RISE, SPACE, TIME
+from dualscore.measuring.checks import CALIBRATION, HEAT, IMAGE, LOG_Z, MASS, ODE, RISE, SPACE, TIME
 from dualscore.measuring.measured import Grid, choose
-from dualscore.measuring.row_figures import PerImage, component_weights
-from dualscore.measuring.subject import Images, Subject, joined
+from dualscore.measuring.row_figures import Estimated, component_weights, difference
+from dualscore.measuring.subject import Images, Stage, Subject, joined
+from dualscore.report_tables import legend
 from workspace import EVERYTHING, TINY, Workspace
 
 SMALL = [
@@ -322,7 +322,7 @@ def test_an_ode_that_fails_for_one_image_is_found_alone(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(quantities, "ode_energy", failing)
     clean = density.sample(4, torch.Generator().manual_seed(0))
-    stage = quantities.ode_energies("val", 4, 1e-3)
+    stage = Stage("ode", "val", 4, quantities.ode_energies, {"tolerance": 1e-3})
     whole = stage.measure(subject, Images(clean, [0, 1, 2, 3]))["energy"]
     broken = clean.clone()
     broken[2] = math.nan
@@ -357,21 +357,20 @@ def test_t0_and_t1_are_where_the_bound_is_tightest() -> None:
 
 
 def test_differences_are_taken_over_shared_images() -> None:
-    table = PerImage(lambda _: None)
-    shared = Estimate(1.0, 0.5)
-    table.add("a", torch.tensor([0, 1, 2, 3]), torch.tensor([1.0, 2.0, 3.0, 4.0]), shared)
-    table.add("b", torch.tensor([1, 3]), torch.tensor([2.5, 4.7]), shared)
-    table.add("c", torch.tensor([0, 1, 2, 3]), torch.tensor([2.0, 3.0, 4.0, 3.0]))
-    assert table.difference("b", "a").value == pytest.approx(0.6)
-    assert table.difference("b", "a").stderr == pytest.approx(0.1)  # log Z cancels
-    other = table.difference("c", "a")
+    log_z = Estimate(1.0, 0.5)
+    a = Estimated(torch.tensor([0, 1, 2, 3]), torch.tensor([1.0, 2.0, 3.0, 4.0]), shared=log_z)
+    b = Estimated(torch.tensor([1, 3]), torch.tensor([2.5, 4.7]), shared=log_z)
+    c = Estimated(torch.tensor([0, 1, 2, 3]), torch.tensor([2.0, 3.0, 4.0, 3.0]))
+    gap, images = difference(b, a, lambda _: None)
+    assert images == 2
+    assert gap.value == pytest.approx(0.6)
+    assert gap.stderr == pytest.approx(0.1)  # log Z cancels
+    other, images = difference(c, a, lambda _: None)
+    assert images == 4
     assert other.value == pytest.approx(0.5 - 1.0)
     assert other.stderr == pytest.approx(math.hypot(0.5, 0.5))  # log Z's error, and that over images
     # The error over photographs, where those are known: of two in which the differences are 1, 1 and 1, −1.
-    known = PerImage(lambda position: position // 2)
-    known.add("a", torch.tensor([0, 1, 2, 3]), torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    known.add("c", torch.tensor([0, 1, 2, 3]), torch.tensor([2.0, 3.0, 4.0, 3.0]))
-    clustered = known.difference("c", "a")
+    clustered, _ = difference(c, replace(a, shared=None), lambda position: position // 2)
     assert clustered.value == pytest.approx(0.5)
     assert clustered.stderr == pytest.approx(0.5)
     assert clustered.groups == 2

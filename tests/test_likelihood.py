@@ -22,7 +22,7 @@ from dualscore.likelihood import (
 )
 from dualscore.measuring.estimators import paper
 from dualscore.measuring.measured import Grid, Measured
-from dualscore.measuring.row_figures import shared_bound, shared_level_figures
+from dualscore.measuring.row_figures import level_figures, shared_bound
 from dualscore.measuring.subject import Rows, Subject
 from dualscore.training.callbacks.validation import joined
 from test_gaussian import random_spectrum
@@ -150,7 +150,7 @@ def test_level_figures_turn_losses_into_decibels_and_dimensions() -> None:
         "space": torch.tensor([0.2, 0.3, 0.5, 0.01, 0.02, 0.03]),
         "time": torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0, 8.0]),
     }
-    low, high, _ = shared_level_figures(gathered(rows, parts=(1, 4, 1)), [1e-2, 1.0, 10.0, 100.0], 100)
+    low, high, _ = level_figures(gathered(rows, parts=(1, 4, 1)), [1e-2, 1.0, 10.0, 100.0], 100)
     assert (low.noise_variance, low.images, low.space_loss, low.time_loss) == (
         1e-2,
         2,
@@ -164,7 +164,7 @@ def test_level_figures_turn_losses_into_decibels_and_dimensions() -> None:
     assert (high.noise_variance, high.images, high.psnr_in) == (10.0, 3, pytest.approx(-10.0))
     assert (high.space_loss, high.time_loss) == (pytest.approx(0.02), pytest.approx(6.0))
     del rows["time"]
-    assert [level.time_loss for level in shared_level_figures(rows, [1e-2, 1.0, 10.0], 100)] == [None, None]
+    assert [level.time_loss for level in level_figures(rows, [1e-2, 1.0, 10.0], 100)] == [None, None]
 
 
 def test_rows_are_gathered_in_double_precision_and_in_order() -> None:

@@ -21,8 +21,7 @@ from rich.console import Console
 import dualscore
 from dualscore.energy import Denoiser, Energy, Fading
 from dualscore.errors import NormalizationError, ScoreError
-from dualscore.evaluation.open_checkpoint import DEFINITIONS
-from dualscore.evaluation.store import RowStore
+from dualscore.evaluation.store import DEFINITIONS, RowStore
 from dualscore.gaussian import StationaryGaussian, WhiteGaussian
 from dualscore.images import to_pixels
 from dualscore.likelihood import mean

@@ -17,7 +17,7 @@ from dualscore.assemble import build_datamodule, load_statistics
 from dualscore.data.datamodule import ImageDataModule
 from dualscore.errors import DataError
 from dualscore.evaluation import codecs, fitted_yardsticks, yardsticks
-from dualscore.evaluation.fitted_yardsticks import FullGaussian, Keep
+from dualscore.evaluation.fitted_yardsticks import FullGaussian, kept
 from dualscore.evaluation.yardsticks import YARDSTICKS, Yardstick, measure_yardsticks
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, to_pixels
@@ -55,9 +55,8 @@ def measured(
     datamodule: ImageDataModule, stationary: StationaryGaussian, folder: Path, **options: object
 ) -> dict[str, Yardstick]:
     settings = {"split": "val", "count": 40, "seed": 3} | options
-    channels = stationary.mean.numel()
     return measure_yardsticks(
-        datamodule, stationary, channels, folder=folder, console=Console(file=io.StringIO()), **settings
+        datamodule, stationary, folder=folder, console=Console(file=io.StringIO()), **settings
     )  # type: ignore[arg-type]
 
 
@@ -72,12 +71,12 @@ def test_every_row_is_of_the_same_images(shards: Path, tmp_path: Path) -> None:
     (batch,) = datamodule.evenly_spaced("val", 40, 512)
     for name in ("stationary", "full_covariance", "causal"):
         row = rows[name]
-        assert torch.equal(row.positions, batch.position)
-        assert row.value == pytest.approx(float(row.bits_per_dim.mean()))
-        assert (row.images, row.reason) == (40, "")
+        assert torch.equal(row.found.position, batch.position)
+        assert row.value == pytest.approx(float(row.found.bits.mean()))
+        assert row.images == 40
     assert [rows[name].kind for name in YARDSTICKS[:4]] == ["dequantized", "dequantized", "exact", "file"]
     assert [rows[name].training_images for name in YARDSTICKS[:4]] == [27663, 1500, 27663, None]
-    assert "44," in rows["causal"].detail
+    assert "44," in rows["causal"].note
 
     # By hand, from the definition.
     x = to_pixels(batch.image, 1, torch.float64)
@@ -87,9 +86,9 @@ def test_every_row_is_of_the_same_images(shards: Path, tmp_path: Path) -> None:
         full.add(to_pixels(part.image, 1))
     full.fit()
     by_hand = math.log2(255) + full.energy(x) / (256 * math.log(2))
-    assert torch.allclose(rows["full_covariance"].bits_per_dim, by_hand)
+    assert torch.allclose(rows["full_covariance"].found.bits, by_hand)
     energy = stationary(x, torch.zeros(40, dtype=x.dtype)).energy
-    assert torch.allclose(rows["stationary"].bits_per_dim, math.log2(255) + energy / (256 * math.log(2)))
+    assert torch.allclose(rows["stationary"].found.bits, math.log2(255) + energy / (256 * math.log(2)))
     gray = (x * 255).round().to(torch.uint8)
     tiles = codecs.mosaic(gray.numpy())
     assert rows["png"].value == pytest.approx(8 * len(codecs.png(tiles)) / (40 * 256))
@@ -102,8 +101,8 @@ def test_what_is_fitted_is_taken_from_its_file_until_something_else_is_asked_for
     datamodule, stationary = opened("patches_dual", f"data.path={shards}")
     names = ("full_covariance", "causal")
     first = measured(datamodule, stationary, tmp_path, wanted=names)
-    kept = sorted((shards / ".yardsticks").iterdir())
-    assert [path.name.rpartition("-")[0] for path in kept] == ["causal", "full-covariance"]
+    files = sorted((shards / ".yardsticks").iterdir())
+    assert [path.name.rpartition("-")[0] for path in files] == ["causal", "full-covariance"]
 
     def none(*_: object, **__: object) -> None:
         raise AssertionError("fitted again")
@@ -113,18 +112,18 @@ def test_what_is_fitted_is_taken_from_its_file_until_something_else_is_asked_for
         patch.setattr(FullGaussian, "fit", none)
         again = measured(datamodule, stationary, tmp_path, wanted=names)
         for name in names:
-            assert torch.equal(first[name].bits_per_dim, again[name].bits_per_dim)
+            assert torch.equal(first[name].found.bits, again[name].found.bits)
             assert first[name].training_images == again[name].training_images
         patch.setattr(datamodule, "identity", "other images")
         with pytest.raises(AssertionError, match="again"):
             measured(datamodule, stationary, tmp_path, wanted=["causal"])
 
     for harm in (damage, disguise, empty):
-        for path in kept:
+        for path in files:
             harm(path)
         repaired = measured(datamodule, stationary, tmp_path, wanted=names)
-        assert all(torch.equal(first[name].bits_per_dim, repaired[name].bits_per_dim) for name in names)
-        assert sorted((shards / ".yardsticks").iterdir()) == kept
+        assert all(torch.equal(first[name].found.bits, repaired[name].found.bits) for name in names)
+        assert sorted((shards / ".yardsticks").iterdir()) == files
 
 
 def damage(path: Path) -> None:
@@ -150,13 +149,15 @@ def test_without_a_folder_to_write_to_it_is_kept_with_the_evaluation(shards: Pat
     assert [path.suffix for path in elsewhere.iterdir()] == [".safetensors"]
     nowhere.write_text("")
     unkept = measured(datamodule, stationary, nowhere, wanted=["causal"])
-    assert torch.equal(rows["causal"].bits_per_dim, unkept["causal"].bits_per_dim)
+    assert torch.equal(rows["causal"].found.bits, unkept["causal"].found.bits)
 
 
 def made(folder: Path, number: int) -> None:
-    keep = Keep([folder])
     for _ in range(30):
-        found = keep("thing", {"of": 1}, lambda _: number % 2 == 0, lambda: {"x": torch.arange(5000.0)})
+        if number % 2:
+            for path in folder.glob("thing-*"):
+                path.unlink(missing_ok=True)
+        found = kept([folder], "thing", {"of": 1}, lambda: {"x": torch.arange(5000.0)})
         assert torch.equal(found["x"], torch.arange(5000.0))
 
 
@@ -178,12 +179,12 @@ def test_many_images_are_an_even_choice_for_network_and_codecs(
     monkeypatch.setattr(yardsticks, "CODEC_PIXELS", 6 * 256)
     datamodule, stationary = opened("patches_dual", f"data.path={shards}")
     rows = measured(datamodule, stationary, tmp_path, count=300)
-    whole = set(rows["stationary"].positions.tolist())
-    part = rows["causal"].positions.tolist()
+    whole = set(rows["stationary"].found.position.tolist())
+    part = rows["causal"].found.position.tolist()
     assert (rows["stationary"].images, rows["causal"].images, rows["png"].images) == (300, 10, 6)
     assert set(part) < whole
     assert max(np.diff([0, *part, 2018])) < 2 * 2018 / 10
-    assert rows["png"].detail.startswith("a mosaic of 6 images, 32×48 pixels")
+    assert rows["png"].note.startswith("a mosaic of 6 images, 32×48 pixels")
 
 
 def test_images_that_are_floats_have_no_levels(tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_images_that_are_floats_have_no_levels(tmp_path: Path) -> None:
     assert 0 < rows["stationary"].images == rows["full_covariance"].images == 40
     for name in ("causal", *codecs.CODECS):
         assert (rows[name].value, rows[name].images) == (None, 0)
-        assert rows[name].reason == "of 8-bit images only, and these are floats"
+        assert rows[name].note == "of 8-bit images only, and these are floats"
     assert [path.name[:4] for path in tmp_path.iterdir()] == ["full"]
 
 
@@ -205,7 +206,7 @@ def test_training_images_that_cannot_be_read_cost_their_rows_alone(shards: Path,
     target.unlink()
     target.write_bytes(content)
     rows = measured(datamodule, stationary, tmp_path, wanted=["stationary", "causal"])
-    assert "train-000003.tar" in rows["causal"].reason
+    assert "train-000003.tar" in rows["causal"].note
     assert rows["stationary"].value is not None
 
 
@@ -216,7 +217,7 @@ def test_colour_is_measured_in_colour(shards: Path, tmp_path: Path) -> None:
     assert rows["png"].value == pytest.approx(
         8 * len(codecs.png(codecs.mosaic(batch.image.numpy()))) / (40 * 768)
     )
-    assert rows["causal"].bits_per_dim.shape == (40,)
+    assert rows["causal"].found.bits.shape == (40,)
 
 
 @pytest.fixture
@@ -247,7 +248,7 @@ def test_a_codec_that_is_not_there_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "imagecodecs", None)
     row = yardsticks._codec("jpeg_xl", torch.from_numpy(tiles))
-    assert row.reason == 'not installed: pip install "dualscore[codecs]"'
+    assert row.note == 'not installed: pip install "dualscore[codecs]"'
 
 
 def test_a_mosaic_too_large_for_a_codec_is_refused() -> None:
@@ -260,7 +261,7 @@ def test_a_mosaic_too_large_for_a_codec_is_refused() -> None:
 def test_a_kept_file_tells_what_it_is_of(tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    Keep([tmp_path])("thing", {"of": 1}, lambda _: True, lambda: {"x": torch.zeros(2)})
+    kept([tmp_path], "thing", {"of": 1}, lambda: {"x": torch.zeros(2)})
     (path,) = tmp_path.iterdir()
     with safe_open(path, framework="pt") as file:
         assert json.loads(file.metadata()["dualscore"])["identity"] == {"of": 1}

@@ -10,6 +10,7 @@ from dualscore.assemble import blank_statistics, build_score_model, image_shape
 from dualscore.errors import DualscoreError
 from dualscore.measuring.estimators import label
 from dualscore.measuring.row_figures import estimate_of
+from dualscore.report_tables import print_report
 from dualscore.runs.folder import Run
 from dualscore.runs.run_status import Status, duration
 from dualscore.settings.config import RADIAL, ExperimentConfig
@@ -85,6 +86,8 @@ def tell_complete(config: ExperimentConfig, run: Run, step: int) -> None:
 
 def tell_results(report: dict[str, Any], output: Path, checkpoint: Path) -> None:
     """Say what an evaluation of a checkpoint found, where it is written, and what can be done next."""
+    print_report(report, shared_console())
+    shared_console().print(f"written to {output}", soft_wrap=True)
     run = Run(checkpoint.parent.parent)
     is_best = run.best == checkpoint
     model = str(run.folder if is_best else checkpoint)

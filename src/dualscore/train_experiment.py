@@ -16,7 +16,7 @@ from dualscore.data.datamodule import ImageDataModule
 from dualscore.devices import allow_tf32
 from dualscore.errors import StoppedError, TrainingError
 from dualscore.evaluation import evaluate, is_complete
-from dualscore.evaluation.evaluation_stages import check_estimators
+from dualscore.evaluation.evaluate_checkpoint import check_estimators
 from dualscore.files.plain_text import one_line
 from dualscore.measuring.estimators import ESTIMATORS
 from dualscore.redaction import redact
@@ -62,7 +62,7 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
             _set_state(status, run, State.evaluating)
             signals.stop_at_once()
             best = best_sound(run, _warn)
-            report = evaluate(config, best, report_file)
+            report = evaluate(config, best, report_file, shared_console())
             if rank() == 0:
                 steps = (measured, config.trainer.max_steps - 1)
                 write_closing(PatientLogger(run.folder, 0, _warn), report, steps)

@@ -79,7 +79,7 @@ def check(job: Job, data_needed: bool = True) -> str:
     """
     from dualscore.assemble import find_data, known_density
     from dualscore.data.transfer import is_remote
-    from dualscore.evaluation.evaluation_stages import check_estimators
+    from dualscore.evaluation.evaluate_checkpoint import check_estimators
     from dualscore.network_table import check_network
 
     missing = ""

@@ -104,7 +104,8 @@ def evaluate(
     from dualscore.telling import tell_results
     from dualscore.train_experiment import leave
 
-    tell_results(evaluate(config, path, output), output, path)
+    quiet()
+    tell_results(evaluate(config, path, output, shared_console()), output, path)
     leave()
     return None
 

@@ -14,7 +14,7 @@ from dualscore.devices import find_device
 from dualscore.draw_images import DrawOptions, check_images, read_images
 from dualscore.errors import ScoreError, TrainingError
 from dualscore.evaluation import is_complete
-from dualscore.evaluation.evaluation_stages import costs
+from dualscore.evaluation.evaluate_checkpoint import costs
 from dualscore.figures import check_names
 from dualscore.figures.trained import Trained, read_run
 from dualscore.model import ImageModel

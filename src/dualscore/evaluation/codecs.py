@@ -18,11 +18,6 @@ Picture = NDArray[np.uint8]
 LARGEST_SIDE = 16_383  # pixels of a WebP's side, the shortest limit of all
 GRAY_EFFORT, COLOUR_EFFORT = 9, 8
 """JPEG XL's effort: 10 saves 0.001 bits/dim more in three times the time; 9 takes minutes a megapixel."""
-JPEG_XL = 'not installed: pip install "dualscore[codecs]"'
-
-
-class UnavailableError(DataError):
-    """A codec that is not installed."""
 
 
 def mosaic(images: Picture) -> Picture:
@@ -36,10 +31,8 @@ def mosaic(images: Picture) -> Picture:
     columns = math.ceil(math.sqrt(count * height / width))
     rows = -(-count // columns)
     if max(rows * height, columns * width) > LARGEST_SIDE:
-        raise DataError(
-            f"a mosaic of {rows * height:,}×{columns * width:,} pixels is too large: "
-            f"a WebP's side has at most {LARGEST_SIDE:,}"
-        )
+        size = f"{rows * height:,}×{columns * width:,}"
+        raise DataError(f"a mosaic of {size} pixels is too large: a WebP's side has at most {LARGEST_SIDE:,}")
     tiles = np.zeros((rows * columns, channels, height, width), np.uint8)
     tiles[:count] = images
     whole = tiles.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
@@ -55,7 +48,7 @@ def png(picture: Picture) -> bytes:
 def webp(picture: Picture) -> bytes:
     """A lossless WebP file, which has no gray: three equal channels cost it next to nothing."""
     if not features.check("webp"):
-        raise UnavailableError("this Pillow was built without WebP: pip install --force-reinstall pillow")
+        raise DataError("this Pillow was built without WebP: pip install --force-reinstall pillow")
     image = Image.fromarray(picture).convert("RGB")
     return _saved(image, "WEBP", lossless=True, quality=100, method=6, exact=True)
 
@@ -65,11 +58,17 @@ def jpeg_xl(picture: Picture) -> bytes:
     try:
         import imagecodecs
     except ImportError:
-        raise UnavailableError(JPEG_XL) from None
+        raise DataError('not installed: pip install "dualscore[codecs]"') from None
     if not imagecodecs.JPEGXL.available:
-        raise UnavailableError("this imagecodecs was built without libjxl: pip install imagecodecs")
+        raise DataError("this imagecodecs was built without libjxl: pip install imagecodecs")
     effort = GRAY_EFFORT if picture.ndim == 2 else COLOUR_EFFORT
     return bytes(imagecodecs.jpegxl_encode(picture, lossless=True, effort=effort, numthreads=1))
+
+
+def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, kind, **options)
+    return sink.getvalue()
 
 
 CODECS: dict[str, tuple[str, Callable[[Picture], bytes]]] = {
@@ -78,9 +77,3 @@ CODECS: dict[str, tuple[str, Callable[[Picture], bytes]]] = {
     "jpeg_xl": ("JPEG XL, lossless", jpeg_xl),
 }
 """By name: the label in tables, and the encoder."""
-
-
-def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    sink = io.BytesIO()
-    image.save(sink, kind, **options)
-    return sink.getvalue()

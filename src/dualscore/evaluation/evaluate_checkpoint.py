@@ -1,169 +1,172 @@
-"""An evaluation from a checkpoint to evaluation.json."""
+"""An evaluation from a checkpoint to evaluation.json: what is measured, in what order, and at what cost."""
 
-import json
-import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from dualscore.assemble import load_statistics
-from dualscore.evaluation import content, evaluation_stages, yardsticks
-from dualscore.evaluation.evaluation_report import print_figure, print_report, write_report
-from dualscore.evaluation.open_checkpoint import Opened, open_checkpoint
-from dualscore.evaluation.session import Session
-from dualscore.files.aside import sha256
+from dualscore.errors import ConfigError
+from dualscore.evaluation.evaluation_report import beside, figures, is_complete, opening, write_report
+from dualscore.evaluation.session import Session, open_checkpoint
+from dualscore.evaluation.store import read_json
+from dualscore.evaluation.yardsticks import YARDSTICKS, Yardstick, measure_yardsticks
 from dualscore.gaussian import StationaryGaussian
-from dualscore.measuring import chain_figures
-from dualscore.measuring.estimators import ESTIMATORS
-from dualscore.measuring.measured import Extent, Grid, Measured, choose
-from dualscore.measuring.subject import Rows
-from dualscore.settings.config import CHECKS, ExperimentConfig
-from dualscore.terminal.console import quiet, shared_console
+from dualscore.measuring.estimators import ESTIMATORS, label, normalizer_stage, pilot_stages, ready, usable
+from dualscore.measuring.measured import PILOT_IMAGES, Extent, Grid, Measured
+from dualscore.measuring.quantities import identity_stages, noise_levels, true_energies
+from dualscore.measuring.row_figures import estimate_of
+from dualscore.measuring.subject import KINDS, Stage
+from dualscore.settings.config import CHECKS, EvaluateConfig, ExperimentConfig
+
+CHECKED_IMAGES = 48
+"""Images for the checks whose figures are known well from few: heat equation, ranks of the noise level."""
 
 
-def is_complete(report: Path, checkpoint: Path) -> bool:
-    """Whether evaluation.json exists and is a finished evaluation of exactly this checkpoint."""
-    try:
-        found = json.loads(report.read_text(encoding="utf-8"))
-        return bool(found["complete"]) and found["checkpoint_sha256"] == sha256(checkpoint)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def extent(options: EvaluateConfig, counts: dict[str, int], reported: str) -> Extent:
+    """The number of images for each purpose, given the `counts` in each split.
+
+    Where the validation split is reported, which chose the checkpoint, training images choose what is left to
+    be chosen.
+    """
+    images = min(options.images, counts[reported])
+    return Extent(
+        reported=reported,
+        chooser="train" if reported == "val" else "val",
+        images=images,
+        subset=min(options.subset_images, images),
+        train_images=min(options.train_images, counts["train"]),
+        ode_images=options.ode_images,
+        draws=options.draws,
+        ode_tolerance=options.ode_tolerance,
+        chains=options.chains,
+        mirror=options.mirror,
+    )
 
 
-def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path) -> dict[str, Any]:
+def check_estimators(config: ExperimentConfig) -> None:
+    """Refuse estimates and yardsticks that are not known, or that the images have none of: ConfigError."""
+    options = config.evaluate
+    for key, wanted, known in (
+        ("estimators", options.estimators, [*ESTIMATORS, CHECKS]),
+        ("yardsticks", options.yardsticks, YARDSTICKS),
+    ):
+        if unknown := ", ".join(repr(name) for name in wanted if name not in known):
+            raise ConfigError(f"evaluate.{key}: must be some of {', '.join(known)}, not {unknown:.80}")
+    discrete = [name for name in options.estimators if name != CHECKS and ESTIMATORS[name].discrete]
+    if discrete and not config.data.quantized:
+        raise ConfigError(
+            f"evaluate.estimators: {' and '.join(discrete)} cannot be had with data.quantized=false: "
+            "8-bit images are needed"
+        )
+
+
+def stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[Stage]:
+    """The stages after the pilot: truth, log Z, estimates in their table's order, noise levels, checks."""
+    images, chosen = (extent.reported, extent.images), usable(options.estimators, measured)
+    checked = measured.subject.is_energy and CHECKS in options.estimators
+    made = [Stage("truth", *images, true_energies)] if measured.subject.density is not None else []
+    if checked or any(estimator.energy for estimator in chosen.values()):
+        made.append(normalizer_stage(measured.subject, *images))
+    for estimator in chosen.values():
+        made += estimator.stages(measured, extent)
+    made.append(noise_levels(measured.levels, extent.reported, extent.subset))
+    if checked:
+        few = min(CHECKED_IMAGES, extent.subset)
+        made += identity_stages(extent.reported, extent.subset, few, extent.chains, measured)
+    return made
+
+
+def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path, console: Console) -> dict[str, Any]:
     """Measure a checkpoint and write evaluation.json, figure by figure; interrupted, it goes on.
 
-    The order: stages, which give rows, one an image, kept in the folder `evaluation` beside the output;
-    chains, which give rows of their own; figures of all rows; yardsticks; the report. A finished report of
-    the same checkpoint stays until the new one is finished, and estimates that only it has are made too: of
-    what was measured they cost nothing. A DualscoreError is one line for people.
+    The order: the pilot's stages and the others, which give rows, kept in the folder `evaluation` beside the
+    output; figures of all rows; yardsticks; the report, which is returned. A finished report of the same
+    checkpoint stays until the new one is finished, and estimates that only it has are made too: of what was
+    measured they cost nothing. A DualscoreError is one line for people.
     """
-    quiet()
-    evaluation_stages.check_estimators(config)
-    console, folder = shared_console(), output.parent / "evaluation"
-    finished = is_complete(output, checkpoint)
+    check_estimators(config)
+    finished, folder = is_complete(output, checkpoint), output.parent / "evaluation"
     if finished:
         config = _with_earlier(config, output)
-    opened = open_checkpoint(config, checkpoint, folder, console)
-    session, options = opened.session, config.evaluate
+    session, options = open_checkpoint(config, checkpoint, folder, console), config.evaluate
     speaks = session.fabric.is_global_zero  # one process prints and writes for all
     console.print(f"evaluating {checkpoint} …", soft_wrap=True)
-    report, measured = _opening(config, checkpoint, opened), blank(opened, config)
-    extent = evaluation_stages.extent(options, session.datamodule.counts, session.datamodule.reported)
-    for stage in evaluation_stages.pilot_stages(measured, options, extent):
+    report, measured = opening(config, checkpoint, session), session.blank()
+    numbers = extent(options, session.datamodule.counts, session.reported)
+    if "bound" in options.estimators:
+        measured.rows.update({stage.name: session.run(stage) for stage in pilot_stages(measured, numbers)})
+        measured = measured.with_span()
+    shown: set[str] = set()
+    for stage in stages(measured, options, numbers):
         measured.rows[stage.name] = session.run(stage)
-    measured = with_span(measured)
-    for stage in evaluation_stages.stages(measured, options, extent):
-        measured.rows[stage.name] = session.run(stage)
-        if speaks and _show_new(measured, config, extent, report, console) and not finished:
-            write_report(report, output)
-    if speaks and evaluation_stages.checked(measured, options):
-        measured.rows.update(_chains(session, measured))
-    report |= content.figures(measured, config, extent)
+        new = [name for name in ready(options.estimators, measured, numbers) if name not in shown]
+        if new and speaks:
+            report |= figures(measured, config, numbers)
+            for name in new:
+                figure = report["bits_per_dim"][name]
+                cost = f"{figure['images']:,} images, {figure['evaluations']:,} network evaluations"
+                console.print(f"{label(name):18} {estimate_of(figure)} bits/dim · {cost}", soft_wrap=True)
+            if not finished:
+                write_report(report, output)
+        shown.update(new)
+    report |= figures(measured, config, numbers)
     if speaks:
-        found = _yardsticks(config, session, folder)
-        report["yardsticks"] = {name: yardsticks.figure(y, measured.photographs) for name, y in found.items()}
-        report["differences"] |= content.beside(measured, found)
+        found = _yardsticks(config, session)
+        report["yardsticks"] = {name: y.figure(measured.photographs) for name, y in found.items()}
+        report["differences"] |= beside(measured, found)
         report["estimators"] = list(options.estimators)
         report["complete"] = True
         write_report(report, output)
-        print_report(report, console)
-        console.print(f"written to {output}", soft_wrap=True)
     # A process that left while the first one still measures would be taken for a crash.
     session.fabric.barrier()
     return report
 
 
-def _opening(config: ExperimentConfig, checkpoint: Path, opened: Opened) -> dict[str, Any]:
-    """The report's head: the checkpoint and the images."""
-    data = opened.session.datamodule
-    return {
-        "experiment": config.name,
-        "checkpoint": str(checkpoint),
-        "checkpoint_sha256": opened.digest,
-        "step": opened.step,
-        "weights": "averaged" if config.optim.ema_steps else "trained",
-        "complete": False,
-        "dataset": {
-            "name": data.dataset,
-            "release": data.release,
-            "path": str(data.path) if data.path else None,
-            "split": data.reported,
-            "chosen_on": "val",
-            "colour": "gray" if config.data.channels == 1 else "colour",
-        },
-        "image_shape": list(opened.image_shape),
-        "dimension": math.prod(opened.image_shape),
-    }
-
-
-def _show_new(
-    measured: Measured, config: ExperimentConfig, extent: Extent, report: dict[str, Any], console: Console
-) -> bool:
-    """Put all figures into the report and print new estimates, where the rows of one are newly there."""
-    ready, shown = content.ready(measured, config, extent), set(report.get("bits_per_dim", {}))
-    if not set(ready) > shown:
-        return False
-    report |= content.figures(measured, config, extent)
-    for name in ready:
-        if name not in shown:
-            print_figure(ESTIMATORS[name].label, report["bits_per_dim"][name], console)
-    return True
-
-
-def _chains(session: Session, measured: Measured) -> dict[str, Rows]:
-    """Rows of annealed chains, and of draws from the Gaussian: what the energy integrates to."""
-    subject, levels, chains = measured.subject, chain_figures.schedule(measured), session.options.chains
-    weigh = partial(chain_figures.chain_rows, subject, levels)
-    draw = partial(chain_figures.draw_rows, subject)
-    found = {"mass": session.rows("mass", chains, weigh, {"levels": levels})} if chains > 1 else {}
-    return found | {"anchor": session.rows("anchor", chain_figures.DRAWS, draw, {})}
-
-
-def _yardsticks(config: ExperimentConfig, session: Session, folder: Path) -> dict[str, yardsticks.Yardstick]:
+def _yardsticks(config: ExperimentConfig, session: Session) -> dict[str, Yardstick]:
     """Measure the yardsticks on the reported images."""
     statistics = load_statistics(config)
-    return yardsticks.measure_yardsticks(
+    return measure_yardsticks(
         session.datamodule,
         StationaryGaussian(statistics.mean, statistics.spectrum).double(),
-        config.data.channels,
-        split=session.datamodule.reported,
+        split=session.reported,
         count=config.evaluate.images,
         seed=config.seed,
-        folder=folder,
+        folder=session.folder,
         console=session.console,
         wanted=config.evaluate.yardsticks,
     )
 
 
-def blank(opened: Opened, config: ExperimentConfig) -> Measured:
-    """A measurement of a checkpoint without rows."""
-    subject, datamodule = opened.session.subject, opened.session.datamodule
-    return Measured(
-        subject=subject,
-        dimension=math.prod(opened.image_shape),
-        grid=Grid(*subject.t_range, config.evaluate.strata),
-        levels=evaluation_stages.levels(config.evaluate),
-        photographs=partial(datamodule.photographs, datamodule.reported),
-        of_training=partial(datamodule.photographs, "train"),
-    )
-
-
-def with_span(measured: Measured) -> Measured:
-    """The measurement with t0 and t1 chosen on the pilot's rows, if there are any."""
-    rows = measured.rows
-    if "pilot" not in rows:
-        return measured
-    span = choose(measured.grid, rows["pilot"], rows["pilot_ends"], measured.dimension)
-    return replace(measured, span=span)
-
-
 def _with_earlier(config: ExperimentConfig, output: Path) -> ExperimentConfig:
     """The experiment with the estimators whose figures a finished report has."""
-    report = json.loads(output.read_text(encoding="utf-8"))
-    wanted = config.evaluate.estimators
-    earlier = [e for e in (*ESTIMATORS, CHECKS) if e in report.get("estimators", []) and e not in wanted]
+    wanted, found = config.evaluate.estimators, read_json(output).get("estimators", [])
+    earlier = [e for e in (*ESTIMATORS, CHECKS) if e in found and e not in wanted]
     return replace(config, evaluate=replace(config.evaluate, estimators=[*wanted, *earlier]))
+
+
+def costs(config: ExperimentConfig, counts: dict[str, int], reported: str) -> list[tuple[str, str]]:
+    """The cost of an evaluation, in words: pairs of an estimator and its network evaluations, in order.
+
+    `counts` are the images in each split; {} where they are not known, or without end.
+    """
+    options, known = config.evaluate, {split: counts.get(split, 10**9) for split in KINDS}
+    e = extent(options, known, reported)
+    starts = len(Grid(config.noise.t_min, config.noise.t_max, options.strata).starts())
+    pilot = min(PILOT_IMAGES, known[e.chooser], options.train_images)
+    rows = {
+        "paper": f"{e.images:,} {KINDS[reported]} and {e.train_images:,} training images, once each",
+        "dequantized": f"{e.images:,} images, {e.draws} times each",
+        "bound": (
+            f"{e.subset:,} images, at most {options.strata + 1} times each; {pilot:,} {KINDS[e.chooser]} "
+            f"images before, {options.strata + starts} times each; as often for its certificate"
+        ),
+        "ode": f"{min(e.ode_images, e.images):,} images, some hundred times each",
+        CHECKS: (
+            f"{e.subset:,} images, fifty times each, {min(CHECKED_IMAGES, e.subset):,} more often, "
+            f"{e.chains} chains"
+        ),
+    }
+    told = [(name, rows.get(name, "as its code says")) for name in options.estimators]
+    return [*told, ("noise levels", f"{e.subset:,} images, {len(options.psnr)} times each")]

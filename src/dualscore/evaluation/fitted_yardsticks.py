@@ -9,16 +9,16 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from dualscore.data.datamodule import Batch, ImageDataModule
+from dualscore.data.datamodule import ImageDataModule
+from dualscore.errors import DataError
 from dualscore.evaluation.causal import CausalMLP, train_causal
 from dualscore.files.aside import write_aside
 from dualscore.gaussian import QUANTIZATION_VARIANCE
@@ -28,61 +28,6 @@ from dualscore.model_files.exported import digest
 Tensors = dict[str, Tensor]
 _ENTRY = "dualscore"
 
-
-@dataclass(frozen=True)
-class Keep:
-    """A cache of tensors that take long to make, in files of the given folders.
-
-    They are looked through in order; the first that can be written to gets new files. Without any, everything
-    is made anew.
-    """
-
-    folders: Sequence[Path]
-
-    def __call__(
-        self,
-        name: str,
-        identity: dict[str, Any],
-        fits: Callable[[Tensors], bool],
-        make: Callable[[], Tensors],
-    ) -> Tensors:
-        """Tensors on the CPU, from a file NAME-… of this identity if they fit, or made and written.
-
-        The identity, plain values, is what decides them; `fits` tells whether what was read has the right
-        shapes.
-        """
-        text = json.dumps(identity, sort_keys=True)
-        file = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
-        for folder in self.folders:
-            found = _read(folder / file, identity)
-            if found is not None and fits(found):
-                return found
-        made = {key: value.detach().cpu().contiguous() for key, value in make().items()}
-        header = {"identity": identity, "digest": digest(identity, made)}
-        content = to_bytes(made, {_ENTRY: json.dumps(header, sort_keys=True)})
-        for folder in self.folders:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_aside(folder / file, content)
-            except OSError:
-                continue  # not ours to write to, or full
-            break
-        return made
-
-
-def _read(path: Path, identity: dict[str, Any]) -> Tensors | None:
-    """The tensors of a file that says it is what is looked for, and is whole."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
-            if not isinstance(header, dict) or header.get("identity") != identity:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError, ValueError, RecursionError):
-        return None
-    return tensors if header.get("digest") == digest(identity, tensors) else None
-
-
 GAUSSIAN_VERSION = CAUSAL_VERSION = 1  # versions of the fits; files of other versions are made anew
 BATCH = 512
 FULL_COVARIANCE_LIMIT = 4096
@@ -91,6 +36,43 @@ IMAGES_PER_DIMENSION, FEWEST_IMAGES = 16, 2**15
 """Training images for that fit: so many a dimension at most, and so many of small images."""
 STEPS, SEED = 5000, 0  # the network's training: about 45 seconds on one core for gray images, 65 for colour
 MOST_VALUES = 2**26  # largest training set, in 8-bit values: ten times as many as training looks at
+
+
+def kept(
+    folders: Sequence[Path], name: str, identity: dict[str, Any], make: Callable[[], Tensors]
+) -> Tensors:
+    """Tensors on the CPU that take long to make, from a file NAME-… of this identity, or made and written.
+
+    The identity, plain values, is what decides them. Folders are looked through in order; the first that can
+    be written to gets a new file.
+    """
+    text = json.dumps(identity, sort_keys=True)
+    file = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
+    for folder in folders:
+        if (found := _read(folder / file, identity)) is not None:
+            return found
+    made = {key: value.detach().cpu().contiguous() for key, value in make().items()}
+    header = {"identity": identity, "digest": digest(identity, made)}
+    content = to_bytes(made, {_ENTRY: json.dumps(header, sort_keys=True)})
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_aside(folder / file, content)
+        except OSError:
+            continue  # not ours to write to, or full
+        break
+    return made
+
+
+def _read(path: Path, identity: dict[str, Any]) -> Tensors | None:
+    """The tensors of a file that says it is what is looked for, and is whole."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError, ValueError, RecursionError):
+        return None
+    return tensors if header == {"identity": identity, "digest": digest(identity, tensors)} else None
 
 
 class FullGaussian:
@@ -126,72 +108,57 @@ class FullGaussian:
         return energy
 
 
-def fitting_images(datamodule: ImageDataModule, dimension: int) -> int:
-    """How many training images the full-covariance Gaussian of d pixels is fitted to."""
-    return min(datamodule.counts["train"], max(FEWEST_IMAGES, IMAGES_PER_DIMENSION * dimension))
+class FittingData(NamedTuple):
+    """The training images, as gray or in colour, and the folders where fits of them are kept."""
+
+    datamodule: ImageDataModule
+    channels: int
+    dimension: int
+    folders: Sequence[Path]
+    watch: Callable[[str, Iterable[Any], int], Iterator[Any]]
+    """Shows, under a name, so many items as they pass."""
 
 
-def full_gaussian(
-    datamodule: ImageDataModule,
-    channels: int,
-    dimension: int,
-    keep: Keep,
-    watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
-) -> FullGaussian:
-    """The Gaussian of the training images, gray or in colour; `watch` shows the batches as they pass."""
-    count = fitting_images(datamodule, dimension)
+def full_gaussian(data: FittingData) -> tuple[Callable[[Tensor], Tensor], int]:
+    """The Gaussian's energy, and how many training images it is of; DataError where d is too large."""
+    d = data.dimension
+    if d > FULL_COVARIANCE_LIMIT:
+        raise DataError(f"d = {d:,} is too large: at most {FULL_COVARIANCE_LIMIT:,}")
+    count = min(data.datamodule.counts["train"], max(FEWEST_IMAGES, IMAGES_PER_DIMENSION * d))
 
     def fit() -> Tensors:
-        full = FullGaussian(dimension)
-        for batch in watch(datamodule.evenly_spaced("train", count, BATCH)):
-            full.add(to_pixels(batch.image, channels))
+        full, batches = FullGaussian(d), data.datamodule.evenly_spaced("train", count, BATCH)
+        for batch in data.watch("Gaussian", batches, -(-count // BATCH)):
+            full.add(to_pixels(batch.image, data.channels))
         full.fit()
         return {"mean": full.mean, "factor": full.factor, "count": torch.tensor(full.count)}
 
-    def fits(tensors: Tensors) -> bool:
-        expected = {"mean": (dimension,), "factor": (dimension, dimension), "count": ()}
-        return {name: tuple(value.shape) for name, value in tensors.items()} == expected
-
-    identity = {
-        "version": GAUSSIAN_VERSION,
-        "dataset": datamodule.identity,
-        "channels": channels,
-        "dimension": dimension,
-        "images": count,
-    }
-    found = keep("full-covariance", identity, fits, fit)
-    full = FullGaussian(0)
-    full.mean, full.factor, full.count = found["mean"], found["factor"], int(found["count"])
-    return full
+    of = {"version": GAUSSIAN_VERSION, "dimension": d}
+    found, full = _kept_fit(data, "full-covariance", of, count, fit), FullGaussian(0)
+    full.mean, full.factor = found["mean"], found["factor"]
+    return full.energy, int(found["count"])
 
 
-def causal_mlp(
-    datamodule: ImageDataModule,
-    channels: int,
-    shape: tuple[int, ...],
-    keep: Keep,
-    watch: Callable[[Iterable[int]], Iterator[int]] = iter,
-) -> tuple[CausalMLP, int]:
-    """The causal network, and how many 8-bit images of a shape (C, H, W) it learned; `watch` shows steps."""
-    count = min(datamodule.counts["train"], max(1, MOST_VALUES // math.prod(shape)))
-    expected = {name: value.shape for name, value in CausalMLP(channels).state_dict().items()}
+def causal_mlp(data: FittingData) -> tuple[CausalMLP, int]:
+    """The causal network, and how many 8-bit training images it learned."""
+    count = min(data.datamodule.counts["train"], max(1, MOST_VALUES // data.dimension))
 
     def train() -> Tensors:
-        batches = datamodule.evenly_spaced("train", count, BATCH)
-        images = torch.cat([in_channels(batch.image, channels) for batch in batches])
+        batches = data.datamodule.evenly_spaced("train", count, BATCH)
+        images = torch.cat([in_channels(batch.image, data.channels) for batch in batches])
+
+        def watch(steps: Iterator[int]) -> Iterator[int]:
+            return data.watch("causal MLP", steps, STEPS)
+
         return train_causal(images, steps=STEPS, seed=SEED, watch=watch).state_dict()
 
-    def fits(tensors: Tensors) -> bool:
-        return {name: value.shape for name, value in tensors.items()} == expected
-
-    identity = {
-        "version": CAUSAL_VERSION,
-        "steps": STEPS,
-        "seed": SEED,
-        "dataset": datamodule.identity,
-        "channels": channels,
-        "images": count,
-    }
-    model = CausalMLP(channels)
-    model.load_state_dict(keep("causal", identity, fits, train))
+    of, model = {"version": CAUSAL_VERSION, "steps": STEPS, "seed": SEED}, CausalMLP(data.channels)
+    model.load_state_dict(_kept_fit(data, "causal", of, count, train))
     return model.requires_grad_(False).eval(), count
+
+
+def _kept_fit(
+    data: FittingData, name: str, of: dict[str, Any], images: int, make: Callable[[], Tensors]
+) -> Tensors:
+    identity = of | {"dataset": data.datamodule.identity, "channels": data.channels, "images": images}
+    return kept(data.folders, name, identity, make)

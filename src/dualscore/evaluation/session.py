@@ -1,7 +1,8 @@
-"""Runs an evaluation: stage after stage, on all devices, each row kept as soon as it is measured."""
+"""A checkpoint opened with its images: runs stage after stage on all devices, each row kept as it comes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from dualscore.assemble import build, known_density
 from dualscore.data.datamodule import Batch, ImageDataModule
-from dualscore.errors import DataError, NormalizationError
-from dualscore.evaluation.store import RowStore
+from dualscore.devices import allow_tf32
+from dualscore.errors import CheckpointError, DataError, NormalizationError, TrainingError
+from dualscore.evaluation.store import DEFINITIONS, RowStore
+from dualscore.files.aside import sha256
+from dualscore.files.plain_text import one_line
 from dualscore.images import to_pixels
-from dualscore.measuring.subject import Images, Rows, Stage, Subject
-from dualscore.noise import GOLDEN_RATIO
-from dualscore.settings.config import EvaluateConfig
+from dualscore.measuring.measured import Grid, Measured
+from dualscore.measuring.subject import KINDS, Images, Rows, Stage, Subject
+from dualscore.noise import GOLDEN_RATIO, variance_at_psnr
+from dualscore.runs.checkpoints import read_checkpoint
+from dualscore.runs.folder import check_architecture
+from dualscore.settings.config import EvaluateConfig, ExperimentConfig
+from dualscore.settings.experiment import to_plain
 
-KINDS = {"train": "training", "val": "validation", "test": "test"}  # names of the splits' images
 KEPT_BYTES = 2**26  # stored images of a split that a session keeps in memory, at most
 
 
 @dataclass
 class Session:
-    """Runs stages on all devices and keeps their rows in `folder`.
+    """A checkpoint's model and images; runs stages on all devices and keeps their rows in `folder`.
 
     The identity is what decides every figure: the checkpoint, the data, the seed, the precision. Each device
     loads images with `workers` processes.
@@ -39,68 +47,19 @@ class Session:
     identity: dict[str, Any]
     workers: int
     console: Console
-    kept: dict[str, Batch] = field(default_factory=dict, init=False)
+    step: int = 0  # of the checkpoint
+    kept: dict[str, list[Batch]] = field(default_factory=dict, init=False)
 
-    def run(self, stage: Stage) -> Rows:
-        """Measure what a stage still lacks: its rows of all images and devices, on every device.
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the checkpoint."""
+        return str(self.identity["checkpoint"])
 
-        A NormalizationError names the images of which a figure is not finite; a DataError wants two images.
-        """
-        rank, world_size = self.fabric.global_rank, self.fabric.world_size
-        base = self._base(stage.split)
-        stage = replace(stage, count=min(stage.count, base))
-        if stage.count < 2:
-            raise DataError(f"{stage.name}: a standard error needs at least 2 {stage.split} images")
-        chosen = {"split": stage.split, "count": stage.count, "of": base}
-        identity = {**self.identity, **chosen, **stage.settings}
-        store = RowStore(self.folder, stage.name, identity, rank)
-        if self.fabric.is_global_zero:
-            store.prepare()
-        self.fabric.barrier()
-        rows = store.read()
-        done = set(rows["position"].tolist()) if rows else set()
-        self.fabric.barrier()  # nobody writes before everybody has read
-        if len(done) < stage.count:
-            self._measure(stage, store, done, (rank, world_size))
-            self.fabric.barrier()
-            rows = store.read()
-        _check_finite(stage, rows)
-        return rows
-
-    def images(self, split: str, positions: Sequence[int]) -> Tensor:
-        """Clean pixels (n, C, H, W) of some of the images that stages choose from, on the device."""
-        found: dict[int, Tensor] = {}
-        for batch in self._stored(split, self._base(split), self.options.batch_size, (0, 1)):
-            for position, image in zip(batch.position.tolist(), batch.image, strict=True):
-                if position in positions:
-                    found[position] = image
-        stored = torch.stack([found[position] for position in positions])
-        return self._pixels(stored)
-
-    def rows(
-        self, name: str, count: int, measure: Callable[[list[int]], Rows], settings: dict[str, Any]
-    ) -> Rows:
-        """Measure `count` things that are no images of a split, on the first device, each once.
-
-        Of some of their numbers `measure` gives the rows without `position`; `settings` decide the figures.
-        """
-        store = RowStore(self.folder, name, {**self.identity, **settings, "count": count}, 0)
-        store.prepare()
-        rows = store.read()
-        done = set(rows["position"].tolist()) if rows else set()
-        left = [number for number in range(count) if number not in done]
-        if not left:
-            return rows
-        with self._progress("") as progress:
-            task = progress.add_task(name, total=count, completed=len(done))
-            try:
-                for start in range(0, len(left), self.options.batch_size):
-                    numbers = left[start : start + self.options.batch_size]
-                    store.add({"position": torch.tensor(numbers), **measure(numbers)})
-                    progress.advance(task, len(numbers))
-            finally:
-                store.flush()
-        return store.read()
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images as the model sees them."""
+        channels, height, width = self.subject.prior.eigenvalues.shape
+        return channels, height, width
 
     @property
     def reported(self) -> str:
@@ -112,76 +71,192 @@ class Session:
         """The name of reported images: `test` or `validation`."""
         return KINDS[self.reported]
 
-    def _pixels(self, stored: Tensor) -> Tensor:
-        mean = self.subject.prior.mean
-        return to_pixels(stored, len(mean), mean.dtype).to(self.fabric.device)
+    def blank(self) -> Measured:
+        """A measurement without rows."""
+        return Measured(
+            subject=self.subject,
+            dimension=self.subject.prior.eigenvalues.numel(),
+            grid=Grid(*self.subject.t_range, self.options.strata),
+            levels=sorted(variance_at_psnr(decibels) for decibels in self.options.psnr),
+            photographs=partial(self.datamodule.photographs, self.reported),
+            of_training=partial(self.datamodule.photographs, "train"),
+        )
 
-    def _base(self, split: str) -> int:
-        """Images of a split that stages choose theirs from, so that a smaller choice lies in a larger one."""
-        wanted = self.options.images if split == self.datamodule.reported else self.options.train_images
-        return min(wanted, self.datamodule.counts[split])
+    def run(self, stage: Stage) -> Rows:
+        """Measure what a stage still lacks: its rows of all images and devices, on every device.
 
-    def _measure(self, stage: Stage, store: RowStore, done: set[int], place: tuple[int, int]) -> None:
-        with self._progress() as progress:
-            task = progress.add_task(stage.name, total=-(-stage.count // place[1]))
-            progress.advance(task, len(done) // place[1])
+        A NormalizationError names the images of which a figure is not finite; a DataError wants two images.
+        """
+        identity = self.identity | stage.settings | stage.marks
+        if stage.split is not None:
+            base = self._base(stage.split)
+            stage = replace(stage, count=min(stage.count, base))
+            identity |= {"split": stage.split, "of": base}
+            if stage.count < 2:
+                raise DataError(f"{stage.name}: a standard error needs at least 2 {stage.split} images")
+        identity["count"] = stage.count
+        store = RowStore(self.folder, stage.name, identity, self.fabric.global_rank)
+        if self.fabric.is_global_zero:
+            store.prepare()
+        self.fabric.barrier()
+        rows = store.read()
+        self.fabric.barrier()  # nobody writes before everybody has read
+        done = set(rows["position"].tolist()) if rows else set()
+        if len(done) < stage.count:
+            self._measure(stage, store, done)
+            self.fabric.barrier()
+            rows = store.read()
+        if stage.split is not None:
+            _check_finite(stage, rows)
+        return rows
+
+    def rows(
+        self, name: str, count: int, measure: Callable[[list[int]], Rows], settings: dict[str, Any]
+    ) -> Rows:
+        """Measure `count` things that are no images of a split: `measure` gives rows of some numbers."""
+        return self.run(Stage(name, None, count, lambda _, n: measure(n.position), marks=settings))
+
+    def images(self, split: str, positions: Sequence[int]) -> Tensor:
+        """Clean pixels (n, C, H, W) of some of the images that stages choose from, on the device."""
+        found = {
+            position: image
+            for batch in self._stored(split)
+            for position, image in zip(batch.position.tolist(), batch.image, strict=True)
+            if position in positions
+        }
+        return self._pixels([found[position] for position in positions])
+
+    def _measure(self, stage: Stage, store: RowStore, done: set[int]) -> None:
+        world_size, unit = self.fabric.world_size, "" if stage.split is None else "images"
+        with progress_bar(self.console, unit, self.fabric.is_global_zero) as progress:
+            task = progress.add_task(stage.name, total=-(-stage.count // world_size))
+            progress.advance(task, len(done) // world_size)
             try:
-                for batch in self._batches(stage, done, place):
-                    clean = self._pixels(batch.image)
-                    # The images that are reported have draws of their own, whatever split they are.
-                    split = "" if stage.split == self.datamodule.reported else stage.split
-                    images = Images(clean, batch.position.tolist(), split)
-                    store.add({"position": batch.position, **stage.measure(self.subject, images)})
-                    progress.advance(task, len(clean))
+                for images in self._batches(stage, done):
+                    rows = stage.measure(self.subject, images)
+                    store.add({"position": torch.tensor(images.position), **rows})
+                    progress.advance(task, len(images.position))
             finally:
                 store.flush()  # what was measured stays, whatever stopped it
 
-    def _batches(self, stage: Stage, done: set[int], place: tuple[int, int]) -> Iterator[Batch]:
-        """The stage's images that are not done yet, in full batches."""
-        batch_size = max(1, self.options.batch_size // stage.batch_divisor)
-        base = self._base(stage.split)
-        mine = nested_choice(base, stage.count)
-        waiting: list[Batch] = []
-        for batch in self._stored(stage.split, base, batch_size, place):
-            pairs = zip(batch.position.tolist(), batch.ordinal.tolist(), strict=True)
-            keep = torch.tensor([i not in done and j in mine for i, j in pairs])
-            waiting.append(Batch(*(part[keep] for part in batch)))
-            if sum(len(part.position) for part in waiting) >= batch_size:
-                whole = Batch(*(torch.cat(parts) for parts in zip(*waiting, strict=True)))
-                yield Batch(*(part[:batch_size] for part in whole))
-                waiting = [Batch(*(part[batch_size:] for part in whole))]
-        last = [part for part in waiting if len(part.position)]
-        if last:
-            yield Batch(*(torch.cat(parts) for parts in zip(*last, strict=True)))
-
-    def _stored(self, split: str, base: int, batch_size: int, place: tuple[int, int]) -> Iterator[Batch]:
-        """This device's images of a split, read once: small sets are kept for the stages to come."""
-        if split not in self.kept:
-            parts: list[Batch] = []
-            size = 0
-            for batch in self.datamodule.evenly_spaced(split, base, batch_size, place, self.workers):
-                size += batch.image.nbytes
-                parts = [*parts, batch] if size <= KEPT_BYTES else []
-                yield batch
-            if parts:
-                self.kept[split] = Batch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    def _batches(self, stage: Stage, done: set[int]) -> Iterator[Images]:
+        """This device's share of a stage's images, or numbers, that are not done yet, in full batches."""
+        size = max(1, self.options.batch_size // stage.batch_divisor)
+        if stage.split is None:
+            left = [number for number in range(stage.count) if number not in done]
+            mine = left[self.fabric.global_rank :: self.fabric.world_size]
+            for start in range(0, len(mine), size):
+                yield Images(torch.empty(0), mine[start : start + size])
             return
-        whole = self.kept[split]
-        for start in range(0, len(whole.position), batch_size):
-            yield Batch(*(column[start : start + batch_size] for column in whole))
+        # The images that are reported have draws of their own, whatever split they are.
+        split = "" if stage.split == self.reported else stage.split
+        chosen = nested_choice(self._base(stage.split), stage.count)
+        waiting: list[tuple[int, Tensor]] = []
+        for batch in self._stored(stage.split):
+            pairs = zip(batch.position.tolist(), batch.ordinal.tolist(), strict=True)
+            for j, (position, ordinal) in enumerate(pairs):
+                if ordinal in chosen and position not in done:
+                    waiting.append((position, batch.image[j]))
+                if len(waiting) == size:
+                    yield self._images(waiting, split)
+                    waiting = []
+        if waiting:
+            yield self._images(waiting, split)
 
-    def _progress(self, unit: str = "images") -> Progress:
-        return Progress(
-            TextColumn("{task.description:14}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(f"{unit},".lstrip(",")),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=self.console,
-            transient=True,
-            disable=not (self.console.is_terminal and self.fabric.is_global_zero),
+    def _images(self, chosen: list[tuple[int, Tensor]], split: str) -> Images:
+        positions, stored = zip(*chosen, strict=True)
+        return Images(self._pixels(stored), list(positions), split)
+
+    def _pixels(self, stored: Sequence[Tensor]) -> Tensor:
+        mean = self.subject.prior.mean
+        return to_pixels(torch.stack([*stored]), len(mean), mean.dtype).to(self.fabric.device)
+
+    def _base(self, split: str) -> int:
+        """Images of a split that stages choose theirs from, so that a smaller choice lies in a larger one."""
+        wanted = self.options.images if split == self.reported else self.options.train_images
+        return min(wanted, self.datamodule.counts[split])
+
+    def _stored(self, split: str) -> Iterator[Batch]:
+        """This device's images of a split, read once: small sets are kept for the stages to come."""
+        if split in self.kept:
+            yield from self.kept[split]
+            return
+        place = self.fabric.global_rank, self.fabric.world_size
+        parts: list[Batch] = []
+        size, count = 0, self._base(split)
+        for batch in self.datamodule.evenly_spaced(
+            split, count, self.options.batch_size, place, self.workers
+        ):
+            size += batch.image.nbytes
+            parts = [*parts, batch] if size <= KEPT_BYTES else []
+            yield batch
+        if parts:
+            self.kept[split] = parts
+
+
+def open_checkpoint(config: ExperimentConfig, checkpoint: Path, folder: Path, console: Console) -> Session:
+    """Load a checkpoint's weights for measuring, averaged ones where there are any, in full precision.
+
+    Rows of the images are kept in `folder`. A DualscoreError is one line for people.
+    """
+    allow_tf32(False)
+    content = read_checkpoint(checkpoint)
+    check_architecture(checkpoint, content["dualscore"]["config"], to_plain(config))
+    module, datamodule = build(config)
+    try:
+        module.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        reason = f"the weights do not fit the experiment: {one_line(error):.200}"
+        raise CheckpointError(f"{checkpoint}: {reason}") from error
+    fabric, density = _fabric(config), known_density(config)
+    double = config.trainer.precision == "64-true"
+    for part in (module.evaluated, module.prior, *([density] if density is not None else [])):
+        # Figures are taken in full precision, however the model was trained.
+        (part.double() if double else part.float()).to(fabric.device).requires_grad_(False).eval()
+    identity = {
+        "definitions": DEFINITIONS,
+        "checkpoint": sha256(checkpoint),
+        "dataset": datamodule.identity,
+        "seed": config.seed,
+        "double": double,
+        "dequantize": config.data.dequantize,
+        "channels": config.data.channels,
+    }
+    subject, step = replace(module.measured().subject, density=density), int(content["global_step"])
+    return Session(
+        fabric, subject, datamodule, config.evaluate, folder, identity, config.data.workers, console, step
+    )
+
+
+def _fabric(config: ExperimentConfig) -> Fabric:
+    options = config.trainer
+    try:
+        fabric = Fabric(
+            accelerator="cuda" if options.accelerator == "gpu" else options.accelerator,
+            devices=options.devices,
+            num_nodes=options.nodes,
+            strategy="ddp" if options.devices * options.nodes > 1 else "auto",
         )
+    except (RuntimeError, ValueError) as error:
+        asked = f"trainer.devices={options.devices}, trainer.accelerator={options.accelerator}"
+        raise TrainingError(f"{asked}: {one_line(error):.200}") from error
+    fabric.launch()
+    return fabric
+
+
+def progress_bar(console: Console, unit: str = "", shown: bool = True) -> Progress:
+    """A bar that is seen on a terminal alone, and gone when it is done."""
+    return Progress(
+        TextColumn("{task.description:14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit},".lstrip(",")),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+        transient=True,
+        disable=not (console.is_terminal and shown),
+    )
 
 
 def _check_finite(stage: Stage, rows: Rows) -> None:

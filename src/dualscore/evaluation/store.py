@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dualscore.files.aside import write_aside
-from dualscore.measuring.subject import Rows
+from dualscore.measuring.subject import Rows, plain_rows
 
+DEFINITIONS = 2  # version of the figures' definitions; rows of other versions are measured anew
 SECONDS_A_PART = 10.0
 
 
@@ -31,8 +31,7 @@ class RowStore:
     """
 
     def __init__(self, root: Path, name: str, identity: dict[str, Any], rank: int) -> None:
-        self.root, self.name, self.rank = root, name, rank
-        self.identity = identity
+        self.root, self.name, self.identity, self.rank = root, name, identity, rank
         text = json.dumps(identity, sort_keys=True)
         self.folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         self._pending: list[Rows] = []
@@ -50,8 +49,7 @@ class RowStore:
         for path in self.folder.glob("*.npz"):
             if _read_part(path) is None:
                 path.unlink()
-        rows = self.read() if self.folder.is_dir() else {}
-        if not all(bool(values.isfinite().all()) for values in rows.values()):
+        if not all(bool(values.isfinite().all()) for values in self.read().values()):
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         content = json.dumps(self.identity, indent=1, sort_keys=True)
@@ -63,34 +61,32 @@ class RowStore:
         Parts that cannot be read are as if they were not there.
         """
         found = [_read_part(path) for path in sorted(self.folder.glob("*.npz"))]
-        parts = [part for part in found if part is not None]
-        if not parts:
-            return {}
-        rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        _, first = np.unique(rows["position"].numpy(), return_index=True)
+        rows = _stacked([part for part in found if part is not None])
+        _, first = np.unique(rows.get("position", []), return_index=True)
         return {name: values[torch.from_numpy(first)] for name, values in rows.items()}
 
     def add(self, rows: Rows) -> None:
         """Add a batch's rows; written at intervals."""
-        self._pending.append({name: _plain(values) for name, values in rows.items()})
+        self._pending.append(plain_rows(rows))
         if time.monotonic() - self._since > SECONDS_A_PART:
             self.flush()
 
     def flush(self) -> None:
         """Write what was added, whole or not at all."""
         if self._pending:
-            names = self._pending[0]
-            merged = {name: np.concatenate([rows[name].numpy() for rows in self._pending]) for name in names}
             buffer = io.BytesIO()
+            merged = {name: values.numpy() for name, values in _stacked(self._pending).items()}
             np.savez(buffer, **merged)  # type: ignore[arg-type]
             # Not how many there are: one may be lost, and a later one must not be written over.
-            number = max(
-                (int(p.stem[5:]) + 1 for p in self.folder.glob(f"{self.rank:04d}-{'[0-9]' * 6}.npz")),
-                default=0,
-            )
+            mine = self.folder.glob(f"{self.rank:04d}-{'[0-9]' * 6}.npz")
+            number = max((int(path.stem[5:]) + 1 for path in mine), default=0)
             write_aside(self.folder / f"{self.rank:04d}-{number:06d}.npz", buffer.getvalue())
             self._pending = []
         self._since = time.monotonic()
+
+
+def _stacked(parts: list[Rows]) -> Rows:
+    return {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else {})}
 
 
 def _read_part(path: Path) -> Rows | None:
@@ -111,8 +107,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _plain(values: Tensor) -> Tensor:
-    values = values.detach().cpu()
-    return values if values.dtype == torch.int64 else values.double()

@@ -10,23 +10,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dualscore.data.datamodule import Batch, ImageDataModule
 from dualscore.errors import DataError
-from dualscore.evaluation import fitted_yardsticks
 from dualscore.evaluation.codecs import CODECS, mosaic
-from dualscore.evaluation.fitted_yardsticks import BATCH, STEPS, Keep, causal_mlp, full_gaussian
-from dualscore.evaluation.session import nested_choice
+from dualscore.evaluation.fitted_yardsticks import BATCH, STEPS, FittingData, causal_mlp, full_gaussian
+from dualscore.evaluation.session import nested_choice, progress_bar
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, in_channels, to_pixels
 from dualscore.likelihood import bits, bits_per_dim, dequantized_bits_per_dim, mean
-from dualscore.measuring.row_figures import plain
+from dualscore.measuring.row_figures import Estimated, Figure, plain
 from dualscore.noise import fixed_uniform
 
 STATIONARY, FULL_COVARIANCE, CAUSAL = "stationary", "full_covariance", "causal"
@@ -45,8 +43,6 @@ CAUSAL_VALUES = 2**22  # 8-bit values that the network is measured on, at most: 
 CODEC_PIXELS = 2**19  # pixels of a mosaic, at most: some seconds of WebP
 _NO_LEVELS = "of 8-bit images only, and these are floats"
 
-Item = TypeVar("Item")
-
 
 @dataclass(frozen=True)
 class Yardstick:
@@ -54,50 +50,45 @@ class Yardstick:
 
     label: str
     kind: str  # `EXACT`, `DEQUANTIZED`, `DENSITY` or `FILE`
-    value: float | None = None  # bits/dim, the mean over images; None where there is a `reason`
+    note: str = ""  # how it was made, or why there is no figure, for people
+    value: float | None = None  # bits/dim, the mean over images
     images: int = 0
     training_images: int | None = None  # images it was fitted to; None for codecs
-    positions: Tensor | None = None  # the images' places in the split, int64, shape (n,); None for codecs
-    bits_per_dim: Tensor | None = None  # bits/dim of each of these images, float64, shape (n,)
-    detail: str = ""  # how it was made, for people
-    reason: str = ""  # why there is no figure
+    found: Estimated | None = None  # bits/dim of each image; None for codecs
+
+    def figure(self, photographs: Callable[[Tensor], Tensor | None]) -> Figure:
+        """The yardstick as evaluation.json holds it, with its error over photographs."""
+        stderr, groups = None, None
+        if self.found is not None and self.images > 1:
+            groups = photographs(self.found.position)
+            stderr = plain(mean(self.found.bits, groups))["stderr"]
+        return {
+            "label": self.label,
+            "kind": self.kind,
+            "value": self.value,
+            "stderr": stderr,
+            "images": self.images,
+            "photographs": None if groups is None else len(torch.unique(groups)),
+            "training_images": self.training_images,
+            "note": self.note,
+        }
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """How a fitted yardstick measures a batch."""
+    """How a batch is measured, or for codecs only gathered."""
 
-    kind: str
-    training_images: int
-    bits_per_dim: Callable[[Tensor, list[int]], Tensor]
-    """Stored images (B, C, H, W) and their positions → (B,)."""
-    most: int  # images it measures, at most
-    detail: str
-
-
-def figure(yardstick: Yardstick, photographs: Callable[[Tensor], Tensor | None]) -> dict[str, Any]:
-    """A yardstick as evaluation.json holds it; the error is over photographs, null where there is none."""
-    y, stderr, groups = yardstick, None, None
-    if y.bits_per_dim is not None and y.positions is not None and len(y.positions) > 1:
-        groups = photographs(y.positions)
-        stderr = plain(mean(y.bits_per_dim, groups))["stderr"]
-    return {
-        "label": y.label,
-        "kind": y.kind,
-        "value": y.value,
-        "stderr": stderr,
-        "images": y.images,
-        "photographs": None if groups is None else len(torch.unique(groups)),
-        "training_images": y.training_images,
-        "note": y.reason or y.detail,
-    }
+    values: Callable[[Tensor, Tensor], Tensor]
+    """Stored images (B, C, H, W) and their positions (B,) → (B,)."""
+    training_images: int | None = None
+    most: int = sys.maxsize  # images it measures, at most
+    note: str = ""
 
 
 @torch.random.fork_rng(devices=[])  # a loader draws a seed of the global random numbers
 def measure_yardsticks(
     datamodule: ImageDataModule,
     stationary: StationaryGaussian,
-    channels: int,
     *,
     split: str,
     count: int,
@@ -114,135 +105,93 @@ def measure_yardsticks(
     first draw of the evaluation's own; `folder` keeps fits that cannot be kept beside the data. A DataError
     says that images of the split cannot be read; where training images cannot, the yardsticks' rows say so.
     """
-    setting = _Setting(datamodule, stationary, channels, seed, folder, console)
-    count = min(count, datamodule.counts[split])
-    floats = _are_floats(datamodule, split)
+    channels, height, width = shape = tuple(stationary.eigenvalues.shape)
+    dimension, path = math.prod(shape), datamodule.path
+    count, floats = min(count, datamodule.counts[split]), _are_floats(datamodule, split)
+    kinds = {name: FILE if name in CODECS else DENSITY if floats else DEQUANTIZED for name in YARDSTICKS}
+    kinds[CAUSAL] = EXACT
+
+    def watch(name: str, items: Iterable[Any], total: int) -> Iterator[Any]:
+        with progress_bar(console) as progress:
+            yield from progress.track(items, total, description=name)
+
+    def gaussian(energy: Callable[[Tensor], Tensor], training_images: int) -> _Measure:
+        def measure(stored: Tensor, position: Tensor) -> Tensor:
+            x = to_pixels(stored, channels, torch.float64)
+            if floats:
+                return bits_per_dim(energy(x), dimension)
+            x = dequantize(x, fixed_uniform(position.tolist(), shape, seed).double())
+            return dequantized_bits_per_dim(energy(x), dimension)
+
+        return _Measure(measure, training_images)
+
+    def causal() -> _Measure:
+        if _are_floats(datamodule, "train"):
+            raise DataError(_NO_LEVELS)
+        model, training_images = causal_mlp(data)
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        note, most = f"{weights:,} weights, {STEPS:,} steps", max(1, CAUSAL_VALUES // dimension)
+        return _Measure(lambda stored, _: bits(model.energy(stored), dimension), training_images, most, note)
+
+    folders = [*([path / FOLDER] if isinstance(path, Path) else []), folder]
+    data = FittingData(datamodule, channels, dimension, folders, watch)
+    fits = {
+        STATIONARY: lambda: gaussian(partial(_energy, stationary), datamodule.statistics_images),
+        FULL_COVARIANCE: lambda: gaussian(*full_gaussian(data)),
+        CAUSAL: causal,
+    }
     rows: dict[str, Yardstick] = {}
     measures: dict[str, _Measure] = {}
-    for name in (name for name in YARDSTICKS if name in wanted and name not in CODECS):
-        kind = EXACT if name == CAUSAL else DENSITY if floats else DEQUANTIZED
+    for name in (name for name in fits if name in wanted):
         try:
-            measures[name] = setting.fitted(name, kind)
+            measures[name] = fits[name]()
         except DataError as error:
-            rows[name] = Yardstick(LABELS[name], kind, reason=str(error))
+            rows[name] = Yardstick(LABELS[name], kinds[name], str(error))
     codecs = [name for name in CODECS if name in wanted]
-    limits = {name: measure.most for name, measure in measures.items()}
-    limits |= (
-        {"mosaic": max(1, CODEC_PIXELS // math.prod(setting.shape[1:]))} if codecs and not floats else {}
-    )
-    chosen = {name: nested_choice(count, min(count, most)) for name, most in limits.items()}
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in limits}
+    if codecs and not floats:
+        measures[FILE] = _Measure(lambda stored, _: stored, most=max(1, CODEC_PIXELS // (height * width)))
+    chosen = {name: nested_choice(count, min(count, measure.most)) for name, measure in measures.items()}
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in measures}
     batches = datamodule.evenly_spaced(split, count, BATCH)
-    for batch in _shown(batches, "yardsticks", -(-count // BATCH), console):
+    for batch in watch("yardsticks", batches, -(-count // BATCH)):
         stored = in_channels(batch.image, channels)
-        for name in limits:
+        for name, measure in measures.items():
             keep = torch.tensor([ordinal in chosen[name] for ordinal in batch.ordinal.tolist()])
             if keep.any():
-                images, positions = stored[keep], batch.position[keep]
-                if name in measures:
-                    images = measures[name].bits_per_dim(images, positions.tolist())
-                found[name].append((positions, images))
-    for name, measure in measures.items():
-        positions, values = (torch.cat(parts) for parts in zip(*found[name], strict=True))
+                position = batch.position[keep]
+                found[name].append((position, measure.values(stored[keep], position)))
+    tables = {name: [torch.cat(parts) for parts in zip(*found[name], strict=True)] for name in measures}
+    _, tiles = tables.pop(FILE, (None, None))
+    for name, (position, values) in tables.items():
         rows[name] = Yardstick(
-            LABELS[name], measure.kind, float(values.mean()), len(values),
-            measure.training_images, positions, values, measure.detail,
+            LABELS[name], kinds[name], measures[name].note, float(values.mean()), len(values),
+            measures[name].training_images, Estimated(position, values),
         )  # fmt: skip
-    tiles = torch.cat([images for _, images in found["mosaic"]]) if "mosaic" in found else None
     rows |= {name: _codec(name, tiles) for name in codecs}
     return {name: rows[name] for name in YARDSTICKS if name in rows}
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """The data that yardsticks are fitted to, and the place where fits are kept."""
-
-    datamodule: ImageDataModule
-    stationary: StationaryGaussian
-    channels: int
-    seed: int
-    folder: Path
-    console: Console
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.stationary.eigenvalues.shape)
-
-    @property
-    def dimension(self) -> int:
-        return self.stationary.eigenvalues.numel()
-
-    def fitted(self, name: str, kind: str) -> _Measure:
-        """Fit a yardstick, or take it from its file; a DataError says why there is none."""
-        path = self.datamodule.path
-        keep = Keep([*([path / FOLDER] if isinstance(path, Path) else []), self.folder])
-        if name == STATIONARY:
-            return self._gaussian(kind, self._stationary_energy, self.datamodule.statistics_images)
-        return self._full_covariance(kind, keep) if name == FULL_COVARIANCE else self._causal(kind, keep)
-
-    def _stationary_energy(self, x: Tensor) -> Tensor:
-        energy: Tensor = self.stationary(x, torch.zeros(len(x), dtype=x.dtype)).energy
-        return energy
-
-    def _full_covariance(self, kind: str, keep: Keep) -> _Measure:
-        limit = fitted_yardsticks.FULL_COVARIANCE_LIMIT
-        if self.dimension > limit:
-            raise DataError(f"d = {self.dimension:,} is too large: at most {limit:,}")
-        batches = -(-fitted_yardsticks.fitting_images(self.datamodule, self.dimension) // BATCH)
-        watch = partial(_shown, name="Gaussian", total=batches, console=self.console)
-        full = full_gaussian(self.datamodule, self.channels, self.dimension, keep, watch)
-        return self._gaussian(kind, full.energy, full.count)
-
-    def _gaussian(self, kind: str, energy: Callable[[Tensor], Tensor], training_images: int) -> _Measure:
-        def measure(stored: Tensor, positions: list[int]) -> Tensor:
-            x = to_pixels(stored, self.channels, torch.float64)
-            if kind == DENSITY:
-                return bits_per_dim(energy(x), self.dimension)
-            x = dequantize(x, fixed_uniform(positions, self.shape, self.seed).double())
-            return dequantized_bits_per_dim(energy(x), self.dimension)
-
-        return _Measure(kind, training_images, measure, sys.maxsize, "")
-
-    def _causal(self, kind: str, keep: Keep) -> _Measure:
-        if _are_floats(self.datamodule, "train"):
-            raise DataError(_NO_LEVELS)
-        watch = partial(_shown, name="causal MLP", total=STEPS, console=self.console)
-        model, count = causal_mlp(self.datamodule, self.channels, self.shape, keep, watch)
-        weights = sum(parameter.numel() for parameter in model.parameters())
-
-        def measure(stored: Tensor, _: list[int]) -> Tensor:
-            return bits(model.energy(stored), self.dimension)
-
-        most = max(1, CAUSAL_VALUES // self.dimension)
-        return _Measure(kind, count, measure, most, f"{weights:,} weights, {STEPS:,} steps")
+def _energy(stationary: StationaryGaussian, x: Tensor) -> Tensor:
+    energy: Tensor = stationary(x, torch.zeros(len(x), dtype=x.dtype)).energy
+    return energy
 
 
 def _codec(name: str, tiles: Tensor | None) -> Yardstick:
     """What a codec makes of a mosaic of 8-bit images."""
     label, encode = CODECS[name]
     if tiles is None:
-        return Yardstick(label, FILE, reason=_NO_LEVELS)
+        return Yardstick(label, FILE, _NO_LEVELS)
     try:
         picture = mosaic(tiles.numpy())
         size = len(encode(picture))
     except DataError as error:
-        return Yardstick(label, FILE, reason=str(error))
+        return Yardstick(label, FILE, str(error))
     height, width = picture.shape[:2]
-    detail = f"a mosaic of {len(tiles):,} images, {height:,}×{width:,} pixels, {size:,} bytes"
-    return Yardstick(label, FILE, 8 * size / tiles.numel(), len(tiles), detail=detail)
+    note = f"a mosaic of {len(tiles):,} images, {height:,}×{width:,} pixels, {size:,} bytes"
+    return Yardstick(label, FILE, note, 8 * size / tiles.numel(), len(tiles))
 
 
 def _are_floats(datamodule: ImageDataModule, split: str) -> bool:
     """Whether images are floats instead of 8-bit, judged by the first one."""
     first: Batch = next(iter(datamodule.evenly_spaced(split, 1, 1)))
     return first.image.is_floating_point()
-
-
-def _shown(items: Iterable[Item], name: str, total: int, console: Console) -> Iterator[Item]:
-    """Pass items on, with a bar on a terminal."""
-    columns = (TextColumn("{task.description:14}"), BarColumn(), TimeRemainingColumn(), TextColumn("left"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=total)
-        for item in items:
-            yield item
-            progress.advance(task)

@@ -91,7 +91,7 @@ def draw_histogram(trained: Trained) -> page.Drawn:
     numbers["log_normalizer"] = asdict(trained.log_z)
     if not trained.has_images:
         return page.Drawn(_histogram(found, numbers), numbers, credit=trained.credit)
-    shape, cpu = trained.opened.image_shape, torch.device("cpu")
+    shape, cpu = trained.session.image_shape, torch.device("cpu")
     constants = _decibels(trained, "constants", lambda level: torch.full(shape, level), LEVELS)
     best = int(constants.argmax())
     numbers["best_constant"] = {"level": best, "decibels": float(constants[best])}

@@ -16,7 +16,7 @@ from dualscore.dashboard import published
 from dualscore.densities import GaussianMixture, scale_mixture
 from dualscore.energy import EnergyModel
 from dualscore.errors import ConfigError, FigureError
-from dualscore.evaluation.open_checkpoint import open_checkpoint
+from dualscore.evaluation.session import open_checkpoint
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.likelihood import decibels_per_dim, mean
@@ -163,12 +163,12 @@ def _open_other(trained: Trained, folder: Path) -> Trained:
     """Open a second run; FigureError if it cannot be compared with the first."""
     second = replace(trained, folder=folder)
     second.need_energy("figure 2")
-    if second.opened.image_shape != trained.opened.image_shape:
+    if second.session.image_shape != trained.session.image_shape:
         raise FigureError(
-            f"{folder}: its images are {second.opened.image_shape}, those of {trained.folder} "
-            f"{trained.opened.image_shape}: their likelihoods cannot be compared"
+            f"{folder}: its images are {second.session.image_shape}, those of {trained.folder} "
+            f"{trained.session.image_shape}: their likelihoods cannot be compared"
         )
-    if second.opened.digest == trained.opened.digest:
+    if second.session.digest == trained.session.digest:
         raise FigureError(f"{folder}: is the same network as {trained.folder}")
     if second.session.datamodule.identity == trained.session.datamodule.identity:
         raise FigureError(f"{folder}: was trained on the same images as {trained.folder}")
@@ -227,7 +227,7 @@ def _energies(network: Trained, owner: Trained, split: str) -> Rows:
         return network.session.run(stage)
     config = replace(network.config, data=owner.config.data, evaluate=owner.config.evaluate)
     folder = network.folder / "evaluation"
-    return open_checkpoint(config, network.checkpoint, folder, network.console).session.run(stage)
+    return open_checkpoint(config, network.checkpoint, folder, network.console).run(stage)
 
 
 def _scatter(axis: Any, pair: dict[str, Any]) -> None:  # noqa: ANN401

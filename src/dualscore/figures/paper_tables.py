@@ -9,13 +9,12 @@ from torch import Tensor
 
 from dualscore.dashboard import published
 from dualscore.errors import FigureError
-from dualscore.evaluation import evaluate, evaluation_stages, is_complete
-from dualscore.evaluation.session import KINDS
+from dualscore.evaluation import evaluate, is_complete
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
 from dualscore.measuring.estimators import kind, label
 from dualscore.measuring.row_figures import estimate_of, level_figures
-from dualscore.measuring.subject import LEVELS, Images, Rows, Stage, Subject
+from dualscore.measuring.subject import KINDS, LEVELS, Images, Rows, Stage, Subject
 from dualscore.noise import corrupt, in_decibels, psnr, variance_at_psnr
 
 
@@ -25,7 +24,7 @@ def draw_denoising(trained: Trained) -> page.Drawn:
     Beside the run stand the newest score network of the same images among its neighbours, if there is one,
     and what the training set's stationary Gaussian denoises to (Wiener's filter).
     """
-    session, variances = trained.session, evaluation_stages.levels(trained.config.evaluate)
+    session, variances = trained.session, trained.session.blank().levels
     measured = level_figures(session.run(trained.stages["noise_levels"]), variances, trained.dimension)
     linear = session.run(gaussian_denoising(variances, session.reported, trained.extent.subset))
     errors = linear["squared_error"].mean(dim=0).tolist()
@@ -37,7 +36,7 @@ def draw_denoising(trained: Trained) -> page.Drawn:
     }
     if session.subject.is_energy:
         columns |= _score_network(trained, images)
-    if session.datamodule.dataset == published.IMAGENET64 and trained.opened.image_shape[0] == 3:
+    if session.datamodule.dataset == published.IMAGENET64 and trained.session.image_shape[0] == 3:
         levels = [variance_at_psnr(decibels) for decibels in published.PSNR_IN]
         columns["published, score network"] = dict(zip(levels, published.SCORE_NETWORK, strict=True))
         columns["published, energy"] = dict(zip(levels, published.ENERGY_NETWORK, strict=True))
@@ -56,18 +55,17 @@ def draw_denoising(trained: Trained) -> page.Drawn:
 
 def gaussian_denoising(variances: list[float], split: str, count: int) -> Stage:
     """The mean (x̂ − x)² of each image and noise level that the training set's Gaussian leaves."""
+    settings = {"variances": variances, "draw": LEVELS}  # the network's own noise
+    return Stage("gaussian_denoising", split, count, _squared_errors, settings)
 
-    def measure(subject: Subject, images: Images) -> Rows:
-        noise = images.noise(subject, LEVELS)  # the network's own
-        errors: list[Tensor] = []
-        clean, prior = images.as_trained(subject), subject.prior
-        for variance in variances:
-            t = images.constant(variance)
-            denoised = prior.denoise(corrupt(clean, noise, t), t)
-            errors.append((denoised - clean).double().square().mean(dim=(1, 2, 3)))
-        return {"squared_error": torch.stack(errors, dim=1)}
 
-    return Stage("gaussian_denoising", split, count, measure, {"variances": variances, "draw": LEVELS})
+def _squared_errors(subject: Subject, images: Images, variances: list[float], draw: int) -> Rows:
+    noise, clean = images.noise(subject, draw), images.as_trained(subject)
+    errors: list[Tensor] = []
+    for t in map(images.constant, variances):
+        denoised = subject.prior.denoise(corrupt(clean, noise, t), t)
+        errors.append((denoised - clean).double().square().mean(dim=(1, 2, 3)))
+    return {"squared_error": torch.stack(errors, dim=1)}
 
 
 def _nearest(column: dict[float, float], variance: float) -> str:
@@ -77,7 +75,7 @@ def _nearest(column: dict[float, float], variance: float) -> str:
 
 def _score_network(trained: Trained, images: int) -> dict[str, dict[float, float]]:
     """The column of the newest denoiser among the runs beside this one, measured on the same images."""
-    wanted = trained.session.datamodule.release, list(trained.opened.image_shape), images, None
+    wanted = trained.session.datamodule.release, list(trained.session.image_shape), images, None
     reports = sorted(trained.folder.parent.glob("*/evaluation.json"), key=lambda p: -p.stat().st_mtime)
     for path in reports:
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
@@ -95,7 +93,7 @@ def draw_likelihoods(trained: Trained) -> page.Drawn:
     path = trained.folder / "evaluation.json"
     report = json.loads(path.read_text(encoding="utf-8")) if is_complete(path, trained.checkpoint) else {}
     if "yardsticks" not in report:  # not evaluated, or by an earlier version: what it kept is read again
-        report = evaluate(trained.config, trained.checkpoint, path)
+        report = evaluate(trained.config, trained.checkpoint, path, trained.console)
     try:
         return _likelihoods(report, trained.config.name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -11,10 +11,8 @@ from rich.console import Console
 from torch import Tensor
 
 from dualscore.errors import CheckpointError, FigureError
-from dualscore.evaluation import evaluation_stages
-from dualscore.evaluation.evaluate_checkpoint import blank
-from dualscore.evaluation.open_checkpoint import Opened, open_checkpoint
-from dualscore.evaluation.session import Session
+from dualscore.evaluation import evaluate_checkpoint
+from dualscore.evaluation.session import Session, open_checkpoint
 from dualscore.likelihood import Estimate, decibels_per_dim
 from dualscore.measuring.measured import Extent
 from dualscore.measuring.subject import Rows, Stage
@@ -45,31 +43,26 @@ class Trained:
         return best_sound(Run(self.folder), self.console.print)
 
     @cached_property
-    def opened(self) -> Opened:
-        """The checkpoint, ready to be measured."""
+    def session(self) -> Session:
+        """The checkpoint, ready to be measured; keeps the rows."""
         config = self.config  # first, for its errors say what is wrong with the folder
         return open_checkpoint(config, self.checkpoint, self.folder / "evaluation", self.console)
 
     @property
     def credit(self) -> str:
         """Which network and images a figure is of, for people."""
-        step, release = self.opened.step, self.session.datamodule.release
+        step, release = self.session.step, self.session.datamodule.release
         return f"{self.folder.name} ({self.config.name}, step {step:,}) · {release}"
-
-    @property
-    def session(self) -> Session:
-        """Measures images, and keeps the rows."""
-        return self.opened.session
 
     @property
     def dimension(self) -> int:
         """D = C·H·W."""
-        return math.prod(self.opened.image_shape)
+        return math.prod(self.session.image_shape)
 
     @property
     def has_images(self) -> bool:
         """Whether the model is of images, not of vectors."""
-        return self.opened.image_shape[1] > 1
+        return self.session.image_shape[1] > 1
 
     def need_energy(self, figure: str) -> None:
         """Refuse a denoiser."""
@@ -80,7 +73,7 @@ class Trained:
     def extent(self) -> Extent:
         """How many images of which split figures are of."""
         datamodule = self.session.datamodule
-        return evaluation_stages.extent(self.config.evaluate, datamodule.counts, datamodule.reported)
+        return evaluate_checkpoint.extent(self.config.evaluate, datamodule.counts, datamodule.reported)
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
@@ -88,13 +81,13 @@ class Trained:
         options = self.config.evaluate
         if "paper" not in options.estimators:
             options = replace(options, estimators=[*options.estimators, "paper"])
-        measured = blank(self.opened, self.config)
-        return {stage.name: stage for stage in evaluation_stages.stages(measured, options, self.extent)}
+        measured = self.session.blank()
+        return {stage.name: stage for stage in evaluate_checkpoint.stages(measured, options, self.extent)}
 
     @cached_property
     def log_z(self) -> Estimate:
         """Log Z on the reported images, in nats."""
-        measured = blank(self.opened, self.config)
+        measured = self.session.blank()
         measured.rows["normalizer"] = self.session.run(self.stages["normalizer"])
         return measured.log_z
 

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-
-from torch import Tensor
+from dataclasses import dataclass, replace
 
 from dualscore.likelihood import Estimate, bits, bits_per_dim, dequantized_bits_per_dim
 from dualscore.likelihood.bound import BoundTerms, diffusion_energy
 from dualscore.likelihood.certificate import BoundedRows, certify
-from dualscore.measuring.measured import Extent, Measured
+from dualscore.measuring.measured import PILOT_IMAGES, Extent, Measured
 from dualscore.measuring.quantities import (
     certificate,
     clean_energies,
@@ -19,34 +17,8 @@ from dualscore.measuring.quantities import (
     ode_energies,
     strata,
 )
-from dualscore.measuring.row_figures import Figure, plain
-from dualscore.measuring.subject import Stage, joined
-
-
-@dataclass(frozen=True)
-class Estimated:
-    """One estimate of the images' likelihood."""
-
-    position: Tensor  # the images' positions, as in rows, shape (n,)
-    bits: Tensor  # bits/dim of each, shape (n,); of an estimate of an energy, without log Z
-    evaluations: int  # network evaluations over all images, without those of log Z
-    also: Figure = field(default_factory=dict)  # more entries of the report
-
-    def figure(self, measured: Measured, energy: bool) -> Figure:
-        """The report's entry: the mean, its error over photographs (a shared log Z's included), the cost."""
-        found = measured.mean(self.bits, self.position)
-        total = found + measured.shared if energy else found
-        normalizing = measured.rows["normalizer"]["energy"].numel() if energy else 0
-        low, high = Estimate(total.value, total.stderr, found.groups).interval()
-        known = measured.photographs(self.position) is not None
-        return {
-            **plain(total),
-            "interval": [low, high] if found.groups > 1 else None,
-            "images": len(self.bits),
-            "photographs": found.groups if known else None,
-            "evaluations": self.evaluations + normalizing,
-            **self.also,
-        }
+from dualscore.measuring.row_figures import Estimated, Figure, plain
+from dualscore.measuring.subject import Stage, Subject, joined
 
 
 @dataclass(frozen=True)
@@ -60,33 +32,35 @@ class Estimator:
     energy: bool = False  # whether it needs an energy; log Z and its error are then added
     discrete: bool = False  # whether it needs 8-bit images
 
+    def found(self, measured: Measured) -> Estimated:
+        """The estimate, with log Z as what all images share if it is of an energy."""
+        return replace(self.estimate(measured), shared=measured.shared if self.energy else None)
+
 
 FEWEST_FOR_NORMALIZER = 64
 NORMALIZER_SHARE = 16  # log Z is estimated on one image in this many: its noise is far below that of U(x, 0)
 
 
-def normalizer_count(images: int) -> int:
-    """Images that log Z is estimated on."""
-    return min(images, max(FEWEST_FOR_NORMALIZER, images // NORMALIZER_SHARE))
+def normalizer_stage(subject: Subject, split: str, images: int, name: str = "normalizer") -> Stage:
+    """U(y, t_max) for log Z, on a share of the images."""
+    count = min(images, max(FEWEST_FOR_NORMALIZER, images // NORMALIZER_SHARE))
+    return Stage(name, split, count, noisy_energies, {"variances": [subject.t_range[1]]})
 
 
 def paper_stages(measured: Measured, extent: Extent) -> list[Stage]:
     """U(x, 0) of the reported images, and beside it the same protocol on training images."""
-    train, t_max = extent.train_images, measured.subject.t_range[1]
     return [
-        clean_energies(extent.reported, extent.images, "paper"),
-        noisy_energies([t_max], "train", normalizer_count(train), "train_normalizer"),
-        clean_energies("train", train, "train_paper"),
+        Stage("paper", extent.reported, extent.images, clean_energies),
+        normalizer_stage(measured.subject, "train", extent.train_images, "train_normalizer"),
+        Stage("train_paper", "train", extent.train_images, clean_energies),
     ]
 
 
 def paper(measured: Measured) -> Estimated:
     """The paper's protocol."""
-    clean = measured.rows["paper"]
-    also = {"log_normalizer": plain(measured.log_z)}
-    return Estimated(
-        clean["position"], bits_per_dim(clean["energy"], measured.dimension), len(clean["energy"]), also
-    )
+    clean, also = measured.rows["paper"], {"log_normalizer": plain(measured.log_z)}
+    found = bits_per_dim(clean["energy"], measured.dimension)
+    return Estimated(clean["position"], found, len(found), also)
 
 
 def dequantized(measured: Measured) -> Estimated:
@@ -96,15 +70,44 @@ def dequantized(measured: Measured) -> Estimated:
     return Estimated(rows["position"], found, rows["energy"].numel(), {"draws": rows["energy"].shape[1]})
 
 
+def pilot_stages(measured: Measured, extent: Extent) -> list[Stage]:
+    """The pilot: what chooses the bound's t0 and t1, on images that are not reported."""
+    grid = measured.grid
+    outer = [grid.edge(i) for i in grid.starts()], [grid.edge(i) for i in grid.stops()]
+    whole, images = (0, grid.number), (extent.chooser, PILOT_IMAGES)
+    return _inside_and_ends(measured, extent, ("pilot", "pilot_ends"), images, whole, *outer)
+
+
 def bound_stages(measured: Measured, extent: Extent) -> list[Stage]:
-    """The denoiser's errors between t0 and t1, and what the bound has at its ends."""
-    grid, (first, last) = measured.grid, measured.span
-    t0, t1, mirror = grid.edge(first), grid.edge(last), extent.mirror
-    images = extent.reported, extent.subset
+    """The denoiser's errors between t0 and t1, what the bound has at its ends, and its certificate."""
+    (t0, t1), (first, last) = measured.bound_range, measured.span
+    images, names = (extent.reported, extent.subset), ("bound_strata", "ends")
+    settings = {"span": (t0, t1), "number": last - first} | _mirrored(extent)
     return [
-        strata(*images, grid.number, (first, last), "bound_strata", mirror),
-        ends(*images, [t0], [t1], "ends", mirror),
-        certificate(*images, (t0, t1), last - first, mirror),
+        *_inside_and_ends(measured, extent, names, images, measured.span, [t0], [t1]),
+        Stage("certificate", *images, certificate, settings),
+    ]
+
+
+def _mirrored(extent: Extent) -> dict[str, bool]:
+    """The mirror's entry in a stage's settings; none without it, as in rows of earlier versions."""
+    return {"mirror": True} if extent.mirror else {}
+
+
+def _inside_and_ends(
+    measured: Measured,
+    extent: Extent,
+    names: tuple[str, str],
+    images: tuple[str, int],
+    span: tuple[int, int],
+    starts: list[float],
+    stops: list[float],
+) -> list[Stage]:
+    mirror = _mirrored(extent)
+    inside = {"number": measured.grid.number, "span": span} | mirror
+    return [
+        Stage(names[0], *images, strata, inside, {"as_trained": False}),
+        Stage(names[1], *images, ends, {"starts": starts, "stops": stops} | mirror),
     ]
 
 
@@ -113,33 +116,21 @@ def bound(measured: Measured) -> Estimated:
     m, rows = measured, measured.rows
     inside, ending = rows["bound_strata"], rows["ends"]
     a, b = joined(inside, ending)
-    space = inside["space"][a]
-    diffusion = diffusion_energy(space, m.dimension, m.grid.width)
+    diffusion = diffusion_energy(inside["space"][a], m.dimension, m.grid.width)
     terms = BoundTerms(ending["decoder"][b, 0], diffusion, ending["prior"][b, 0])
-    position = inside["position"][a]
-    used = m.span[1] - m.span[0]
+    position, (t0, t1), used = inside["position"][a], m.bound_range, m.span[1] - m.span[0]
     pilots = rows["pilot"]["space"].numel() + rows["pilot_ends"]["decoder"].numel()
-    also = {
-        "t0": m.grid.edge(m.span[0]),
-        "t1": m.grid.edge(m.span[1]),
-        "strata": used,
-        "parts": {
-            name: plain(bits(m.mean(part, position), m.dimension)) for name, part in terms._asdict().items()
-        },
-    }
-    also["certificate"] = _certificate(m)
+    parts = {name: plain(bits(m.mean(part, position), m.dimension)) for name, part in terms._asdict().items()}
+    also = {"t0": t0, "t1": t1, "strata": used, "parts": parts, "certificate": _certificate(m)}
     return Estimated(position, bits(terms.total, m.dimension), len(a) * (used + 1) + pilots, also)
 
 
 def _certificate(measured: Measured) -> Figure:
     """An upper limit on the bound of these very images, in bits/dim, without assuming a normal law."""
     m, rows = measured, measured.rows["certificate"]
-    span = m.grid.edge(m.span[0]), m.grid.edge(m.span[1])
-    draws = BoundedRows(rows["decoder"], rows["space"], rows["prior"], m.dimension, *span)
-    found = certify(draws)
-    infinite = math.isinf(found.limit)
+    found = certify(BoundedRows(rows["decoder"], rows["space"], rows["prior"], m.dimension, *m.bound_range))
     return {
-        "value": None if infinite else bits(found.limit, m.dimension),
+        "value": None if math.isinf(found.limit) else bits(found.limit, m.dimension),
         "estimate": bits(found.estimate, m.dimension),
         "confidence": found.confidence,
         "images": len(rows["decoder"]),
@@ -158,7 +149,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "dequantized": Estimator(
         "dequantized",
         "bound, if normalized",
-        lambda _, extent: [dequantized_energies(extent.reported, extent.images, extent.draws)],
+        lambda _, e: [Stage("dequantized", e.reported, e.images, dequantized_energies, {"draws": e.draws})],
         dequantized,
         energy=True,
         discrete=True,
@@ -167,7 +158,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "ode": Estimator(
         "ODE",
         "ODE",
-        lambda _, extent: [ode_energies(extent.reported, extent.ode_images, extent.ode_tolerance)],
+        lambda _, e: [Stage("ode", e.reported, e.ode_images, ode_energies, {"tolerance": e.ode_tolerance})],
         ode,
     ),
 }
@@ -180,6 +171,32 @@ def usable(names: Sequence[str], measured: Measured) -> dict[str, Estimator]:
         name: estimator
         for name, estimator in ESTIMATORS.items()
         if name in names and (measured.subject.is_energy or not estimator.energy)
+    }
+
+
+def ready(names: Sequence[str], measured: Measured, extent: Extent) -> dict[str, Estimator]:
+    """Those of the named estimators whose rows are there, in table order."""
+    needs = {
+        name: {*(stage.name for stage in e.stages(measured, extent)), *(["normalizer"] if e.energy else [])}
+        for name, e in usable(names, measured).items()
+    }
+    return {name: ESTIMATORS[name] for name, stages in needs.items() if stages <= measured.rows.keys()}
+
+
+def estimate_figure(estimated: Estimated, measured: Measured) -> Figure:
+    """The report's entry: the mean, its error over photographs (a shared log Z's included), the cost."""
+    found, shared = measured.mean(estimated.bits, estimated.position), estimated.shared
+    total = found if shared is None else found + shared
+    normalizing = 0 if shared is None else measured.rows["normalizer"]["energy"].numel()
+    known = measured.photographs(estimated.position) is not None
+    interval = Estimate(total.value, total.stderr, found.groups).interval()
+    return {
+        **plain(total),
+        "interval": list(interval) if found.groups > 1 else None,
+        "images": len(estimated.bits),
+        "photographs": found.groups if known else None,
+        "evaluations": estimated.evaluations + normalizing,
+        **estimated.also,
     }
 
 

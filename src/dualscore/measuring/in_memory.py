@@ -8,17 +8,16 @@ from torch import Tensor
 
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
-from dualscore.measuring.chain_figures import DRAWS, chain_rows, draw_rows, schedule
-from dualscore.measuring.identities import identity_stages
 from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.quantities import (
     clean_energies,
     dequantized_energies,
+    identity_stages,
     noise_levels,
     noisy_energies,
     ode_energies,
 )
-from dualscore.measuring.subject import Images, Rows, Stage, Subject
+from dualscore.measuring.subject import Images, Rows, Stage, Subject, plain_rows
 from dualscore.noise import variance_at_psnr
 
 PSNR = (60.0, 45.0, 30.0, 15.0, 0.0, -15.0)
@@ -62,8 +61,7 @@ def measure(
     subject = Subject(
         model, prior, None, quantized=quantized, dequantize=dequantize, t_range=t_range, seed=seed
     )
-    levels = sorted(variance_at_psnr(decibels) for decibels in psnr)
-    count = len(images)
+    levels, n = sorted(variance_at_psnr(decibels) for decibels in psnr), len(images)
     groups = None if photographs is None else photographs.cpu()
     measured = Measured(
         subject,
@@ -72,33 +70,27 @@ def measure(
         levels,
         photographs=lambda position: None if groups is None else groups[position],
     )
-    density = dequantized_energies("", count, 1) if quantized else clean_energies("", count, "paper")
-    stages: list[Stage] = [
-        noisy_energies([t_range[1]], "", count, "normalizer"),
-        density,
-        noise_levels(levels, "", count),
-        *identity_stages("", count, count, measured),
-        *([ode_energies("", ode_images, 1e-3)] if ode_images > 1 else []),
+    stages = [
+        Stage("normalizer", "", n, noisy_energies, {"variances": [t_range[1]]}),
+        Stage("dequantized", "", n, dequantized_energies, {"draws": 1})
+        if quantized
+        else Stage("paper", "", n, clean_energies),
+        noise_levels(levels, "", n),
+        *identity_stages("", n, n, chains, measured),
+        Stage("ode", "", min(ode_images, n), ode_energies, {"tolerance": 1e-3}),
     ]
     for stage in stages:
-        chosen = images[:ode_images] if stage.name == "ode" else images
-        measured.rows[stage.name] = _rows(stage, subject, chosen, batch_size)
-    if chains > 1:
-        parts = [
-            chain_rows(subject, schedule(measured), range(start, min(start + batch_size, chains)))
-            for start in range(0, chains, batch_size)
-        ]
-        measured.rows["mass"] = {"log_weight": torch.cat([part["log_weight"] for part in parts])}
-    measured.rows["anchor"] = draw_rows(subject, range(DRAWS))
+        if stage.count > 1:
+            measured.rows[stage.name] = _rows(stage, subject, images, batch_size)
     return measured
 
 
 def _rows(stage: Stage, subject: Subject, images: Tensor, batch_size: int) -> Rows:
-    """A stage's rows of all images, in double precision on the CPU."""
-    parts: list[Rows] = []
-    for start in range(0, len(images), batch_size):
-        clean = images[start : start + batch_size]
-        position = torch.arange(start, start + len(clean))
+    """A stage's rows of the first images, or of numbers, in double precision on the CPU."""
+    parts = []
+    for start in range(0, stage.count, batch_size):
+        position = torch.arange(start, min(start + batch_size, stage.count))
+        clean = images[position] if stage.split is not None else images[:0]
         found = stage.measure(subject, Images(clean, position.tolist()))
-        parts.append({"position": position, **{name: v.detach().cpu().double() for name, v in found.items()}})
+        parts.append(plain_rows({"position": position, **found}))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
 
+from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood import Estimate, bits, bits_per_dim, dequantized_bits_per_dim, log_normalizer, mean
 from dualscore.likelihood.units import STEP
 from dualscore.measuring.subject import Rows, Subject
+from dualscore.sampling.annealed import levels
+from dualscore.sampling.mass import LEVELS
 
 PILOT_IMAGES = 128
 """Images on which t0 and t1 are chosen; a bound stays one only if its own images do not choose."""
@@ -69,7 +72,8 @@ class Extent:
     ode_images: int  # of the reported split
     draws: int  # dequantizations an image
     ode_tolerance: float  # of the solver, in standard deviations
-    mirror: bool = False  # whether the bound's denoiser is averaged with its mirror image
+    chains: int  # for the mass
+    mirror: bool  # whether the bound's denoiser is averaged with its mirror image
 
 
 def _unknown(_: Tensor) -> None:
@@ -104,6 +108,22 @@ class Measured:
         t_min, t_max = self.subject.t_range
         above = [t for t in self.known if t > 1.01 * t_min]
         return [t_min, *(above or [t_max])]
+
+    def with_span(self) -> "Measured":
+        """The measurement with t0 and t1 chosen on the pilot's rows."""
+        span = choose(self.grid, self.rows["pilot"], self.rows["pilot_ends"], self.dimension)
+        return replace(self, span=span)
+
+    @property
+    def bound_range(self) -> tuple[float, float]:
+        """The bound's t0 and t1, in pixel²."""
+        return self.grid.edge(self.span[0]), self.grid.edge(self.span[1])
+
+    @property
+    def falling(self) -> list[float]:
+        """The chains' noise variances, falling to that of training or of rounding to 8 bits, in pixel²."""
+        t_min, t_max = self.subject.t_range
+        return levels(t_max, LEVELS, max(t_min, QUANTIZATION_VARIANCE))
 
     @cached_property
     def log_z(self) -> Estimate:

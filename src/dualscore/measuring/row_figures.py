@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,15 +17,40 @@ Figure = dict[str, Any]
 
 
 def plain(estimate: Estimate) -> Figure:
-    """An estimate as plain values: no error is null, and photographs are counted where they are known."""
-    stderr = None if math.isnan(estimate.stderr) else estimate.stderr
-    return {"value": estimate.value, "stderr": stderr}
+    """An estimate as plain values: no error is null."""
+    return {"value": estimate.value, "stderr": None if math.isnan(estimate.stderr) else estimate.stderr}
 
 
 def estimate_of(figure: Figure) -> Estimate:
-    """The estimate that `plain` wrote."""
+    """The estimate that `plain` wrote, of the photographs that a figure tells."""
     stderr = figure["stderr"]
     return Estimate(figure["value"], math.nan if stderr is None else stderr, figure.get("photographs") or 0)
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """One estimate of the images' likelihood."""
+
+    position: Tensor  # the images' positions, as in rows, shape (n,)
+    bits: Tensor  # bits/dim of each, shape (n,); of an estimate of an energy, without log Z
+    evaluations: int = 0  # network evaluations over all images, without those of log Z
+    also: Figure = field(default_factory=dict)  # more entries of the report
+    shared: Estimate | None = None  # what is the same of all images and still to be added, in bits/dim: log Z
+
+
+def difference(
+    one: Estimated, other: Estimated, photographs: Callable[[Tensor], Tensor | None]
+) -> tuple[Estimate, int]:
+    """Mean difference over the images that both have, and how many; log Z cancels where both share it.
+
+    `photographs` maps positions (n,) to the photographs that images are of, (n,).
+    """
+    a, b = joined({"position": one.position}, {"position": other.position})
+    found = mean(one.bits[a].double() - other.bits[b].double(), photographs(one.position[a]))
+    if one.shared is not other.shared:
+        nothing = Estimate(0.0, 0.0)
+        found += (one.shared or nothing) - (other.shared or nothing)
+    return found, len(a)
 
 
 @dataclass(frozen=True)
@@ -41,38 +66,23 @@ class LevelSummary:
     images: int
 
 
-def level_summary(t: float, space: Tensor, time: Tensor | None, dimension: int) -> LevelSummary:
-    """What losses (n,) at one noise level say: denoised PSNR and effective dimension d · space loss."""
-    loss = float(space.double().mean())  # training tells people of weights that are not finite
-    return LevelSummary(
-        noise_variance=t,
-        psnr_in=psnr(t),
-        # x̂ − x has mean square t · space loss.
-        psnr_out=psnr(t * loss) if loss > 0 else math.nan,
-        space_loss=loss,
-        time_loss=None if time is None else float(time.double().mean()),
-        effective_dimension=dimension * loss,
-        images=len(space),
-    )
-
-
 def level_figures(rows: Rows, variances: list[float], dimension: int) -> list[LevelSummary]:
-    """Losses, denoising and effective dimension at each noise level, of rows with columns (n, L)."""
-    times = rows["time"].unbind(1) if "time" in rows else [None] * len(variances)
-    return [
-        level_summary(t, space, time, dimension)
-        for t, space, time in zip(variances, rows["space"].unbind(1), times, strict=True)
-    ]
+    """Losses, denoised PSNR and effective dimension d · space loss at each noise level.
 
-
-def shared_level_figures(rows: Rows, variances: list[float], dimension: int) -> list[LevelSummary]:
-    """The same of rows in which each image has one level; levels of no image are left out."""
+    Rows have columns (n, L), or each image has one level and they say which; levels of no image are left out.
+    """
     found = []
     for place, t in enumerate(variances):
-        mine = rows["level"] == place
-        if bool(mine.any()):
-            time = rows["time"][mine] if "time" in rows else None
-            found.append(level_summary(t, rows["space"][mine], time, dimension))
+        images = rows["level"] == place if "level" in rows else (slice(None), place)
+        space, time = (rows[name][images].double() if name in rows else None for name in ("space", "time"))
+        if space is not None and len(space):
+            loss = float(space.mean())  # training tells people of weights that are not finite
+            # x̂ − x has mean square t · space loss.
+            psnr_out = psnr(t * loss) if loss > 0 else math.nan
+            time_loss = None if time is None else float(time.mean())
+            found.append(
+                LevelSummary(t, psnr(t), psnr_out, loss, time_loss, dimension * loss, images=len(space))
+            )
     return found
 
 
@@ -101,48 +111,17 @@ def component_weights(truth: Rows, clean: Rows, weights: Tensor) -> Figure | Non
     None where a component had no images.
     """
     a, b = joined(truth, clean)
-    error, component = clean["energy"][b] - truth["energy"][a], truth["component"][a]
-    counts = torch.bincount(component.long(), minlength=len(weights))
+    error, component = clean["energy"][b] - truth["energy"][a], truth["component"][a].long()
+    counts = torch.bincount(component, minlength=len(weights))
     if not bool(counts.all()):
         return None
-    sums = torch.zeros(len(weights), dtype=torch.float64).index_add_(0, component.long(), error)
-    log_weights = weights.double().log() - sums / counts
-    model = torch.softmax(log_weights, dim=0)
+    sums = torch.zeros(len(weights), dtype=torch.float64).index_add_(0, component, error)
+    model = torch.softmax(weights.double().log() - sums / counts, dim=0)
     return {"truth": weights.tolist(), "model": model.tolist(), "images": counts.tolist()}
 
 
-def truth_figures(per_image: Tensor, levels: Rows, log_z: Estimate | None, dimension: int) -> Figure:
-    """The known density's bits/dim, shape (n,), and how far energies at levels (n, L) are from its own."""
-    figure: Figure = {**plain(mean(per_image)), "images": len(per_image)}
-    if log_z is not None and "energy" in levels and "truth" in levels:
-        error = levels["energy"] + log_z.value - levels["truth"]
-        figure["largest_energy_error_db_per_dim"] = decibels_per_dim(float(error.abs().max()), dimension)
-        figure["energy_error_db_per_dim"] = [
-            decibels_per_dim(float(value), dimension) for value in error.abs().amax(dim=0)
-        ]
-    return figure
-
-
-class PerImage:
-    """Each image's bits/dim by every estimator, for differences over the images that two of them share."""
-
-    TRUTH = "truth"
-
-    def __init__(self, photographs: Callable[[Tensor], Tensor | None]) -> None:
-        self._photographs = photographs
-        self._tables: dict[str, Rows] = {}
-        self._shared: dict[str, Estimate] = {}
-
-    def add(self, name: str, position: Tensor, bits_per_dim: Tensor, shared: Estimate | None = None) -> None:
-        """Add an estimator: bits/dim of each image, shape (n,), without what all share: log Z."""
-        self._tables[name] = {"position": position, "figure": bits_per_dim.double()}
-        self._shared[name] = shared or Estimate(0.0, 0.0)
-
-    def difference(self, one: str, other: str) -> Estimate:
-        """Mean difference over the images that both have measured; log Z cancels where both use it."""
-        a, b = joined(self._tables[one], self._tables[other])
-        values = self._tables[one]["figure"][a] - self._tables[other]["figure"][b]
-        found = mean(values, self._photographs(self._tables[one]["position"][a]))
-        if self._shared[one] is self._shared[other]:
-            return found
-        return found + (self._shared[one] - self._shared[other])
+def energy_errors(levels: Rows, log_z: Estimate, dimension: int) -> Figure:
+    """How far energies at levels (n, L) are from a known density's own, at most."""
+    errors = (levels["energy"] + log_z.value - levels["truth"]).abs().amax(dim=0)
+    found = [decibels_per_dim(float(error), dimension) for error in errors]
+    return {"largest_energy_error_db_per_dim": max(found), "energy_error_db_per_dim": found}

@@ -1,4 +1,4 @@
-"""The model and the images to be measured, their random numbers, stages, and the rows that come of them."""
+"""The model and the images that are measured, the images' random numbers, and the stages that give rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +11,13 @@ from dualscore.densities import GaussianMixture
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize
+from dualscore.likelihood.bound import Mirrored
 from dualscore.noise import fixed_noise, fixed_signs, fixed_uniform
 
 Rows = dict[str, Tensor]
 """Named figures of n images in float64, each of shape (n,) or (n, m); `position` (int64) says of which."""
+
+KINDS = {"train": "training", "val": "validation", "test": "test"}  # names of the splits' images
 
 
 def joined(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
@@ -22,6 +25,12 @@ def joined(one: Rows, other: Rows) -> tuple[Tensor, Tensor]:
     a, b = one["position"], other["position"]
     mine, theirs = torch.isin(a, b).nonzero()[:, 0], torch.isin(b, a).nonzero()[:, 0]
     return mine[a[mine].argsort()], theirs[b[theirs].argsort()]
+
+
+def plain_rows(rows: Rows) -> Rows:
+    """Rows as they are kept: on the CPU, in double precision but for integers."""
+    kept = {name: values.detach().cpu() for name, values in rows.items()}
+    return {name: values if values.dtype == torch.int64 else values.double() for name, values in kept.items()}
 
 
 # Which of an image's independent draws a quantity uses; strata take one each, from STRATA on.
@@ -55,6 +64,10 @@ class Subject:
         """Whether the model has an energy; a denoiser has none."""
         return isinstance(self.model, EnergyModel)
 
+    def denoiser(self, mirror: bool) -> ScoreModel:
+        """The model as the bound's denoiser, averaged with its mirror image or not."""
+        return Mirrored(self.model) if mirror else self.model
+
     def inside(self, noise_variance: float) -> bool:
         """Whether the model was trained at a noise variance."""
         return 0.999 * self.t_range[0] <= noise_variance <= 1.001 * self.t_range[1]
@@ -70,17 +83,15 @@ class Images:
     ordinal: Tensor | None = None
     """Places among the images that are measured, int64, shape (B,), where images share levels and strata."""
 
-    def _draw(self, draw: int) -> int:
-        return draw + _OTHERS.get(self.split, 0)
-
     def noise(self, subject: Subject, draw: int) -> Tensor:
         """Standard normal noise that belongs to these images, shape (B, C, H, W)."""
-        shape = self.clean.shape[1:]
-        return fixed_noise(self.position, shape, subject.seed, self._draw(draw)).to(self.clean)
+        draw += _OTHERS.get(self.split, 0)
+        return fixed_noise(self.position, self.clean.shape[1:], subject.seed, draw).to(self.clean)
 
     def uniform(self, subject: Subject, shape: Sequence[int], draw: int) -> Tensor:
         """Uniform numbers that belong to these images, shape (B, *shape)."""
-        return fixed_uniform(self.position, shape, subject.seed, self._draw(draw)).to(self.clean)
+        draw += _OTHERS.get(self.split, 0)
+        return fixed_uniform(self.position, shape, subject.seed, draw).to(self.clean)
 
     def probe(self, subject: Subject, draw: int) -> Tensor:
         """Hutchinson's probes that belong to these images, shape (B, C, H, W)."""
@@ -104,12 +115,20 @@ class Images:
 
 @dataclass(frozen=True)
 class Stage:
-    """One quantity, measured of evenly spaced images of a split."""
+    """One quantity, measured of evenly spaced images of a split, or of numbered things that are no images."""
 
     name: str
-    split: str
+    split: str | None  # None where `quantity` needs the numbers in `Images.position` alone, as chains do
     count: int  # images
-    measure: Callable[[Subject, Images], Rows]
+    quantity: Callable[..., Rows]
+    """Of a Subject, of Images and of the settings by name: each image's figures, without `position`."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Plain values that decide the figures, beside the model, the data and the seed."""
+    marks: dict[str, Any] = field(default_factory=dict)
+    """Further ones by which kept rows are told apart, which the quantity does not take."""
     batch_divisor: int = 1  # batches are this many times smaller, for stages that need more memory per image
+
+    def measure(self, subject: Subject, images: Images) -> Rows:
+        """The rows of a batch, without graph."""
+        with torch.no_grad():
+            return self.quantity(subject, images, **self.settings)

@@ -17,8 +17,7 @@ from rich.console import Console, RenderableType
 
 from dualscore.devices import allow_tf32, find_device
 from dualscore.errors import ScoreError
-from dualscore.evaluation.open_checkpoint import DEFINITIONS
-from dualscore.evaluation.store import RowStore, read_json
+from dualscore.evaluation.store import DEFINITIONS, RowStore, read_json
 from dualscore.files.aside import sha256
 from dualscore.likelihood import Estimate, mean
 from dualscore.model import ImageModel

@@ -16,7 +16,7 @@ from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood import Estimate, decibels_per_dim
 from dualscore.measuring.estimators import paper
 from dualscore.measuring.measured import Measured
-from dualscore.measuring.row_figures import shared_bound, shared_level_figures
+from dualscore.measuring.row_figures import level_figures, shared_bound
 from dualscore.measuring.subject import LEVELS, Rows
 from dualscore.noise import corrupt
 from dualscore.objective import space_loss
@@ -90,7 +90,7 @@ class ValidationFigures(TrainingCallback):
 
     def _log_levels(self, module: DualScoreModule, measured: Measured) -> None:
         model, linear = (  # levels of no image are left out of both
-            shared_level_figures(measured.rows[stage], measured.levels, measured.dimension)
+            level_figures(measured.rows[stage], measured.levels, measured.dimension)
             for stage in ("one_level", "gaussian")
         )
         space = sum(figures.space_loss for figures in model) / len(model)
