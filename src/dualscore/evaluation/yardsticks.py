@@ -150,18 +150,9 @@ def measure_yardsticks(
     codecs = [name for name in CODECS if name in wanted]
     if codecs and not floats:
         measures[FILE] = _Measure(lambda stored, _: stored, most=max(1, CODEC_PIXELS // (height * width)))
-    chosen = {name: nested_choice(count, min(count, measure.most)) for name, measure in measures.items()}
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in measures}
     batches = datamodule.evenly_spaced(split, count, BATCH)
-    for batch in watch("yardsticks", batches, -(-count // BATCH)):
-        stored = in_channels(batch.image, channels)
-        for name, measure in measures.items():
-            keep = torch.tensor([ordinal in chosen[name] for ordinal in batch.ordinal.tolist()])
-            if keep.any():
-                position = batch.position[keep]
-                found[name].append((position, measure.values(stored[keep], position)))
-    tables = {name: [torch.cat(parts) for parts in zip(*found[name], strict=True)] for name in measures}
-    _, tiles = tables.pop(FILE, (None, None))
+    tables = _measured(measures, watch("yardsticks", batches, -(-count // BATCH)), channels, count)
+    tiles = tables.pop(FILE)[1] if FILE in tables else None
     for name, (position, values) in tables.items():
         rows[name] = Yardstick(
             LABELS[name], kinds[name], measures[name].note, float(values.mean()), len(values),
@@ -169,6 +160,25 @@ def measure_yardsticks(
         )  # fmt: skip
     rows |= {name: _codec(name, tiles) for name in codecs}
     return {name: rows[name] for name in YARDSTICKS if name in rows}
+
+
+def _measured(
+    measures: dict[str, _Measure], batches: Iterable[Batch], channels: int, count: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Positions (n,) and values, by measure, of its choice of `count` images that pass in batches."""
+    chosen = {name: nested_choice(count, min(count, measure.most)) for name, measure in measures.items()}
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in measures}
+    for batch in batches:
+        stored = in_channels(batch.image, channels)
+        for name, measure in measures.items():
+            keep = torch.tensor([ordinal in chosen[name] for ordinal in batch.ordinal.tolist()])
+            if keep.any():
+                position = batch.position[keep]
+                found[name].append((position, measure.values(stored[keep], position)))
+    return {
+        name: (torch.cat([position for position, _ in parts]), torch.cat([values for _, values in parts]))
+        for name, parts in found.items()
+    }
 
 
 def _energy(stationary: StationaryGaussian, x: Tensor) -> Tensor:
