@@ -212,7 +212,8 @@ ROOMS = (
     "likelihood", "model", "sampling", "measuring",
     "pictures", "data", "network_table", "runs", "dashboard", "training", "assemble",
     "model_files", "evaluation", "figures", "scoring", "draw_images", "publishing", "study", "cluster",
-    "__init__", "terminal", "telling", "train_experiment", "commands", "cli", "task", "__main__",
+    "__init__", "terminal", "report_tables", "telling", "train_experiment", "commands", "cli", "task",
+    "__main__",
 )  # fmt: skip
 """The files and folders of the package's first level, from bottom to top."""
 

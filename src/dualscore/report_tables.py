@@ -14,30 +14,30 @@ from dualscore.measuring.row_figures import estimate_of
 from dualscore.measuring.subject import KINDS
 from dualscore.noise import in_decibels
 from dualscore.terminal.boxes import fitting
-from dualscore.terminal.console import final
+from dualscore.terminal.console import Terminal
 
 MARKS = {"consistent": (" ", ""), "inconsistent": ("✗", "red"), "undecided": ("?", "yellow")}
 
 Report = dict[str, Any]
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: Report, console: Terminal) -> None:
     """Print an evaluation as tables and one line of verdict."""
     data, shape = report["dataset"], "×".join(map(str, report["image_shape"]))
     about = f", step {report['step']:,}, {report['weights']} weights · {KINDS[data['split']]} images {shape}"
     title = Text.assemble("\n", (report["experiment"], "bold"), f"{about} · {data['release']}")
-    final(console, title, soft_wrap=True)
-    final(console, _likelihoods(report))
-    final(console, _levels(report, console))
+    console.final(title, soft_wrap=True)
+    console.final(_likelihoods(report))
+    console.final(_levels(report, console))
     if weights := report.get("truth", {}).get("component_weights"):
         pairs = zip(weights["model"], weights["truth"], strict=True)
         shown = ", ".join(f"{model:.3f} ({truth:.3f})" for model, truth in pairs)
-        final(console, f"weights of the components (truth): {shown}", soft_wrap=True)
+        console.final(f"weights of the components (truth): {shown}", soft_wrap=True)
     for line in legend(report):
         console.print(line, style="dim", soft_wrap=True)
     for line in _sentences(report):
-        final(console, line, soft_wrap=True)
-    final(console, Text.assemble(("verdict", "bold"), f": {report['verdict']}"), soft_wrap=True)
+        console.final(line, soft_wrap=True)
+    console.final(Text.assemble(("verdict", "bold"), f": {report['verdict']}"), soft_wrap=True)
 
 
 def legend(report: Report) -> list[str]:
