@@ -151,7 +151,7 @@ def test_with_one_measurement_differences_are_drawn_instead_of_curves() -> None:
 @pytest.mark.usefixtures("forks")
 def test_a_study_runs_and_goes_on(workspace: Workspace, demo_shards: Path) -> None:
     settings = [*TINY, "evaluate.estimators=[paper,dequantized,bound]", f"data.path={demo_shards}",
-                "optim.warmup_steps=0"]  # fmt: skip
+                "optim.warmup_steps=0", "evaluate.images=16", "evaluate.subset_images=16"]  # fmt: skip
     variants = {"recipe": [], "explodes": ["optim.lr=1e9", "optim.schedule=halving"]}
     declare(workspace.folder, settings=settings, variants=variants)
     printed = workspace.run("study", "mine")
