@@ -106,13 +106,14 @@ class ShardFile:
 
     def _is_ours(self) -> bool:
         """Whether images lie as this project writes them; of a damaged first one, the next ones tell."""
-        first, *others = (os.pread(self._file, BLOCK, number * self._row) for number in range(4))
+        looked_at = range(min(4, self.shard.images))
+        first, *others = (os.pread(self._file, BLOCK, number * self._row) for number in looked_at)
         if self._is_sound(first):
             return True
         try:
             tarfile.TarInfo.frombuf(first, "utf-8", "surrogateescape")
         except tarfile.HeaderError:
-            return any(self._is_sound(header) for header in others)
+            return bool(others) and all(self._is_sound(header) for header in others)
         return False
 
     def _is_sound(self, header: bytes) -> bool:
