@@ -32,7 +32,7 @@ from workspace import EVERYTHING, TINY, Workspace
 
 SMALL = [
     *TINY, EVERYTHING, "optim.warmup_steps=0", "trainer.max_steps=2", "trainer.validate_every=2",
-    "evaluate.psnr=[45,15,0]",
+    "network.layers=2", "evaluate.psnr=[45,15,0]", "evaluate.yardsticks=[stationary]",
     "evaluate.strata=6", "evaluate.ode_images=4", "evaluate.draws=2",
 ]  # fmt: skip
 
@@ -120,7 +120,6 @@ def test_evaluations_are_counted(workspace: Workspace, monkeypatch: pytest.Monke
 def test_an_interrupted_evaluation_goes_on(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the middle of a stage: what was measured stays, and the figures are the same."""
     settings = ["evaluate.images=64", "evaluate.batch_size=8", "evaluate.estimators=[paper,dequantized]"]
-    settings += ["evaluate.yardsticks=[stationary]"]  # others are fitted anew where their folder is gone
     whole = train(workspace, *settings)
     folder = workspace.folder / "runs/gaussian_textures"
     measured: list[int] = []
@@ -168,7 +167,7 @@ def test_an_interrupted_evaluation_goes_on(workspace: Workspace, monkeypatch: py
 
 def test_a_denoiser_has_a_bound_and_an_ode(workspace: Workspace) -> None:
     plain = "energy={anchor: none, residual_input: raw, fading: false, offset: false}"
-    report = train(workspace, "model=denoiser", plain)
+    report = train(workspace, "model=denoiser", plain, "evaluate.yardsticks=[full_covariance]")
     assert list(report["bits_per_dim"]) == ["bound", "ode"]
     assert report["checks"] == []
     assert (report["word"], report["consistent"], report["verdict"]) == ("not checked", False, "not checked")
