@@ -70,7 +70,7 @@ def _read(path: Path, identity: dict[str, Any]) -> Tensors | None:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError, ValueError, RecursionError):
+    except (OSError, SafetensorError, ValueError, RuntimeError):  # the last of torch, for a file just deleted
         return None
     return tensors if header == {"identity": identity, "digest": digest(identity, tensors)} else None
 
