@@ -17,7 +17,8 @@ from data_prep import pool, progress
 from data_prep.plan import Plan, Request, ShardJob, Source, Unit, check_splits, lay_out
 from data_prep.shard_writer import BUILD_FOLDER, Finished, read_finished, sidecar_path, write_shard
 from data_prep.statistics import Sums
-from dualscore.data.shards import FORMAT, MANIFEST_FILE, SPLITS, Manifest, Photographs, Split, Statistics
+from dualscore.data.photograph_numbers import Photographs
+from dualscore.data.shards import FORMAT, MANIFEST_FILE, SPLITS, Manifest, Split, Statistics
 from dualscore.errors import DataError
 from dualscore.files.aside import write_aside
 from dualscore.terminal.console import shared_console

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dualscore.data.shards import REQUIRED_SPLITS, SPLITS, SplitPhotographs, leak, shard_name
+from dualscore.data.photograph_numbers import SplitPhotographs, leak
+from dualscore.data.shards import REQUIRED_SPLITS, SPLITS, shard_name
 from dualscore.errors import DataError
 
 SHARD_BYTES = 16 * 2**20

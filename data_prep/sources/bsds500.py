@@ -10,7 +10,8 @@ from data_prep.plan import Plan, Request, Source
 from data_prep.sources.archive import explained, forget_members, refuse_bomb
 from data_prep.sources.folder import crop_plan, look, select, told
 from data_prep.sources.photographs import Photograph
-from dualscore.data.shards import SPLITS, leak
+from dualscore.data.photograph_numbers import leak
+from dualscore.data.shards import SPLITS
 from dualscore.errors import DataError
 from dualscore.pictures.photographs import SUFFIXES
 

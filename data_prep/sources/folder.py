@@ -11,7 +11,7 @@ from data_prep import pool, progress
 from data_prep.plan import Plan, Request, Source
 from data_prep.sources.crops import CropUnit, count_crops
 from data_prep.sources.photographs import Photograph, inspect
-from dualscore.data.shards import SplitPhotographs
+from dualscore.data.photograph_numbers import SplitPhotographs
 from dualscore.errors import DataError
 from dualscore.pictures.photographs import SUFFIXES
 

@@ -16,8 +16,9 @@ from PIL import Image
 
 from data_prep.verify import verify
 from dualscore.data.datamodule import Batching
+from dualscore.data.photograph_numbers import Photographs, SplitPhotographs, leak
 from dualscore.data.reader import ShardDataModule
-from dualscore.data.shards import Manifest, Photographs, SplitPhotographs, leak
+from dualscore.data.shards import Manifest
 from dualscore.errors import DataError
 from evil import Evil
 from fakes import photograph, write_official_imagenet

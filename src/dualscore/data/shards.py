@@ -1,33 +1,25 @@
 r"""The on-disk format of a prepared data set, shared by its writer and its reader.
 
 A folder holds ``manifest.json``, ``spectrum.npy`` and shards ``train-000000.tar``, …, ``val-000000.tar``, …;
-it may hold ``test-000000.tar``, … and, of crops, ``photographs.npz``. A shard is a plain tar; an entry is one
-image: ``{index:09d}.u8``, its raw uint8 pixels, channel-major, where ``index`` counts the images of the split
-from 0 in shard order.
+it may hold ``test-000000.tar``, … and, of crops, ``photographs.npz`` (`dualscore.data.photograph_numbers`).
+A shard is a plain tar; an entry is one image: ``{index:09d}.u8``, its raw uint8 pixels, channel-major, where
+``index`` counts the images of the split from 0 in shard order.
 
 ``spectrum.npy`` describes the training images at second order. With ŷ the orthonormal 2-D DCT-II of
 image/255 − pixel_mean, it is E[ŷ ŷᵀ] over channels at each spatial frequency, without dequantization noise.
-
-``photographs.npz`` holds for each split an int32 array: the number, from 0 in the order of the split's
-checksums in the manifest, of the photograph that each image is a crop of.
 """
 
-import hashlib
-import io
 import json
 import math
 import re
-import zipfile
-import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dualscore.data.photograph_numbers import SHA256, Photographs, parse_photographs, read_checked, wrong
 from dualscore.errors import DataError
 from dualscore.files.aside import write_aside
 from dualscore.files.typed_json import TypedJson
@@ -42,21 +34,8 @@ REQUIRED_SPLITS = ("train", "val")
 MOST_CHANNELS = 16
 MOST_VALUES = 2**24
 """Largest image, in values: memory is allocated as a manifest claims."""
-HEADER_BYTES = 2**12
-"""More than the header of an array in a file takes, and than the archive's bookkeeping for it."""
 _FEWEST_BYTES = 1024
 """Bytes that any image takes in a tar: a header and a block."""
-_SHA256 = r"[0-9a-f]{64}"
-_BROKEN_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    ValueError,
-    EOFError,
-    KeyError,
-    OSError,
-    MemoryError,
-    RuntimeError,
-)
 
 
 def shard_name(split: str, number: int) -> str:
@@ -99,59 +78,6 @@ class Statistics:
     pixel_variance: list[float]
     spectrum_file: str
     spectrum_sha256: str
-
-
-@dataclass(frozen=True)
-class SplitPhotographs:
-    """A split's photographs in order: SHA-256 of their files (hexadecimal), and their names or nothing."""
-
-    sha256: tuple[str, ...]
-    names: tuple[str, ...] = ()
-
-    def name(self, number: int) -> str:
-        """What to call one: its name, or its checksum."""
-        return self.names[number] if self.names else self.sha256[number]
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """What a manifest says of photographs; without a file, each image is one of its own."""
-
-    file: str = ""
-    sha256: str = ""
-    splits: dict[str, SplitPhotographs] = field(default_factory=dict)
-
-    @property
-    def each_image(self) -> bool:
-        """Whether each image is a photograph of its own."""
-        return not self.file
-
-    def load(self, folder: str | Path, images: Mapping[str, int]) -> dict[str, NDArray[np.int32]]:
-        """Each split's numbers of its images' photographs, int32, shape (images,); none without a file."""
-        if self.each_image:
-            return {}
-        path = Path(folder) / self.file
-        try:
-            with zipfile.ZipFile(_read_checked(path, self.sha256)) as archive:
-                return {split: self._numbers(archive, split, path, count) for split, count in images.items()}
-        except _BROKEN_ZIP as error:
-            raise _wrong(path, f"is not an archive of NumPy arrays, one a split ({error})") from None
-
-    def _numbers(self, archive: zipfile.ZipFile, split: str, path: Path, count: int) -> NDArray[np.int32]:
-        """One array, no larger than it must be, whatever the archive claims."""
-        member = archive.getinfo(f"{split}.npy")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{split}.npy is packed in another way than NumPy does")
-        if member.file_size > 4 * count + HEADER_BYTES:
-            raise _wrong(path, f"holds more for {split} than numbers of {count} images")
-        numbers: NDArray[np.int32] = np.load(io.BytesIO(archive.read(member)), allow_pickle=False)
-        if numbers.shape != (count,) or numbers.dtype != np.int32:
-            found = f"{numbers.dtype} {numbers.shape}"
-            raise _wrong(path, f"holds {found} for {split} instead of int32 ({count},)")
-        known = len(self.splits[split].sha256)
-        if numbers.min() < 0 or numbers.max() >= known:
-            raise _wrong(path, f"names photographs of {split} that are not among its {known}")
-        return numbers
 
 
 @dataclass(frozen=True)
@@ -202,9 +128,9 @@ class Manifest:
             try:
                 found = path.stat().st_size
             except OSError as error:
-                raise _wrong(path, f"cannot be read: {error.strerror}") from None
+                raise wrong(path, f"cannot be read: {error.strerror}") from None
             if found != shard.bytes:
-                raise _wrong(path, f"has {found} bytes instead of {shard.bytes}")
+                raise wrong(path, f"has {found} bytes instead of {shard.bytes}")
         load_spectrum(folder, manifest)
         if manifest.photographs is not None:
             manifest.photographs.load(folder, manifest.images)
@@ -230,50 +156,23 @@ class Manifest:
         try:
             root = TypedJson(json.loads(raw), where)
         except (ValueError, RecursionError) as error:
-            raise _wrong(where, f"is not valid JSON ({error})") from None
+            raise wrong(where, f"is not valid JSON ({error})") from None
         return _parse(root)
 
 
 def load_spectrum(folder: str | Path, manifest: Manifest) -> NDArray[np.float64]:
     """E[ŷ ŷᵀ] of the training images, shape (C, C, H, W), float64, in pixel²; see the module's text."""
     path = Path(folder) / manifest.statistics.spectrum_file
-    raw = _read_checked(path, manifest.statistics.spectrum_sha256)
+    raw = read_checked(path, manifest.statistics.spectrum_sha256)
     try:
         spectrum: NDArray[np.float64] = np.load(raw, allow_pickle=False)
     except (ValueError, EOFError, MemoryError, OverflowError) as error:
-        raise _wrong(path, f"is not a NumPy array ({error})") from None
+        raise wrong(path, f"is not a NumPy array ({error})") from None
     channels, height, width = manifest.image_shape
     expected = (channels, channels, height, width)
     if spectrum.shape != expected or spectrum.dtype != np.float64:
-        raise _wrong(path, f"holds {spectrum.dtype} {spectrum.shape} instead of float64 {expected}")
+        raise wrong(path, f"holds {spectrum.dtype} {spectrum.shape} instead of float64 {expected}")
     return spectrum
-
-
-def leak(splits: Mapping[str, SplitPhotographs]) -> str | None:
-    """Say which photograph two splits share; None if there is none."""
-    for (earlier, first), (later, second) in combinations(splits.items(), 2):
-        known = set(first.sha256)
-        for number, checksum in enumerate(second.sha256):
-            if checksum in known:
-                there, name = first.name(first.sha256.index(checksum)), second.name(number)
-                also = "" if there == name else f" (there {there})"
-                return f"{name} is in {later} and in {earlier}{also}, but splits share no photograph"
-    return None
-
-
-def _wrong(path: str | Path, problem: str) -> DataError:
-    return DataError(f"{path} {problem}: prepare the data set again")
-
-
-def _read_checked(path: Path, sha256: str) -> io.BytesIO:
-    """A file's content, if it has its checksum."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise _wrong(path, f"cannot be read: {error.strerror}") from None
-    if hashlib.sha256(raw).hexdigest() != sha256:
-        raise _wrong(path, f"has another checksum than {MANIFEST_FILE} says")
-    return io.BytesIO(raw)
 
 
 def _parse(root: TypedJson) -> Manifest:
@@ -305,10 +204,10 @@ def _parse(root: TypedJson) -> Manifest:
             pixel_mean=statistics["pixel_mean"].numbers(sides[0]),
             pixel_variance=statistics["pixel_variance"].numbers(sides[0]),
             spectrum_file=statistics["spectrum_file"].text(r"\w[\w.-]*\.npy"),
-            spectrum_sha256=statistics["spectrum_sha256"].text(_SHA256),
+            spectrum_sha256=statistics["spectrum_sha256"].text(SHA256),
         ),
         source=root["source"].mapping(),
-        photographs=_parse_photographs(root["photographs"], images) if known else None,
+        photographs=parse_photographs(root["photographs"], images) if known else None,
     )
 
 
@@ -319,7 +218,7 @@ def _parse_split(split: TypedJson, name: str) -> Split:
             file=entry["file"].text(re.escape(shard_name(name, number))),
             images=entry["images"].count(),
             bytes=entry["bytes"].count(),
-            sha256=entry["sha256"].text(_SHA256),
+            sha256=entry["sha256"].text(SHA256),
         )
         if shard.images * _FEWEST_BYTES > shard.bytes:
             raise entry["images"].fail(f"is {shard.images}, more than {shard.bytes} bytes hold")
@@ -328,26 +227,3 @@ def _parse_split(split: TypedJson, name: str) -> Split:
     if split["images"].count() != total:
         raise split["images"].fail(f"is {split['images'].value}, but its shards hold {total}")
     return Split(total, tuple(shards))
-
-
-def _parse_photographs(key: TypedJson, images: Mapping[str, int]) -> Photographs:
-    if "each_image" in key.mapping():
-        if key.value != {"each_image": True}:
-            raise key["each_image"].fail("must be true and alone, or absent")
-        return Photographs()
-    splits = {}
-    for name, most in images.items():
-        split = key["splits"][name]
-        sha256 = tuple(item.text(_SHA256) for item in split["sha256"].items())
-        if not 0 < len(sha256) <= most:
-            raise split["sha256"].fail(f"holds {len(sha256)} photographs of {most} images")
-        named = "names" in split.mapping()
-        names = tuple(item.text() for item in split["names"].items()) if named else ()
-        if named and len(names) != len(sha256):
-            raise split["names"].fail(f"holds {len(names)} names of {len(sha256)} photographs")
-        splits[name] = SplitPhotographs(sha256, names)
-    if others := key["splits"].mapping().keys() - images.keys():
-        raise key["splits"][min(others)].fail("is of no split of the data set")
-    if (problem := leak(splits)) is not None:
-        raise key["splits"].fail(f"are wrong: {problem}")
-    return Photographs(key["file"].text(r"\w[\w.-]*\.npz"), key["sha256"].text(_SHA256), splits)

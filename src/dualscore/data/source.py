@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dualscore.data.shards import HEADER_BYTES, MANIFEST_FILE, Manifest, Shard
+from dualscore.data.photograph_numbers import HEADER_BYTES
+from dualscore.data.shards import MANIFEST_FILE, Manifest, Shard
 from dualscore.data.transfer import Address, is_remote
 from dualscore.errors import SourceError
 from dualscore.files.aside import write_aside
