@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import forking
 from benchmarks.gpu.jobs import read_rows, run_jobs
 from benchmarks.gpu.page import compare, read_report, shown
 from benchmarks.gpu.parts import PARTS
@@ -34,7 +35,7 @@ NO_COMPILER = {"CXX": "no-such-compiler"}  # compiled steps are compared with ea
 
 
 def _command(out: Path, *more: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+    return forking.Popen(
         [sys.executable, "-m", "benchmarks.gpu", "--toy", "--out", str(out), *more],
         cwd=ROOT,
         env=os.environ | NO_COMPILER | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
