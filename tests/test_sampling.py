@@ -280,9 +280,7 @@ def test_the_flow_finds_a_density(denoiser: bool) -> None:
 def image_model(denoiser: bool = False) -> ImageModel:
     density, gaussian = texture()
     score: EnergyModel | ScoreOnly = ScoreOnly(density) if denoiser else density
-    model = ImageModel(score, image_shape=SHAPE, log_normalizer=0.0, t_max=10.0, prior=gaussian)
-    model.register_parameter("place", torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)))
-    return model.eval()
+    return ImageModel(score, image_shape=SHAPE, log_normalizer=0.0, t_max=10.0, prior=gaussian).eval()
 
 
 @pytest.mark.parametrize("method", Method)

@@ -38,9 +38,10 @@ def test_a_mean_square_is_held_against_the_tolerances_square() -> None:
     assert word(0.5 * limit + LITTLE, 0.25 * limit, square=True) is Word.undecided
     assert word(2.0 * limit - LITTLE, limit / 3, square=True) is Word.undecided
     assert word(2.0 * limit + LITTLE, limit / 3, square=True) is Word.inconsistent
-    # Below zero is noise, however far: it is as if it were zero, and never inconsistent.
-    assert word(-9.0 * limit, limit / 3, square=True) is Word.consistent
-    assert word(-9.0 * limit, limit, square=True) is Word.undecided
+    # A little below zero is noise, as if it were zero; far below it is no mean square: a slope too flat.
+    assert word(-1.9 * limit, limit / 3, square=True) is Word.consistent
+    assert word(-1.9 * limit, limit, square=True) is Word.undecided
+    assert word(-2.0 * limit - LITTLE, limit / 3, square=True) is Word.inconsistent
 
 
 def test_few_photographs_widen_what_is_consistent_and_not_what_is_wrong() -> None:

@@ -72,7 +72,7 @@ class GaussianMixture(EnergyModel):
         means = self.centers()
         mean = weights @ means
         channels, height, width = self.image_shape
-        spectrum = torch.zeros(channels, channels, height, width, dtype=torch.float64)
+        spectrum = torch.zeros(channels, channels, height, width, dtype=torch.float64, device=mean.device)
         for weight, component, center in zip(weights, self.components, means, strict=True):
             spectrum += weight * _spectrum(component, self.image_shape)
             # The DCT of a constant image c is c·√(HW) at the constant frequency and 0 elsewhere.
@@ -95,7 +95,7 @@ def _spectrum(component: nn.Module, shape: tuple[int, int, int]) -> Tensor:
         axes, values = component.axes.double(), component.eigenvalues.double()
         return torch.einsum("hwck,khw,hwdk->cdhw", axes, values, axes)
     assert isinstance(component, WhiteGaussian)
-    eye = torch.eye(shape[0], dtype=torch.float64) * component.variance.double()
+    eye = torch.eye(shape[0], dtype=torch.float64, device=component.variance.device) * component.variance.double()
     return eye[:, :, None, None].expand(-1, -1, *shape[1:])
 
 

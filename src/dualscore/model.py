@@ -51,7 +51,7 @@ def _constant(model: ScoreModel) -> ScoreModel:
 
 
 def _kept(x: Tensor) -> Tensor:
-    """A tensor that a graph may keep, as it may not what was made in inference mode."""
+    """The tensor, copied if it was made in inference mode: autograd cannot save those."""
     return x.clone() if x.is_inference() else x
 
 
@@ -116,7 +116,9 @@ class ImageModel(nn.Module):
         how = self.normalized_on or "not said"
         return Normalization(self.log_normalizer, self.log_normalizer_stderr, how, self.mass)
 
-    def _like(self) -> Tensor:
+    @property
+    def like(self) -> Tensor:
+        """A tensor of any shape on the device, and of the type, that everything is computed in."""
         # A known density has no parameters.
         return next(chain(self.parameters(), self.buffers()))
 
@@ -134,14 +136,14 @@ class ImageModel(nn.Module):
                 f"images must have shape (B, {', '.join(map(str, wanted))}), got {tuple(images.shape)}"
             )
         check_floating(images)
-        like = self._like()
+        like = self.like
         t = torch.as_tensor(noise_variance, dtype=like.dtype, device=like.device)
         if t.shape not in {(), (1,), (len(images),)}:
             raise ValueError(
                 f"noise variances must be a number or one an image, ({len(images)},), got {tuple(t.shape)}"
             )
         t = t.expand(len(images))
-        if numbers((t >= 0).all()) == [False]:
+        if numbers((t < 0).any()) == [True]:
             raise ValueError("noise variances must be ≥ 0")
         for start in range(0, max(len(images), 1), batch_size):
             part = slice(start, start + batch_size)
@@ -246,7 +248,7 @@ class ImageModel(nn.Module):
                 not finite.
             NormalizationError: if the model is a denoiser.
         """
-        like = self._like()
+        like = self.like
         generator = seeded_generator(like.device, MEASURING, seed)
         energies, squares = [], []
         dimension = 0

@@ -36,7 +36,7 @@ def space_loss(image_gradient: Tensor, noise: Tensor, noise_variance: Tensor) ->
 
 
 def denoising_loss(model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
-    """The space loss alone, (x̂ − x)²/t at y = x + √t z, of any denoiser.
+    """The space loss alone, ‖x̂ − x‖²/(t d) at y = x + √t z, of any denoiser.
 
     From x and z of shape (B, C, H, W) and t in pixel², (B,); dimensionless, shape (B,).
     """

@@ -1,4 +1,4 @@
-"""Every estimate of a likelihood, their units, and the checks that they are consistent. Torch only."""
+"""Every estimate of a likelihood, their units, and the checks that they are consistent."""
 
 from dualscore.likelihood.bound import BoundTerms, Mirrored, variational_bound
 from dualscore.likelihood.certificate import BoundedRows, Certificate, bounded_rows, certify, population_limit

@@ -30,7 +30,7 @@ _NEGLIGIBLE = 100.0
 
 
 def bound_range(t_range: tuple[float, float]) -> tuple[float, float]:
-    """t0 and t1 where nothing is known of the model's curve: half a step, and the end of its range."""
+    """The default t0 = max(t_min, (STEP/2)²) and t1 = t_max, in pixel²."""
     return max(t_range[0], (STEP / 2) ** 2), t_range[1]
 
 

@@ -147,7 +147,7 @@ def heat_residual(gradients: Gradients, laplacian: Tensor, noise_variance: Tenso
 
 
 def space_moments(space: Tensor, square: Tensor, gradient_square: Tensor) -> Tensor:
-    """(t‖∇U‖² − ⟨z, √t ∇U⟩)/d, whose mean is 0, and ½ of it the error of dE U/d ln t a dimension.
+    """(t‖∇U‖² − ⟨z, √t ∇U⟩)/d, whose mean is 0; half of it is the error of d(E U)/d ln t, per dimension.
 
     From ‖√t ∇U − z‖²/d, ‖z‖²/d and t‖∇U‖²/d, all of one shape.
     """
@@ -158,7 +158,8 @@ def space_moments(space: Tensor, square: Tensor, gradient_square: Tensor) -> Ten
 def time_moments(slope: Tensor, square: Tensor) -> Tensor:
     """(t ∂_tU/d)² − ½(1 − ‖z‖²/d) t ∂_tU/d, from t ∂_tU/d and ‖z‖²/d of any one shape.
 
-    Its mean is 0 where ∂_tU is right, and E e² where ∂_tU errs by e nats a dimension and nat of ln t.
+    Its mean is E[ŝ(ŝ − s)] for a slope ŝ = t ∂_tU/d where s is right: 0 where they agree, E e² where they
+    differ by noise e, and negative where ŝ is too flat.
     """
     target = 0.5 * (1.0 - square.double())
     return slope.double().square() - target * slope.double()

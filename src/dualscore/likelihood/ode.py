@@ -57,7 +57,7 @@ class WhitenedFlow:
         self.spectrum, self.mean = prior.eigenvalues, prior.mean[:, None, None]
 
     def coordinates(self, images: Tensor, t: Tensor | float) -> Tensor:
-        """V of images y at noise variance t, a scalar; shape (B, C, H, W)."""
+        """Whitened coordinates v of images y at noise variance t, a scalar; shape (B, C, H, W)."""
         return self.prior.analyze(images - self.mean) * (self.spectrum + t).rsqrt()
 
     def image(self, v: Tensor, t: Tensor) -> Tensor:

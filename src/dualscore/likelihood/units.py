@@ -1,7 +1,7 @@
 r"""Units of likelihoods.
 
 An 8-bit image k/255 has the discrete probability P(x) of its cell, one step wide in every pixel, and a
-density p on [0, 1]^d. The paper's convention for a density is bits/dim = 8 + U/(d ln 2), which turns it into
+density p of images with noise added inside their cells. The paper's convention for a density is bits/dim = 8 + U/(d ln 2), which turns it into
 one on 256 levels; a cell of width 1/255 costs log₂ 255 instead of 8, a difference of 0.0056.
 """
 

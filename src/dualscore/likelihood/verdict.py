@@ -46,11 +46,10 @@ class Check:
         """Consistent: |gap| + 2σ < tolerance; inconsistent: |gap| − 3σ > tolerance; else undecided."""
         if self.said is not None:
             return self.said
-        # A mean square below zero is noise: the check is about how large it is.
-        size = max(self.gap.value, 0.0) if self.square else abs(self.gap.value)
         limit = self.tolerance**2 if self.square else self.tolerance
-        if size - 3.0 * self.here > limit:
+        if abs(self.gap.value) - 3.0 * self.here > limit:  # a square far below 0 is no noise either
             return Word.inconsistent
+        size = max(self.gap.value, 0.0) if self.square else abs(self.gap.value)
         if size + self.gap.quantile(2.0) * self.gap.stderr < limit:
             return Word.consistent
         return Word.undecided

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WORTHWHILE = 3 * 10**8
-"""Multiplications from which on calling Python functions for derivatives costs less than it saves."""
+"""Multiplications, at the input's size, from which derivatives written in Python save more than they cost."""
 
 
 def convolve(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 r"""Two ways to normalize features, with the GELU that follows.
 
 Differentiated twice by autograd, the paper's normalization and GELU keep several feature maps a layer. The
-functions here keep their input only and compute the others again; compiled, each of them is a single pass.
+functions here save only their inputs and recompute what lies between; compiled, each of them is a single pass.
 """
 
 import math
@@ -141,7 +141,7 @@ class _Moments(torch.autograd.Function):
 
 
 class _MomentsBackward(_Keeping):
-    """ḡ = m̄/n + (2/n) v̄ (x − m)."""
+    """x̄ = m̄/n + (2/n) v̄ (x − m); a bar is the derivative of the loss by what it stands over."""
 
     @staticmethod
     def forward(x: Tensor, mean: Tensor, to_mean: Tensor, to_variance: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def posterior(
     """
     check_energy(model, method)
     schedule = levels(noise_variance, steps, last_variance(model.t_min))
-    noisy = noisy.to(next(model.parameters()))
+    noisy = noisy.to(model.like)
     generator = seeded_generator(noisy.device, SAMPLING, SAMPLES, seed)
 
     def draw(part: slice) -> Samples:
