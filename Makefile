@@ -151,7 +151,7 @@ screenshots: $(INSTALLED)  ## The pictures of docs/dashboards.md, for maintainer
 experiments: $(INSTALLED)  ## List the experiments
 	@$(dualscore) experiments $(ARGS)
 
-# Each process has half of the files, and takes from the other one when it is done.
+# Each process has its share of the tests, and takes from another one when it is done.
 pytest = $(PY) -m pytest -q -n auto --dist worksteal
 test: $(INSTALLED)  ## Run the tests, on all cores
 	@$(show) $(pytest) -m "not long" $(ARGS)

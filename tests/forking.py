@@ -22,6 +22,8 @@ import sys
 import time
 from typing import Any
 
+import numpy
+
 LIBRARIES = (
     "argcomplete", "lightning", "lightning.pytorch.loggers", "omegaconf", "PIL.Image", "PIL.ImageDraw",
     "pytorch_optimizer", "pywt", "rich.console", "rich.progress", "rich.table", "safetensors.torch",
@@ -140,6 +142,7 @@ def begin(request: dict[str, Any]) -> None:
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     random.seed()
+    numpy.random.seed(int.from_bytes(os.urandom(4)))
     multiprocessing.process.ORIGINAL_DIR = os.getcwd()  # which "" stands for in what spawned processes import
     rank_zero = importlib.import_module("lightning.fabric.utilities.rank_zero")
     rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0  # which is read as Lightning is imported

@@ -107,7 +107,7 @@ def use(installed: Installation, version: str) -> None:
 
     # Without data, a run says with which command it is made.
     message = call("dualscore", "train", "patches_dual", status=1)
-    found = re.search(r"make it with: (dualscore data build .*)", message)
+    found = re.search(r"make it with: \S*(dualscore data build .*)", message)
     assert found is not None, message
     call(*found[1].split())
     assert "is right" in call("dualscore", "data", "verify", "data/demo16")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from dualscore.errors import TrainingError
 from dualscore.training.callbacks import GradientHealth
 from dualscore.training.lightning_module import DualScoreModule
-from workspace import TINY, Workspace
+from workspace import TINY, Workspace, copy_shards
 
 SETTINGS = [*TINY, "optim.warmup_steps=0", "trainer.max_steps=2"]
 
@@ -43,7 +42,7 @@ def test_a_wrong_setting_is_named_before_anything_is_built(workspace: Workspace,
 
 
 def copy(shards: Path, to: Path) -> Path:
-    shutil.copytree(shards, to)
+    copy_shards(shards, to)
     return to
 
 

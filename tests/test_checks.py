@@ -21,7 +21,7 @@ from dualscore.likelihood.consistency import (
     window,
 )
 from dualscore.likelihood.verdict import Check, Word, overall, verdict
-from dualscore.measuring.checks import HEAT, IMAGE, RISE, all_checks, image_figures, image_gaps
+from dualscore.measuring.checks import HEAT, IMAGE, ODE, RISE, all_checks, image_figures, image_gaps
 from dualscore.measuring.in_memory import measure
 from dualscore.measuring.measured import Measured
 from dualscore.noise import corrupt
@@ -218,3 +218,11 @@ def test_a_poor_density_is_a_density_and_said_to_be_poor() -> None:
     assert line.startswith("consistent within")
     assert "As a model of these images: " in line
     assert str(max(off, key=lambda check: check.excess)) in line
+
+
+def test_a_constant_in_the_energy_does_not_change_what_the_ode_is_held_against() -> None:
+    """The ODE knows no log Z: the network's energy is normalized before they are compared."""
+    right = find(all_checks(looked_at("gaussian", None, 64)), ODE)
+    shifted = find(all_checks(looked_at("gaussian", by_level(lambda t: 20.0 + 0.0 * t), 64)), ODE)
+    assert shifted.gap.value == pytest.approx(right.gap.value, abs=1e-3)
+    assert abs(right.gap.value) < 0.1  # of 20 nats, which are 0.45 bits/dim

@@ -18,7 +18,7 @@ from dualscore.cli import main
 from dualscore.commands import ALL, add_all
 from dualscore.commands.parser import Commands
 from test_released import DATA
-from workspace import ROOT, TINY, Workspace
+from workspace import ROOT, TINY, Workspace, copy_shards
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -35,7 +35,7 @@ def place(trained_demo: Path, demo_shards: Path, workspace: Workspace) -> Worksp
     """A trained run, its data, images of its size, studies and sweeps."""
     folder = workspace.folder
     shutil.copytree(trained_demo / "runs", folder / "runs")
-    shutil.copytree(demo_shards, folder / "data/demo16")
+    copy_shards(demo_shards, folder / "data/demo16")
     for name in ("studies", "sweeps"):
         (folder / name).symlink_to(ROOT / name)
     random = np.random.default_rng(0)
@@ -275,3 +275,21 @@ def test_make_refuses_a_port_before_it_says_where_to_look(tmp_path: Path) -> Non
     for wrong in ("abc", "0", "65536"):
         said = _make(tmp_path, "tensorboard", f"PORT={wrong}", status=2)
         assert f"error: PORT={wrong}: must be a number up to 65535" in said
+
+
+def test_a_dry_run_looks_at_nothing_elsewhere(workspace: Workspace) -> None:
+    """What it fetched would fill the cache; and the place may not be reachable from here."""
+    shown = workspace.run("train", "patches_dual", "data.path=http://localhost:1/demo", "--dry-run")
+    assert "http://localhost:1/demo" in shown
+    assert not (workspace.folder / "data").exists()
+
+
+def test_make_hands_options_on_to_every_command(tmp_path: Path) -> None:
+    (tmp_path / "python").write_text("#!/bin/sh\nprintf '%s ' \"$@\"\n")
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "installed").touch()
+    given = ["CKPT=m", "IMAGES=i", "IN=i", "OUT=o", "STUDY=s", "DATASET=demo", "ARGS=--mark me"]
+    command = ["make", "--no-print-directory", f"PY={tmp_path}/python", f"INSTALLED={tmp_path}/installed"]
+    for name in {function.__name__ for function in ALL} - {"completion"} | {"verify-data"}:
+        done = subprocess.run([*command, name, *given], capture_output=True, text=True, cwd=ROOT)
+        assert done.stdout.rstrip().endswith("--mark me"), (name, done)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ from dualscore import train_experiment
 from dualscore.runs import watchdog
 from dualscore.runs.folder import Run
 from dualscore.runs.run_status import State, Status
+from dualscore.runs.watchdog import Watchdog
 from dualscore.settings.experiment import load_experiment
 from dualscore.training.callbacks import GradientHealth
+from dualscore.training.callbacks.progress import Heartbeat, Throughput
 from dualscore.training.lightning_module import DualScoreModule
 from dualscore.training.optimizers import schedule
 from test_training import difference
@@ -133,15 +136,15 @@ def test_a_loss_that_is_not_finite_on_one_device_is_left_out_on_both(
     ("fault", "where", "said"),
     [
         ("die", 1, r"rank 1 \(process \d+ on \S+\).* ended"),
-        ("hang", 1, r"no progress for 6 s: rank 1 \(process \d+ on \S+\): stuck in step 3, computing"),
-        ("freeze", 1, r"no progress for 6 s: rank 1 \(process \d+ on \S+\): silent since step [0-3]"),
+        ("hang", 1, r"no progress for 9 s: rank 1 \(process \d+ on \S+\): stuck in step 3, computing"),
+        ("freeze", 1, r"no progress for 9 s: rank 1 \(process \d+ on \S+\): silent since step [0-3]"),
     ],
 )
 def test_a_device_that_dies_or_hangs_ends_the_run_with_its_name(
     workspace: Workspace, demo_shards: Path, fault: str, where: int, said: str
 ) -> None:
     began = time.monotonic()
-    done = pair(demo_shards, fault, where, "trainer.hang_minutes=0.1")
+    done = pair(demo_shards, fault, where, "trainer.hang_minutes=0.15")
     assert time.monotonic() - began < 120
     assert done.returncode == 1, done.stderr
     assert re.search(said, done.stderr), done.stderr
@@ -294,3 +297,15 @@ def test_a_file_system_that_hangs_does_not_keep_the_watchdog_from_its_duty(
     monkeypatch.setattr(watchdog, "NEAR", 0.5)
     with watchdog.Watchdog(tmp_path, 0, 1, 1.0, lambda _: ended.set()):
         assert ended.wait(30)
+
+
+def test_every_batch_of_a_validation_is_progress(tmp_path: Path) -> None:
+    """So that one which takes longer than the watchdog waits is no hang."""
+    ended: list[str] = []
+    heartbeat = Heartbeat(Run(tmp_path), Status(), Throughput(16), None)  # type: ignore[arg-type]
+    with Watchdog(tmp_path, 0, 1, 3.0, ended.append) as heartbeat.watchdog:
+        for _ in range(10):
+            time.sleep(0.5)
+            heartbeat.on_validation_batch_end(SimpleNamespace(global_step=7))  # type: ignore[arg-type]
+        assert ended == []
+        assert heartbeat.watchdog.place.step == 7

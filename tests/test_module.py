@@ -267,3 +267,9 @@ def test_an_experiments_objective_holds_the_losss_own_arguments() -> None:
         if parameter.default is not parameter.empty
     }
     assert asdict(ObjectiveConfig()) == defaults
+
+
+def test_no_two_images_of_a_batch_share_noise(demo_shards: Path) -> None:
+    """Nor two streams, whose images are drawn by generators of their own."""
+    noise = make(demo_shards).draw(3, 64).noise.flatten(1)
+    assert len(torch.unique(noise, dim=0)) == 64

@@ -1,6 +1,7 @@
 """Shards from elsewhere: fetched once, checked, bounded, and named without credentials where they fail."""
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -473,3 +474,16 @@ def test_a_command_in_a_runs_folder_is_not_run(workspace: Workspace, demo_shards
     assert not list(workspace.folder.glob("oops*"))
     assert restore("pipe:cat ***", "pipe:cat /data/{}") == "pipe:cat /data/{}"
     assert restore("data/demo16", "elsewhere") == "data/demo16"
+
+
+def test_what_is_being_fetched_takes_room_too(server: Server, tmp_path: Path) -> None:
+    source, manifest = opened(server, tmp_path, 0.0035)  # two shards
+    first, second, third, *_ = manifest.splits["train"].shards
+    read(source, first)
+    part = source.folder / f".{second.file}.part"  # as long as its shard from the start, and locked
+    with part.open("wb") as file:
+        file.truncate(second.bytes)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        read(source, third)
+        assert not (source.folder / first.file).exists()
+        assert part.exists()

@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-import shutil
 import struct
 import tarfile
 import time
@@ -23,6 +22,7 @@ from dualscore.data.shards import Manifest, Shard, load_spectrum
 from dualscore.errors import DataError
 from evil import Evil
 from fakes import write_cifar10
+from workspace import copy_shards
 
 # --- manifests and shards
 
@@ -96,7 +96,7 @@ def _link(kind: bytes) -> bytes:
 )
 def test_a_shard_holds_plain_files_only(demo_shards: Path, tmp_path: Path, content: bytes) -> None:
     manifest = Manifest.load(demo_shards)
-    folder = shutil.copytree(demo_shards, tmp_path / "copy")
+    folder = copy_shards(demo_shards, tmp_path / "copy")
     name = manifest.splits["val"].shards[0].file
     (folder / name).write_bytes(content)
     shard = Shard(name, 1, len(content), "0" * 64)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from dualscore.data.reader import EvenlySpacedBatches, TrainingBatches
 from dualscore.data.shard_file import ShardFile, row_bytes
 from dualscore.data.shards import Manifest
 from dualscore.errors import DataError
-from workspace import ROOT, TINY, Workspace
+from workspace import ROOT, TINY, Workspace, copy_shards
 
 ROW = row_bytes(3 * 16 * 16)
 SETTINGS = [*TINY, "optim.warmup_steps=0", "trainer.validate_every=2", "data.shuffle_buffer=64"]
@@ -81,7 +80,7 @@ def test_lost_images_alone_are_replaced_by_good_ones(demo_shards: Path, tmp_path
         p: image for b in good for p, image in zip(b.position.tolist(), b.image, strict=True)
     }  # a few images of an epoch are in no batch
     assert all((b.replaced == -1).all() for b in good)
-    folder = shutil.copytree(demo_shards, tmp_path / "copy")
+    folder = copy_shards(demo_shards, tmp_path / "copy")
     damage(folder / listed[1].file)
     first, count = listed[0].images, listed[1].images
     lost = {
@@ -117,7 +116,7 @@ def test_lost_images_alone_are_replaced_by_good_ones(demo_shards: Path, tmp_path
 
 def test_a_shard_may_shrink_while_it_is_read(demo_shards: Path, tmp_path: Path) -> None:
     manifest = Manifest.load(demo_shards)
-    folder = shutil.copytree(demo_shards, tmp_path / "copy")
+    folder = copy_shards(demo_shards, tmp_path / "copy")
     plan = EpochPlan(manifest.splits["train"].shards[:2], 64, 1, 1, 0, 0)
     shard = plan.lane(0, 0)[0].shard
     batches = iter(TrainingBatches(folder, manifest.image_shape, plan, range(1), 16))
@@ -136,7 +135,7 @@ def test_validation_skips_nothing(demo_shards: Path, tmp_path: Path) -> None:
         (truncate, "ends"),
         (vanish, "cannot be read"),
     ):
-        folder = shutil.copytree(demo_shards, tmp_path / damage.__name__)
+        folder = copy_shards(demo_shards, tmp_path / damage.__name__)
         damage(folder / shard.file)
         with pytest.raises(DataError, match=rf"{shard.file}: .*{complaint}"):
             list(EvenlySpacedBatches(folder, manifest.image_shape, (shard,), shard.images, 32))
@@ -163,7 +162,7 @@ def test_a_tar_of_another_kind_is_not_taken_for_a_damaged_one_of_ours(tmp_path: 
 
 def test_descriptors_are_given_back(demo_shards: Path, tmp_path: Path) -> None:
     manifest = Manifest.load(demo_shards)
-    folder = shutil.copytree(demo_shards, tmp_path / "copy")
+    folder = copy_shards(demo_shards, tmp_path / "copy")
     headers(folder / manifest.splits["train"].shards[0].file)
     epoch(folder, manifest)
     before = len(os.listdir("/dev/fd"))
@@ -175,7 +174,7 @@ def test_descriptors_are_given_back(demo_shards: Path, tmp_path: Path) -> None:
 
 def scattered(shards: Path, to: Path) -> Path:
     """A copy in which every 16th image of the training shards cannot be read, but for those evaluated."""
-    folder = shutil.copytree(shards, to)
+    folder = copy_shards(shards, to)
     split = Manifest.load(folder).splits["train"]
     evaluated = {evenly_placed(index, 32, split.images) for index in range(32)}
     first = 0
@@ -229,7 +228,7 @@ def test_a_run_tells_counts_and_goes_on_to_the_same_bits(
 
 
 def test_a_limit_of_none_stops_before_a_step_is_made(workspace: Workspace, demo_shards: Path) -> None:
-    folder = shutil.copytree(demo_shards, workspace.folder / "data")
+    folder = copy_shards(demo_shards, workspace.folder / "data")
     manifest = Manifest.load(folder)
     for shard in manifest.splits["train"].shards:
         for entry in range(shard.images):

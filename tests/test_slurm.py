@@ -1,7 +1,6 @@
 """Jobs on a real Slurm: stopped, requeued and finished to the same bits; arrays; failures."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from slurm import Slurm, missing, running_slurm, wait_for
-from workspace import ROOT, TINY, Workspace
+from workspace import ROOT, TINY, Workspace, copy_shards
 
 pytestmark = pytest.mark.long
 
@@ -118,7 +117,7 @@ def test_a_sweep_is_an_array_and_a_stopped_task_is_requeued_alone(
 def test_a_job_that_fails_says_so_and_why(slurm: Slurm, workspace: Workspace, demo_shards: Path) -> None:
     """In folders with names that a shell, or sbatch, could take for something else."""
     data = workspace.folder / "da ta$(touch oops)'%j\"#"
-    shutil.copytree(demo_shards, data)
+    copy_shards(demo_shards, data)
     for shard in data.glob("train-*.tar"):
         content = shard.read_bytes()
         shard.write_bytes(bytes(3 * 1536) + content[3 * 1536 :])

@@ -4,12 +4,14 @@ import json
 import math
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from dualscore.runs.folder import Run
 from dualscore.settings.experiment import available, load_experiment, to_plain
+from dualscore.study import run_variants
 from dualscore.study.findings import Result, plot_differences, read_result, table, time_to
 from dualscore.study.run_variants import steps_of
 from dualscore.study.variants import PAPER, SIZE_KEYS, Study, Variant, load_study, paper_settings
@@ -192,3 +194,12 @@ def test_a_study_runs_and_goes_on(workspace: Workspace, demo_shards: Path) -> No
     line = workspace.fail("study", "mine")
     assert "recipe-seed0: was run with optim.lr=" in line
     assert "the study now says 1e-05; remove that folder" in line
+
+
+def test_a_step_is_timed_without_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((100.0, 100.0 + 2.0 * run_variants.STEPS))
+    monkeypatch.setattr(run_variants.time, "perf_counter", lambda: next(clock))
+    stopwatch = run_variants._Stopwatch()
+    for step in range(1, run_variants.WARM_UP + run_variants.STEPS + 1):
+        stopwatch.on_train_batch_end(SimpleNamespace(global_step=step))  # type: ignore[arg-type]
+    assert stopwatch.seconds == 2.0

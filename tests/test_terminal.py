@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,11 +171,11 @@ def test_a_table_gives_up_lines_before_columns() -> None:
         ),
         (
             ["evaluate", "patches_a"],
-            "no such checkpoint; patches_a is not trained yet; dualscore train patches_a trains it",
+            "dualscore train patches_a trains it",
         ),
         (
             ["figures", "runs/patches_a"],
-            "no such run; patches_a is not trained yet; dualscore train patches_a",
+            "dualscore train patches_a",
         ),
         (["score", "runs/mine", "foto.png"], "foto.png: no such file or folder; did you mean photo.png?"),
     ],
@@ -186,6 +187,20 @@ def test_what_was_probably_meant_is_said(arguments: list[str], hint: str, worksp
     (workspace.folder / "runs/mine/checkpoints/best.ckpt").touch()
     (workspace.folder / "runs/mine/config.yaml").write_text("name: patches_dual\n")
     assert hint in workspace.fail(*arguments)
+
+
+def test_a_suggested_command_can_be_typed(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As make's users have it, whose PATH does not hold the environment's programs."""
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/dualscore").touch()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    told = workspace.fail("score", "runs/patches_dual", ".")
+    assert "; .venv/bin/dualscore train patches_dual trains it" in told
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert "; dualscore train patches_dual trains it" in workspace.fail("score", "runs/patches_dual", ".")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A place to run the command line in, and settings that shrink any experiment."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ REFERENCE = [
 
 EVERYTHING = "evaluate.estimators=[paper,dequantized,bound,ode,checks]"
 """All that an evaluation can measure; tiny runs measure the paper's figure only."""
+
+
+def copy_shards(shards: Path, to: Path) -> Path:
+    """A copy of a data set to damage, without the fits that other tests may be writing into it."""
+    return Path(shutil.copytree(shards, to, ignore=shutil.ignore_patterns(".yardsticks")))
 
 
 class Workspace:

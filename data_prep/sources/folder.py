@@ -13,7 +13,7 @@ from data_prep.sources.crops import CropUnit, count_crops
 from data_prep.sources.photographs import Photograph, inspect
 from dualscore.data.photograph_numbers import SplitPhotographs
 from dualscore.errors import DataError
-from dualscore.pictures.photographs import SUFFIXES
+from dualscore.pictures.photographs import SUFFIXES, is_picture
 
 NAMES_KEPT = 2000
 """Photographs of a data set that are named; of more there are only checksums."""
@@ -40,7 +40,7 @@ class Folder(Source):
         found = []
         for folder, folders, names in os.walk(src, onerror=_refuse):
             folders[:] = [name for name in folders if not name.startswith(".")]  # thumbnails
-            found += [Path(folder, name) for name in names if _is_picture(name)]
+            found += [Path(folder, name) for name in names if is_picture(name)]
         if not found:
             raise DataError(
                 f"{src} holds no photograph ({', '.join(SUFFIXES)}): give another folder as --src"
@@ -66,10 +66,6 @@ class Folder(Source):
         }
         release = f"{len(usable)} photographs of one's own, cut into crops"
         return crop_plan(splits, channels, request, release, warnings)
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _refuse(error: OSError) -> None:

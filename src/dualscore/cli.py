@@ -11,7 +11,7 @@ from typing import Any, cast
 import dualscore.commands as commands
 from dualscore.errors import DualscoreError, StoppedError
 from dualscore.redaction import complaint, shown
-from dualscore.terminal.console import Terminal, rank, speaking
+from dualscore.terminal.console import Terminal, rank, speaking, typable
 
 GOES_ON = {
     "train": "; the same command goes on from the last checkpoint",
@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace, console: Terminal) -> int:
         print(complaint(stop), file=sys.stderr)
         return stop.status
     except (DualscoreError, OSError) as error:
-        print(f"error: {complaint(error)}", file=sys.stderr)
+        print(f"error: {typable(complaint(error))}", file=sys.stderr)
         return getattr(error, "status", 1)
     except KeyboardInterrupt:
         print(f"interrupted{GOES_ON.get(arguments.command, '')}", file=sys.stderr)

@@ -95,7 +95,8 @@ def _spectrum(component: nn.Module, shape: tuple[int, int, int]) -> Tensor:
         axes, values = component.axes.double(), component.eigenvalues.double()
         return torch.einsum("hwck,khw,hwdk->cdhw", axes, values, axes)
     assert isinstance(component, WhiteGaussian)
-    eye = torch.eye(shape[0], dtype=torch.float64, device=component.variance.device) * component.variance.double()
+    variance = component.variance.double()
+    eye = torch.eye(shape[0], dtype=torch.float64, device=variance.device) * variance
     return eye[:, :, None, None].expand(-1, -1, *shape[1:])
 
 

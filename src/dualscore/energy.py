@@ -73,7 +73,7 @@ class EnergyModel(ScoreModel):
 
 
 class SlopeOffset(nn.Module):
-    r"""c(t) = −∫ (dc/d ln s) d ln s from t to t_max, c(t_max) = 0: the part of the energy that ∇_y U cannot see.
+    r"""c(t), c(t_max) = 0: the part of the energy that its gradient in the image cannot see.
 
     c is piecewise linear in ln t; the parameters are its slopes dc/d ln t between equally spaced knots,
     so that each receives the time term's gradient directly (values at the knots hardly train).
@@ -144,8 +144,9 @@ class Energy(EnergyModel):
     """A network's energy with optional anchor, offset c(t), fading and input whitening.
 
     Args:
-        network: f(w, t): (B, C′, H, W), (B,) → (B, C, H, W), C′ the channels of all it sees; further channels of its output are the
-            potential b: what ½ log det Σ is to ½ yᵀΣ⁻¹y where the local covariance Σ depends on the image.
+        network: f(w, t): (B, C′, H, W), (B,) → (B, C, H, W), C′ the channels of all it sees. Further channels
+            of its output are the potential b: what ½ log det Σ is to ½ yᵀΣ⁻¹y where the local covariance Σ
+            depends on the image.
         anchor: the Gaussian whose energy is added; None for none.
         whiteners: Gaussians that turn y into what the network sees, side by side as channels; none for y
             itself. The anchor may be among them: its transform is then computed once.

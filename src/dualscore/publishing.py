@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,14 +57,17 @@ def add_evaluation(model: ImageModel, checkpoint: Path) -> str:
     assert model.origin is not None
     if not is_model_file(checkpoint):
         if (report := evaluation_of(checkpoint, sha256(checkpoint))) is not None:
-            dataset = {key: value for key, value in report["dataset"].items() if key != "path"}
             kept = {key: value for key, value in report.items() if key != "checkpoint"}
-            model.origin = replace(model.origin, evaluation=kept | {"dataset": dataset})
-            log_z = report["bits_per_dim"].get("paper", {}).get("log_normalizer")
+            if isinstance(kept.get("dataset"), dict):
+                kept["dataset"] = {key: value for key, value in kept["dataset"].items() if key != "path"}
+            model.origin = replace(model.origin, evaluation=kept)
             # A validation in training keeps the value alone, an evaluation estimates its error too.
-            if model.log_normalizer is not None and log_z is not None and log_z["stderr"] is not None:
-                model.log_normalizer_stderr = log_z["stderr"]
-                model.normalized_on += f"; by the evaluation {log_z['value']:.3f}, whose error this is"
+            with suppress(KeyError, TypeError, ValueError):  # measured without the paper's protocol
+                log_z = report["bits_per_dim"]["paper"]["log_normalizer"]
+                value, stderr = float(log_z["value"]), float(log_z["stderr"])
+                if model.log_normalizer is not None:
+                    model.log_normalizer_stderr = stderr
+                    model.normalized_on += f"; by the evaluation {value:.3f}, whose error this is"
         if (reference := find_reference(checkpoint)) is not None:
             rising = reference.energies.double().cpu().sort().values
             model.origin = replace(model.origin, energies=rising)

@@ -83,7 +83,8 @@ def evaluate(
     from dualscore.settings.experiment import load_experiment
 
     if checkpoint is None:
-        run = newest_run(name or load_experiment(experiment, overrides).name, runs)
+        config = load_experiment(experiment, overrides)  # a misspelt name is told whatever NAME says
+        run = newest_run(name or config.name, runs)
         path, output = run.best, run.folder / "evaluation.json"
     else:
         from dualscore.model_files.loading import locate

@@ -9,6 +9,8 @@ import threading
 from multiprocessing.connection import wait
 from types import FrameType
 
+LOOK = 2.0
+"""Seconds between two looks whether the parent is still there."""
 GRACE = 30
 """Seconds that a loader process goes on for after SIGTERM: what Slurm leaves a job to save in by default."""
 
@@ -33,11 +35,16 @@ def end_with_parent() -> None:
     """End this process, which `multiprocessing` started, as soon as its parent has ended in whatever way."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_wait_and_end, args=(parent.sentinel,), daemon=True).start()
+    # A fork's sentinel stays open while a younger sibling lives, which inherited it; under a fork server the
+    # parent of this process is another than the one that asked for it.
+    forked = getattr(multiprocessing.current_process(), "_start_method", None) == "fork"
+    watched = parent.pid if forked else None
+    threading.Thread(target=_wait_and_end, args=(parent.sentinel, watched), daemon=True).start()
 
 
-def _wait_and_end(sentinel: int) -> None:
-    wait([sentinel])
+def _wait_and_end(sentinel: int, parent: int | None) -> None:
+    while not wait([sentinel], LOOK) and (parent is None or os.getppid() == parent):
+        pass
     os._exit(1)
 
 

@@ -1,8 +1,9 @@
 r"""Units of likelihoods.
 
-An 8-bit image k/255 has the discrete probability P(x) of its cell, one step wide in every pixel, and a
-density p of images with noise added inside their cells. The paper's convention for a density is bits/dim = 8 + U/(d ln 2), which turns it into
-one on 256 levels; a cell of width 1/255 costs log₂ 255 instead of 8, a difference of 0.0056.
+An 8-bit image k/255 has the discrete probability P(x) of its cell, one step wide in every pixel; with noise
+added inside the cells, images have a density p. The paper's convention for a density is bits/dim =
+8 + U/(d ln 2), which turns it into one on 256 levels; a cell of width 1/255 costs log₂ 255 instead of 8, a
+difference of 0.0056.
 """
 
 import math

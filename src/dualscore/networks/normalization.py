@@ -1,7 +1,7 @@
 r"""Two ways to normalize features, with the GELU that follows.
 
 Differentiated twice by autograd, the paper's normalization and GELU keep several feature maps a layer. The
-functions here save only their inputs and recompute what lies between; compiled, each of them is a single pass.
+functions here save their inputs only and recompute the rest; compiled, each of them is a single pass.
 """
 
 import math

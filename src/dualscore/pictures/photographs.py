@@ -23,6 +23,11 @@ class UnsuitableError(ValueError):
     """A photograph that could be decoded, but that is not wanted."""
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file in a folder counts as a picture, by its name."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
 def read_rgb(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] | None = None) -> Image.Image:
     """Read a photograph as RGB, turned upright by its EXIF tag; transparent pixels are laid over white.
 

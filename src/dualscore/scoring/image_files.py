@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dualscore.errors import ScoreError, did_you_mean
 from dualscore.files.plain_text import printable
-from dualscore.pictures.photographs import SUFFIXES, UnsuitableError, read_rgb
+from dualscore.pictures.photographs import SUFFIXES, UnsuitableError, is_picture, read_rgb
 from dualscore.scoring.score_files import append
 
 MOST_PIXELS = 2**26
@@ -40,11 +40,6 @@ def check_given(given: Sequence[Path], left_out: Path, hint: str = "") -> None:
         if path.resolve() == left_out.resolve():
             # Heat maps written there would be found as images while the folder is being read.
             raise ScoreError(f"{path}: holds the images; name another folder for the results")
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file in a folder counts as a picture, by its name."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics.functional.classification import binary_roc
 
 from dualscore.errors import ScoreError
 from dualscore.likelihood import Estimate
@@ -130,11 +131,9 @@ def area(inside: Tensor, outside: Tensor, photographs: tuple[Tensor, Tensor] | N
 
 def curve(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
     """The ROC curve: rates of false and of true alarms, of one shape, rising from 0 to 1."""
-    thresholds = torch.unique(torch.cat([inside, outside])).flip(0)
-    start = torch.zeros(1, dtype=torch.float64)
-
-    def alarms(scores: Tensor) -> Tensor:
-        below = torch.searchsorted(scores.sort().values, thresholds)
-        return torch.cat([start, 1.0 - below.double() / len(scores)])
-
-    return alarms(inside), alarms(outside)
+    values, rank = torch.unique(torch.cat([inside, outside]), return_inverse=True)
+    labels = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))]).long()
+    # torchmetrics takes numbers beyond [0, 1] for logits, and rounds their sigmoid to single precision.
+    scaled = rank.double() / max(1, len(values) - 1)
+    false_rate, true_rate, _ = binary_roc(scaled, labels, validate_args=False)
+    return false_rate, true_rate

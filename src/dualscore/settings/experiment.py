@@ -221,7 +221,11 @@ def read_header(name: str, folder: Path | None = None) -> Header:
 def _place(path: Path, folder: Path | None) -> str:
     """Where an experiment's data are, and whether they are there."""
     data: dict[str, Any] = {}
-    for _, content in _layers(path, folder):
+    try:
+        layers = _layers(path, folder)
+    except ConfigError as error:  # what is listed beside it is sound
+        return f"not known: {error}"
+    for _, content in layers:
         data |= content["data"] if isinstance(content.get("data"), dict) else {}
     if data.get("density", "none") != "none" or "path" not in data:
         return "draws its own"

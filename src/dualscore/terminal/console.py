@@ -2,7 +2,9 @@
 
 import logging
 import os
+import re
 import shlex
+import shutil
 import sys
 import time
 import warnings
@@ -137,11 +139,6 @@ def shared_console() -> Terminal:
     return _current
 
 
-def final(console: Console, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - Rich's signature
-    """Print a command's result on any console, even if hushed."""
-    (console.final if isinstance(console, Terminal) else console.print)(*objects, **options)
-
-
 @contextmanager
 def speaking(hushed: bool = False, log_file: Path | None = None, command: str = "") -> Iterator[Terminal]:
     """Give a command its console, copied into a log file; restore the previous one afterwards."""
@@ -178,3 +175,12 @@ def command(name: str, *words: str, variables: Mapping[str, str] | None = None, 
 
 def _quoted(text: str) -> str:
     return text if "…" in text else shlex.quote(text)
+
+
+def typable(message: str) -> str:
+    """A message whose `dualscore COMMAND` can be typed: by the program's path where PATH lacks it."""
+    program = Path(sys.executable).with_name("dualscore")
+    if shutil.which("dualscore") or not program.exists():
+        return message
+    path = str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)
+    return re.sub(r"\bdualscore (?=[a-z]+ )", f"{shlex.quote(path)} ", message)
