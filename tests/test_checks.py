@@ -11,7 +11,8 @@ from torch import Tensor
 from dualscore.densities import GaussianMixture, gaussian_textures, texture_mixture
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian, dct_matrix
-from dualscore.likelihood.consistency import (
+from dualscore.measuring.checks import HEAT, IMAGE, ODE, RISE, all_checks, image_figures, image_gaps
+from dualscore.measuring.consistency import (
     POINTS,
     aligned_strata,
     energy_deviation,
@@ -20,10 +21,9 @@ from dualscore.likelihood.consistency import (
     steadied,
     window,
 )
-from dualscore.likelihood.verdict import Check, Word, overall, verdict
-from dualscore.measuring.checks import HEAT, IMAGE, ODE, RISE, all_checks, image_figures, image_gaps
 from dualscore.measuring.in_memory import measure
 from dualscore.measuring.measured import Measured
+from dualscore.measuring.verdict import Check, Word, overall, verdict
 from dualscore.noise import corrupt
 
 SHAPE = (1, 8, 8)

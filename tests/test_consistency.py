@@ -12,19 +12,19 @@ from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import Estimate, bits, mean, noise_entropy
 from dualscore.likelihood.bound import stratified_variances
-from dualscore.likelihood.consistency import (
+from dualscore.likelihood.ode import laplacian
+from dualscore.measuring.checks import CALIBRATION, HEAT, IMAGE, RISE, SPACE, TIME, all_checks
+from dualscore.measuring.consistency import (
     energy_rises,
     heat_residual,
     rise_from_nothing,
     space_moments,
     time_moments,
 )
-from dualscore.likelihood.ode import laplacian
-from dualscore.likelihood.verdict import TOLERANCE, Check, Word, verdict
-from dualscore.measuring.checks import CALIBRATION, HEAT, IMAGE, RISE, SPACE, TIME, all_checks
 from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.quantities import calibration, heat, noise_levels, rise_edges, rises
 from dualscore.measuring.subject import Images, Stage, Subject
+from dualscore.measuring.verdict import TOLERANCE, Check, Word, verdict
 from dualscore.noise import corrupt, random_signs
 
 LEVELS = [10.0 ** (-k / 10) for k in (75, 60, 45, 30, 15, 0, -15)]

@@ -14,8 +14,8 @@ from dualscore.densities import (
     texture_mixture,
 )
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian, WhiteGaussian
-from dualscore.likelihood.consistency import heat_residual
 from dualscore.likelihood.ode import laplacian
+from dualscore.measuring.consistency import heat_residual
 from dualscore.noise import corrupt, random_signs
 from test_gaussian import random_spectrum
 

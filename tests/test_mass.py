@@ -13,8 +13,7 @@ from dualscore.errors import SamplingError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood.normalizer import SLACK, LogMean, Normalization, log_mean
 from dualscore.likelihood.units import bits
-from dualscore.sampling.annealed import contrast, levels, start_from, step_down
-from dualscore.sampling.mass import (
+from dualscore.measuring.mass import (
     LEVELS,
     Mass,
     importance_weights,
@@ -23,6 +22,7 @@ from dualscore.sampling.mass import (
     normalizer_variances,
     weigh_chains,
 )
+from dualscore.sampling.annealed import contrast, levels, start_from, step_down
 
 T_MIN = {"texture_mixture": 1e-6, "gaussian_textures": 1e-6, "scale_mixture": 1e-3}
 """Far below every variance of the density, in pixel²."""

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from dualscore.likelihood import Estimate
-from dualscore.likelihood.verdict import TOLERANCE, Check, Word, overall, verdict
+from dualscore.measuring.verdict import TOLERANCE, Check, Word, overall, verdict
 
 FINE, BAD, NOISY = (
     Check("log Z", "", Estimate(0.01, 0.001), 0.001),

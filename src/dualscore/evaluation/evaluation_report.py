@@ -11,7 +11,6 @@ from dualscore.evaluation.store import read_json
 from dualscore.evaluation.yardsticks import CAUSAL, FULL_COVARIANCE, Yardstick
 from dualscore.files.aside import sha256, write_aside
 from dualscore.likelihood import bits, bits_per_dim, mean
-from dualscore.likelihood.verdict import overall, verdict
 from dualscore.measuring.checks import all_checks, image_figures, looked_at, mass_figures
 from dualscore.measuring.estimators import bound, estimate_figure, ready
 from dualscore.measuring.measured import Extent, Measured
@@ -24,6 +23,7 @@ from dualscore.measuring.row_figures import (
     level_figures,
     plain,
 )
+from dualscore.measuring.verdict import overall, verdict
 from dualscore.settings.config import ExperimentConfig, KnownDensity
 
 DIFFERENCES = (("bound", "dequantized"), ("dequantized", "paper"))

@@ -244,7 +244,7 @@ def _beyond(degrees: int, limit: float) -> float:
 
 
 def space_ceiling(lowest: Tensor, dimension: int) -> Tensor:
-    """The most that a draw of ‖x − x̂‖²/(t d) can be, min(4K/d, 1/t), for the lowest t of strata (strata,)."""
+    """The most that a draw of ‖x − x̂‖²/(t d) can be, min(4K/d, 1/t), for strata's lowest t, shape (S,)."""
     return (1.0 / lowest).clamp(max=4.0 * noise_limit(dimension) / dimension)
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dualscore.likelihood import Estimate, bits, mean
-from dualscore.likelihood.consistency import (
+from dualscore.likelihood.normalizer import LogMean, Normalization, log_mean
+from dualscore.measuring.consistency import (
     MEAN_TOLERANCE,
     SPREAD_TOLERANCE,
     energy_rises,
@@ -17,14 +18,13 @@ from dualscore.likelihood.consistency import (
     steadied,
     time_moments,
 )
-from dualscore.likelihood.normalizer import LogMean, Normalization, log_mean
-from dualscore.likelihood.verdict import MASS_TOLERANCE, Check, Word
+from dualscore.measuring.mass import Mass, mass_of, measured_mass, normalizer_variances
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.quantities import rise_edges
 from dualscore.measuring.row_figures import Figure, plain
 from dualscore.measuring.subject import joined
+from dualscore.measuring.verdict import MASS_TOLERANCE, Check, Word
 from dualscore.noise import in_decibels
-from dualscore.sampling.mass import Mass, mass_of, measured_mass, normalizer_variances
 
 MASS, LOG_Z, RISE, IMAGE, HEAT, SPACE, TIME, ODE, CALIBRATION = (
     "mass", "log Z", "energy rise", "image by image", "heat equation, image by image",

@@ -10,9 +10,9 @@ from torch import Tensor
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood import Estimate, bits, bits_per_dim, dequantized_bits_per_dim, log_normalizer, mean
 from dualscore.likelihood.units import STEP
+from dualscore.measuring.mass import LEVELS
 from dualscore.measuring.subject import Rows, Subject
 from dualscore.sampling.annealed import levels
-from dualscore.sampling.mass import LEVELS
 
 PILOT_IMAGES = 128
 """Images on which t0 and t1 are chosen; a bound stays one only if its own images do not choose."""

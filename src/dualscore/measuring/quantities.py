@@ -8,7 +8,8 @@ from torch import Tensor
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood.bound import decode, prior_divergence, stratified_variances
 from dualscore.likelihood.certificate import bounded_space, decode_bounded
-from dualscore.likelihood.consistency import (
+from dualscore.likelihood.ode import laplacian, ode_energy
+from dualscore.measuring.consistency import (
     aligned_strata,
     energy_deviation,
     heat_residual,
@@ -16,7 +17,7 @@ from dualscore.likelihood.consistency import (
     rank,
     window,
 )
-from dualscore.likelihood.ode import laplacian, ode_energy
+from dualscore.measuring.mass import importance_weights, normalizer_variances, weigh_chains
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.subject import (
     AGAIN,
@@ -35,7 +36,6 @@ from dualscore.measuring.subject import (
 )
 from dualscore.noise import GOLDEN_RATIO, corrupt, log_uniform
 from dualscore.objective import denoising_loss, space_loss, time_loss
-from dualscore.sampling.mass import importance_weights, normalizer_variances, weigh_chains
 
 WIDEST_STRATUM = 1.6  # nats of ln t, at most, of a stratum in which the denoiser is measured once a draw
 GAUSSIAN_DRAWS = 512  # for log Z at large noise

@@ -47,7 +47,8 @@ class Check:
         if self.said is not None:
             return self.said
         limit = self.tolerance**2 if self.square else self.tolerance
-        if abs(self.gap.value) - 3.0 * self.here > limit:  # a square far below 0 is no noise either
+        # A mean square a little below zero is noise; far below it is none.
+        if abs(self.gap.value) - 3.0 * self.here > limit:
             return Word.inconsistent
         size = max(self.gap.value, 0.0) if self.square else abs(self.gap.value)
         if size + self.gap.quantile(2.0) * self.gap.stderr < limit:
