@@ -21,6 +21,7 @@ from dualscore.data.photograph_numbers import Photographs
 from dualscore.data.shards import FORMAT, MANIFEST_FILE, SPLITS, Manifest, Split, Statistics
 from dualscore.errors import DataError
 from dualscore.files.aside import write_aside
+from dualscore.files.typed_json import parse_json
 from dualscore.terminal.console import shared_console
 
 PREPARATION = 2  # raise it when the same request would give other bytes
@@ -156,7 +157,7 @@ def _refuse_other_content(out: Path, fingerprint: dict[str, Any]) -> None:
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file: choose a folder as --out")
     try:
-        earlier = json.loads(_plan_path(out).read_bytes())
+        earlier = parse_json(_plan_path(out).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         others = [name for name in os.listdir(out) if name != BUILD_FOLDER] if out.is_dir() else []
         if others:

@@ -17,6 +17,7 @@ from typing import Any
 
 from dualscore.errors import StoppedError
 from dualscore.files.aside import write_aside
+from dualscore.files.typed_json import parse_json
 
 ASKED = (signal.SIGTERM, signal.SIGUSR1)
 """Signals by which a cluster's time limit, pre-emption or `kill` asks a run to stop where it can go on."""
@@ -172,7 +173,7 @@ class Watchdog:
         found = []
         for rank in range(self.world_size):
             try:
-                fields = json.loads(self._file(rank).read_text())
+                fields = parse_json(self._file(rank).read_text())
                 found.append(Place(**(fields | {"phase": Phase(fields["phase"])})))
             except (OSError, ValueError, TypeError, KeyError):
                 found.append(Place(rank, 0, "a host that never began"))

@@ -19,6 +19,7 @@ from rich.console import Console
 from dualscore.assemble import build
 from dualscore.errors import ConfigError, DivergenceError, NormalizationError, StoppedError, TrainingError
 from dualscore.evaluation import is_complete
+from dualscore.evaluation.store import read_json
 from dualscore.files.aside import write_aside
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run, completed, differences
@@ -159,7 +160,7 @@ def _run_and_log(command: list[str], log: Path) -> int:
 def _clock(study: Study, out: Path, console: Console) -> dict[str, float]:
     """Seconds a step of each variant, measured once for all runs of the study."""
     file = out / "clock.json"
-    known: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    known: dict[str, float] = read_json(file)
     missing = [v.name for v in study.variants if v.name not in known]
     if not missing:
         return known

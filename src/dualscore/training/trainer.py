@@ -25,7 +25,7 @@ LAST = 3.0
 
 
 def accelerator(config: ExperimentConfig) -> str:
-    """What an experiment runs on here, as Lightning calls it."""
+    """What an experiment runs on here, as Lightning calls it: never a Mac's MPS, which has no float64."""
     wanted = config.trainer.accelerator
     return "cuda" if wanted == "gpu" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
 
