@@ -13,7 +13,6 @@ from dualscore.assemble import build
 from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.run_log import find_compared, write_closing, write_opening
 from dualscore.data.datamodule import ImageDataModule
-from dualscore.devices import allow_tf32
 from dualscore.errors import StoppedError, TrainingError
 from dualscore.evaluation import evaluate, is_complete
 from dualscore.evaluation.evaluate_checkpoint import check_estimators
@@ -33,8 +32,7 @@ from dualscore.training.callbacks.checkpointing import AtomicCheckpointIO, Savin
 from dualscore.training.callbacks.journal import Journal
 from dualscore.training.callbacks.progress import Heartbeat
 from dualscore.training.lightning_module import DualScoreModule
-from dualscore.training.optimizers import compiled_loss, obstacle
-from dualscore.training.trainer import accelerator, errors_for_people, make_trainer
+from dualscore.training.trainer import errors_for_people, make_trainer, prepare_device
 
 
 def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ()) -> None:
@@ -87,7 +85,7 @@ def _fit(
     watchers: Sequence[Callback],
 ) -> bool:
     """Train to the last step; whether there is something to evaluate."""
-    _prepare_device(config, module)
+    prepare_device(config, module, _note)
     before = _ending(status)
     newest = newest_sound(run, _warn, put_aside=rank() == 0)
     step = status.step = int(newest[1]["global_step"]) if newest else 0
@@ -131,21 +129,6 @@ def _fit(
             "from the checkpoint before"
         )
     return True
-
-
-def _prepare_device(config: ExperimentConfig, module: DualScoreModule) -> None:
-    """Settle how training computes, and say so where it is not as asked for."""
-    options, device = config.trainer, accelerator(config)
-    if options.precision == "bf16-mixed" and device == "cuda" and not torch.cuda.is_bf16_supported():
-        raise TrainingError(
-            f"trainer.precision=bf16-mixed: {torch.cuda.get_device_name()} has no bfloat16; use 32-true, "
-            "with trainer.tf32=true where the GPU has that"
-        )
-    allow_tf32(options.tf32)
-    if options.compile and (missing := obstacle(device)):
-        _note(f"trainer.compile: {missing}; training goes on without, correct but slower")
-    elif options.compile:
-        module.loss = compiled_loss(device)
 
 
 def _warn_of_short_range(config: ExperimentConfig, module: DualScoreModule) -> None:

@@ -1,7 +1,7 @@
 """Lightning's Trainer as experiments want it, and what its errors mean."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +14,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
+from dualscore.devices import allow_tf32
 from dualscore.errors import DivergenceError, StoppedError, TrainingError
 from dualscore.files.plain_text import one_line
 from dualscore.runs.folder import Run
 from dualscore.runs.watchdog import Watchdog
 from dualscore.settings.config import ExperimentConfig
+from dualscore.training.lightning_module import DualScoreModule
+from dualscore.training.optimizers import compiled_loss, obstacle
 
 LAST = 3.0
 """Seconds that the first process of a stopped group leaves the others, whose launchers look at its status."""
@@ -28,6 +31,21 @@ def accelerator(config: ExperimentConfig) -> str:
     """What an experiment runs on here, as Lightning calls it: never a Mac's MPS, which has no float64."""
     wanted = config.trainer.accelerator
     return "cuda" if wanted == "gpu" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def prepare_device(config: ExperimentConfig, module: DualScoreModule, note: Callable[[str], None]) -> None:
+    """Settle how training computes, and say so where it is not as asked for; a TrainingError if it cannot."""
+    options, device = config.trainer, accelerator(config)
+    if options.precision == "bf16-mixed" and device == "cuda" and not torch.cuda.is_bf16_supported():
+        raise TrainingError(
+            f"trainer.precision=bf16-mixed: {torch.cuda.get_device_name()} has no bfloat16; use 32-true, "
+            "with trainer.tf32=true where the GPU has that"
+        )
+    allow_tf32(options.tf32)
+    if options.compile and (missing := obstacle(device)):
+        note(f"trainer.compile: {missing}; training goes on without, correct but slower")
+    elif options.compile:
+        module.loss = compiled_loss(device)
 
 
 def make_trainer(
