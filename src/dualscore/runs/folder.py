@@ -20,7 +20,7 @@ import yaml
 
 from dualscore.errors import CheckpointError, ConfigError, TrainingError, did_you_mean
 from dualscore.files.aside import write_aside
-from dualscore.files.plain_text import one_line, refuse_aliases
+from dualscore.files.plain_text import one_line, refuse_surprises
 from dualscore.settings.experiment import to_config, to_plain
 from dualscore.shipped import places
 
@@ -115,7 +115,7 @@ class Run:
         """The configuration the run was started with, as plain values; a ConfigError if it has none."""
         try:
             text = self.config_file.read_text(encoding="utf-8")
-            refuse_aliases(text)
+            refuse_surprises(text)
             content = yaml.safe_load(text)
         except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             wrong = f"cannot be read ({one_line(error)})"
