@@ -17,8 +17,9 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
+from dualscore.data.loader import Loader, deaths_told
 from dualscore.errors import ScoreError, did_you_mean
 from dualscore.files.plain_text import printable
 from dualscore.pictures.photographs import SUFFIXES, UnsuitableError, is_picture, read_rgb
@@ -118,25 +119,21 @@ class Chunk(NamedTuple):
     failed: list[tuple[str, str]]  # files that could not be used, each with the reason
 
 
-class ImageFiles(IterableDataset[Chunk]):
-    """Files decoded in batches; loader processes take turns batch by batch, so that the order stays."""
+class ImageFiles(Dataset[Chunk]):
+    """Files, found here and decoded batch by batch in loader processes."""
 
     def __init__(self, given: Sequence[Path], left_out: Path, size: Size, batch_size: int) -> None:
         self.given, self.left_out = list(given), left_out
         self.size, self.batch_size = size, batch_size
 
-    def __iter__(self) -> Iterator[Chunk]:
-        """Every file once, over all processes."""
-        worker = get_worker_info()
-        turn, turns = (0, 1) if worker is None else (worker.id, worker.num_workers)
+    def batches(self) -> Iterator[list[Path]]:
+        """Every file once, in the order that they are found in."""
         files = find(self.given, self.left_out)
-        number = 0
         while batch := list(islice(files, self.batch_size)):
-            if number % turns == turn:
-                yield self._chunk(batch)
-            number += 1
+            yield batch
 
-    def _chunk(self, files: list[Path]) -> Chunk:
+    def __getitem__(self, files: list[Path]) -> Chunk:
+        """A batch of files, decoded."""
         paths, images, failed = [], [], []
         for path in files:
             try:
@@ -195,7 +192,8 @@ def read_batches(
 
     Failed files become `problems`; a terminal shows a count.
     """
-    loader = DataLoader(files, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
+    # PyTorch passes over nothing of a data set that is asked for its batches.
+    loader = Loader(files, workers, asked_for=files.batches())
     columns = TextColumn("{task.description} {task.completed:,} images"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task(doing, total=None)
@@ -207,15 +205,8 @@ def read_batches(
                     yield chunk
                 progress.advance(task, len(chunk.paths))
 
-        try:
+        with deaths_told("try a smaller --batch-size, or --workers 0", ScoreError):
             yield usable()
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ScoreError(
-                "a loader process died, most often for want of memory: try a smaller --batch-size, or "
-                "--workers 0"
-            ) from error
 
 
 class Photographs:

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
+from dualscore.data.loader import deaths_told
 from dualscore.devices import allow_tf32
 from dualscore.errors import DivergenceError, StoppedError, TrainingError
 from dualscore.files.plain_text import one_line
@@ -100,7 +101,8 @@ def diverged(what: str) -> DivergenceError:
 def errors_for_people(trainer: Trainer, config: ExperimentConfig, watchdog: Watchdog) -> Iterator[None]:
     """Turn what training raises into errors of ours, where it is known what they mean."""
     try:
-        yield
+        with deaths_told():
+            yield
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         # SOAP's, of gradients that are finite but absurd.
         raise diverged(f"step {trainer.global_step}: the optimiser's preconditioner overflows") from error
