@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -53,7 +53,7 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
     status = Status.read(run.folder) or Status()
     measured = status.step if status.state is State.complete else 0  # where the log's last evaluation ends
     report_file = run.folder / "evaluation.json"
-    with StopSignals() as signals, run.alone() if rank() == 0 else nullcontext():
+    with StopSignals(_stopped_early(run, status)) as signals, run.alone() if rank() == 0 else nullcontext():
         try:
             if not _fit(config, module, datamodule, run, signals, status, watchers):
                 return
@@ -66,11 +66,14 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
                 write_closing(PatientLogger(run.folder, 0, _warn), report, steps)
             tell_results(report, report_file, best)
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
+            by_hand = isinstance(error, StoppedError) and signals.received == "SIGINT" and rank() == 0
+            interrupted = by_hand or isinstance(error, KeyboardInterrupt)
             reason = "stopped by Ctrl-C" if interrupted else redact(one_line(error))[:300]
             status.reason = reason or type(error).__name__
             stopped = interrupted or isinstance(error, StoppedError)
             _set_state(status, run, State.stopped if stopped else State.failed)
+            if interrupted:
+                raise KeyboardInterrupt(run.goes_on()) from error
             raise
         _set_state(status, run, State.complete)
 
@@ -145,13 +148,24 @@ def _watchdog(config: ExperimentConfig, run: Run, status: Status, place: tuple[i
     """A watchdog that says why it ends the process, on the terminal and in the run's status."""
 
     def end(reason: str) -> None:
-        message = f"error: {reason}; the same command goes on from the last checkpoint"
+        message = f"error: {reason}; {run.goes_on()}"
         print(message, file=sys.stderr, flush=True)
         # The file system may be what hangs.
         within(10.0, lambda: status.say_failed(run.folder, reason, first=place[0] == 0))
         os._exit(TrainingError.status)  # the main thread may wait for ever in a library
 
     return Watchdog(run.folder / "heartbeats", *place, 60 * config.trainer.hang_minutes, end)
+
+
+def _stopped_early(run: Run, status: Status) -> Callable[[str], None]:
+    """What tells of a signal before the first step, where the main thread may wait for another device."""
+
+    def tell(name: str) -> None:
+        status.reason = f"stopped by {name} before training began"
+        print(f"{status.reason}; {run.goes_on()}", file=sys.stderr, flush=True)
+        within(5.0, lambda: _set_state(status, run, State.stopped))
+
+    return tell
 
 
 def _note(message: str) -> None:

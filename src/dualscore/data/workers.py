@@ -30,8 +30,9 @@ def _leaving(method: str) -> Semaphore:
 def live_with_the_run() -> Callable[[int], None]:
     """What a loader process calls first, to end with this process, neither before nor after it.
 
-    Slurm sends a job's signals to all of its processes. PyTorch's loader processes die of SIGTERM at once,
-    which fails the run while it could still save. They end with the run instead, and otherwise a while later.
+    Slurm sends a job's signals to all of its processes, a terminal Ctrl-C and its own end. PyTorch's loader
+    processes die of SIGTERM at once, which fails the run while it could still save. They end with the run
+    instead, and otherwise a while later.
     And they look for their parent too late to see that it was killed while it started them.
     """
     method = multiprocessing.get_start_method()
@@ -45,7 +46,9 @@ def _live_with_the_run(leaving: Semaphore, forked: bool, worker: int) -> None:  
             os._exit(0)
         signal.alarm(GRACE)
 
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)  # the run's, which is not to be told what is meant for this process
+    for ignored in (signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
+        signal.signal(ignored, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_later)
     # The thread that sends batches would tell of one that it cannot send, and go on with the next.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)  # type: ignore[attr-defined]

@@ -101,6 +101,12 @@ class Run:
         ages = {int(match[1] or 0): path for path, match in found.items() if match}
         return [ages[age] for age in sorted(ages)]
 
+    def goes_on(self) -> str:
+        """What the command that was stopped does when it is given again, in words."""
+        if self.kept():
+            return "the same command goes on from the last checkpoint"
+        return "no checkpoint was written yet: the same command begins at step 0"
+
     @property
     def best(self) -> Path:
         """The checkpoint with the best validation figure."""

@@ -1,11 +1,14 @@
 """Lightning's Trainer as experiments want it, and what its errors mean."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -19,6 +22,7 @@ from dualscore.devices import allow_tf32
 from dualscore.errors import DivergenceError, StoppedError, TrainingError
 from dualscore.files.plain_text import one_line
 from dualscore.runs.folder import Run
+from dualscore.runs.launch import SLURM_TASKS, TORCHRUN, by_srun
 from dualscore.runs.watchdog import Watchdog
 from dualscore.settings.config import ExperimentConfig
 from dualscore.training.lightning_module import DualScoreModule
@@ -58,9 +62,12 @@ def make_trainer(
     """
     options = config.trainer
     plugins: list[Any] = [io]
-    if SLURMEnvironment.detect():
+    if by_srun(os.environ):
         # Lightning's own requeueing leaves checkpoints that a later, unrelated run would take for its own.
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    elif SLURM_TASKS in os.environ and TORCHRUN not in os.environ:
+        # Of a job in which srun did not start this process, which Lightning would take for one of its tasks.
+        plugins.append(LightningEnvironment())
     try:
         return Trainer(
             default_root_dir=run.folder,
@@ -136,8 +143,8 @@ def _known(error: RuntimeError, trainer: Trainer, config: ExperimentConfig, watc
         )
     if trainer.world_size > 1 and (gone := watchdog.silent()):
         return (
-            f"step {step}: {', '.join(map(str, gone))} ended, and training with it; the same command goes on "
-            f"from the last checkpoint ({one_line(error):.200})"
+            f"step {step}: {', '.join(map(str, gone))} ended, and training with it; "
+            f"{Run(Path(trainer.default_root_dir)).goes_on()} ({one_line(error):.200})"
         )
     return ""
 

@@ -76,7 +76,7 @@ CALLBACKS: dict[str, Callable[[Training], Callback | None]] = {
         if t.config.trainer.spike
         else None
     ),
-    "saving": lambda t: Saving(t.run, t.monitor, t.io, t.signals),
+    "saving": lambda t: Saving(t.run, t.monitor, t.io, t.signals, t.warn),
 }
 """In the order in which they are called; None where a run has none. docs/extending.md adds one."""
 
