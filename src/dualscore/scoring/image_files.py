@@ -22,44 +22,42 @@ from torch.utils.data import Dataset
 from dualscore.data.loader import Loader, deaths_told
 from dualscore.errors import ScoreError, did_you_mean
 from dualscore.files.plain_text import printable
-from dualscore.pictures.photographs import SUFFIXES, UnsuitableError, is_picture, read_rgb
+from dualscore.pictures.photographs import UnsuitableError, read_rgb
+from dualscore.pictures.walk import COMMON, Entry, is_picture, trouble, walk
 from dualscore.scoring.score_files import append
 
 MOST_PIXELS = 2**26
 """Larger images are taken for decompression bombs, unless they already have the wanted size."""
+MOST_ENLARGED = 2
+"""Smaller images say too little: enlarged they are smooth, and found probable."""
 PROBLEMS_SHOWN = 10
 
 
 def check_given(given: Sequence[Path], left_out: Path, hint: str = "") -> None:
     """Refuse missing files (the message ends with `hint`) and a results folder that holds the images."""
     for path in given:
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             hints = [f"there is no folder {path.parent} either"]
             if path.parent.is_dir():
                 hints = [did_you_mean(path.name, os.listdir(path.parent)).strip()]
             raise ScoreError("; ".join(filter(None, [f"{path}: no such file or folder", *hints, hint])))
-        if path.resolve() == left_out.resolve():
+        if os.path.realpath(path) == os.path.realpath(left_out):
             # Heat maps written there would be found as images while the folder is being read.
             raise ScoreError(f"{path}: holds the images; name another folder for the results")
 
 
 def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:
-    """Files as given, and pictures below given folders in the order of names; `left_out` is never entered.
+    """Files as given, and pictures below given folders, as `walk` finds them, without what it leaves out."""
+    return (path for path, problem in entries(given, left_out) if problem is None)
 
-    Folders that cannot be read are yielded too, so that they are reported like unreadable files.
-    """
-    hidden = left_out.resolve()
+
+def entries(given: Sequence[Path], left_out: Path) -> Iterator[Entry]:
+    """The same, and what is left out with the reason."""
     for path in given:
-        if not path.is_dir():
-            yield path
-            continue
-        unreadable: list[Path] = []
-        for folder, folders, names in os.walk(path, onerror=lambda e: unreadable.append(Path(e.filename))):  # noqa: B023 - called within the loop
-            folders[:] = sorted(
-                n for n in folders if not n.startswith(".") and Path(folder, n).resolve() != hidden
-            )
-            yield from (Path(folder, name) for name in sorted(names) if is_picture(name))
-        yield from unreadable
+        if os.path.isdir(path):
+            yield from walk(path, left_out)
+        else:
+            yield Entry(path, trouble(path))
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,10 @@ class Size:
         """Refuse a (width, height) as UnsuitableError; the image may be stored `turned`."""
         if self.resize:
             _check_pixels(stored)
+            sides = [(self.width, self.height), *([(self.height, self.width)] if turned else [])]
+            if all(max(w / stored[0], h / stored[1]) > MOST_ENLARGED for w, h in sides):
+                small, wanted = f"{stored[0]}×{stored[1]}", f"{self.width}×{self.height}"
+                raise UnsuitableError(f"is {small}, too small to be enlarged to {wanted}")
         elif stored != (self.width, self.height) and not (turned and stored == (self.height, self.width)):
             wanted = f"{self.width}×{self.height}"
             raise UnsuitableError(f"is {stored[0]}×{stored[1]}, but wanted are {wanted} images{self.hint}")
@@ -92,8 +94,8 @@ def decode(path: Path, size: Size) -> NDArray[np.uint8]:
     Resizing keeps the middle and averages what each pixel covers (Pillow's box filter), as the official
     down-sampled ImageNet does.
     """
-    if not path.is_file():
-        raise ValueError("is not a file that can be read")  # reading a pipe would wait for ever
+    if (problem := trouble(path)) is not None:
+        raise ValueError(problem)  # reading a pipe would wait for ever
     image = read_rgb(path, size.check)
     size.check(image.size, turned=False)
     if image.size != (size.width, size.height):
@@ -104,11 +106,10 @@ def decode(path: Path, size: Size) -> NDArray[np.uint8]:
 def first_size(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
     """Height and width of the first readable image; ScoreError if there is none."""
     for path in find(given, left_out):
-        if path.is_file():
-            with suppress(ValueError):
-                image = read_rgb(path, _check_pixels)
-                return image.height, image.width
-    raise ScoreError(f"{given[0]}: no image that can be read ({', '.join(SUFFIXES)})")
+        with suppress(ValueError):
+            image = read_rgb(path, _check_pixels)
+            return image.height, image.width
+    raise ScoreError(f"{given[0]}: no image that can be read ({COMMON})")
 
 
 class Chunk(NamedTuple):
@@ -126,16 +127,19 @@ class ImageFiles(Dataset[Chunk]):
         self.given, self.left_out = list(given), left_out
         self.size, self.batch_size = size, batch_size
 
-    def batches(self) -> Iterator[list[Path]]:
+    def batches(self) -> Iterator[list[Entry]]:
         """Every file once, in the order that they are found in."""
-        files = find(self.given, self.left_out)
+        files = entries(self.given, self.left_out)
         while batch := list(islice(files, self.batch_size)):
             yield batch
 
-    def __getitem__(self, files: list[Path]) -> Chunk:
+    def __getitem__(self, files: list[Entry]) -> Chunk:
         """A batch of files, decoded."""
         paths, images, failed = [], [], []
-        for path in files:
+        for path, problem in files:
+            if problem is not None:
+                failed.append((str(path), problem))
+                continue
             try:
                 images.append(decode(path, self.size))
                 paths.append(str(path))
@@ -172,7 +176,7 @@ class Problems:
 
     def reason(self, given: Sequence[Path]) -> str:
         """Why no image of those given could be used."""
-        return self.first or f"{given[0]} holds no image ({', '.join(SUFFIXES)})"
+        return self.first or f"{given[0]} holds no image ({COMMON})"
 
     def tell(self, console: Console) -> None:
         """Print how many files each kind left out, and the first of them."""
