@@ -3,8 +3,15 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 EXP ?= patches_dual
-# The shell does not expand ~ behind SRC= everywhere, nor inside quotes.
-home = $(patsubst ~/%,$(HOME)/%,$(1))
+# Values are what was typed: make would take $ for the beginning of a variable's name.
+$(foreach name,SRC OUT CKPT RUN OTHER MASK RUNS RESULTS COMPARE LOG NAME LICENCE SBATCH IMAGES IN SET,\
+	$(if $(filter command environment,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
+# Settings are words of the shell, in which a # outside quotes would hide all that follows.
+hash := \#
+settings = $(if $(findstring ',$(SET))$(findstring ",$(SET)),$(SET),$(subst $(hash),\$(hash),$(SET)))
+# A text for the shell, whole. The shell does not expand ~ behind SRC= everywhere, nor inside quotes.
+start := <start>
+text = '$(subst ','\'',$(subst $(start),,$(subst $(start)~/,$(HOME)/,$(start)$(1))))'
 # Lists of paths go to the shell as they are written, so that quotes keep names with spaces whole.
 paths = $(subst '~/,'$(HOME)/,$(subst "~/,"$(HOME)/,$(1)))
 streaming = $(if $(filter-out 0,$(RESIZE)),--resize) $(if $(filter-out 0,$(NORMALIZE)),--normalize)
@@ -22,7 +29,7 @@ made = $(if $(half),data/demo_$(half)/manifest.json,$(if $(filter patches_%,$(EX
 # What every command takes: QUIET=1, LOG=file, DRY=1, and ARGS="…", options as dualscore's help names them.
 # DUALSCORE_VIA has the commands that are suggested be make's.
 dry := $(filter-out 0,$(DRY))
-general = $(if $(filter-out 0,$(QUIET)),--quiet) $(if $(LOG),--log-file "$(call home,$(LOG))") $(if $(dry),--dry-run)
+general = $(if $(filter-out 0,$(QUIET)),--quiet) $(if $(LOG),--log-file $(call text,$(LOG))) $(if $(dry),--dry-run)
 dualscore = DUALSCORE_VIA=make $(PY) -m dualscore $(general)
 prepare = DUALSCORE_VIA=make $(PY) -m data_prep $(general)
 # Of the variables that a target needs, those that were not given: an error that names them alone.
@@ -60,77 +67,77 @@ data/demo_%/manifest.json: | $(INSTALLED)
 	@$(prepare) build demo_$* --out data/demo_$*
 
 train: $(INSTALLED) $(SHARDS)  ## Train EXP, or go on where it stopped; FRESH=1 anew beside, NAME=… another run
-	@set -f; $(dualscore) train $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(filter-out 0,$(FRESH)),--fresh) $(ARGS)
+	@set -f; $(dualscore) train $(EXP) $(settings) $(if $(NAME),--name $(call text,$(NAME))) $(if $(filter-out 0,$(FRESH)),--fresh) $(ARGS)
 
 submit: $(INSTALLED) $(if $(SWEEP),,$(SHARDS))  ## Give EXP (or SWEEP=name) to Slurm: NODES=1 GPUS=8 TIME=24:00:00 PARTITION=…; DRY=1 prints the script
-	@set -f; $(dualscore) submit $(if $(SWEEP),$(SWEEP) --sweep,$(EXP)) $(SET) $(if $(NAME),--name $(NAME)) \
+	@set -f; $(dualscore) submit $(if $(SWEEP),$(SWEEP) --sweep,$(EXP)) $(settings) $(if $(NAME),--name $(call text,$(NAME))) \
 		$(if $(NODES),--nodes $(NODES)) $(if $(GPUS),--gpus $(GPUS)) $(if $(TASKS),--tasks $(TASKS)) $(if $(CPUS),--cpus $(CPUS)) \
-		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(SBATCH),--sbatch="$(SBATCH)") $(ARGS)
+		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(SBATCH),--sbatch=$(call text,$(SBATCH))) $(ARGS)
 
 study: $(INSTALLED) $(if $(dry),,$(DEMO) $(DEMO32))  ## Compare variants of an experiment, or go on: STUDY=name of a file in studies/
 	@$(if $(STUDY),,echo "error: say which study with STUDY=…; there are: $(basename $(notdir $(wildcard studies/*.yaml)))" >&2; exit 2;) \
 	$(dualscore) study $(STUDY) $(ARGS)
 
 evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
-	@set -f; $(dualscore) evaluate $(EXP) $(SET) $(if $(NAME),--name $(NAME)) $(if $(CKPT),--checkpoint "$(call home,$(CKPT))") $(ARGS)
+	@set -f; $(dualscore) evaluate $(EXP) $(settings) $(if $(NAME),--name $(call text,$(NAME))) $(if $(CKPT),--checkpoint $(call text,$(CKPT))) $(ARGS)
 
 score: $(INSTALLED)  ## How probable images are, and where they are not: CKPT=file or run IMAGES="files or folders" [OUT=scores] [PSNR=20] [RESIZE=1] [NORMALIZE=1]
 	@$(call need,CKPT IMAGES) \
-	$(dualscore) score "$(call home,$(CKPT))" $(call paths,$(IMAGES)) \
-		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(PSNR),--psnr $(PSNR)) $(streaming) $(ARGS)
+	$(dualscore) score $(call text,$(CKPT)) $(call paths,$(IMAGES)) \
+		$(if $(OUT),--out $(call text,$(OUT))) $(if $(PSNR),--psnr $(PSNR)) $(streaming) $(ARGS)
 
 ood: $(INSTALLED)  ## Tell other images from the model's kind: CKPT=file or run IN="files or folders" OUT="files or folders" [RESULTS=ood] [PSNR="40 20"] [RESIZE=1] [NORMALIZE=1]
 	@$(call need,CKPT IN OUT) \
-	$(dualscore) ood "$(call home,$(CKPT))" --in $(call paths,$(IN)) --out $(call paths,$(OUT)) \
-		$(if $(RESULTS),--results "$(call home,$(RESULTS))") $(if $(PSNR),--psnr $(PSNR)) $(streaming) $(ARGS)
+	$(dualscore) ood $(call text,$(CKPT)) --in $(call paths,$(IN)) --out $(call paths,$(OUT)) \
+		$(if $(RESULTS),--results $(call text,$(RESULTS))) $(if $(PSNR),--psnr $(PSNR)) $(streaming) $(ARGS)
 
 export: $(INSTALLED)  ## A model for others, without run and data: CKPT=file or run [OUT=model] [LICENCE="CC BY 4.0"]
 	@$(call need,CKPT) \
-	$(dualscore) export "$(call home,$(CKPT))" $(if $(OUT),--out "$(call home,$(OUT))") $(if $(LICENCE),--licence "$(LICENCE)") $(ARGS)
+	$(dualscore) export $(call text,$(CKPT)) $(if $(OUT),--out $(call text,$(OUT))) $(if $(LICENCE),--licence $(call text,$(LICENCE))) $(ARGS)
 
 convert: $(INSTALLED)  ## A released checkpoint as a model: CKPT=file IMAGES="files or folders" [OUT=converted] [RESIZE=1] [LICENCE="…"]
 	@$(if $(CKPT),,echo "error: say which released checkpoint with CKPT=…" >&2; exit 2;) \
-	$(dualscore) convert "$(call home,$(CKPT))" $(if $(IMAGES),--images $(call paths,$(IMAGES))) \
-		$(if $(OUT),--out "$(call home,$(OUT))") $(if $(filter-out 0,$(RESIZE)),--resize) $(if $(LICENCE),--licence "$(LICENCE)") $(ARGS)
+	$(dualscore) convert $(call text,$(CKPT)) $(if $(IMAGES),--images $(call paths,$(IMAGES))) \
+		$(if $(OUT),--out $(call text,$(OUT))) $(if $(filter-out 0,$(RESIZE)),--resize) $(if $(LICENCE),--licence $(call text,$(LICENCE))) $(ARGS)
 
 draw_options = $(if $(COUNT),--count $(COUNT)) $(if $(METHOD),--method $(METHOD)) $(if $(STEPS),--steps $(STEPS)) \
-	$(if $(OUT),--out "$(call home,$(OUT))")
+	$(if $(OUT),--out $(call text,$(OUT)))
 draw_images = $(call need,CKPT IMAGES) \
-	$(dualscore) $@ "$(call home,$(CKPT))" $(call paths,$(IMAGES)) \
+	$(dualscore) $@ $(call text,$(CKPT)) $(call paths,$(IMAGES)) \
 	$(draw_options) $(if $(filter-out 0,$(RESIZE)),--resize)
 
 sample: $(INSTALLED)  ## Draw images from a model: CKPT=file or run [COUNT=16] [METHOD=metropolis|langevin|flow] [STEPS=200] [OUT=samples]
 	@$(call need,CKPT) \
-	$(dualscore) sample "$(call home,$(CKPT))" $(draw_options) $(ARGS)
+	$(dualscore) sample $(call text,$(CKPT)) $(draw_options) $(ARGS)
 
 denoise: $(INSTALLED)  ## Add noise to images, draw what they may have been: as sample, and IMAGES="files" [PSNR=20] [RESIZE=1]
 	@$(draw_images) $(if $(PSNR),--psnr $(PSNR)) $(ARGS)
 
 inpaint: $(INSTALLED)  ## Hide pixels of images, draw them anew: as sample, and IMAGES="files" [MASK=mask.png] [RESIZE=1]
-	@$(draw_images) $(if $(MASK),--mask "$(call home,$(MASK))") $(ARGS)
+	@$(draw_images) $(if $(MASK),--mask $(call text,$(MASK))) $(ARGS)
 
 bench: $(INSTALLED)  ## Speed of training, side by side with plain code: [EXP=imagenet64_dual] [SET="data.batch_size=8"] [OUT=bench.json]
 	@set -f; $(show) $(PY) benchmarks/bench.py --experiment $(if $(filter file,$(origin EXP)),imagenet64_dual,$(EXP)) $(if $(REPEATS),--repeats $(REPEATS)) \
-		$(if $(OUT),--out "$(call home,$(OUT))") $(SET) $(ARGS)
+		$(if $(OUT),--out $(call text,$(OUT))) $(settings) $(ARGS)
 
 gpu-report: $(INSTALLED)  ## Everything that can be asked of a GPU, unattended; interrupted, it goes on: [MINUTES=25] [OUT=gpu-report] [COMPARE=other/report.json]
-	@$(show) $(PY) -m benchmarks.gpu $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out "$(call home,$(OUT))") \
-		$(if $(COMPARE),--compare "$(call home,$(COMPARE))") $(ARGS)
+	@$(show) $(PY) -m benchmarks.gpu $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(call text,$(OUT))) \
+		$(if $(COMPARE),--compare $(call text,$(COMPARE))) $(ARGS)
 
 figures: $(INSTALLED)  ## The paper's figures and tables of a run: [RUN=runs/EXP] [FIG="3 table1"] [OTHER=another run, for figure 2] [OUT=…]; RUN=energies.npy DIMENSION=4096
-	@set -f; $(dualscore) figures "$(or $(call home,$(RUN)),runs/$(EXP))" $(SET) $(if $(FIG),--only $(FIG)) \
-		$(if $(OTHER),--other "$(call home,$(OTHER))") $(if $(DIMENSION),--dimension $(DIMENSION)) $(if $(OUT),--out "$(call home,$(OUT))") $(ARGS)
+	@set -f; $(dualscore) figures $(call text,$(or $(RUN),runs/$(EXP))) $(settings) $(if $(FIG),--only $(FIG)) \
+		$(if $(OTHER),--other $(call text,$(OTHER))) $(if $(DIMENSION),--dimension $(DIMENSION)) $(if $(OUT),--out $(call text,$(OUT))) $(ARGS)
 
 data: $(INSTALLED)  ## Prepare shards: DATASET=imagenet64 SRC=folder OUT=data/imagenet64 [SIZE=…]
 	@$(if $(DATASET),,echo "error: say which data set with DATASET=…; see docs/data.md" >&2; exit 2;) \
-	$(prepare) build $(DATASET) $(if $(SRC),--src "$(call home,$(SRC))") --out "$(or $(call home,$(OUT)),data/$(DATASET)$(SIZE))" \
+	$(prepare) build $(DATASET) $(if $(SRC),--src $(call text,$(SRC))) --out $(call text,$(or $(OUT),data/$(DATASET)$(SIZE))) \
 		$(if $(SIZE),--size $(SIZE)) $(ARGS)
 
 examples: $(INSTALLED)  ## Pictures to try a model on, held-out photographs and crops, into examples/: [SIZE=16]
 	@$(show) $(PY) -m data_prep.examples $(if $(SIZE),--size $(SIZE)) $(ARGS)
 
 verify-data: $(INSTALLED)  ## Check shards against their manifest: OUT=data/imagenet64
-	@$(if $(OUT),,echo "error: say which data set with OUT=…" >&2; exit 2;) $(prepare) verify "$(call home,$(OUT))" $(ARGS)
+	@$(if $(OUT),,echo "error: say which data set with OUT=…" >&2; exit 2;) $(prepare) verify $(call text,$(OUT)) $(ARGS)
 
 status: $(INSTALLED)  ## List runs: step, bits/dim, speed, time left, state
 	@$(dualscore) status $(ARGS)
@@ -146,7 +153,7 @@ tensorboard: $(INSTALLED)  ## Dashboards of all runs: opens on http://localhost:
 	@$(if $(dry),,mkdir -p runs;) $(show) $(VENV)/bin/tensorboard --load_fast=false --logdir runs --port $(port) $(ARGS)
 
 screenshots: $(INSTALLED)  ## The pictures of docs/dashboards.md, for maintainers: RUNS=folder of the three runs it names
-	@$(if $(RUNS),,echo "error: say which runs with RUNS=…; see benchmarks/screenshots.py" >&2; exit 2;) $(show) $(PY) benchmarks/screenshots.py "$(call home,$(RUNS))"
+	@$(if $(RUNS),,echo "error: say which runs with RUNS=…; see benchmarks/screenshots.py" >&2; exit 2;) $(show) $(PY) benchmarks/screenshots.py $(call text,$(RUNS))
 
 experiments: $(INSTALLED)  ## List the experiments
 	@$(dualscore) experiments $(ARGS)

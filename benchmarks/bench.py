@@ -34,6 +34,7 @@ from dualscore.noise import log_uniform
 from dualscore.objective import dual_score_matching
 from dualscore.settings.config import ExperimentConfig, ModelKind
 from dualscore.settings.experiment import load_experiment
+from dualscore.terminal.any_terminal import fit_any_terminal
 from dualscore.training.optimizers import compiled_loss, make_optimizer, obstacle
 
 Job = Callable[[], object]
@@ -130,6 +131,7 @@ def memory(arguments: argparse.Namespace, variant: str) -> int | None:
 
 def main() -> None:
     """Measure, print tables and write JSON."""
+    fit_any_terminal()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("settings", nargs="*", help="key=value, as for training")
     parser.add_argument("--experiment", default="imagenet64_dual")

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -22,6 +21,7 @@ from dualscore.images import to_pixels
 from dualscore.noise import variance_at_psnr
 from dualscore.pictures.photographs import read_rgb
 from dualscore.sampling import sample
+from dualscore.terminal.any_terminal import fit_any_terminal
 
 THEMES = {"demo": ("#ffffff", "#1f2328"), "demo-dark": ("#0d1117", "#e6edf3")}
 """Files, and the colours of GitHub's pages and letters."""
@@ -69,7 +69,7 @@ def draw(measured: dict[str, Tensor], side: int) -> Figure:
     high = wide * (bottom - top) / (right - left)
     step = (2 * wide + 1.5 * GAP) / COLUMNS
     thumb = step - GAP / 2
-    figure = plt.figure(figsize=(2 * wide + 4 * GAP + 0.45, TITLE + high + 4 * (thumb + TITLE) + 3 * GAP))
+    figure = Figure(figsize=(2 * wide + 4 * GAP + 0.45, TITLE + high + 4 * (thumb + TITLE) + 3 * GAP))
     photograph = place(figure, GAP, TITLE, wide, high)
     photograph.imshow(measured["photograph"][0].numpy(), cmap="gray", vmin=0, vmax=1)
     photograph.set_title("A photograph that the network never saw", loc="left")
@@ -148,6 +148,7 @@ def measure(model: dualscore.ImageModel, file: Path) -> dict[str, Tensor]:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure once, draw for light and for dark pages."""
+    fit_any_terminal()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("runs/patches_dual"))
     parser.add_argument("--out", type=Path, default=Path("docs"))
@@ -163,11 +164,12 @@ def main(argv: list[str] | None = None) -> int:
             "axes.titlesize": 9.5,
             **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), letters),
         }
-        with plt.rc_context(colours):
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(colours)
             figure = draw(measured, measured["patches"].shape[-1])
             path = arguments.out / f"{name}.png"
             figure.savefig(path, dpi=130)
-            plt.close(figure)
         few_colours(path, page, letters)
         print(f"written to {path}")
     return 0

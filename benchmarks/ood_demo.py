@@ -19,6 +19,7 @@ from data_prep.examples import crops, save
 from data_prep.sources.demo import VAL, locate
 from dualscore.scoring.detect_ood import detect
 from dualscore.scoring.ood_scores import area
+from dualscore.terminal.any_terminal import fit_any_terminal
 
 SIDE = 16
 OTHERS = (
@@ -91,6 +92,7 @@ def table(results: Path) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Make the sets, detect, print the table of each set."""
+    fit_any_terminal()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("runs/patches_dual"))
     parser.add_argument("--out", type=Path, default=Path("ood-demo"))

@@ -15,6 +15,7 @@ import numpy as np
 
 from data_prep import pool, progress
 from data_prep.plan import Plan, Request, ShardJob, Source, Unit, check_splits, lay_out
+from data_prep.same_request import STAMPS_FILE, make_fingerprint, make_stamps, plan_path, refuse_other_content
 from data_prep.shard_writer import BUILD_FOLDER, Finished, read_finished, sidecar_path, write_shard
 from data_prep.statistics import Sums
 from dualscore.data.photograph_numbers import Photographs
@@ -23,7 +24,6 @@ from dualscore.errors import DataError
 from dualscore.files.aside import write_aside
 from dualscore.terminal.console import shared_console
 
-PREPARATION = 2  # raise it when the same request would give other bytes
 SPECTRUM_FILE, PHOTOGRAPHS_FILE = "spectrum.npy", "photographs.npz"
 WARNINGS_SHOWN = 20
 WARNINGS_KEPT = 200
@@ -52,8 +52,8 @@ def build(request: Request, source: Source, out: Path) -> Manifest:
         DataError: if the source is unusable or ``out`` holds something else.
     """
     files = source.find(request.src)
-    fingerprint = _fingerprint(request, files)
-    _refuse_other_content(out, fingerprint)
+    fingerprint = make_fingerprint(request, files)
+    refuse_other_content(out, fingerprint, make_stamps(request, files))
     if (manifest := _complete(out)) is not None:
         _say(f"already complete: {out}")
         return manifest
@@ -65,7 +65,8 @@ def build(request: Request, source: Source, out: Path) -> Manifest:
         for leftover in [*out.glob(".*.tmp"), *(out / BUILD_FOLDER).glob(".*.tmp")]:
             leftover.unlink(missing_ok=True)
         (out / MANIFEST_FILE).unlink(missing_ok=True)
-        write_aside(_plan_path(out), json.dumps(fingerprint, indent=1).encode())
+        write_aside(plan_path(out), json.dumps(fingerprint, indent=1).encode())
+        write_aside(out / BUILD_FOLDER / STAMPS_FILE, json.dumps(make_stamps(request, files)).encode())
         layout = lay_out(plan, request.images_per_shard)
         _make_shards(layout, plan, out, request.workers)
         manifest = _finish(layout, plan, request, out)
@@ -87,7 +88,7 @@ def preview(request: Request, source: Source, out: Path) -> list[tuple[str, str]
         DataError: if the source is unusable or ``out`` holds something else.
     """
     files = source.find(request.src)
-    _refuse_other_content(out, _fingerprint(request, files))
+    refuse_other_content(out, make_fingerprint(request, files), make_stamps(request, files))
     plan = source.plan(request)
     check_splits(plan, request)
     _warn(plan)
@@ -125,58 +126,6 @@ def _warn(plan: Plan) -> None:
         _say(f"warning: {warning}")
     if len(plan.warnings) > WARNINGS_SHOWN:
         _say(f"warning: … and {len(plan.warnings) - WARNINGS_SHOWN} more like these")
-
-
-def _plan_path(out: Path) -> Path:
-    return out / BUILD_FOLDER / "plan.json"
-
-
-def _fingerprint(request: Request, files: list[Path]) -> dict[str, Any]:
-    """What decides every byte of the result, as far as one can tell without reading the files."""
-    digest = hashlib.sha256()
-    for path in files:
-        inside = request.src is not None and request.src in path.parents
-        name = path.relative_to(request.src).as_posix() if request.src and inside else path.name
-        status = path.stat()
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return {
-        "format": FORMAT,
-        "preparation": PREPARATION,
-        "dataset": request.dataset,
-        "size": request.size,
-        "val_fraction": request.val_fraction,
-        "test_fraction": request.test_fraction,
-        "seed": request.seed,
-        "images_per_shard": request.images_per_shard,
-        "source_files": f"{len(files)} files, {digest.hexdigest()}",
-    }
-
-
-def _refuse_other_content(out: Path, fingerprint: dict[str, Any]) -> None:
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file: choose a folder as --out")
-    try:
-        earlier = json.loads(_plan_path(out).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        others = [name for name in os.listdir(out) if name != BUILD_FOLDER] if out.is_dir() else []
-        if others:
-            raise DataError(
-                f"{out} is not empty (it holds {min(others)}): choose an empty or new --out"
-            ) from None
-        return
-    except ValueError as error:
-        raise DataError(
-            f"{_plan_path(out)} is damaged ({error}): delete {out} or choose another --out"
-        ) from None
-    if earlier == fingerprint:
-        return
-    if not any(out.glob("*.tar")):
-        return  # nothing came of the earlier request
-    keys = [key for key in fingerprint if earlier.get(key) != fingerprint[key]]
-    change = "; ".join(f"{key}: there {earlier.get(key)}, now {fingerprint[key]}" for key in keys)
-    raise DataError(
-        f"{out} holds the build of another request ({change}): choose another --out or delete that one"
-    )
 
 
 def _complete(out: Path) -> Manifest | None:

@@ -1,7 +1,6 @@
 """Command line: ``dualscore data build …`` and ``dualscore data verify …``, or ``python -m data_prep …``."""
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualscore.commands.parser import Parser, add_general
+from dualscore.cores import own_cores
 from dualscore.errors import DataError, DualscoreError
 from dualscore.redaction import complaint, shown
+from dualscore.terminal.any_terminal import fit_any_terminal
 from dualscore.terminal.boxes import Plan, Row, writes
 from dualscore.terminal.console import shared_console, speaking
 
@@ -30,6 +31,7 @@ REPEATED = "An interrupted build goes on when the same command is given again."
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m data_prep") -> int:
     """Run the command line, called `prog`; returns the exit status, 0 or 1 (130 after Ctrl-C)."""
+    fit_any_terminal()
     options = _parser(prog).parse_args(arguments)
     typed = shown(f"{prog} {shlex.join(sys.argv[1:] if arguments is None else arguments)}")
     try:
@@ -162,9 +164,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     processes.add_argument(
         "--workers",
         type=_at_least(1),
-        default=os.cpu_count() or 1,
+        default=own_cores(),
         metavar="N",
-        help="processes to use (default: one a processor, here %(default)s)",
+        help="processes to use (default: one a core that the job has, here %(default)s)",
     )
     build = commands.add_parser(
         "build",

@@ -16,6 +16,7 @@ from data_prep.sources.crops import cut
 from data_prep.sources.demo import VAL, locate
 from dualscore.errors import DataError
 from dualscore.pictures.photographs import read_rgb
+from dualscore.terminal.any_terminal import fit_any_terminal
 
 TEXTURES = ("brick", "grass", "gravel")
 """Photographs of surfaces that scikit-image ships, of another kind than the demo's."""
@@ -89,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the pictures; returns the exit status, 0 or 1."""
+    fit_any_terminal()
     options = parser().parse_args(arguments)
     try:
         print("written: " + ", ".join(map(str, write_examples(options.out, options.size))))

@@ -180,8 +180,11 @@ def test_a_run_that_never_began_does_not_bind_the_next(
 def test_fresh_in_a_group_of_tasks_asks_for_a_name(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
+        monkeypatch.setenv(name, "0")
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    assert "DUALSCORE_RUN=runs/NAME-2" in workspace.fail("train", "patches_dual", "--fresh")
+    line = workspace.fail("train", "patches_dual", "trainer.devices=2", "--fresh")
+    assert "DUALSCORE_RUN=runs/NAME-2" in line
 
 
 def test_evaluating_what_was_never_trained_says_so(workspace: Workspace, demo_shards: Path) -> None:

@@ -174,7 +174,6 @@ def test_two_processes_stop_together_though_one_was_told(workspace: Workspace, d
     assert process.returncode == 75, error
     assert "stopped by a signal to another device; saved" in error
     step = workspace.checkpoint("stopped")["global_step"]
-    assert step % 10 == 0
     assert 0 < step < 60
     assert go("stopped").wait(timeout=200) == go("whole").wait(timeout=200) == 0
     whole, stopped = workspace.checkpoint("whole"), workspace.checkpoint("stopped")

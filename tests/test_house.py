@@ -207,7 +207,7 @@ def test_only_the_assembler_builds_from_configurations() -> None:
 
 
 ROOMS = (
-    "errors", "files", "redaction", "shipped", "devices", "settings",
+    "errors", "files", "redaction", "shipped", "cores", "devices", "settings",
     "noise", "gaussian", "energy", "objective", "networks", "densities", "images",
     "likelihood", "model", "sampling", "measuring",
     "pictures", "data", "network_table", "runs", "dashboard", "training", "assemble",

@@ -201,5 +201,5 @@ def test_a_step_is_timed_without_the_warm_up(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(run_variants.time, "perf_counter", lambda: next(clock))
     stopwatch = run_variants._Stopwatch()
     for step in range(1, run_variants.WARM_UP + run_variants.STEPS + 1):
-        stopwatch.on_train_batch_end(SimpleNamespace(global_step=step))  # type: ignore[arg-type]
+        stopwatch.after_step(SimpleNamespace(global_step=step), None)  # type: ignore[arg-type]
     assert stopwatch.seconds == 2.0

@@ -308,6 +308,10 @@ def test_two_processes_train_and_measure_as_one(
             assert figure["evaluations"] == other["evaluations"]
     scores = [c["callbacks"]["Saving"]["best"] for c in (one, two)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    logs = [EventAccumulator(str(Path("runs") / run / experiment)).Reload() for run in ("one", "two")]
+    losses = [[event.value for event in log.Scalars("train/loss")] for log in logs]
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5 if exact else 1e-2)  # of both devices' images
 
 
 def test_a_run_in_bf16_is_measured_in_full_precision_and_learns_alike(

@@ -1,11 +1,14 @@
 """Loader processes and the signals of a job."""
 
+import multiprocessing
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
@@ -25,25 +28,44 @@ class Processes(Dataset[int]):
         return os.getpid()
 
 
+def late(worker: int, live: Any) -> None:
+    """Live with the run only after a while."""
+    print(os.getpid(), flush=True)
+    time.sleep(1)
+    live(worker)
+
+
+@pytest.fixture(params=["fork", "forkserver"])
+def method(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How loader processes are started: as Python did to 3.13, and as it does from 3.14 on."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(before, force=True)
+
+
 def test_loader_processes_outlive_a_signal_to_the_whole_job_but_not_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.setattr("dualscore.data.workers.GRACE", 2)
-    loader = DataLoader(Processes(), batch_size=None, num_workers=1, worker_init_fn=live_with_the_run)
+    loader = DataLoader(Processes(), batch_size=None, num_workers=1, worker_init_fn=live_with_the_run())
     batches = iter(loader)
     worker = next(batches)
     for number in (signal.SIGUSR1, signal.SIGTERM):
         os.kill(worker, number)
         assert [next(batches) for _ in range(20)] == [worker] * 20
-    with pytest.raises(RuntimeError, match="DataLoader worker"):
-        list(batches)
+    if method == "fork":  # one that imports the module anew has the grace that it has in use
+        with pytest.raises(RuntimeError, match="DataLoader worker"):
+            list(batches)
 
 
-def test_a_process_that_fails_does_not_wait_for_its_loader_processes() -> None:
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_a_process_that_fails_does_not_wait_for_its_loader_processes(start: str) -> None:
     code = (
-        "import sys; from test_workers import *\n"
+        f"import multiprocessing, sys; multiprocessing.set_start_method({start!r})\n"
+        "from test_workers import *\n"
         "batches = iter(DataLoader(Processes(), batch_size=None, num_workers=1, "
-        "worker_init_fn=live_with_the_run))\n"
+        "worker_init_fn=live_with_the_run()))\n"
         "next(batches); batches.itself = batches; sys.exit(3)"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}
@@ -54,26 +76,27 @@ def test_a_process_that_fails_does_not_wait_for_its_loader_processes() -> None:
 
 
 LATE = """
-import os, sys, time
+import multiprocessing, sys
+from functools import partial
+multiprocessing.set_start_method(sys.argv[1])
 from torch.utils.data import DataLoader
 from dualscore.data.workers import live_with_the_run
-from test_workers import Processes
+from test_workers import Processes, late
 
-def late(worker):
-    print(os.getpid(), flush=True)
-    time.sleep(1)
-    live_with_the_run(worker)
-
-next(iter(DataLoader(Processes(), batch_size=None, num_workers=1, worker_init_fn=late)))
+live = partial(late, live=live_with_the_run())
+next(iter(DataLoader(Processes(), batch_size=None, num_workers=2, worker_init_fn=live)))
 """
 
 
-def test_a_loader_process_whose_run_is_killed_as_it_starts_ends_too() -> None:
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_a_loader_process_whose_run_is_killed_as_it_starts_ends_too(start: str) -> None:
     """PyTorch's own look begins with whatever parent it then finds: that would be somebody else."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}
-    run = subprocess.Popen([sys.executable, "-c", LATE], env=environment, stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [sys.executable, "-c", LATE, start], env=environment, stdout=subprocess.PIPE, text=True
+    )
     assert run.stdout is not None
-    assert int(run.stdout.readline()) != run.pid
+    assert run.pid not in {int(run.stdout.readline()) for _ in range(2)}
     run.kill()
     run.wait()
     # The loader process holds the other end of the pipe: at its end, not before.

@@ -18,6 +18,7 @@ from benchmarks.gpu.jobs import read_rows, run_jobs
 from benchmarks.gpu.page import collect, compare, read_report, write_page
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.setting import ROOT, Setting
+from dualscore.terminal.any_terminal import fit_any_terminal
 
 LEAST = 10.0
 """Seconds that a part is begun with."""
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run the parts that are missing and write the page after each."""
+    fit_any_terminal()
     parser = _parser()
     arguments = parser.parse_args()
     setting = Setting(arguments.out.resolve(), arguments.toy)

@@ -1,6 +1,5 @@
 """What the machine is, and what its products and copies reach."""
 
-import os
 import platform
 import subprocess
 
@@ -9,6 +8,7 @@ import torch
 from benchmarks.gpu.jobs import Jobs, Row
 from benchmarks.gpu.setting import Setting
 from benchmarks.timing import side_by_side
+from dualscore.cores import own_cores
 from dualscore.devices import allow_tf32
 
 
@@ -30,7 +30,7 @@ def machine(setting: Setting) -> Row:
         "device": platform.processor() or platform.machine() or "CPU",
         "torch": torch.__version__,
         "Python": platform.python_version(),
-        "cores": os.cpu_count() or 1,
+        "cores": own_cores(),
     }
     if setting.device.type == "cuda":
         properties = torch.cuda.get_device_properties(setting.device)

@@ -5,15 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.gpu.accuracy import KINDS
 from benchmarks.gpu.jobs import Row, read_rows, write_json
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.steps import BASELINE, CHIEF
+from dualscore.figures.page import style
 
-mpl.use("Agg")
 STEPS_A_RUN, VALIDATIONS, VALIDATED = 1_000_000, 500, 2048
 """Of `imagenet64_dual`: steps, validations and images validated each time."""
 
@@ -70,9 +69,11 @@ def write_page(out: Path, report: dict[str, Any]) -> None:
         report: as `collect` returns it.
     """
     lines = ["# GPU report", "", *(f"- {line}" for line in report["arithmetic"]), ""]
-    if (plot := _steps_plot(report, out)) is not None:
+    with style():
+        plots = _steps_plot(report, out), _levels_plot(report, out)
+    if (plot := plots[0]) is not None:
         lines += [f"![Milliseconds a step]({plot})", ""]
-    if (plot := _levels_plot(report, out)) is not None:
+    if (plot := plots[1]) is not None:
         lines += [f"![Differences from fp32 at each noise level]({plot})", ""]
     for name, part in PARTS.items():
         found = report["parts"][name]

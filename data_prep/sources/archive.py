@@ -1,20 +1,28 @@
 """Opens a file that may lie inside a zip or tar archive, without extracting it to disk."""
 
+import errno
+import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from dualscore.errors import DataError
+from dualscore.pictures.walk import ALREADY, walk
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 SMALL_BYTES = 2**20
+NAMED = 5
+"""Names of a folder that a message lists."""
 MOST_RATIO = 100
 """Bytes that one of an archive may unpack to; of photographs 1 to 3."""
+KINDS = {"zip": b"PK", "tar.gz": b"\x1f\x8b", "tar.bz2": b"BZh", "tar.xz": b"\xfd7zXZ", "web page": b"<"}
+"""What files of a kind begin with."""
+ENDINGS = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz"}
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, NotImplementedError)
 
 
@@ -62,7 +70,53 @@ def explained(path: Path) -> Iterator[None]:
     except BROKEN as error:
         # tarfile tells about every compression it tried, a line each
         reason = next(iter(str(error).splitlines()), "it is cut off").rstrip(":")
+        if isinstance(error, OSError) and error.errno in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EISDIR,
+            errno.ENOENT,
+        ):
+            raise DataError(f"{path} cannot be read ({error.strerror})") from None
+        said = next((kind for ending, kind in ENDINGS.items() if path.name.endswith(ending)), None)
+        if said is not None and (kind := content_kind(path)) not in (None, said):
+            way = "download it again" if kind == "web page" else f"rename it to end with .{kind}"
+            what = f"it is a {kind} by its content, not a {said} as its name says"
+            raise DataError(f"{path} cannot be read ({what}): {way}") from None
         raise DataError(f"{path} cannot be read ({reason}): download it again") from None
+
+
+def content_kind(path: Path) -> str | None:
+    """What a file is by its first bytes: one of KINDS, or `tar`; None if none of them."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError:
+        return None
+    if start[257:262] == b"ustar":
+        return "tar"
+    return next((kind for kind, sign in KINDS.items() if start.startswith(sign)), None)
+
+
+def what_is_there(src: Path | None) -> str:
+    """What a folder that is not as expected is or holds, for messages."""
+    if src is None or not src.exists():
+        return "nothing is there"
+    if not src.is_dir():
+        return f"it is a {content_kind(src) or 'file of another kind'}"
+    names = sorted(name for name in os.listdir(src) if not name.startswith("."))
+    more = ", …" if len(names) > NAMED else ""
+    return f"it holds {', '.join(names[:NAMED])}{more}" if names else "it is empty"
+
+
+def files_below(src: Path, wanted: Callable[[str], bool]) -> list[Path]:
+    """Files with wanted names below a folder, sorted; DataError where one of them cannot be read."""
+    found = []
+    for path, problem in walk(src, wanted=wanted):
+        if problem is None:
+            found.append(path)
+        elif problem != ALREADY and (wanted(path.name) or path.is_dir()):
+            raise DataError(f"{path} {problem}: the data set would not be whole")
+    return sorted(found)
 
 
 def refuse_bomb(label: object, packed: int, unpacked: int) -> None:

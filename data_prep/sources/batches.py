@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data_prep import safe_pickle
 from data_prep.plan import Images, Table, Unit
-from data_prep.sources.archive import FileRef, explained, is_archive, members, refuse_bomb
+from data_prep.sources.archive import FileRef, explained, files_below, is_archive, members, refuse_bomb
 from dualscore.errors import DataError
 
 MOST_BYTES = 2**34
@@ -71,10 +71,10 @@ def search(src: Path, pattern: str, archives: str) -> list[FileRef]:
 
     Of two files with the same stem, one unpacked comes before one in an archive.
     """
-    paths = [src] if src.is_file() else sorted(path for path in src.rglob("*") if path.is_file())
+    paths = source_files(src, pattern, archives)
     refs = [FileRef(path) for path in paths]
     for path in paths:
-        if is_archive(path) and re.fullmatch(archives, path.name, re.IGNORECASE):
+        if is_archive(path) and (path == src or re.fullmatch(archives, path.name, re.IGNORECASE)):
             refs += members(path)
     found: dict[str, FileRef] = {}
     for ref in refs:
@@ -89,9 +89,10 @@ def search(src: Path, pattern: str, archives: str) -> list[FileRef]:
 
 def source_files(src: Path, pattern: str, archives: str) -> list[Path]:
     """Files and archives that could hold batches, without opening any."""
-    paths = [src] if src.is_file() else sorted(path for path in src.rglob("*") if path.is_file())
-    wanted = f"(?:{pattern})|(?i:{archives})"
-    return [path for path in paths if re.fullmatch(wanted, path.name)]
+    wanted = re.compile(f"(?:{pattern})|(?i:{archives})")
+    if src.is_file():
+        return [src] if wanted.fullmatch(src.name) or is_archive(src) else []
+    return files_below(src, lambda name: wanted.fullmatch(name) is not None)
 
 
 def numbers(refs: Sequence[FileRef]) -> list[int]:

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.plan import Plan, Request, Source
-from data_prep.sources.archive import explained, forget_members, refuse_bomb
+from data_prep.sources.archive import explained, files_below, forget_members, refuse_bomb, what_is_there
 from data_prep.sources.folder import crop_plan, look, select, told
 from data_prep.sources.photographs import Photograph
 from dualscore.data.photograph_numbers import leak
 from dualscore.data.shards import SPLITS
 from dualscore.errors import DataError
-from dualscore.pictures.photographs import SUFFIXES
+from dualscore.pictures.walk import is_picture
 
 ARCHIVE = "BSR_bsds500.tgz"
+NAMES = (ARCHIVE, "BSR_bsds500.tar.gz", "BSR_bsds500.tar")
+"""The archive, and what downloading programs make of it."""
 BELOW = (".", "images", "data/images", "BSDS500/data/images", "BSR/BSDS500/data/images")
 """Where the folders of the splits may lie below SRC."""
 OFFICIAL = {"train": 200, "val": 100, "test": 200}
@@ -37,11 +39,11 @@ class Bsds500(Source):
             return [src]
         if src is not None and (folder := _splits_folder(src)) is not None:
             return [path for split in SPLITS for path in _pictures(folder / split)]
-        if src is not None and (src / ARCHIVE).is_file():
-            return [src / ARCHIVE]
+        if src is not None and (named := [src / name for name in NAMES if (src / name).is_file()]):
+            return named[:1]
         raise DataError(
-            f"{src} is neither {ARCHIVE} nor a folder that holds it, or its folders train, val and test: "
-            "give one of them as --src"
+            f"{src} is neither {ARCHIVE} nor a folder that holds it, or its folders train, val and test "
+            f"({what_is_there(src)}): give one of them as --src"
         )
 
     def plan(self, request: Request) -> Plan:
@@ -49,7 +51,7 @@ class Bsds500(Source):
         assert request.src is not None
         assert request.size is not None
         files = self.find(request.src)
-        archive = files[0] if request.src.is_file() or files == [request.src / ARCHIVE] else None
+        archive = files[0] if request.src.is_file() or files[0].name in NAMES else None
         found = list(_unpacked(archive)) if archive else [Photograph(_name(path), path) for path in files]
         found.sort(key=lambda photo: (SPLITS.index(_split(photo)), photo.name))
         _refuse_missing(request.src, found)
@@ -72,15 +74,10 @@ def _splits_folder(src: Path) -> Path | None:
     return next((place for place in places if any((place / split).is_dir() for split in SPLITS)), None)
 
 
-def _wanted(name: str) -> bool:
-    """Whether a file is a picture: there are lists of thumbnails and a Mac's leftovers beside them."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
-
-
 def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if _wanted(path.name) and path.is_file())
+    return [path for path in files_below(folder, is_picture) if path.parent == folder]
 
 
 def _name(path: Path) -> str:
@@ -108,7 +105,7 @@ def _unpacked(archive: Path) -> Iterator[Photograph]:
         while (member := tar.next()) is not None:
             forget_members(tar)
             place = _MEMBER.fullmatch(member.name)
-            if place is None or not member.isfile() or member.issparse() or not _wanted(place[2]):
+            if place is None or not member.isfile() or member.issparse() or not is_picture(place[2]):
                 continue
             total += member.size
             refuse_bomb(archive, archive.stat().st_size, total)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from data_prep.plan import EACH_IMAGE, Plan, Request, Source
+from data_prep.sources.archive import what_is_there
 from data_prep.sources.batches import batch_unit, numbers, search, source_files, split_last
 from dualscore.errors import DataError
 
@@ -10,7 +11,7 @@ TRAIN = r"data_batch_[1-5]"
 TEST = r"test_batch"
 VALIDATION = 5_000
 """Images at the end of data_batch_5 that validate: half of it."""
-ARCHIVES = r"cifar-10-python\.tar\.gz"
+ARCHIVES = r"cifar-10-python\.(tar\.gz|tgz|tar)"
 SHAPE = (3, 32, 32)
 
 
@@ -25,7 +26,8 @@ class Cifar10(Source):
         files = source_files(src, f"{TRAIN}|{TEST}", ARCHIVES) if src is not None and src.exists() else []
         if not files:
             raise DataError(
-                f"{src} holds neither cifar-10-python.tar.gz nor data_batch_1 …: give its folder as --src"
+                f"{src} holds neither cifar-10-python.tar.gz nor data_batch_1 … ({what_is_there(src)}): "
+                "give its folder as --src"
             )
         return files
 

@@ -75,6 +75,8 @@ class CropUnit(Unit):
                 image = photograph.read()
             except (OSError, ValueError) as error:
                 raise DataError(f"{photograph.path} changed while it was read ({error}): run again") from None
+            if image.size != photograph.size:
+                raise DataError(f"{photograph.path} changed its size while it was read: run again")
             grids += cut(image, self.side, self.stride, self.channels)
         yield _Crops(grids, self)
 
@@ -83,9 +85,6 @@ class _Crops:
     def __init__(self, grids: list[NDArray[np.uint8]], unit: CropUnit) -> None:
         self.grids = grids
         self.starts = np.cumsum([0] + [grid.shape[0] * grid.shape[1] for grid in grids])
-        if self.starts[-1] != unit.images:
-            names = ", ".join(photograph.name for photograph in unit.photographs)
-            raise DataError(f"a photograph changed its size while it was read, one of {names}: run again")
         self.order = unit.order()
 
     def take(self, start: int, stop: int) -> NDArray[np.uint8]:

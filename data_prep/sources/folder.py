@@ -1,6 +1,5 @@
 """Any folder of photographs, split by photograph and cut into square crops."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ import numpy as np
 from data_prep import pool, progress
 from data_prep.plan import Plan, Request, Source
 from data_prep.sources.crops import CropUnit, count_crops
+from data_prep.sources.near_copies import near_copies
 from data_prep.sources.photographs import Photograph, inspect
 from dualscore.data.photograph_numbers import SplitPhotographs
 from dualscore.errors import DataError
-from dualscore.pictures.photographs import SUFFIXES, is_picture
+from dualscore.files.plain_text import printable
+from dualscore.pictures.walk import COMMON, Entry, walk
 
 NAMES_KEPT = 2000
 """Photographs of a data set that are named; of more there are only checksums."""
@@ -35,17 +36,7 @@ class Folder(Source):
 
     def find(self, src: Path | None) -> list[Path]:
         """Every picture below ``src``, sorted by its name relative to it."""
-        if src is None or not src.is_dir():
-            raise DataError(f"{src} is not a folder: give the folder of your photographs as --src")
-        found = []
-        for folder, folders, names in os.walk(src, onerror=_refuse):
-            folders[:] = [name for name in folders if not name.startswith(".")]  # thumbnails
-            found += [Path(folder, name) for name in names if is_picture(name)]
-        if not found:
-            raise DataError(
-                f"{src} holds no photograph ({', '.join(SUFFIXES)}): give another folder as --src"
-            )
-        return sorted(found, key=lambda path: path.relative_to(src).as_posix())
+        return [path for path, problem in _entries(src) if problem is None]
 
     def plan(self, request: Request) -> Plan:
         """Look at every photograph, drop the unusable ones, split the others."""
@@ -55,8 +46,9 @@ class Folder(Source):
         assert request.val_fraction is not None
         assert request.test_fraction is not None
         src = request.src
-        files = [Photograph(path.relative_to(src).as_posix(), path) for path in self.find(src)]
-        usable, channels, warnings = select(look(files, request.size, request.workers), src)
+        found = [Photograph(path.relative_to(src).as_posix(), path, problem=p) for path, p in _entries(src)]
+        sound = look([photo for photo in found if not photo.problem], request.size, request.workers)
+        usable, channels, warnings = select([*sound, *(p for p in found if p.problem)], src, near=True)
         order = np.random.default_rng([request.seed, 0]).permutation(len(usable))
         val, test = _held_out(len(usable), request.val_fraction, request.test_fraction)
         splits = {
@@ -68,8 +60,15 @@ class Folder(Source):
         return crop_plan(splits, channels, request, release, warnings)
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(f"{error.filename} cannot be read ({error.strerror}): photographs in it would be missing")
+def _entries(src: Path | None) -> list[Entry]:
+    """What is found below ``src``, sorted by the name relative to it; DataError without a photograph."""
+    if src is None or not src.is_dir():
+        raise DataError(f"{src} is not a folder: give the folder of your photographs as --src")
+    found = sorted(walk(src), key=lambda entry: entry.path.relative_to(src).as_posix())
+    if all(entry.problem for entry in found):
+        first = "".join(f"; left out: {printable(str(path))} {problem}" for path, problem in found[:1])
+        raise DataError(f"{src} holds no photograph ({COMMON}){first}: give another folder as --src")
+    return found
 
 
 def _held_out(count: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
@@ -94,23 +93,39 @@ def look(files: Sequence[Photograph], size: int, workers: int) -> list[Photograp
         return pool.run(inspect, jobs, workers, advance)
 
 
-def select(photographs: list[Photograph], src: Path) -> tuple[list[Photograph], int, tuple[str, ...]]:
-    """Usable photographs, their number of channels, and a warning for each kind of those left out."""
-    warnings = [f"left out: {photo.name} {photo.problem}" for photo in photographs if photo.problem]
+def select(
+    photographs: list[Photograph], src: Path, near: bool = False
+) -> tuple[list[Photograph], int, tuple[str, ...]]:
+    """Usable photographs, their number of channels, and a warning for each of those left out.
+
+    Copies are, since one could land on the other side of the split; ``near`` ones, too, if asked for.
+    """
+    warnings = [
+        f"left out: {printable(photo.name)} {photo.problem}" for photo in photographs if photo.problem
+    ]
     good = [photo for photo in photographs if not photo.problem]
     first: dict[str, Photograph] = {}
     for photo in good:
         kept = first.setdefault(photo.sha256, photo)
         if kept is not photo:
-            # a copy could land on the other side of the split
-            warnings.append(f"left out: {photo.name} is a copy of {kept.name}")
+            warnings.append(f"left out: {printable(photo.name)} is a copy of {printable(kept.name)}")
     unique = list(first.values())
     gray = [photo for photo in unique if photo.gray]
     channels = 1 if unique and len(gray) == len(unique) else 3
     if channels == 3:
         # equal channels among colour ones would put infinite density on a plane
-        warnings += [f"left out: {photo.name} is grayscale and others are in colour" for photo in gray]
+        warnings += [
+            f"left out: {printable(photo.name)} is grayscale and others are in colour" for photo in gray
+        ]
         unique = [photo for photo in unique if not photo.gray]
+    if near:
+        copies = near_copies(unique)
+        warnings += [
+            f"left out: {printable(photo.name)} is a scaled or re-encoded copy of {printable(kept.name)}"
+            for photo, kept in copies
+        ]
+        gone = {photo.name for photo, _ in copies}
+        unique = [photo for photo in unique if photo.name not in gone]
     if not unique:
         raise DataError(f"{src} holds no usable photograph; the first problem: {warnings[0]}")
     if len(unique) < 2:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.plan import EACH_IMAGE, Plan, Request, Source
+from data_prep.sources.archive import what_is_there
 from data_prep.sources.batches import batch_unit, numbers, search, source_files, split_last
 from dualscore.errors import DataError
 
@@ -47,8 +48,8 @@ class Imagenet(Source):
         files = source_files(src, f"{self.train_pattern}|{self.test_pattern}", self.archives)
         if not files:
             raise DataError(
-                f"{src} holds no train_data_batch_1 …, no val_data and no Imagenet{self.side}_*.zip: "
-                "give the folder of the official release as --src"
+                f"{src} holds no train_data_batch_1 …, no val_data and no Imagenet{self.side}_*.zip "
+                f"({what_is_there(src)}): give the folder of the official release as --src"
             )
         return files
 

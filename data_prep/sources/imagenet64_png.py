@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.plan import EACH_IMAGE, Images, Plan, Request, Source, Unit, even_cuts
-from data_prep.sources.archive import TAR_SUFFIXES, FileRef, explained, forget_members
+from data_prep.sources.archive import (
+    TAR_SUFFIXES,
+    FileRef,
+    explained,
+    files_below,
+    forget_members,
+    what_is_there,
+)
 from data_prep.sources.batches import held_out
 from data_prep.sources.imagenet import VALIDATION, VALIDATION_SHARE
 from dualscore.errors import DataError
@@ -148,7 +155,10 @@ def _locate(src: Path, name: str) -> Path:
     for path in candidates:
         if path.is_dir() or (path.is_file() and path != src / name):
             return path
-    raise DataError(f"{src} holds neither a folder {name} nor {name}.tar, .zip or .tar.gz: check --src")
+    raise DataError(
+        f"{src} holds neither a folder {name} nor {name}.tar, .zip or .tar.gz "
+        f"({what_is_there(src)}): check --src"
+    )
 
 
 def _wanted(name: str) -> bool:
@@ -159,9 +169,7 @@ def _wanted(name: str) -> bool:
 def _places(path: Path) -> Sequence[Place]:
     with explained(path):
         if path.is_dir():
-            return sorted(
-                file.relative_to(path).as_posix() for file in path.rglob("*.png") if _wanted(file.name)
-            )
+            return sorted(file.relative_to(path).as_posix() for file in files_below(path, _wanted))
         if path.name.endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
                 return [name for name in archive.namelist() if _wanted(name)]

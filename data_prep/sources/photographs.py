@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_prep.sources.near_copies import thumbnail
 from dualscore.pictures.photographs import read_rgb
 
 
@@ -17,7 +18,7 @@ class Photograph:
 
     ``name`` is relative to the source folder; ``size`` is (width, height) in pixels; ``gray`` means that red,
     green and blue agree in every pixel; ``problem`` says why the file cannot be used, or is None; ``content``
-    is the file's, where it lies in an archive.
+    is the file's, where it lies in an archive; ``thumbnail`` tells near copies.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Photograph:
     sha256: str = ""
     problem: str | None = None
     content: bytes | None = None
+    thumbnail: bytes = b""
 
     def read(self) -> Image.Image:
         """Decode it, as `read_rgb` does."""
@@ -47,4 +49,5 @@ def inspect(job: tuple[Photograph, int]) -> Photograph:
         return replace(found, problem=f"is too small: {image.width}×{image.height}")
     pixels = np.asarray(image)
     gray = bool((pixels == pixels[..., :1]).all())
-    return replace(found, size=image.size, gray=gray, sha256=hashlib.sha256(raw).hexdigest())
+    digest = hashlib.sha256(raw).hexdigest()
+    return replace(found, size=image.size, gray=gray, sha256=digest, thumbnail=thumbnail(image))

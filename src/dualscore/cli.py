@@ -11,13 +11,12 @@ from typing import Any, cast
 import dualscore.commands as commands
 from dualscore.errors import DualscoreError, StoppedError
 from dualscore.redaction import complaint, shown
+from dualscore.runs.launch import forget_launchers
+from dualscore.terminal.any_terminal import fit_any_terminal
 from dualscore.terminal.console import Terminal, rank, speaking, typable
 
-GOES_ON = {
-    "train": "; the same command goes on from the last checkpoint",
-    **dict.fromkeys(("study", "evaluate", "figures"), "; the same command goes on where it stopped"),
-}
-"""What is said of a command after Ctrl-C."""
+GOES_ON = dict.fromkeys(("study", "evaluate", "figures"), "; the same command goes on where it stopped")
+"""What is said of a command after Ctrl-C, where it does not say so itself."""
 
 
 class _Version(argparse.Action):
@@ -57,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # step tens of times slower (measured: 0.1 instead of 2.6 steps/s beside one busy process); spinning this
     # long and then sleeping costs a fifth where nothing else does. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    fit_any_terminal()
     words = list(sys.argv[1:] if argv is None else argv)
     parser, known = _parser()
     commands.complete(parser)
@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         known[arguments.command].unknown(strangers)
     if rest:  # settings after an option, which argparse leaves over
         arguments.overrides += rest
+    if arguments.command != "train":
+        forget_launchers()
     hushed, log_file = getattr(arguments, "quiet", False), getattr(arguments, "log_file", None)
     try:
         with speaking(hushed, log_file, shown(shlex.join(["dualscore", *words]))) as console:
@@ -92,6 +94,7 @@ def _run(arguments: argparse.Namespace, console: Terminal) -> int:
     except (DualscoreError, OSError) as error:
         print(f"error: {typable(complaint(error))}", file=sys.stderr)
         return getattr(error, "status", 1)
-    except KeyboardInterrupt:
-        print(f"interrupted{GOES_ON.get(arguments.command, '')}", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        more = f"; {error}" if error.args else GOES_ON.get(arguments.command, "")
+        print(f"interrupted{more}", file=sys.stderr)
         return 130

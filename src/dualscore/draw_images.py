@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dualscore.devices import allow_tf32, find_device
 from dualscore.errors import SamplingError
+from dualscore.files.plain_text import printable
 from dualscore.images import to_pixels
 from dualscore.likelihood import bits_per_dim
 from dualscore.model import ImageModel
@@ -123,17 +124,28 @@ def noise_variance(model: ImageModel, decibels: float) -> float:
     return variance_at_psnr(decibels)
 
 
-def read_images(model: ImageModel, paths: Sequence[Path], options: DrawOptions) -> Tensor:
-    """Images as the model sees them, pixels in [0, 1], shape (B, C, H, W)."""
+class Given(NamedTuple):
+    """Images as the model sees them, pixels in [0, 1], shape (B, C, H, W), and the files that they are of."""
+
+    clean: Tensor
+    paths: list[Path]
+    left_out: list[str]  # a line for each file that cannot be used
+
+
+def read_images(model: ImageModel, paths: Sequence[Path], options: DrawOptions) -> Given:
+    """Read images; SamplingError if none can be used."""
     assert model.image_shape is not None
     size = Size(*model.image_shape, options.resize, ", the model's size; --resize crops and resizes")
-    images = []
+    images, used, problems = [], list[Path](), list[str]()
     for path in paths:
         try:
             images.append(torch.from_numpy(decode(path, size).copy()))
+            used.append(path)
         except ValueError as error:
-            raise SamplingError(f"{path}: {error}") from error
-    return to_pixels(torch.stack(images), size.channels)
+            problems.append(f"{printable(str(path))}: {error}")
+    if not images:
+        raise SamplingError(problems[0])
+    return Given(to_pixels(torch.stack(images), size.channels), used, [f"left out: {p}" for p in problems])
 
 
 def known_pixels(mask: Path | None, height: int, width: int) -> Tensor:
@@ -169,9 +181,10 @@ class _Drawing:
         allow_tf32(False)
         model = load(path)
         check_images(model, path)
-        self.path, self.options, self.paths = path, options, paths
+        self.path, self.options = path, options
         self.model = model.to(find_device(options.device))
-        self.clean = read_images(model, paths, options) if paths else torch.empty(0)
+        given = read_images(model, paths, options) if paths else Given(torch.empty(0), [], [])
+        self.clean, self.paths, self.left_out = given
         self.began = time.perf_counter()
 
     def write(self, found: Samples, figures: dict[str, Any], grid: NDArray[np.uint8]) -> Outcome:
@@ -213,7 +226,7 @@ class _Drawing:
         shown = [f"{len(rows):,} samples by {method.value}, {summary['seconds']:.1f} s"]
         shown += [f"{name} {summary[key]:{form}}{unit}" for key, name, form, unit in TOLD if key in summary]
         written = f"written to {out}: grid.png, samples.json, samples.npz, samples/"
-        return Outcome(summary, [", ".join(shown), written])
+        return Outcome(summary, [*self.left_out, ", ".join(shown), written])
 
     def _bits(self, images: Tensor) -> Tensor | None:
         """Bits/dim of samples as stored in 8 bits, as `dualscore score` gives them; None without log Z."""

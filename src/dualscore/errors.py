@@ -64,6 +64,10 @@ class SamplingError(DualscoreError):
     """A model cannot be sampled from."""
 
 
+class FlowError(DualscoreError):
+    """The probability flow of a model cannot be followed to its end."""
+
+
 class ClusterError(DualscoreError):
     """A job cannot be submitted."""
 

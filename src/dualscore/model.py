@@ -55,6 +55,11 @@ def _kept(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x
 
 
+def _sides(shape: Iterable[int]) -> str:
+    """A shape as people write it: 3×64×64."""
+    return "×".join(map(str, shape))
+
+
 class ImageModel(nn.Module):
     """A score model with its normalization. Everything works in batches, on the device the model is on.
 
@@ -97,6 +102,7 @@ class ImageModel(nn.Module):
         self.image_shape = image_shape
         self.log_normalizer, self.log_normalizer_stderr = log_normalizer, log_normalizer_stderr
         self.normalized_on = normalized_on
+        self.normalized_shape: tuple[int, ...] | None = image_shape  # (C, H, W) that log Z belongs to
         self.t_max, self.t_min = t_max, t_min
         self.noisy_entropy = noisy_entropy
         self.prior = prior
@@ -143,7 +149,7 @@ class ImageModel(nn.Module):
                 f"noise variances must be a number or one an image, ({len(images)},), got {tuple(t.shape)}"
             )
         t = t.expand(len(images))
-        if numbers((t < 0).any()) == [True]:
+        if numbers((t >= 0).all()) == [False]:  # NaN too
             raise ValueError("noise variances must be ≥ 0")
         for start in range(0, max(len(images), 1), batch_size):
             part = slice(start, start + batch_size)
@@ -213,7 +219,7 @@ class ImageModel(nn.Module):
             Log densities, shape (B,).
 
         Raises:
-            NormalizationError: if log Z is not known, or the model is a denoiser.
+            NormalizationError: if log Z is not known, or that of another size, or the model is a denoiser.
             ValueError: if the images are outside [0, 1] or of another shape.
         """
         self._energy()
@@ -221,6 +227,12 @@ class ImageModel(nn.Module):
             raise NormalizationError(
                 "the model's normalization is not known, so its energies are not yet log probabilities: "
                 "estimate it with model.normalize(images) on a few hundred images or more"
+            )
+        own = self.normalized_shape
+        if self.image_shape is None and own is not None and images.shape[1:] != own:
+            raise NormalizationError(
+                f"log Z was estimated on images of {_sides(own)}, and these are of "
+                f"{_sides(images.shape[1:])}: estimate it for them with model.normalize(images)"
             )
         if len(images):
             check_clean(images)
@@ -244,30 +256,36 @@ class ImageModel(nn.Module):
             log Z = entropy at t_max − mean U(y, t_max), in nats; see `dualscore.likelihood.log_normalizer`.
 
         Raises:
-            ValueError: if there are fewer than two images, they are not pixels in [0, 1], or an energy is
-                not finite.
+            ValueError: if there are fewer than two images, they are not pixels in [0, 1] or not of one size,
+                or an energy is not finite.
             NormalizationError: if the model is a denoiser.
         """
         like = self.like
         generator = seeded_generator(like.device, MEASURING, seed)
         energies, squares = [], []
-        dimension = 0
+        shape: tuple[int, ...] = ()
         for stored in [images] if isinstance(images, Tensor) else images:
             check_clean(stored)
-            dimension = math.prod(stored.shape[1:])
+            if shape and tuple(stored.shape[1:]) != shape:
+                raise ValueError(
+                    f"log Z is that of one size of images: there are {_sides(shape)} and "
+                    f"{_sides(stored.shape[1:])} among them"
+                )
+            shape = tuple(stored.shape[1:])
             for clean, t in self._batches(stored, self.t_max, batch_size):
                 noise = torch.randn(clean.shape, generator=generator, dtype=like.dtype, device=like.device)
                 energies.append(self.energy(corrupt(clean, noise, t), self.t_max, batch_size))
                 squares.append(noise.square().sum(dim=(1, 2, 3)))
         if not energies:
             raise ValueError("there must be at least two images")
-        entropy = self.noisy_entropy
+        dimension, entropy = math.prod(shape), self.noisy_entropy
         if entropy is None:
             entropy = noise_entropy(dimension, self.t_max)
         found = log_normalizer(torch.cat(energies), torch.cat(squares), dimension, entropy)
         if self.mass is not None and self.log_normalizer is not None:
             self.mass = moved(self.mass, self.log_normalizer - found.value, dimension)
         self.log_normalizer, self.log_normalizer_stderr = found.value, found.stderr
+        self.normalized_shape = shape
         count = sum(len(part) for part in energies)
         self.normalized_on = f"estimated by the paper's protocol on {count:,} images at t = {self.t_max:g}"
         return found.value

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -13,7 +13,6 @@ from dualscore.assemble import build
 from dualscore.dashboard.logger import PatientLogger
 from dualscore.dashboard.run_log import find_compared, write_closing, write_opening
 from dualscore.data.datamodule import ImageDataModule
-from dualscore.devices import allow_tf32
 from dualscore.errors import StoppedError, TrainingError
 from dualscore.evaluation import evaluate, is_complete
 from dualscore.evaluation.evaluate_checkpoint import check_estimators
@@ -33,8 +32,7 @@ from dualscore.training.callbacks.checkpointing import AtomicCheckpointIO, Savin
 from dualscore.training.callbacks.journal import Journal
 from dualscore.training.callbacks.progress import Heartbeat
 from dualscore.training.lightning_module import DualScoreModule
-from dualscore.training.optimizers import compiled_loss, obstacle
-from dualscore.training.trainer import accelerator, errors_for_people, make_trainer
+from dualscore.training.trainer import errors_for_people, make_trainer, prepare_device
 
 
 def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ()) -> None:
@@ -55,7 +53,7 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
     status = Status.read(run.folder) or Status()
     measured = status.step if status.state is State.complete else 0  # where the log's last evaluation ends
     report_file = run.folder / "evaluation.json"
-    with StopSignals() as signals, run.alone() if rank() == 0 else nullcontext():
+    with StopSignals(_stopped_early(run, status)) as signals, run.alone() if rank() == 0 else nullcontext():
         try:
             if not _fit(config, module, datamodule, run, signals, status, watchers):
                 return
@@ -68,11 +66,14 @@ def train(config: ExperimentConfig, run: Run, watchers: Sequence[Callback] = ())
                 write_closing(PatientLogger(run.folder, 0, _warn), report, steps)
             tell_results(report, report_file, best)
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
+            by_hand = isinstance(error, StoppedError) and signals.received == "SIGINT" and rank() == 0
+            interrupted = by_hand or isinstance(error, KeyboardInterrupt)
             reason = "stopped by Ctrl-C" if interrupted else redact(one_line(error))[:300]
             status.reason = reason or type(error).__name__
             stopped = interrupted or isinstance(error, StoppedError)
             _set_state(status, run, State.stopped if stopped else State.failed)
+            if interrupted:
+                raise KeyboardInterrupt(run.goes_on()) from error
             raise
         _set_state(status, run, State.complete)
 
@@ -87,7 +88,7 @@ def _fit(
     watchers: Sequence[Callback],
 ) -> bool:
     """Train to the last step; whether there is something to evaluate."""
-    _prepare_device(config, module)
+    prepare_device(config, module, _note)
     before = _ending(status)
     newest = newest_sound(run, _warn, put_aside=rank() == 0)
     step = status.step = int(newest[1]["global_step"]) if newest else 0
@@ -133,21 +134,6 @@ def _fit(
     return True
 
 
-def _prepare_device(config: ExperimentConfig, module: DualScoreModule) -> None:
-    """Settle how training computes, and say so where it is not as asked for."""
-    options, device = config.trainer, accelerator(config)
-    if options.precision == "bf16-mixed" and device == "cuda" and not torch.cuda.is_bf16_supported():
-        raise TrainingError(
-            f"trainer.precision=bf16-mixed: {torch.cuda.get_device_name()} has no bfloat16; use 32-true, "
-            "with trainer.tf32=true where the GPU has that"
-        )
-    allow_tf32(options.tf32)
-    if options.compile and (missing := obstacle(device)):
-        _note(f"trainer.compile: {missing}; training goes on without, correct but slower")
-    elif options.compile:
-        module.loss = compiled_loss(device)
-
-
 def _warn_of_short_range(config: ExperimentConfig, module: DualScoreModule) -> None:
     """Say so where noise ends before it drowns the images: the anchor is not exact there."""
     largest, t_max = float(module.prior.eigenvalues.max()), module.t_range[1]
@@ -162,13 +148,24 @@ def _watchdog(config: ExperimentConfig, run: Run, status: Status, place: tuple[i
     """A watchdog that says why it ends the process, on the terminal and in the run's status."""
 
     def end(reason: str) -> None:
-        message = f"error: {reason}; the same command goes on from the last checkpoint"
+        message = f"error: {reason}; {run.goes_on()}"
         print(message, file=sys.stderr, flush=True)
         # The file system may be what hangs.
         within(10.0, lambda: status.say_failed(run.folder, reason, first=place[0] == 0))
         os._exit(TrainingError.status)  # the main thread may wait for ever in a library
 
     return Watchdog(run.folder / "heartbeats", *place, 60 * config.trainer.hang_minutes, end)
+
+
+def _stopped_early(run: Run, status: Status) -> Callable[[str], None]:
+    """What tells of a signal before the first step, where the main thread may wait for another device."""
+
+    def tell(name: str) -> None:
+        status.reason = f"stopped by {name} before training began"
+        print(f"{status.reason}; {run.goes_on()}", file=sys.stderr, flush=True)
+        within(5.0, lambda: _set_state(status, run, State.stopped))
+
+    return tell
 
 
 def _note(message: str) -> None:

@@ -97,7 +97,10 @@ def _drop(*keys: str) -> Callable[[dict], None]:
         (_set("statistics", "images", value=3), r"statistics\.images differs from splits\.train\.images"),
         (_set("statistics", "pixel_mean", value=[0.5]), r"pixel_mean must hold 3 numbers"),
         (_set("statistics", "pixel_mean", 1, value="x"), r"pixel_mean\.1 must be of type float"),
-        (_set("statistics", "pixel_variance", 0, value=float("nan")), "pixel_variance must hold finite"),
+        (
+            _set("statistics", "pixel_variance", 0, value=float("nan")),
+            "variance.0 has an impossible value: nan",
+        ),
         (_set("statistics", "spectrum_file", value="/etc/x.npy"), "spectrum_file has an impossible value"),
     ],
 )

@@ -96,7 +96,7 @@ TRAIN, VAL = "train_data_batch_1", "val_data"
         (_write(VAL, _batch(pixels=TABLE)), VAL, "has no array under the key 'data'"),
         (_write(VAL, _batch(labels=[1, 2])), VAL, "holds no table of images"),
         (_write(VAL, _batch(labels=[1], data=TABLE[:0])), VAL, "a table of shape (0, 3072)"),
-        (_write("Imagenet32_train_npz.zip", HTML), "Imagenet32_train_npz.zip", "is not a zip file"),
+        (_write("Imagenet32_train_npz.zip", HTML), "Imagenet32_train_npz.zip", "is a web page"),
         (_write("imagenet32_val.tar", HTML), "imagenet32_val.tar", "cannot be read"),
     ],
 )

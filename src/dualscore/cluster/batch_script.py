@@ -110,6 +110,7 @@ def render(job: Job) -> str:
         "project": shlex.quote(str(job.project)),
         "python": shlex.quote(str(job.python)),
         "experiment": shlex.quote(job.experiment),
+        "notice": str(NOTICE),
         "accelerator": asked.settings["trainer.accelerator"],
         "run": (_NEEDED if environment(job) else "") + _run(job),
     }

@@ -3,6 +3,11 @@
 # Of --signal: the tasks, not this script, are told before the time limit. They save after their
 # step, and the end of this script requeues the job.
 
+# What a job or a launcher had set where this was submitted, which sbatch hands on and srun would heed.
+unset ${!SLURM_CPU_BIND*} ${!SLURM_MEM_BIND*} ${!SLURM_GPU_BIND*} ${!SLURM_STEP*} ${!TORCHELASTIC*} \
+    SLURM_DISTRIBUTION SLURM_PROCID SLURM_LOCALID RANK LOCAL_RANK NODE_RANK GROUP_RANK WORLD_SIZE \
+    LOCAL_WORLD_SIZE JSM_NAMESPACE_RANK MASTER_ADDR MASTER_PORT
+
 cd @project@ || exit 1
 python=@python@
 experiment=@experiment@
@@ -18,7 +23,7 @@ echo "job $id starts on $SLURM_JOB_NODELIST in $DUALSCORE_RUN, restart ${SLURM_R
 
 export DUALSCORE_STOP_FILE="$DUALSCORE_RUN/.stopped"
 rm -f "$DUALSCORE_STOP_FILE"
-export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK" PYTHONUNBUFFERED=1
+export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK" PYTHONUNBUFFERED=1 DUALSCORE_NOTICE=@notice@
 srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
     "$python" -m dualscore.task train "$experiment" "${settings[@]}" \
     trainer.devices="$SLURM_NTASKS_PER_NODE" trainer.nodes="$SLURM_JOB_NUM_NODES" \

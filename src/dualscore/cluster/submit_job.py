@@ -21,6 +21,9 @@ LARGEST = 1000
 JOB_FILE = "slurm-job"
 """File in a run's folder that holds the id of the job that it was last given to."""
 
+KEPT = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS", "SLURM_CONF_SERVER")
+"""Variables that say which cluster there is."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -145,5 +148,9 @@ def submit(job: Job) -> str:
 
 
 def _slurm(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | variables
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    # Not those of a job in which this is typed; without its configuration Slurm's commands find no cluster.
+    own = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k in KEPT}
+    environment = own | variables
+    return subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 from dualscore.cluster.batch_script import Resources
 from dualscore.commands.options import RUNS, Experiment, Name, Overrides, Runs
 from dualscore.errors import ConfigError
+from dualscore.runs.launch import RUN, check_launch
 from dualscore.terminal.boxes import Plan
 from dualscore.terminal.console import command, quiet, shared_console
 
 if TYPE_CHECKING:
     from dualscore.runs.folder import Run
     from dualscore.settings.config import ExperimentConfig
-
-_CHOSEN_RUN = "DUALSCORE_RUN"
 
 
 def data(handed_over: Annotated[list[str], "", {"nargs": argparse.REMAINDER}]) -> int:
@@ -40,6 +39,7 @@ def train(
     from dualscore.settings.experiment import load_experiment
 
     config = load_experiment(experiment, overrides)  # before torch is imported: mistakes show at once
+    grouped = check_launch(config.trainer.devices, config.trainer.nodes)  # and Lightning, which believes all
     run = (fresh_run if fresh else newest_run)(name or config.name, runs)
     if dry_run:
         from dualscore.commands import planning
@@ -47,18 +47,18 @@ def train(
         return Plan(f"train {config.name} in {run.folder}", planning.train(config, run))
     from dualscore.train_experiment import leave, train
 
-    if chosen := os.environ.get(_CHOSEN_RUN):
+    if chosen := os.environ.get(RUN):
         train(config, Run(Path(chosen)))
-    elif fresh and int(os.environ.get("SLURM_NTASKS") or os.environ.get("WORLD_SIZE") or 1) > 1:
+    elif fresh and grouped:
         # Processes started side by side would each count the folders for themselves.
-        raise ConfigError(f"--fresh with several tasks: name the new run yourself, {_CHOSEN_RUN}=runs/NAME-2")
+        raise ConfigError(f"--fresh with several tasks: name the new run yourself, {RUN}=runs/NAME-2")
     else:
         # The processes that Lightning starts for other devices inherit this and join the same run.
-        os.environ[_CHOSEN_RUN] = str(run.folder)
+        os.environ[RUN] = str(run.folder)
         try:
             train(config, run)
         finally:
-            del os.environ[_CHOSEN_RUN]
+            del os.environ[RUN]
     leave()
     return None
 

@@ -1,11 +1,12 @@
 """Options that commands share, as types of their parameters, or as dataclasses of several."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from dualscore.cores import own_cores
 
 if TYPE_CHECKING:
     from dualscore.draw_images import DrawOptions
@@ -44,7 +45,7 @@ class Streaming:
     resize: Resize = False
     batch_size: BatchSize = 128
     workers: Annotated[int, "processes that decode (default: %(default)s, half the cores, at most 8)"] = min(
-        8, max(1, (os.cpu_count() or 1) // 2)
+        8, max(1, own_cores() // 2)
     )
     device: Device = None
 

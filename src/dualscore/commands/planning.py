@@ -20,7 +20,7 @@ from dualscore.figures.trained import Trained, read_run
 from dualscore.model import ImageModel
 from dualscore.model_files.exported import check_folder
 from dualscore.model_files.loading import load, locate
-from dualscore.pictures.photographs import SUFFIXES
+from dualscore.pictures.walk import COMMON
 from dualscore.publishing import add_evaluation, check_released
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run, check_architecture
@@ -169,7 +169,9 @@ def draw(
     check_energy(model, options.method)
     yield "method", options.method.value
     if images is not None:
-        yield "images", f"{len(read_images(model, images, options))}, of the right size"
+        given = read_images(model, images, options)
+        images = given.paths
+        yield "images", "; ".join([f"{len(images)}, of the right size", *given.left_out])
     if look is not None:
         yield look(model)
     yield "device", str(find_device(options.device))
@@ -228,7 +230,7 @@ def _count(given: Sequence[Path], out: Path, hint: str = "") -> int:
     check_given(given, out, hint)
     count = sum(1 for _ in islice(find(given, out), MOST_COUNTED))
     if not count:
-        raise ScoreError(f"{given[0]}: holds no image ({', '.join(SUFFIXES)})")
+        raise ScoreError(f"{given[0]}: holds no image ({COMMON})")
     return count
 
 

@@ -3,17 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from dualscore.data.epoch_plan import share_of_worker
+from dualscore.data.loader import Loader
 from dualscore.data.shards import Shard
 from dualscore.data.source import Source
-from dualscore.data.workers import live_with_the_run
 from dualscore.errors import DataError
 
 
@@ -99,19 +98,25 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         """How many images the stationary statistics are of: all training images, also where few are used."""
         return self.counts["train"]
 
+    def training_loader(self, batches: "IterableDataset[Batch]", start: int) -> Loader:
+        """A loader of this device's part of an epoch's batches from `start` on, which misses none."""
+        batching, streams = self.batching, self.device_streams()
+        each = batching.batch_size // batching.streams * len(streams)
+        return Loader(batches, batching.workers, (self.batches - start) * each, open_files=len(streams) + 1)
+
     @property
     @abstractmethod
     def batches(self) -> int:
         """Global training batches in an epoch."""
 
     @abstractmethod
-    def epoch_loader(self, epoch: int, start: int) -> "DataLoader[Batch]":
+    def epoch_loader(self, epoch: int, start: int) -> Loader:
         """This device's part of an epoch's global batches, from batch `start` on."""
 
     @abstractmethod
     def evenly_spaced(
         self, split: str, count: int, batch_size: int, place: tuple[int, int] = (0, 1), workers: int = 0
-    ) -> "DataLoader[Batch]":
+    ) -> Loader:
         """At most `count` images of a split in order, each once: evenly spaced, or the first of drawn ones.
 
         The device at `place`, (rank, world size), gets its share.
@@ -121,7 +126,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         """The endless, resumable sequence of training batches."""
         return ResumableLoader(self)
 
-    def val_dataloader(self) -> "DataLoader[Batch]":
+    def val_dataloader(self) -> Loader:
         """The fixed validation set of training."""
         batching = self.batching
         return self.evenly_spaced(
@@ -186,22 +191,20 @@ class MeasuredBatches(IterableDataset[Batch]):
 
     def __len__(self) -> int:
         """Batches this device's loader yields, exactly."""
-        ranges = [self.range_of(worker) for worker in range(max(1, self.workers))]
-        return sum(-(-(last - first) // self.batch_size) for first, last in ranges)
+        return sum(-(-(last - first) // self.batch_size) for first, last in self._ranges())
+
+    def _ranges(self) -> list[tuple[int, int]]:
+        return [self.range_of(worker) for worker in range(max(1, self.workers))]
+
+    def loader(self) -> Loader:
+        """A loader of these batches, which misses none of the device's images."""
+        return Loader(self, self.workers, sum(last - first for first, last in self._ranges()))
 
 
 def worker_place() -> tuple[int, int]:
     """This loader process among those of its device: (number, how many)."""
     info = get_worker_info()
     return (0, 1) if info is None else (info.id, info.num_workers)
-
-
-def make_loader(batches: Any, workers: int) -> DataLoader[Any]:  # noqa: ANN401 - any data set of batches
-    """A loader of what already yields batches, by processes that end with the run."""
-    pinned = torch.cuda.is_available()
-    return DataLoader(
-        batches, batch_size=None, num_workers=workers, pin_memory=pinned, worker_init_fn=live_with_the_run
-    )
 
 
 def check_positions(split: str, positions: Tensor, images: int) -> None:

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from dualscore.data.datamodule import (
     Batch,
@@ -14,9 +13,9 @@ from dualscore.data.datamodule import (
     ImageDataModule,
     MeasuredBatches,
     check_positions,
-    make_loader,
     worker_place,
 )
+from dualscore.data.loader import Loader
 from dualscore.densities import GaussianMixture
 from dualscore.noise import SAMPLING, seeded_generator
 
@@ -122,16 +121,16 @@ class KnownDataModule(ImageDataModule):
         """Global training batches in an epoch."""
         return epoch_batches(self.batching)
 
-    def epoch_loader(self, epoch: int, start: int) -> DataLoader[Any]:
+    def epoch_loader(self, epoch: int, start: int) -> Loader:
         """This device's part of an epoch's global batches, from batch `start` on."""
         streams = self.device_streams()
         draws = TrainingDraws(self.density, self.quantized, self.batching, streams, epoch, start)
-        return make_loader(draws, self.batching.workers)
+        return self.training_loader(draws, start)
 
     def evenly_spaced(
         self, split: str, count: int, batch_size: int, place: tuple[int, int] = (0, 1), workers: int = 0
-    ) -> DataLoader[Any]:
+    ) -> Loader:
         """The first `count` images of a split, in order, each once; see `ImageDataModule`."""
         count = min(count, self.counts[split])
         draws = MeasuredDraws(self.density, self.quantized, split, count, batch_size, place, workers)
-        return make_loader(draws, workers)
+        return draws.loader()

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby, islice
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
 import webdataset
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from dualscore.data.datamodule import (
     Batch,
@@ -24,10 +23,10 @@ from dualscore.data.datamodule import (
     ImageDataModule,
     MeasuredBatches,
     check_positions,
-    make_loader,
     worker_place,
 )
 from dualscore.data.epoch_plan import EpochPlan, Piece, evenly_placed, locate
+from dualscore.data.loader import Loader
 from dualscore.data.shard_file import BLOCK, FAULTS, Entry, Rows, ShardFile, positions, unreadable
 from dualscore.data.shards import Manifest, Shard
 from dualscore.data.source import Source, local_folder
@@ -276,15 +275,15 @@ class ShardDataModule(ImageDataModule):
         """Global training batches in an epoch."""
         return self._plan(0).batches
 
-    def epoch_loader(self, epoch: int, start: int) -> DataLoader[Any]:
+    def epoch_loader(self, epoch: int, start: int) -> Loader:
         """This device's part of an epoch's global batches, from batch `start` on."""
         streams, shape = self.device_streams(), self.manifest.image_shape
         batches = TrainingBatches(self.source, shape, self._plan(epoch), streams, self.shuffle_buffer, start)
-        return make_loader(batches, self.batching.workers)
+        return self.training_loader(batches, start)
 
     def evenly_spaced(
         self, split: str, count: int, batch_size: int, place: tuple[int, int] = (0, 1), workers: int = 0
-    ) -> DataLoader[Any]:
+    ) -> Loader:
         """`count` evenly spaced images of a split, in order, each once; see `ImageDataModule`."""
         shards = self.manifest.splits[split].shards
         shape = self.manifest.image_shape
@@ -295,4 +294,4 @@ class ShardDataModule(ImageDataModule):
         if dataset.count < place[1]:
             few = f"{dataset.count} {split} images"
             raise DataError(f"{self.source}: {few} are too few for {place[1]} devices")
-        return make_loader(dataset, workers)
+        return dataset.loader()

@@ -1,5 +1,6 @@
 """One shard on disk: its images by their number, and the memory that they are read into."""
 
+import errno
 import math
 import os
 import tarfile
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from dualscore.data.datamodule import Batch
 from dualscore.data.shards import IMAGE_SUFFIX, Shard, entry_name
 from dualscore.data.source import Source, open_shard
-from dualscore.errors import DataError
+from dualscore.errors import DataError, SourceError
 
 BLOCK = 512
 """Of a tar: headers are one long, contents are filled up to a multiple."""
@@ -147,6 +148,11 @@ class ShardFile:
         return entries
 
     def _wrong(self, images: int, error: Exception) -> DataError:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            where = f"{self.source}/{self.shard.file}"
+            return SourceError(
+                f"{where}: cannot be opened ({error.strerror}); raise the limit with ulimit -n"
+            )
         return unreadable(self.source, self.shard, f"cannot be read after {images} images ({error})")
 
     def _ends(self, images: int) -> DataError:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from dualscore.data.photograph_numbers import SHA256, Photographs, parse_photographs, read_checked, wrong
 from dualscore.errors import DataError
 from dualscore.files.aside import write_aside
-from dualscore.files.typed_json import TypedJson
+from dualscore.files.typed_json import TypedJson, parse_json
 from dualscore.shipped import prepare
 
 FORMAT = "dualscore-shards-1"
@@ -154,7 +154,7 @@ class Manifest:
     def parse(cls, raw: bytes, where: str | Path) -> "Manifest":
         """Check a manifest's content; every DataError names the file, as `where` calls it, and the key."""
         try:
-            root = TypedJson(json.loads(raw), where)
+            root = TypedJson(parse_json(raw), where)
         except (ValueError, RecursionError) as error:
             raise wrong(where, f"is not valid JSON ({error})") from None
         return _parse(root)

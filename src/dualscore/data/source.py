@@ -1,5 +1,6 @@
 """Where a data set is: a folder, or a place that its files are fetched from into a cache."""
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -58,17 +59,20 @@ class RemoteFolder:
     def open(self, shard: Shard) -> int:
         """Open a shard for reading, fetched first if it is missing or cut short; the file's descriptor."""
         path = self.folder / shard.file
-        with self._writing(path), _locked(path.with_name(f".{path.name}.lock")):
-            with suppress(FileNotFoundError):
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if os.fstat(descriptor).st_size == shard.bytes:
-                    with suppress(PermissionError):  # another user's file
-                        os.utime(descriptor)  # used now
-                    return descriptor
-                os.close(descriptor)
-                path.unlink(missing_ok=True)
-            return self._fetch_shard(shard, path)
+        with self._writing(path):
+            try:
+                with _locked(path.with_name(f".{path.name}.lock")):
+                    if (descriptor := _open_whole(path, shard.bytes)) is not None:
+                        return descriptor
+                    path.unlink(missing_ok=True)
+                    return self._fetch_shard(shard, path)
+            except OSError as error:
+                # Where nothing can be written, what is there can still be read.
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                if (descriptor := _open_whole(path, shard.bytes)) is None:
+                    raise
+                return descriptor
 
     def _fetch_shard(self, shard: Shard, path: Path) -> int:
         part = path.with_name(f".{path.name}.part")
@@ -162,6 +166,19 @@ def open_shard(source: Source, shard: Shard) -> int:
 def local_folder(source: Source) -> Path:
     """The folder that holds a source's manifest, spectrum and photographs' numbers."""
     return source.folder if isinstance(source, RemoteFolder) else source
+
+
+def _open_whole(path: Path, size: int) -> int | None:
+    """Open a file for reading, which keeps it from being deleted, if it is there and of this size."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.fstat(descriptor).st_size == size:
+            with suppress(OSError):  # another user's file, or one that cannot be written
+                os.utime(descriptor)  # used now
+            return descriptor
+        os.close(descriptor)
+    return None
 
 
 @contextmanager

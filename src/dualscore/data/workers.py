@@ -1,12 +1,16 @@
 """Processes that end with the one that started them; imports no torch, so that they start at once."""
 
 import atexit
-import mmap
+import multiprocessing.queues
 import multiprocessing.util  # its own last deeds come after ours if it is imported before
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
+from functools import cache, partial
 from multiprocessing.connection import wait
+from multiprocessing.synchronize import Semaphore
 from types import FrameType
 
 LOOK = 2.0
@@ -14,30 +18,55 @@ LOOK = 2.0
 GRACE = 30
 """Seconds that a loader process goes on for after SIGTERM: what Slurm leaves a job to save in by default."""
 
-_leaving = mmap.mmap(-1, 1)
-"""Not 0 once the training process is at its end; memory that forked loader processes share."""
-atexit.register(_leaving.__setitem__, 0, 1)
+
+@cache
+def _leaving(method: str) -> Semaphore:
+    """Above 0 once this process is at its end, as processes see that it starts by a method."""
+    leaving = multiprocessing.get_context(method).Semaphore(0)
+    atexit.register(leaving.release)
+    return leaving
 
 
-def live_with_the_run(worker: int) -> None:  # noqa: ARG001 - PyTorch's signature
-    """End with the training process, neither before nor after it; to be called in a loader process.
+def live_with_the_run() -> Callable[[int], None]:
+    """What a loader process calls first, to end with this process, neither before nor after it.
 
-    Slurm sends a job's signals to all of its processes. PyTorch's loader processes die of SIGTERM at once,
-    which fails the run while it could still save. They end with the run instead, and otherwise a while later.
+    Slurm sends a job's signals to all of its processes, a terminal Ctrl-C and its own end. PyTorch's loader
+    processes die of SIGTERM at once, which fails the run while it could still save. They end with the run
+    instead, and otherwise a while later.
     And they look for their parent too late to see that it was killed while it started them.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_later)
-    end_with_parent()
+    method = multiprocessing.get_start_method()
+    return partial(_live_with_the_run, _leaving(method), method == "fork")
 
 
-def end_with_parent() -> None:
+def _live_with_the_run(leaving: Semaphore, forked: bool, worker: int) -> None:  # noqa: ARG001 - PyTorch's call
+    def end_later(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+        if leaving.acquire(block=False):
+            leaving.release()  # for the others
+            os._exit(0)
+        signal.alarm(GRACE)
+
+    signal.set_wakeup_fd(-1)  # the run's, which is not to be told what is meant for this process
+    for ignored in (signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
+        signal.signal(ignored, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_later)
+    # The thread that sends batches would tell of one that it cannot send, and go on with the next.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)  # type: ignore[attr-defined]
+    end_with_parent(forked)
+
+
+def _cannot_send(error: Exception, what: object) -> None:  # noqa: ARG001 - multiprocessing's signature
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    print(f"a loader process ends: it cannot send a batch ({reason})", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def end_with_parent(forked: bool = False) -> None:
     """End this process, which `multiprocessing` started, as soon as its parent has ended in whatever way."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     # A fork's sentinel stays open while a younger sibling lives, which inherited it; under a fork server the
     # parent of this process is another than the one that asked for it.
-    forked = getattr(multiprocessing.current_process(), "_start_method", None) == "fork"
     watched = parent.pid if forked else None
     threading.Thread(target=_wait_and_end, args=(parent.sentinel, watched), daemon=True).start()
 
@@ -46,9 +75,3 @@ def _wait_and_end(sentinel: int, parent: int | None) -> None:
     while not wait([sentinel], LOOK) and (parent is None or os.getppid() == parent):
         pass
     os._exit(1)
-
-
-def _end_later(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
-    if _leaving[0]:
-        os._exit(0)
-    signal.alarm(GRACE)

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from dualscore.assemble import load_statistics
+from dualscore.data.loader import deaths_told
 from dualscore.errors import ConfigError
 from dualscore.evaluation.evaluation_report import beside, figures, is_complete, opening, write_report
 from dualscore.evaluation.session import Session, open_checkpoint
@@ -78,6 +79,7 @@ def stages(measured: Measured, options: EvaluateConfig, extent: Extent) -> list[
     return made
 
 
+@deaths_told()
 def evaluate(config: ExperimentConfig, checkpoint: Path, output: Path, console: Console) -> dict[str, Any]:
     """Measure a checkpoint and write evaluation.json, figure by figure; interrupted, it goes on.
 

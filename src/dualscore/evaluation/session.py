@@ -27,6 +27,7 @@ from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import check_architecture
 from dualscore.settings.config import EvaluateConfig, ExperimentConfig
 from dualscore.settings.experiment import to_plain
+from dualscore.training.trainer import accelerator
 
 KEPT_BYTES = 2**26  # stored images of a split that a session keeps in memory, at most
 
@@ -232,7 +233,7 @@ def _fabric(config: ExperimentConfig) -> Fabric:
     options = config.trainer
     try:
         fabric = Fabric(
-            accelerator="cuda" if options.accelerator == "gpu" else options.accelerator,
+            accelerator=accelerator(config),
             devices=options.devices,
             num_nodes=options.nodes,
             strategy="ddp" if options.devices * options.nodes > 1 else "auto",

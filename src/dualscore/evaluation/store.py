@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from dualscore.files.aside import write_aside
+from dualscore.files.typed_json import parse_json
 from dualscore.measuring.subject import Rows, plain_rows
 
 DEFINITIONS = 2  # version of the figures' definitions; rows of other versions are measured anew
@@ -103,7 +104,7 @@ def _read_part(path: Path) -> Rows | None:
 def read_json(path: Path) -> dict[str, Any]:
     """A file's object; an empty one where the file cannot be read or holds something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -151,7 +150,7 @@ def _describe(found: Distribution) -> dict[str, Any]:
 
 def _histogram(found: Distribution, numbers: dict[str, Any], images: Tensor | None = None) -> Figure:
     """The histogram with its Gumbel fit, marks for what else is known, and a strip of images below."""
-    figure = plt.figure(figsize=(7.2, 2.6 if images is None else 3.4), layout="constrained")
+    figure = Figure(figsize=(7.2, 2.6 if images is None else 3.4), layout="constrained")
     if images is None:
         axes = figure.subplots()
     else:

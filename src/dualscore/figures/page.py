@@ -4,13 +4,13 @@ import csv
 import io
 import json
 import textwrap
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -49,7 +49,6 @@ class Drawn:
         files = [out / f"{name}.{ending}" for ending in ("pdf", "png", "json", "csv")]
         self.figure.savefig(files[0])
         self.figure.savefig(files[1], dpi=200)
-        plt.close(self.figure)
         write_aside(files[2], (json.dumps(self.numbers, indent=1, allow_nan=False) + "\n").encode())
         if not self.rows:
             return files[:3]
@@ -59,17 +58,22 @@ class Drawn:
         return files
 
 
-def style() -> AbstractContextManager[None]:
-    """Inside it everything is drawn and written in one style."""
-    return plt.rc_context(_STYLE)
+@contextmanager
+def style() -> Iterator[None]:
+    """Inside it everything is drawn and written in one style, whatever the user's own matplotlibrc says.
+
+    Figures are made without pyplot, which would start what that or MPLBACKEND names to show them.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
 
 
 def panels(columns: int, legend: bool = False) -> tuple[Figure, list[Axes]]:
     """A row of panels, with room for a legend beside them where it is wanted."""
-    figure, axes = plt.subplots(
-        1, columns, figsize=(2.7 * columns + 1.5 * legend, 2.4), layout="constrained", squeeze=False
-    )
-    return figure, list(axes[0])
+    figure = Figure(figsize=(2.7 * columns + 1.5 * legend, 2.4), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def inset(axis: Axes, image: Tensor, place: int = 0, colour: str = "white") -> None:
@@ -94,7 +98,8 @@ def table(rows: list[list[str]], title: str, note: str, numbers: dict[str, Any])
     # In characters, of which a bold one of this size is a little under 0.09 inches wide.
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
     height = 0.2 * len(rows)
-    figure, axis = plt.subplots(figsize=(0.085 * sum(widths), height))
+    figure = Figure(figsize=(0.085 * sum(widths), height))
+    axis = figure.subplots()
     axis.set_axis_off()
     drawn = axis.table(
         rows[1:],

@@ -1,6 +1,5 @@
 """Table 1, denoising at each noise level, and table 2, likelihoods, each beside what was published."""
 
-import json
 from contextlib import suppress
 from typing import Any
 
@@ -10,8 +9,10 @@ from torch import Tensor
 from dualscore.dashboard import published
 from dualscore.errors import FigureError
 from dualscore.evaluation import evaluate, is_complete
+from dualscore.evaluation.store import read_json
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
+from dualscore.files.typed_json import parse_json
 from dualscore.measuring.estimators import kind, label
 from dualscore.measuring.row_figures import estimate_of, level_figures
 from dualscore.measuring.subject import KINDS, LEVELS, Images, Rows, Stage, Subject
@@ -79,7 +80,7 @@ def _score_network(trained: Trained, images: int) -> dict[str, dict[float, float
     reports = sorted(trained.folder.parent.glob("*/evaluation.json"), key=lambda p: -p.stat().st_mtime)
     for path in reports:
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
-            report = json.loads(path.read_text(encoding="utf-8"))
+            report = parse_json(path.read_text(encoding="utf-8"))
             levels, release = report["noise_levels"], report["dataset"]["release"]
             found = release, report["image_shape"], levels[0]["images"], levels[0]["time_loss"]
             if found == wanted and "paper" not in report["bits_per_dim"]:
@@ -91,7 +92,7 @@ def _score_network(trained: Trained, images: int) -> dict[str, dict[float, float
 def draw_likelihoods(trained: Trained) -> page.Drawn:
     """Table 2, of a run that is evaluated if that was not done."""
     path = trained.folder / "evaluation.json"
-    report = json.loads(path.read_text(encoding="utf-8")) if is_complete(path, trained.checkpoint) else {}
+    report = read_json(path) if is_complete(path, trained.checkpoint) else {}
     if "yardsticks" not in report:  # not evaluated, or by an earlier version: what it kept is read again
         report = evaluate(trained.config, trained.checkpoint, path, trained.console)
     try:

@@ -1,7 +1,11 @@
 """Text that any terminal, font and file can show, and YAML that stands for no more than it says."""
 
+import re
+
 # What a terminal obeys instead of showing it: control signs but line ends and tabs, and what is no character.
 _OBEYED = {n: "?" for n in (*range(32), *range(127, 160), *range(0xD800, 0xE000))} | {9: "\t", 10: "\n"}
+# Octal, binary, hexadecimal, and to the base 60.
+_OTHER_BASE = re.compile("[-+]?(0[0-9_]+|0[bx][0-9a-fA-F_]+|[0-9][0-9_]*(:[0-5]?[0-9])+([.][0-9_]*)?)")
 
 
 def harmless(text: str) -> str:
@@ -20,11 +24,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in shown)
 
 
-def refuse_aliases(text: str) -> None:
-    """Refuse YAML with aliases, ten lines of which can stand for 10¹⁰ values; no file of ours needs one."""
+def refuse_surprises(text: str) -> None:
+    """Refuse YAML that stands for something else than it says.
+
+    Aliases, ten lines of which can stand for 10¹⁰ values, and numbers in other bases, as 010, which is 8.
+    """
     import yaml  # text alone is shown without it
 
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
         if isinstance(token, yaml.AliasToken):
             where = f"line {token.start_mark.line + 1}"
             raise yaml.YAMLError(f"{where}: an alias, *{token.value:.20}; write the value out")
+        if isinstance(token, yaml.ScalarToken) and token.plain and _OTHER_BASE.fullmatch(token.value):
+            raise yaml.YAMLError(
+                f"{token.value:.40}: would be read as a number to another base; write it in decimals, "
+                "without zeros before it, or as a text in quotes"
+            )

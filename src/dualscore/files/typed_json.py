@@ -1,13 +1,37 @@
 """Typed look-ups in parsed JSON that name the file and the key on failure."""
 
+import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dualscore.errors import DataError, DualscoreError
+
+MOST = 2**63 - 1
+"""Largest whole number that files, arrays and tensors count with."""
+
+
+def parse_json(raw: str | bytes) -> Any:  # noqa: ANN401 - JSON
+    """What a document says; ValueError for what is none, or is nested too deep, or has too large a number.
+
+    No float holds such a number, so it would fail wherever it is used.
+    """
+    try:
+        return json.loads(raw, parse_int=_whole, parse_float=_real)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _whole(digits: str) -> int:
+    _real(digits)
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise ValueError(f"{digits:.20}… is too large a number")
+    return number
 
 
 class TypedJson:
@@ -39,6 +63,8 @@ class TypedJson:
         number: int = self.require(int)
         if number < 1:
             raise self.fail(f"must be at least 1, not {number}")
+        if number > MOST:
+            raise self.fail(f"has an impossible value: {number!r:.40}")
         return number
 
     def number(self, least: float = -math.inf) -> float:
@@ -68,9 +94,7 @@ class TypedJson:
 
     def numbers(self, length: int) -> list[float]:
         """So many finite numbers."""
-        numbers = [float(item.require(int, float)) for item in self.items()]
+        numbers = [item.number() for item in self.items()]
         if len(numbers) != length:
             raise self.fail(f"must hold {length} numbers, one a channel, not {len(numbers)}")
-        if not np.isfinite(numbers).all():
-            raise self.fail("must hold finite numbers")
         return numbers

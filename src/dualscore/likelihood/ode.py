@@ -12,6 +12,7 @@ Source: Song et al. 2021, Score-based generative modeling through SDEs, arXiv 20
 """
 
 import math
+import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,11 +21,14 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from dualscore.energy import Gradients, ScoreModel
+from dualscore.errors import FlowError
 from dualscore.gaussian import StationaryGaussian
 
 FIRST_STEP, LARGEST_STEP = 0.1, 2.0
 """The solver's steps, in nats of ln t. At t_min nothing moves: left to itself it would begin with steps that
 single precision cannot hold, and grow them until they leave the range of noise variances."""
+MOST_EVALUATIONS = 5_000
+"""Where the solver gives up: about 50 are usual, and 400 at a tolerance of 1e-8."""
 
 
 class OdeEnergy(NamedTuple):
@@ -80,18 +84,39 @@ def integrate(
 
     The velocity gives d state/d ln t at (t, state), where t is a scalar of the first part's type; the
     tolerance is relative and absolute. Returns the state at t_to, and how often the velocity was asked for.
+    A FlowError says that the flow cannot be followed so closely, or not in MOST_EVALUATIONS.
     """
     like, evaluations = start[0], 0
 
     def flow(s: Tensor, state: State) -> State:
         nonlocal evaluations
         evaluations += 1
+        if evaluations > MOST_EVALUATIONS:
+            raise _lost(f"after {MOST_EVALUATIONS:,} evaluations it is at t = {float(s.exp()):.3g} pixel²")
         return velocity(s.exp().to(like.dtype), state)
 
     ends = torch.tensor([math.log(t_from), math.log(t_to)], dtype=torch.float64, device=like.device)
     steps = {"first_step": FIRST_STEP, "max_step": LARGEST_STEP}
-    path = odeint(flow, start, ends, rtol=tolerance, atol=tolerance, options=steps)
+    try:
+        path = odeint(flow, start, ends, rtol=tolerance, atol=tolerance, options=steps)
+    except AssertionError as error:
+        if not _of_solver(error):
+            raise
+        raise _lost("its steps vanish, or its state is not finite") from error
     return tuple(part[-1] for part in path), evaluations
+
+
+def _of_solver(error: AssertionError) -> bool:
+    """Whether torchdiffeq asserted it, and not the model that it asks."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals["__name__"]).startswith("torchdiffeq.")
+
+
+def _lost(how: str) -> FlowError:
+    return FlowError(
+        f"the probability flow cannot be followed: {how}; the model's score is wrong somewhere, or the "
+        "tolerance too small for its precision"
+    )
 
 
 def ode_energy(
@@ -113,10 +138,14 @@ def ode_energy(
         probe: v with E v vᵀ = I, for the trace, of the images' shape.
         t_min: where the flow begins, in pixel²; far below the images' smallest variances.
         t_max: where it ends, far above their largest.
-        tolerance: relative and absolute, of the adaptive solver (Dormand–Prince 5), in standard deviations.
+        tolerance: relative and absolute, of the adaptive solver (Dormand–Prince 5), in standard deviations
+            and nats; relative to what the energy changed by, but LARGEST_STEP is usually the closer limit.
 
     Returns:
         The normalized energies and the number of evaluations.
+
+    Raises:
+        FlowError: if the flow cannot be followed to its end.
     """
     whitened = WhitenedFlow(prior)
 

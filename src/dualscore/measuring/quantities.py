@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from dualscore.errors import FlowError
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood.bound import decode, prior_divergence, stratified_variances
 from dualscore.likelihood.certificate import bounded_space, decode_bounded
@@ -165,7 +166,7 @@ def ode_energies(subject: Subject, images: Images, tolerance: float) -> Rows:
     def solve(x: Tensor, probe: Tensor) -> Rows:
         try:
             found = ode_energy(subject.model, x, prior, probe, t_min=t_min, t_max=t_max, tolerance=tolerance)
-        except AssertionError:  # torchdiffeq's words for a step that vanished or a state that is not finite
+        except FlowError:
             if len(x) == 1:
                 return {"energy": x.new_full((1,), math.nan), "evaluations": x.new_zeros(1)}
             alone = [solve(*one) for one in zip(torch.split(x, 1), torch.split(probe, 1), strict=True)]

@@ -105,6 +105,9 @@ def write_model(model: ImageModel, folder: Path) -> Path:
 
 
 def _describe(model: ImageModel, origin: Origin) -> dict[str, Any]:
+    shape: tuple[int, ...] | None = (
+        model.image_shape or model.normalized_shape
+    )  # where any size goes, log Z goes with one
     log_z = None
     if model.log_normalizer is not None and math.isfinite(model.log_normalizer):
         log_z = {
@@ -122,7 +125,7 @@ def _describe(model: ImageModel, origin: Origin) -> dict[str, Any]:
         "licence": printable(origin.licence),
         "facts": {name: printable(text) for name, text in origin.facts.items()},
         "architecture": origin.architecture,
-        "image_shape": None if model.image_shape is None else list(model.image_shape),
+        "image_shape": None if shape is None else list(shape),
         "t_max": model.t_max,
         "noisy_entropy": model.noisy_entropy,
         "log_normalizer": log_z,

@@ -1,6 +1,5 @@
 """Loads models from files: our checkpoints and the paper's released ones; no code is executed."""
 
-import json
 import math
 import zipfile
 from contextlib import suppress
@@ -12,7 +11,7 @@ from dualscore.errors import CheckpointError, ConfigError, DualscoreError
 from dualscore.files.archives import DAMAGED, refuse_bombs
 from dualscore.files.aside import sha256
 from dualscore.files.plain_text import one_line, printable
-from dualscore.files.typed_json import TypedJson
+from dualscore.files.typed_json import TypedJson, parse_json
 from dualscore.likelihood.normalizer import MeasuredMass, moved
 from dualscore.model import ImageModel, Origin
 from dualscore.model_files import architecture
@@ -124,7 +123,7 @@ def evaluation_of(checkpoint: Path, digest: str) -> dict[str, Any] | None:
     """The finished evaluation, in its run's folder or beside it, of the checkpoint with this SHA-256."""
     for folder in (checkpoint.parent.parent, checkpoint.parent):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+            report = parse_json((folder / "evaluation.json").read_text(encoding="utf-8"))
             if report["complete"] and report["checkpoint_sha256"] == digest:
                 return dict(report)
     return None

@@ -8,14 +8,10 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 RGB_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr")
 ALPHA_MODES = ("RGBA", "LA", "PA")
 WITH_PREVIEWS = ("MPO", "PSD")
 """Formats whose first picture is the photograph, and others belong to it: gain maps, previews, layers."""
-DECODING_ERRORS = (
-    OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, OverflowError, MemoryError
-)  # fmt: skip
 _PLANES, _BITS = 284, 258  # tags of TIFF
 
 
@@ -23,17 +19,12 @@ class UnsuitableError(ValueError):
     """A photograph that could be decoded, but that is not wanted."""
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file in a folder counts as a picture, by its name."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
-
-
 def read_rgb(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] | None = None) -> Image.Image:
     """Read a photograph as RGB, turned upright by its EXIF tag; transparent pixels are laid over white.
 
     `check` is told (width, height), as they are stored, before anything is decoded, and may raise
-    UnsuitableError, as what is not one picture does. A plain ValueError says that the file cannot be decoded,
-    or that its pixels are neither 8-bit nor 16-bit unsigned numbers.
+    UnsuitableError, as what is not one picture does, or has pixels that are neither 8-bit nor 16-bit unsigned
+    numbers. A plain ValueError says that the file cannot be decoded, whatever Pillow met in it.
     """
     try:
         with warnings.catch_warnings():
@@ -44,21 +35,24 @@ def read_rgb(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] | 
                     check(file.size)
                 _check_one_picture(file)
                 file.load()
-                image = ImageOps.exif_transpose(file)
+                return _as_rgb(ImageOps.exif_transpose(file))
     except UnsuitableError:
         raise
-    except DECODING_ERRORS as error:
-        what = str(error).splitlines()[0] if str(error) else repr(error)
-        raise ValueError(f"cannot be decoded: {what}") from None
     except Image.DecompressionBombError:
         raise ValueError("has too many pixels") from None
+    except Exception as error:  # noqa: BLE001 - a damaged file makes Pillow raise what its bytes lead to
+        what = str(error).splitlines()[0] if str(error) else repr(error)
+        raise ValueError(f"cannot be decoded: {what}") from None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if image.mode not in RGB_MODES:
-        raise ValueError(f"has pixels of kind {image.mode}, which is not supported")
+        raise UnsuitableError(f"has pixels of kind {image.mode}, which is not supported")
     return image.convert("RGB")
 
 

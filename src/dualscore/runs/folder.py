@@ -20,7 +20,7 @@ import yaml
 
 from dualscore.errors import CheckpointError, ConfigError, TrainingError, did_you_mean
 from dualscore.files.aside import write_aside
-from dualscore.files.plain_text import one_line, refuse_aliases
+from dualscore.files.plain_text import one_line, refuse_surprises
 from dualscore.settings.experiment import to_config, to_plain
 from dualscore.shipped import places
 
@@ -101,6 +101,12 @@ class Run:
         ages = {int(match[1] or 0): path for path, match in found.items() if match}
         return [ages[age] for age in sorted(ages)]
 
+    def goes_on(self) -> str:
+        """What the command that was stopped does when it is given again, in words."""
+        if self.kept():
+            return "the same command goes on from the last checkpoint"
+        return "no checkpoint was written yet: the same command begins at step 0"
+
     @property
     def best(self) -> Path:
         """The checkpoint with the best validation figure."""
@@ -115,7 +121,7 @@ class Run:
         """The configuration the run was started with, as plain values; a ConfigError if it has none."""
         try:
             text = self.config_file.read_text(encoding="utf-8")
-            refuse_aliases(text)
+            refuse_surprises(text)
             content = yaml.safe_load(text)
         except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             wrong = f"cannot be read ({one_line(error)})"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import socket
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from dualscore.files.aside import write_aside
+from dualscore.files.typed_json import parse_json
 
 STATUS_FILE = "status.json"
 STALE = 120.0
@@ -81,12 +83,15 @@ class Status:
         """Read that of a run's folder; None if it has none that can be read."""
         kinds = get_type_hints(cls)
         try:
-            content = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
+            content = parse_json((folder / STATUS_FILE).read_text(encoding="utf-8"))
             found = cls(**{key: value for key, value in content.items() if key in kinds})
             found.state = State(found.state)
         except (OSError, ValueError, TypeError, AttributeError):
             return None
-        if not all(isinstance(getattr(found, name), kind) for name, kind in kinds.items()):
+        said = {name: getattr(found, name) for name in kinds}
+        if not all(isinstance(said[name], kind) for name, kind in kinds.items()):
+            return None
+        if not all(math.isfinite(value) for value in said.values() if isinstance(value, float)):
             return None
         if found.state.running and not found.alive():
             found.state = State.dead

@@ -10,9 +10,10 @@ weighted with the product over all levels are of p(y | t_min) exactly, as many a
 schedule and the steps: coarse ones only make weights uneven. What is compared are energies of different
 levels, so this is where normalization counts: the mean of the weights is Z(t_min)/Z of the start, 1 for a
 normalized energy. Modes that share no mass at t_min get their right shares from where they still did.
-(Step sizes that follow the chains' own acceptance bias that mean a little; without Langevin steps nothing
-does.) Source: Neal 2001, Annealed importance sampling, arXiv physics/9803008; Del Moral, Doucet, Jasra 2006,
-Sequential Monte Carlo samplers, equation 12, with the diffusion as backward kernel.
+Step sizes may follow the acceptance of pilots, chains that are not weighed: one that chose its own step
+size by where it has been would be there more often than its weight says. Source: Neal 2001, Annealed
+importance sampling, arXiv physics/9803008; Del Moral, Doucet, Jasra 2006, Sequential Monte Carlo samplers,
+equation 12, with the diffusion as backward kernel.
 
 The mean of y_s given y_t is y_t − (t−s) ∇_y U and its covariance (t−s)(I − (t−s) ∇²U), both exactly. ∇²U is
 not known, but its trace is, by the heat equation: ΔU = 2 ∂_t U + ‖∇_y U‖², the second gradient of dual score
@@ -159,6 +160,7 @@ def anneal(
     condition: Condition = NOTHING,
     start_energy: Tensor | None = None,
     prior: StationaryGaussian | None = None,
+    pilots: int = 0,
 ) -> Annealed:
     """Carry samples of p(y | t) from the first level of a schedule to the last.
 
@@ -169,13 +171,15 @@ def anneal(
         generator: on the images' device; one for all chains, or one a chain.
         steps: Langevin steps at each level but the first.
         step_size: of the first level's steps, relative to its t; by default 1.65² d^(−1/3), the best for a
-            normal density. Adjusted steps follow the acceptance of the levels before, towards 0.574.
+            normal density. Adjusted steps follow the pilots' acceptance at the levels before, towards 0.574.
         adjust: accept or reject by the energy and weigh the samples; False is annealed Langevin sampling.
         condition: what is known of the images.
         start_energy: −log of the density that `start` was drawn from, shape (B,), so that the weights
             correct that too; by default it was the model's own.
         prior: the clean images' Gaussian, which gives the steps down a variance for each frequency; None
             gives them one for all. Weights are right with either, and more even with it.
+        pilots: how many of `start`, the first, set the adjusted steps' size for the others, and are not
+            returned. With none the steps keep their size, relative to t.
 
     Returns:
         The samples at the last level, their weights, and the acceptance.
@@ -215,10 +219,10 @@ def anneal(
                 condition=condition,
                 found=found,
             )
-            acceptance.append(float(accepted.mean()))
-            if adjust:
-                relative *= math.exp(_PATIENCE * (acceptance[-1] - BEST_ACCEPTANCE))
-    return Annealed(images, torch.stack(grown, dim=1) if adjust else None, acceptance)
+            acceptance.append(float(accepted[pilots:].mean()))
+            if adjust and pilots:
+                relative *= math.exp(_PATIENCE * (float(accepted[:pilots].mean()) - BEST_ACCEPTANCE))
+    return Annealed(images[pilots:], torch.stack(grown, dim=1)[pilots:] if adjust else None, acceptance)
 
 
 def _energy(found: Gradients) -> Tensor:

@@ -18,6 +18,8 @@ from dualscore.sampling.annealed import T_MIN, anneal, levels, start_from
 from dualscore.sampling.metropolis import NOTHING, Condition, Known, Noisy
 
 UNADJUSTED_STEP = 0.1  # size of Langevin steps that nothing corrects, relative to t
+PILOTS = 4
+"""Chains that set the step size of a batch of Metropolis samples, beside those that become samples."""
 SAMPLES = -3  # second number of the random keys of samples; others have runs' seeds or splits there
 
 
@@ -83,7 +85,7 @@ def sample(
             ends = {"t_min": t_min, "t_max": t_max, "tolerance": tolerance}
             images, evaluations = flow(model.score_model, prior, size, **ends, generator=generator)
             return Samples(images, None, [], evaluations)
-        start, energy = start_from(prior, schedule[0], size, generator)
+        start, energy = start_from(prior, schedule[0], size + _pilots(method), generator)
         return _anneal(model, start, schedule, method, generator, start_energy=energy)
 
     return _in_batches(draw, count, batch_size)
@@ -111,8 +113,8 @@ def posterior(
     generator = seeded_generator(noisy.device, SAMPLING, SAMPLES, seed)
 
     def draw(part: slice) -> Samples:
-        condition = Noisy(noisy[part], noise_variance)
-        return _anneal(model, noisy[part], schedule, method, generator, condition)
+        led = _led(noisy[part], method)
+        return _anneal(model, led, schedule, method, generator, Noisy(led, noise_variance))
 
     return _in_batches(draw, len(noisy), batch_size)
 
@@ -143,14 +145,14 @@ def inpaint(
     generator = seeded_generator(clean.device, SAMPLING, SAMPLES, seed)
 
     def draw(part: slice) -> Samples:
-        held = clean[part]
+        held = _led(clean[part], method)
         noise, white = normal_like(held, generator), normal_like(held, generator)
         spread = schedule[0] + prior.eigenvalues.mean()  # of pixels as if they were independent
         start = prior.mean[:, None, None] + spread.sqrt() * white
         density = white.square() + torch.log(2.0 * math.pi * spread)
         energy = 0.5 * (density * ~known).sum(dim=(1, 2, 3))
         found = _anneal(model, start, schedule, method, generator, Known(held, known, noise), energy)
-        return found._replace(images=torch.where(known, held, found.images))
+        return found._replace(images=torch.where(known, clean[part], found.images))
 
     return _in_batches(draw, len(clean), batch_size)
 
@@ -202,6 +204,16 @@ def check_energy(model: ImageModel, method: Method) -> None:
         )
 
 
+def _pilots(method: Method) -> int:
+    return PILOTS if method is Method.metropolis else 0
+
+
+def _led(images: Tensor, method: Method) -> Tensor:
+    """Images that chains are conditioned on, behind those of their pilots, which are some of the same."""
+    rows = torch.arange(-_pilots(method), len(images), device=images.device) % len(images)
+    return images[rows]
+
+
 def _anneal(
     model: ImageModel,
     start: Tensor,
@@ -223,6 +235,7 @@ def _anneal(
         adjust=adjust,
         condition=condition,
         start_energy=start_energy,
+        pilots=_pilots(method),
     )
     # One for the first level; each other is evaluated where it is reached, and after its Langevin step.
     return Samples(found.images, found.log_weight, found.acceptance, 2 * len(schedule) - 1)

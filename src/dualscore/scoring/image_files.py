@@ -17,48 +17,47 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
+from dualscore.data.loader import Loader, deaths_told
 from dualscore.errors import ScoreError, did_you_mean
 from dualscore.files.plain_text import printable
-from dualscore.pictures.photographs import SUFFIXES, UnsuitableError, is_picture, read_rgb
+from dualscore.pictures.photographs import UnsuitableError, read_rgb
+from dualscore.pictures.walk import COMMON, Entry, is_picture, trouble, walk
 from dualscore.scoring.score_files import append
 
 MOST_PIXELS = 2**26
 """Larger images are taken for decompression bombs, unless they already have the wanted size."""
+MOST_ENLARGED = 2
+"""Smaller images say too little: enlarged they are smooth, and found probable."""
 PROBLEMS_SHOWN = 10
 
 
 def check_given(given: Sequence[Path], left_out: Path, hint: str = "") -> None:
     """Refuse missing files (the message ends with `hint`) and a results folder that holds the images."""
     for path in given:
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             hints = [f"there is no folder {path.parent} either"]
             if path.parent.is_dir():
                 hints = [did_you_mean(path.name, os.listdir(path.parent)).strip()]
             raise ScoreError("; ".join(filter(None, [f"{path}: no such file or folder", *hints, hint])))
-        if path.resolve() == left_out.resolve():
+        if os.path.realpath(path) == os.path.realpath(left_out):
             # Heat maps written there would be found as images while the folder is being read.
             raise ScoreError(f"{path}: holds the images; name another folder for the results")
 
 
 def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:
-    """Files as given, and pictures below given folders in the order of names; `left_out` is never entered.
+    """Files as given, and pictures below given folders, as `walk` finds them, without what it leaves out."""
+    return (path for path, problem in entries(given, left_out) if problem is None)
 
-    Folders that cannot be read are yielded too, so that they are reported like unreadable files.
-    """
-    hidden = left_out.resolve()
+
+def entries(given: Sequence[Path], left_out: Path) -> Iterator[Entry]:
+    """The same, and what is left out with the reason."""
     for path in given:
-        if not path.is_dir():
-            yield path
-            continue
-        unreadable: list[Path] = []
-        for folder, folders, names in os.walk(path, onerror=lambda e: unreadable.append(Path(e.filename))):  # noqa: B023 - called within the loop
-            folders[:] = sorted(
-                n for n in folders if not n.startswith(".") and Path(folder, n).resolve() != hidden
-            )
-            yield from (Path(folder, name) for name in sorted(names) if is_picture(name))
-        yield from unreadable
+        if os.path.isdir(path):
+            yield from walk(path, left_out)
+        else:
+            yield Entry(path, trouble(path))
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,10 @@ class Size:
         """Refuse a (width, height) as UnsuitableError; the image may be stored `turned`."""
         if self.resize:
             _check_pixels(stored)
+            sides = [(self.width, self.height), *([(self.height, self.width)] if turned else [])]
+            if all(max(w / stored[0], h / stored[1]) > MOST_ENLARGED for w, h in sides):
+                small, wanted = f"{stored[0]}×{stored[1]}", f"{self.width}×{self.height}"
+                raise UnsuitableError(f"is {small}, too small to be enlarged to {wanted}")
         elif stored != (self.width, self.height) and not (turned and stored == (self.height, self.width)):
             wanted = f"{self.width}×{self.height}"
             raise UnsuitableError(f"is {stored[0]}×{stored[1]}, but wanted are {wanted} images{self.hint}")
@@ -91,8 +94,8 @@ def decode(path: Path, size: Size) -> NDArray[np.uint8]:
     Resizing keeps the middle and averages what each pixel covers (Pillow's box filter), as the official
     down-sampled ImageNet does.
     """
-    if not path.is_file():
-        raise ValueError("is not a file that can be read")  # reading a pipe would wait for ever
+    if (problem := trouble(path)) is not None:
+        raise ValueError(problem)  # reading a pipe would wait for ever
     image = read_rgb(path, size.check)
     size.check(image.size, turned=False)
     if image.size != (size.width, size.height):
@@ -103,11 +106,10 @@ def decode(path: Path, size: Size) -> NDArray[np.uint8]:
 def first_size(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
     """Height and width of the first readable image; ScoreError if there is none."""
     for path in find(given, left_out):
-        if path.is_file():
-            with suppress(ValueError):
-                image = read_rgb(path, _check_pixels)
-                return image.height, image.width
-    raise ScoreError(f"{given[0]}: no image that can be read ({', '.join(SUFFIXES)})")
+        with suppress(ValueError):
+            image = read_rgb(path, _check_pixels)
+            return image.height, image.width
+    raise ScoreError(f"{given[0]}: no image that can be read ({COMMON})")
 
 
 class Chunk(NamedTuple):
@@ -118,27 +120,26 @@ class Chunk(NamedTuple):
     failed: list[tuple[str, str]]  # files that could not be used, each with the reason
 
 
-class ImageFiles(IterableDataset[Chunk]):
-    """Files decoded in batches; loader processes take turns batch by batch, so that the order stays."""
+class ImageFiles(Dataset[Chunk]):
+    """Files, found here and decoded batch by batch in loader processes."""
 
     def __init__(self, given: Sequence[Path], left_out: Path, size: Size, batch_size: int) -> None:
         self.given, self.left_out = list(given), left_out
         self.size, self.batch_size = size, batch_size
 
-    def __iter__(self) -> Iterator[Chunk]:
-        """Every file once, over all processes."""
-        worker = get_worker_info()
-        turn, turns = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        files = find(self.given, self.left_out)
-        number = 0
+    def batches(self) -> Iterator[list[Entry]]:
+        """Every file once, in the order that they are found in."""
+        files = entries(self.given, self.left_out)
         while batch := list(islice(files, self.batch_size)):
-            if number % turns == turn:
-                yield self._chunk(batch)
-            number += 1
+            yield batch
 
-    def _chunk(self, files: list[Path]) -> Chunk:
+    def __getitem__(self, files: list[Entry]) -> Chunk:
+        """A batch of files, decoded."""
         paths, images, failed = [], [], []
-        for path in files:
+        for path, problem in files:
+            if problem is not None:
+                failed.append((str(path), problem))
+                continue
             try:
                 images.append(decode(path, self.size))
                 paths.append(str(path))
@@ -175,7 +176,7 @@ class Problems:
 
     def reason(self, given: Sequence[Path]) -> str:
         """Why no image of those given could be used."""
-        return self.first or f"{given[0]} holds no image ({', '.join(SUFFIXES)})"
+        return self.first or f"{given[0]} holds no image ({COMMON})"
 
     def tell(self, console: Console) -> None:
         """Print how many files each kind left out, and the first of them."""
@@ -195,7 +196,8 @@ def read_batches(
 
     Failed files become `problems`; a terminal shows a count.
     """
-    loader = DataLoader(files, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
+    # PyTorch passes over nothing of a data set that is asked for its batches.
+    loader = Loader(files, workers, asked_for=files.batches())
     columns = TextColumn("{task.description} {task.completed:,} images"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task(doing, total=None)
@@ -207,15 +209,8 @@ def read_batches(
                     yield chunk
                 progress.advance(task, len(chunk.paths))
 
-        try:
+        with deaths_told("try a smaller --batch-size, or --workers 0", ScoreError):
             yield usable()
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ScoreError(
-                "a loader process died, most often for want of memory: try a smaller --batch-size, or "
-                "--workers 0"
-            ) from error
 
 
 class Photographs:

@@ -1,17 +1,18 @@
 """Reads experiments: YAML file (one parent at most) + overrides → a checked configuration."""
 
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dualscore.errors import ConfigError, did_you_mean
-from dualscore.files.plain_text import one_line, refuse_aliases
+from dualscore.files.plain_text import one_line, refuse_surprises
 from dualscore.redaction import redact
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.rules import problems
@@ -34,7 +35,7 @@ def available(folder: Path | None = None, kind: str = "experiments") -> dict[str
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds keys, none of them twice; ConfigError otherwise."""
     try:
-        refuse_aliases(path.read_text(encoding="utf-8"))
+        refuse_surprises(path.read_text(encoding="utf-8"))
         # OmegaConf's reader, unlike plain YAML, refuses a key that is given twice.
         loaded = OmegaConf.load(path)
         content = OmegaConf.to_container(loaded) if isinstance(loaded, DictConfig) else None
@@ -112,11 +113,13 @@ def override_config(content: dict[str, Any], overrides: Sequence[str], where: st
 
 
 def _merge(base: DictConfig, content: Any, where: str) -> DictConfig:  # noqa: ANN401 - YAML or dot list
-    _refuse_interpolation(content, where)
+    _refuse_surprises(content, where)
     try:
         merged = OmegaConf.merge(base, content)
         assert isinstance(merged, DictConfig)
         return merged
+    except OverflowError as error:
+        raise ConfigError(f"{where}: a number is too large") from error
     except OmegaConfBaseException as error:
         key, reason = _explain(error)
         if "not in" in reason:
@@ -126,6 +129,28 @@ def _merge(base: DictConfig, content: Any, where: str) -> DictConfig:  # noqa: A
             guess = did_you_mean(leaf, names).strip() or _elsewhere(base, leaf)
             reason = f"unknown key; {guess or 'known: ' + ', '.join(names)}"
         raise ConfigError(f"{where}: {key}: {reason}") from error
+
+
+def _kind(key: str) -> Any:  # noqa: ANN401 - a type
+    """The type that a key is declared with; None if there is no such key."""
+    kind: Any = ExperimentConfig
+    for name in key.split("."):
+        kind = get_type_hints(kind).get(name) if is_dataclass(kind) else None
+    return kind
+
+
+def _parse(override: str) -> Any:  # noqa: ANN401 - as OmegaConf takes it
+    """A setting `key=value`, whose value is YAML, or a text as it is written."""
+    key, _, value = override.partition("=")
+    if _kind(key) is str and not re.fullmatch(r"""(['"]).*\1""", value, re.DOTALL):
+        content: Any = value
+        for name in reversed(key.split(".")):
+            content = {name: content}
+        return content
+    if re.search(r"(^|\s)#", value):
+        raise ValueError("YAML ends at #; leave out what follows")
+    refuse_surprises(value)
+    return OmegaConf.from_dotlist([override])
 
 
 def _explain(error: OmegaConfBaseException) -> tuple[str, str]:
@@ -140,15 +165,20 @@ def _elsewhere(base: DictConfig, leaf: str) -> str:
     return f"did you mean {' or '.join(found)}?" if found else ""
 
 
-def _refuse_interpolation(content: Any, where: str = "", key: str = "") -> None:  # noqa: ANN401
-    """Refuse `${…}`, which would put environment variables, secrets among them, into files and logs."""
+def _refuse_surprises(content: Any, where: str = "", key: str = "") -> None:  # noqa: ANN401
+    """Refuse `${…}`, which would put environment variables, secrets among them, into files and logs.
+
+    And what YAML takes for a number, or for yes or no, where a text belongs: 1e3 would become 1000.0.
+    """
     if isinstance(content, DictConfig | ListConfig):
         content = OmegaConf.to_container(content, resolve=False)
     if isinstance(content, str) and "${" in content:
         raise ConfigError(f"{where}{': ' if where else ''}{key}: must be a plain value, without ${{…}}")
+    if isinstance(content, int | float) and _kind(key) is str:
+        raise ConfigError(f"{where}{': ' if where else ''}{key}: is a text: put it in quotes")
     parts = enumerate(content) if isinstance(content, list) else ()
     for name, part in content.items() if isinstance(content, dict) else parts:
-        _refuse_interpolation(part, where, f"{key}.{name}" if key else str(name))
+        _refuse_surprises(part, where, f"{key}.{name}" if key else str(name))
 
 
 def _complete(config: DictConfig, overrides: Sequence[str], where: str) -> ExperimentConfig:
@@ -160,7 +190,7 @@ def _complete(config: DictConfig, overrides: Sequence[str], where: str) -> Exper
         if override.startswith("name="):
             raise ConfigError(f"{said}: name: is the experiment file's name and cannot be changed")
         try:
-            parsed = OmegaConf.from_dotlist([override])
+            parsed = _parse(override)
         except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(f"{said}: cannot be read: {one_line(error)}") from error
         config = _merge(config, parsed, said)
@@ -180,12 +210,14 @@ def _complete(config: DictConfig, overrides: Sequence[str], where: str) -> Exper
 
 def to_config(content: DictConfig | dict[str, Any]) -> ExperimentConfig:
     """The typed configuration of a dictionary; values are typed, but not checked against each other."""
-    _refuse_interpolation(content)
+    _refuse_surprises(content)
     try:
         typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), content))
     except OmegaConfBaseException as error:
         raise ConfigError(": ".join(_explain(error))) from error
     assert isinstance(typed, ExperimentConfig)
+    # No shell expands ~ behind a setting's =.
+    typed.data.path, typed.data.cache = map(os.path.expanduser, (typed.data.path, typed.data.cache))
     return typed
 
 
@@ -231,4 +263,4 @@ def _place(path: Path, folder: Path | None) -> str:
         return "draws its own"
     if re.match(r"[a-z][a-z0-9+.-]*:", where := str(data["path"])):
         return f"at {redact(where)}"
-    return f"{where}, {'there' if (Path(where) / 'manifest.json').exists() else 'not there yet'}"
+    return f"{where}, {'there' if (Path(where).expanduser() / 'manifest.json').exists() else 'not there yet'}"

@@ -81,6 +81,10 @@ def problems(config: ExperimentConfig) -> list[tuple[str, str]]:
             declared += [(f"{top.name}.{f.name}", f, getattr(value, f.name)) for f in fields(value)]
         else:
             declared.append((top.name, top, value))
+    # Before any check: the largest that tensors count with, and floats hold.
+    huge = [(key, value) for key, _, value in declared if isinstance(value, int) and value >= 2**63]
+    if huge:
+        return [(key, f"must be below 2^63, not {value!r:.40}") for key, value in huge]
     checks = [(key, field.metadata.get("check"), value) for key, field, value in declared]
     found = [
         (key, f"{check[1]}, not {value!r}") for key, check, value in checks if check and not check[0](value)

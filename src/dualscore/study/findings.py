@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dualscore.evaluation.store import read_json
 from dualscore.figures.page import style
 from dualscore.files.aside import write_aside
 from dualscore.runs.folder import Run
@@ -57,7 +58,7 @@ def read_result(run: Run, variant: str, seed: int, seconds_per_step: float, fail
     report = run.folder / "evaluation.json"
     diverged = failure.read_text(encoding="utf-8").strip() if failure.exists() else ""
     measured = not diverged and report.exists()
-    content = json.loads(report.read_text(encoding="utf-8")) if measured else {}
+    content = read_json(report) if measured else {}
     if not diverged and not content.get("complete"):
         return None
     bound, paper = _curve(run, "val/bound"), _curve(run, "val/bits_per_dim")
@@ -102,7 +103,6 @@ def write_results(study: Study, results: Sequence[Result], out: Path) -> list[Pa
         figure = (plot_curves if study.measurements > 1 else plot_differences)(study, results)
         for file in files[2:]:
             figure.savefig(file, dpi=150)
-        plt.close(figure)
     return files
 
 
@@ -187,8 +187,9 @@ def standard_error(values: Sequence[float]) -> float:
 
 def plot_curves(study: Study, results: Sequence[Result]) -> Figure:
     """Bound and paper's bits/dim against seconds and steps: means, bands from lowest to highest seed."""
-    figure, axes = plt.subplots(2, 2, figsize=(7.4, 5.2), sharey="row", layout="constrained")
-    colors = plt.get_cmap("tab20")
+    figure = Figure(figsize=(7.4, 5.2), layout="constrained")
+    axes = figure.subplots(2, 2, sharey="row")
+    colors = mpl.colormaps["tab20"]
     for place, variant in enumerate(study.variants):
         mine = [r for r in results if r.variant == variant.name and r.steps]
         if not mine:
@@ -226,7 +227,8 @@ def plot_differences(study: Study, results: Sequence[Result]) -> Figure:
                 mean_and_error = statistics.fmean(values), standard_error(values)
                 shown.setdefault(variant.name, {})[estimate] = mean_and_error
     order = sorted(shown, key=lambda name: shown[name].get("bound", (0.0, 0.0))[0])
-    figure, axes = plt.subplots(figsize=(6.4, 1.2 + 0.22 * len(order)), layout="constrained")
+    figure = Figure(figsize=(6.4, 1.2 + 0.22 * len(order)), layout="constrained")
+    axes = figure.subplots()
     for estimate, color, marker in (("bound", "tab:blue", "o"), ("dequantized", "tab:orange", "s")):
         places = [place for place, name in enumerate(order) if estimate in shown[name]]
         found = [shown[order[place]][estimate] for place in places]

@@ -6,19 +6,21 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
 import lightning
-from lightning.pytorch.callbacks import Callback
+import torch
 from rich.console import Console
 
 from dualscore.assemble import build
+from dualscore.devices import allow_tf32
 from dualscore.errors import ConfigError, DivergenceError, NormalizationError, StoppedError, TrainingError
 from dualscore.evaluation import is_complete
+from dualscore.evaluation.store import read_json
 from dualscore.files.aside import write_aside
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run, completed, differences
@@ -27,7 +29,8 @@ from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.study.findings import read_result, write_results
 from dualscore.study.variants import STUDIES, Study, Variant
-from dualscore.training.trainer import accelerator
+from dualscore.training.lightning_module import DualScoreModule, TrainingCallback
+from dualscore.training.trainer import accelerator, prepare_device
 
 # As many steps as hold SOAP's rare ones, every tenth, in their share.
 ROUNDS, WARM_UP, STEPS = 3, 3, 20
@@ -159,7 +162,7 @@ def _run_and_log(command: list[str], log: Path) -> int:
 def _clock(study: Study, out: Path, console: Console) -> dict[str, float]:
     """Seconds a step of each variant, measured once for all runs of the study."""
     file = out / "clock.json"
-    known: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    known: dict[str, float] = read_json(file)
     missing = [v.name for v in study.variants if v.name not in known]
     if not missing:
         return known
@@ -170,29 +173,40 @@ def _clock(study: Study, out: Path, console: Console) -> dict[str, float]:
             f"one measurement; remove {out} and start again"
         )
     console.print(f"timing {len(study.variants)} variants, in turns")
-    known = _seconds_per_step({v.name: load_experiment(v.experiment, v.overrides) for v in study.variants})
+    configs = {v.name: load_experiment(v.experiment, v.overrides) for v in study.variants}
+    known = _seconds_per_step(configs, console.print)
     write_aside(file, (json.dumps(known, indent=1) + "\n").encode())
     return known
 
 
-def _seconds_per_step(configs: Mapping[str, ExperimentConfig]) -> dict[str, float]:
-    """Seconds a training step of each, loader included: the median over rounds in which all take turns."""
+def _seconds_per_step(
+    configs: Mapping[str, ExperimentConfig], note: Callable[[str], None]
+) -> dict[str, float]:
+    """Seconds a training step of each, loader included: the median over rounds in which all take turns.
+
+    They are the steps of training: as much accumulated, compiled and rounded.
+    """
     for name, config in configs.items():
         if config.trainer.devices * config.trainer.nodes > 1:
             raise ConfigError(f"variants.{name}: only one device can be timed; give steps instead of seconds")
     # Weights that hardly move, so that a variant which diverges can be timed too.
     still = {n: replace(c, optim=replace(c.optim, lr=1e-9, final_lr=0.0)) for n, c in configs.items()}
     built = {name: build(config) for name, config in still.items()}
+    for name, (module, _) in built.items():
+        prepare_device(configs[name], module, note)
     times: dict[str, list[float]] = {name: [] for name in configs}
     for _ in range(ROUNDS):
         for name, (module, datamodule) in built.items():
             stopwatch = _Stopwatch()
+            torch.compiler.reset()  # it keeps few variants of one function, and is warm before the clock runs
+            allow_tf32(configs[name].trainer.tf32)
             with redirect_stderr(StringIO()):  # Lightning's remarks about what is left out on purpose
                 lightning.Trainer(
                     max_steps=WARM_UP + STEPS,
                     accelerator=accelerator(configs[name]),
                     devices=1,
                     precision=configs[name].trainer.precision,  # type: ignore[arg-type]
+                    accumulate_grad_batches=configs[name].trainer.accumulate,
                     limit_val_batches=0,
                     logger=False,
                     callbacks=[stopwatch],
@@ -205,12 +219,12 @@ def _seconds_per_step(configs: Mapping[str, ExperimentConfig]) -> dict[str, floa
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-class _Stopwatch(Callback):
+class _Stopwatch(TrainingCallback):
     """Times the steps after the first few."""
 
     seconds = 0.0
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+    def after_step(self, trainer: lightning.Trainer, module: DualScoreModule) -> None:  # noqa: ARG002 - a hook
         if trainer.global_step == WARM_UP:
             self._since = time.perf_counter()
         elif trainer.global_step == WARM_UP + STEPS:

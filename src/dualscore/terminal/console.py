@@ -25,6 +25,8 @@ from dualscore.terminal.logfile import LogFile, Tee, now
 
 WIDE = 200
 """Columns in a file or a pipe, where lines need not be cut."""
+_SIZE = {"COLUMNS", "LINES"}
+_USABLE = re.compile("0*([2-9][0-9]|[1-9][0-9]{2,3})")
 
 
 def quiet() -> None:
@@ -63,9 +65,11 @@ class Terminal(Console):
 
     def __init__(self, *, hushed: bool = False, log: LogFile | None = None) -> None:
         plain: dict[str, Any] = {"markup": False, "highlight": False}
-        fixed = not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit()
+        # Rich takes any size that the environment gives, and shows nothing where that is 0, or tables 1.
+        said = {k: v for k, v in os.environ.items() if k not in _SIZE or _USABLE.fullmatch(v)}
+        fixed = not sys.stdout.isatty() and "COLUMNS" not in said
         interactive = False if hushed else None
-        super().__init__(width=WIDE if fixed else None, force_interactive=interactive, **plain)
+        super().__init__(width=WIDE if fixed else None, force_interactive=interactive, _environ=said, **plain)
         self.hushed = hushed
         self._log: Console | None = None
         if log is not None:

@@ -153,12 +153,7 @@ class DualScoreModule(lightning.LightningModule):
         losses = self.loss(self.model, clean, draws.noise, draws.noise_variance, **self.objective)
         self.last_losses = losses.detach()
         self.last_noise_variance = draws.noise_variance
-        loss = losses.total.mean()
-        self.log("train/loss", loss)  # on Lightning's bar it would be waited for in every step
-        self.log("train/space_loss", losses.space.mean())
-        if losses.time is not None:
-            self.log("train/time_loss", losses.time.mean())
-        return loss
+        return losses.total.mean()
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Move the weights and the average, and forget the normalizer of the weights before."""

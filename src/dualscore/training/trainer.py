@@ -1,11 +1,14 @@
 """Lightning's Trainer as experiments want it, and what its errors mean."""
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -14,20 +17,40 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
+from dualscore.data.loader import deaths_told
+from dualscore.devices import allow_tf32
 from dualscore.errors import DivergenceError, StoppedError, TrainingError
 from dualscore.files.plain_text import one_line
 from dualscore.runs.folder import Run
+from dualscore.runs.launch import SLURM_TASKS, TORCHRUN, by_srun
 from dualscore.runs.watchdog import Watchdog
 from dualscore.settings.config import ExperimentConfig
+from dualscore.training.lightning_module import DualScoreModule
+from dualscore.training.optimizers import compiled_loss, obstacle
 
 LAST = 3.0
 """Seconds that the first process of a stopped group leaves the others, whose launchers look at its status."""
 
 
 def accelerator(config: ExperimentConfig) -> str:
-    """What an experiment runs on here, as Lightning calls it."""
+    """What an experiment runs on here, as Lightning calls it: never a Mac's MPS, which has no float64."""
     wanted = config.trainer.accelerator
     return "cuda" if wanted == "gpu" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def prepare_device(config: ExperimentConfig, module: DualScoreModule, note: Callable[[str], None]) -> None:
+    """Settle how training computes, and say so where it is not as asked for; a TrainingError if it cannot."""
+    options, device = config.trainer, accelerator(config)
+    if options.precision == "bf16-mixed" and device == "cuda" and not torch.cuda.is_bf16_supported():
+        raise TrainingError(
+            f"trainer.precision=bf16-mixed: {torch.cuda.get_device_name()} has no bfloat16; use 32-true, "
+            "with trainer.tf32=true where the GPU has that"
+        )
+    allow_tf32(options.tf32)
+    if options.compile and (missing := obstacle(device)):
+        note(f"trainer.compile: {missing}; training goes on without, correct but slower")
+    elif options.compile:
+        module.loss = compiled_loss(device)
 
 
 def make_trainer(
@@ -39,9 +62,12 @@ def make_trainer(
     """
     options = config.trainer
     plugins: list[Any] = [io]
-    if SLURMEnvironment.detect():
+    if by_srun(os.environ):
         # Lightning's own requeueing leaves checkpoints that a later, unrelated run would take for its own.
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    elif SLURM_TASKS in os.environ and TORCHRUN not in os.environ:
+        # Of a job in which srun did not start this process, which Lightning would take for one of its tasks.
+        plugins.append(LightningEnvironment())
     try:
         return Trainer(
             default_root_dir=run.folder,
@@ -82,7 +108,8 @@ def diverged(what: str) -> DivergenceError:
 def errors_for_people(trainer: Trainer, config: ExperimentConfig, watchdog: Watchdog) -> Iterator[None]:
     """Turn what training raises into errors of ours, where it is known what they mean."""
     try:
-        yield
+        with deaths_told():
+            yield
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         # SOAP's, of gradients that are finite but absurd.
         raise diverged(f"step {trainer.global_step}: the optimiser's preconditioner overflows") from error
@@ -116,8 +143,8 @@ def _known(error: RuntimeError, trainer: Trainer, config: ExperimentConfig, watc
         )
     if trainer.world_size > 1 and (gone := watchdog.silent()):
         return (
-            f"step {step}: {', '.join(map(str, gone))} ended, and training with it; the same command goes on "
-            f"from the last checkpoint ({one_line(error):.200})"
+            f"step {step}: {', '.join(map(str, gone))} ended, and training with it; "
+            f"{Run(Path(trainer.default_root_dir)).goes_on()} ({one_line(error):.200})"
         )
     return ""
 

@@ -15,7 +15,7 @@ from dualscore.runs.run_status import Status
 from dualscore.runs.watchdog import StopSignals
 from dualscore.settings.config import Best, ExperimentConfig
 from dualscore.training.callbacks.checkpointing import AtomicCheckpointIO, Saving
-from dualscore.training.callbacks.health import GradientHealth, SpikeGuard
+from dualscore.training.callbacks.health import GradientHealth, Losses, SpikeGuard
 from dualscore.training.callbacks.journal import Journal, SkippedImages
 from dualscore.training.callbacks.pictures import Pictures
 from dualscore.training.callbacks.progress import ConsoleReport, Heartbeat, Throughput, TrainingBar
@@ -57,6 +57,7 @@ class Training:
 
 
 CALLBACKS: dict[str, Callable[[Training], Callback | None]] = {
+    "losses": lambda _: Losses(),
     "gradient_health": lambda t: GradientHealth(t.config.trainer.max_skipped, t.recording("skipped_steps")),
     "skipped_images": lambda t: SkippedImages(
         t.config.data.max_skipped, t.datamodule, t.recording("unreadable_images")
@@ -75,7 +76,7 @@ CALLBACKS: dict[str, Callable[[Training], Callback | None]] = {
         if t.config.trainer.spike
         else None
     ),
-    "saving": lambda t: Saving(t.run, t.monitor, t.io, t.signals),
+    "saving": lambda t: Saving(t.run, t.monitor, t.io, t.signals, t.warn),
 }
 """In the order in which they are called; None where a run has none. docs/extending.md adds one."""
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,41 @@ from dualscore.runs.watchdog import StopSignals
 from dualscore.training.lightning_module import DualScoreModule, TrainingCallback
 from dualscore.training.trainer import diverged
 
-AGREE_EVERY = 10
-"""Steps between the moments when several devices ask each other whether one was told to stop."""
+NOTICE = "DUALSCORE_NOTICE"
+"""Variable of a job: seconds from its being told to stop to its end."""
+
+
+class Vote:
+    """Devices tell each other at every step whether one was asked to stop, and hear it one step later.
+
+    So none waits for another, nor a host for its GPU, and all stop after the same step.
+    """
+
+    def __init__(self) -> None:
+        self._hear: Callable[[], bool] | None = None
+
+    def heard(self, asked: bool, device: torch.device) -> bool:
+        """Say whether this device is asked to stop; whether any was at the step before."""
+        before, self._hear = self._hear, self._say(asked, device)
+        return before is not None and before()
+
+    @staticmethod
+    def _say(asked: bool, device: torch.device) -> Callable[[], bool]:
+        flag = torch.full((1,), int(asked), dtype=torch.int32, device=device)
+        work = torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, async_op=True)
+        assert work is not None
+        if device.type != "cuda":
+            return lambda: bool(work.wait() and flag.item())
+        work.wait()  # the GPU's stream does, not this process
+        copy = torch.empty(1, dtype=torch.int32, pin_memory=True).copy_(flag, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
+
+        def hear() -> bool:
+            copied.synchronize()
+            return bool(copy.item())
+
+        return hear
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -86,12 +120,23 @@ class Saving(TrainingCallback, Checkpoint):
     the best figure in a folder that was moved.
     """
 
-    def __init__(self, run: Run, monitor: str, io: AtomicCheckpointIO, signals: StopSignals) -> None:
-        self.run, self.monitor, self.io, self.signals = run, monitor, io, signals
+    def __init__(
+        self,
+        run: Run,
+        monitor: str,
+        io: AtomicCheckpointIO,
+        signals: StopSignals,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.run, self.monitor, self.io, self.signals, self.warn = run, monitor, io, signals, warn
         self.best = math.inf
         self.written = True
         """Whether the last checkpoint was."""
         self._stopping = False
+        self._vote = Vote()
+        notice = os.environ.get(NOTICE, "")
+        self._notice = float(notice) if notice.isdigit() else math.inf
+        self._began: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"monitor": self.monitor, "best": self.best}
@@ -101,9 +146,10 @@ class Saving(TrainingCallback, Checkpoint):
             self.best = state_dict["best"]
 
     def on_train_start(self, *_: object) -> None:
-        self.signals.install()  # Lightning has put its own in the place of ours
+        self.signals.listen()  # Lightning has put its own in the place of ours
 
     def on_validation_end(self, trainer: Trainer, *_: object) -> None:
+        self._began = None
         figure = float(trainer.callback_metrics[self.monitor])
         if not math.isfinite(figure):  # nor are the weights worth keeping
             raise diverged(f"step {trainer.global_step}: {self.monitor} is not finite")
@@ -117,17 +163,33 @@ class Saving(TrainingCallback, Checkpoint):
             self._stop(trainer)
 
     def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
-        if trainer.world_size > 1 and trainer.global_step % AGREE_EVERY:
-            return
+        self._check_notice(trainer)
+        asked = self.signals.received is not None
+        if trainer.world_size > 1:
+            asked = self._vote.heard(asked, trainer.strategy.root_device)
         # Not before a validation, which saves itself: a run that ended in between would go on without it.
         every = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
-        if trainer.global_step % every and self._asked(trainer):
+        if trainer.global_step % every and asked:
             self._save(trainer, self.run.last)
             self._stopping = True
 
     def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
         if self._stopping:  # only here, where the step before has been logged
             self._stop(trainer)
+
+    def _check_notice(self, trainer: Trainer) -> None:
+        """Say once where steps take so long that a job may be killed before it has saved."""
+        began, self._began = self._began, time.monotonic()
+        if began is None:  # the first step compiles, one after a validation counts that too
+            return
+        steps = 2 if trainer.world_size > 1 else 1  # devices hear of each other a step later
+        if (needed := steps * (self._began - began)) > self._notice:
+            self.warn(
+                f"stopping may take {needed:.0f} s, but this job is told {self._notice:.0f} s before "
+                "its end: what is learned since the last validation can be lost; use a smaller "
+                "data.batch_size, or validate more often (trainer.validate_every)"
+            )
+            self._notice = math.inf
 
     def _stop(self, trainer: Trainer) -> None:
         who = self.signals.received or "a signal to another device"

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dualscore.errors import DivergenceError
+from dualscore.objective import DualLoss
 from dualscore.runs.checkpoints import newest_sound
 from dualscore.runs.folder import Run
 from dualscore.training.lightning_module import DualScoreModule, TrainingCallback, is_logged
@@ -111,6 +112,31 @@ def _diagnosis(losses: Tensor, noise_variance: Tensor) -> str:
     worst = int(losses.argmax())
     largest = f"the largest loss, {losses[worst]:.3g}, is at noise variance t = {noise_variance[worst]:.3g}"
     return f"the gradient overflows; {largest}"
+
+
+class Losses(TrainingCallback):
+    """Logs the losses of the whole batch of a step: the means over its parts and over all devices.
+
+    Devices wait for each other only in the steps that the log has an entry of.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[DualLoss] = []
+
+    def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
+        self._parts.append(pl_module.last_losses)
+
+    def after_step(self, trainer: Trainer, module: DualScoreModule) -> None:
+        parts, self._parts = self._parts, []
+        if not is_logged(trainer):
+            return
+        columns = {"loss": [p.total for p in parts], "space_loss": [p.space for p in parts]}
+        if times := [p.time for p in parts if p.time is not None]:
+            columns["time_loss"] = times
+        means = torch.stack([torch.cat(column).mean() for column in columns.values()])
+        means = trainer.strategy.reduce(means, reduce_op="mean")
+        for name, mean in zip(columns, means, strict=True):
+            module.log(f"train/{name}", mean)
 
 
 class SpikeGuard(TrainingCallback):

@@ -1,6 +1,7 @@
 """Speed, and who hears of it: the terminal's line and bar, `dualscore status`, the watchdog."""
 
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,6 +26,12 @@ NARROWEST, WIDEST = 6, 40
 """Columns of the bar itself."""
 STATUS_EVERY = 5.0
 """Seconds from one `status.json` to the next."""
+
+
+def resident_bytes() -> int:
+    """The most memory that this process ever had."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 class Throughput(TrainingCallback):
@@ -218,7 +225,7 @@ class Heartbeat(TrainingCallback):
         status.images_per_second, status.stall = self.throughput.rate, self.throughput.stall
         status.skipped_steps = self.health.skipped
         device = trainer.strategy.root_device
-        status.memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        status.memory = resident_bytes()
         if device.type == "cuda":
             status.memory = torch.cuda.max_memory_allocated(device)
         if (left := self.throughput.seconds_left(trainer)) is not None:

@@ -1,0 +1,105 @@
+"""Who started this process: alone, or one of a group by torchrun, srun or Lightning. Imports no torch."""
+
+import os
+import socket
+from collections.abc import Mapping
+
+from dualscore.errors import ConfigError
+
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+SLURM_TASKS = "SLURM_NTASKS"
+RUN = "DUALSCORE_RUN"
+"""The folder of a run that several processes train together."""
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "JSM_NAMESPACE_RANK")
+BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+BY_SRUN = ("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
+NODE = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a user who starts one command on each of several computers sets."""
+
+
+def forget_launchers() -> None:
+    """Take this process, which does not train, for one of its own, whoever started it."""
+    for name in (*RANKS, "WORLD_SIZE", "SLURM_PROCID", SLURM_TASKS, TORCHRUN):
+        os.environ.pop(name, None)
+
+
+def by_srun(variables: Mapping[str, str]) -> bool:
+    """Whether srun started this process as one of several tasks; a shell in a job is none."""
+    several = _number(variables, SLURM_TASKS, 1) > 1
+    return several and TORCHRUN not in variables and all(name in variables for name in BY_SRUN)
+
+
+def check_launch(devices: int, nodes: int, variables: Mapping[str, str] = os.environ) -> bool:
+    """Refuse what a launcher left in the environment where it did not start this process.
+
+    Args:
+        devices: of each computer.
+        nodes: computers.
+        variables: the process's.
+
+    Returns:
+        Whether a launcher started it, as one of a group that is to train.
+
+    Raises:
+        ConfigError: a variable of a launcher is there without its launcher. Lightning would believe it, and
+            say nothing, or wait for processes that nobody starts.
+    """
+    world = devices * nodes
+    if TORCHRUN in variables:
+        for name in BY_TORCHRUN:
+            if name not in variables:
+                raise _left_over(
+                    TORCHRUN, variables, f"torchrun did not start this process: {name} is missing"
+                )
+        _check_size("WORLD_SIZE", world, variables)
+        return world > 1
+    if by_srun(variables):
+        _check_size(SLURM_TASKS, world, variables)
+        for name in set(RANKS) & set(variables):
+            raise _left_over(name, variables, "srun, which started this process, does not set it")
+        return True
+    if RUN in variables and world > 1 and all(name in variables for name in BY_LIGHTNING):
+        _check_size("WORLD_SIZE", world, variables)  # Lightning starts processes for other devices so
+        return True
+    if _number(variables, SLURM_TASKS, 1) > 1:
+        raise _left_over(
+            SLURM_TASKS, variables, "this process is not one of that many tasks: begin it with srun"
+        )
+    by_hand = nodes > 1 and all(name in variables for name in NODE)
+    for name in RANKS:
+        if name not in variables or (by_hand and name == "NODE_RANK"):
+            continue
+        # 0 is true of one device; of several Lightning takes it for a process that was started with others.
+        harmless = name in ("NODE_RANK", "GROUP_RANK") or world == 1
+        if _number(variables, name) or not harmless:
+            raise _left_over(name, variables, "no launcher started this process")
+    if "WORLD_SIZE" in variables:
+        _check_size("WORLD_SIZE", world, variables)
+    here = ("localhost", "127.0.0.1", "::1", socket.gethostname())
+    if nodes == 1 < world and variables.get("MASTER_ADDR", here[0]) not in here:
+        raise _left_over("MASTER_ADDR", variables, "all devices are to be on this computer")
+    if nodes > 1 and not by_hand:
+        raise ConfigError(
+            f"trainer.nodes={nodes}: nothing starts the processes of other computers; begin with srun "
+            "(dualscore submit does) or torchrun"
+        )
+    return nodes > 1
+
+
+def _number(variables: Mapping[str, str], name: str, default: int = 0) -> int:
+    value = variables.get(name, str(default))
+    if not value.isascii() or not value.isdigit():
+        raise _left_over(name, variables, "that is no number")
+    return int(value)
+
+
+def _check_size(name: str, world: int, variables: Mapping[str, str]) -> None:
+    if _number(variables, name) != world:
+        raise _left_over(name, variables, f"trainer.devices × trainer.nodes is {world}")
+
+
+def _left_over(name: str, variables: Mapping[str, str], why: str) -> ConfigError:
+    return ConfigError(
+        f"{name}={variables[name]} is set in the environment, but {why}; if it is left over, `unset {name}`"
+    )

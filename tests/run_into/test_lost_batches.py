@@ -1,0 +1,210 @@
+"""What loader processes cannot send: never passed over, told at once, whatever the limits of the machine."""
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import forking
+from dualscore.data.datamodule import Batching, ResumableLoader
+from dualscore.data.loader import Sent, deaths_told
+from dualscore.data.reader import EvenlySpacedBatches, ShardDataModule, TrainingBatches
+from dualscore.data.shards import Manifest
+from dualscore.errors import DataError
+from dualscore.scoring import image_files
+from dualscore.terminal.console import shared_console
+from workspace import ROOT, TINY, Workspace
+
+DEEP = "x" * 90
+SETTINGS = [*TINY, "optim.warmup_steps=0", "trainer.max_steps=2", "trainer.validate_every=1"]
+
+
+def data(folder: Path, workers: int = 2) -> ShardDataModule:
+    batching = Batching(32, 16, workers, 1, 0, 64, 16)
+    return ShardDataModule(folder, Manifest.load(folder), batching, shuffle_buffer=64)
+
+
+def contents(batches: Any) -> dict[int, bytes]:
+    """The images by their positions."""
+    return {
+        p: image.numpy().tobytes()
+        for batch in batches
+        for p, image in zip(batch.position.tolist(), batch.image, strict=True)
+    }
+
+
+def run(code: str, *arguments: str, **environment: str) -> Any:
+    """Run Python code in a process of its own."""
+    known = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    return forking.run(
+        [sys.executable, "-c", code, *arguments],
+        env=known | environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def command(*arguments: str, before: str = "", **environment: str) -> Any:
+    """Run a command after some code."""
+    code = f"import sys\n{before}\nfrom dualscore.cli import main\nsys.exit(main(sys.argv[1:]))"
+    return run(code, *arguments, **environment)
+
+
+@pytest.fixture(params=["fork", "forkserver"])
+def method(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How loader processes are started: as Python did to 3.13, and as it does from 3.14 on."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("method")
+def test_images_are_the_same_however_processes_are_started(demo_shards: Path) -> None:
+    alone = contents(data(demo_shards, 0).evenly_spaced("val", 48, 16))
+    assert len(alone) == 48
+    assert contents(data(demo_shards).evenly_spaced("val", 48, 16, workers=2)) == alone
+
+
+def test_a_temporary_folder_of_a_long_name_keeps_no_batch(
+    demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / DEEP).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / DEEP))
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(tmp_path / DEEP))  # type: ignore[attr-defined]
+    assert len(contents(data(demo_shards).evenly_spaced("val", 48, 16, workers=2))) == 48
+    assert len(contents(islice(data(demo_shards).epoch_loader(0, 0), 3))) > 64
+    for number in range(5):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    files = image_files.ImageFiles([tmp_path], tmp_path / "out", image_files.Size(3, 8, 8), 2)
+    with image_files.read_batches(files, 2, image_files.Problems(), shared_console(), "read") as chunks:
+        assert [len(chunk.paths) for chunk in chunks] == [2, 2, 1]
+
+
+def test_where_processes_cannot_be_started_the_temporary_folder_is_named(
+    demo_shards: Path, tmp_path: Path
+) -> None:
+    (tmp_path / DEEP).mkdir()
+    before = (
+        "import multiprocessing, tempfile; multiprocessing.set_start_method('forkserver')\n"
+        "tempfile.tempdir = None  # of the process that this one is a fork of"
+    )
+    os.symlink(ROOT / "experiments", tmp_path / "experiments")
+    done = command(
+        "train", "patches_dual", *SETTINGS, f"data.path={demo_shards}", "data.workers=1",
+        "--runs", str(tmp_path / "runs"), before=f"import os; os.chdir({str(tmp_path)!r})\n{before}",
+        TMPDIR=str(tmp_path / DEEP),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"a TMPDIR of a short name (now {tmp_path / DEEP})" in done.stderr
+
+
+@pytest.mark.parametrize(("limit", "workers"), [(48, 2), (32, 2), (24, 0)])
+def test_too_few_open_files_are_told_before_anything_is_lost(
+    workspace: Workspace, demo_shards: Path, limit: int, workers: int
+) -> None:
+    before = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))"
+    done = command(
+        "train", "patches_dual", *SETTINGS, f"data.path={demo_shards}", f"data.workers={workers}",
+        "data.streams=16", "--runs", str(workspace.folder / "runs"), before=before,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"the limit is {limit}: raise it (ulimit -n" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_low_soft_limit_is_raised(demo_shards: Path) -> None:
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 400))\n"
+        "from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+        "from test_lost_batches import *\n"
+        "batches = data(Path(sys.argv[1])).epoch_loader(0, 0)\n"
+        "print(len(next(iter(batches)).image), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = run(code, str(demo_shards), str(ROOT / "tests/run_into"))
+    assert done.stdout.split() == ["32", "400", "400"], done.stderr
+
+
+def test_a_shard_is_not_blamed_for_files_that_are_too_many(demo_shards: Path) -> None:
+    code = (
+        "import os, resource, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+        "from test_lost_batches import *\n"
+        "batches = iter(data(Path(sys.argv[1]), 0).epoch_loader(0, 0))\n"
+        "low = len(os.listdir('/dev/fd')) + 4\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (low, low))\n"
+        "try: next(batches)\n"
+        "except DataError as error: print(error)"
+    )
+    done = run(code, str(demo_shards), str(ROOT / "tests/run_into"))
+    assert "cannot be opened (Too many open files)" in done.stdout, done.stderr
+
+
+def fewer(reader: Any) -> Any:
+    """What yields all of a reader's batches but the second."""
+    whole = reader.__iter__
+    return lambda self: (batch for number, batch in enumerate(whole(self)) if number != 1)
+
+
+def test_a_batch_that_is_missing_is_an_error(demo_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for reader in (EvenlySpacedBatches, TrainingBatches):
+        monkeypatch.setattr(reader, "__iter__", fewer(reader))
+    with pytest.raises(DataError, match="sent 32 of 64 images"):
+        list(data(demo_shards).evenly_spaced("val", 64, 16, workers=2))
+    module = data(demo_shards)
+    batches = ResumableLoader(module)
+    batches.load_state_dict({"epoch": 0, "consumed": module.batches - 6})
+    with pytest.raises(DataError, match="sent 128 of 192 images"):
+        list(batches)
+
+
+def test_no_figure_is_of_fewer_images(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = EvenlySpacedBatches.__iter__
+    monkeypatch.setattr(EvenlySpacedBatches, "__iter__", lambda self: islice(whole(self), 1))
+    settings = [*SETTINGS, f"data.path={demo_shards}", "data.workers=1", "trainer.validate_images=80"]
+    line = workspace.fail("train", "patches_dual", *settings)
+    assert re.search(r"sent \d+ of 80 images", line)
+
+
+def test_an_evaluation_counts_its_images(
+    workspace: Workspace, trained_demo: Path, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = EvenlySpacedBatches.__iter__
+    monkeypatch.setattr(EvenlySpacedBatches, "__iter__", lambda self: islice(whole(self), 1))
+    checkpoint = next(trained_demo.rglob("best.ckpt"))
+    settings = [*SETTINGS, f"data.path={demo_shards}", "evaluate.batch_size=16", "data.workers=1"]
+    line = workspace.fail("evaluate", "patches_dual", "--checkpoint", str(checkpoint), *settings)
+    assert re.search(r"sent 16 of \d+ images", line)
+
+
+def test_a_process_that_cannot_send_says_why_and_the_run_ends(
+    demo_shards: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_: Sent) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Sent, "__reduce__", fails)
+    with pytest.raises(DataError, match="a loader process died"), deaths_told():
+        list(data(demo_shards).evenly_spaced("val", 64, 16, workers=2))
+    assert "cannot send a batch (OSError: [Errno 28] No space left on device)" in capfd.readouterr().err
+
+
+def test_a_process_that_is_killed_ends_the_run(demo_shards: Path) -> None:
+    def kill() -> None:
+        batches = iter(data(demo_shards).epoch_loader(0, 0))
+        next(batches)
+        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+        list(batches)
+
+    with pytest.raises(DataError, match="a loader process died"), deaths_told():
+        kill()

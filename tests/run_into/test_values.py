@@ -1,0 +1,95 @@
+"""A value is taken as it is written, or refused by one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dualscore.errors import ConfigError
+from dualscore.settings.experiment import load_experiment, override_config, to_plain
+
+
+def _value(override: str) -> Any:
+    found: Any = load_experiment("patches_dual", [override])
+    for name in override.partition("=")[0].split("."):
+        found = getattr(found, name)
+    return found
+
+
+TAKEN = [
+    ("seed=10", 10),
+    ("seed=1_000", 1000),
+    ("seed=9223372036854775807", 2**63 - 1),
+    ("optim.lr=.5", 0.5),
+    ("data.path=X #2", "X #2"),
+    ("data.path=#2", "#2"),
+    ("data.path=a: b", "a: b"),
+    ("data.path= two  spaces ", " two  spaces "),
+    ("data.path='a b'", "a b"),
+    ("data.path=[a]", "[a]"),
+    ("data.path=a=b", "a=b"),
+    ("data.path=null", "null"),
+    ("data.dataset=on", "on"),
+    ("data.dataset=1e3", "1e3"),
+    ("data.dataset=007", "007"),
+    ("data.dataset='#7'", "#7"),
+    ("data.path='pipe:ssh host cat /data/{}'", "pipe:ssh host cat /data/{}"),
+    ("data.path=pipe:ssh host cat /data/{}", "pipe:ssh host cat /data/{}"),
+    ("evaluate.psnr=[10, 20.5]", [10.0, 20.5]),
+]
+
+
+@pytest.mark.parametrize(("override", "value"), TAKEN)
+def test_a_setting_is_taken_as_it_is_written(override: str, value: object) -> None:
+    found = _value(override)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=010", "seed=0x1f", "seed=0b11", "seed=1:30", "seed=-010", "optim.lr=010", "optim.lr=0x10",
+        "evaluate.psnr=[010,20]", "seed=5 #3", "optim.lr=1e-4 # half", "seed=9223372036854775808",
+        "seed=18446744073709551616", f"seed={10**400}", f"optim.lr={10**400}", f"trainer.max_steps={10**30}",
+        f"data.batch_size={2**64}", f"evaluate.psnr=[{10**400}]", "data.path=${HOME}",
+    ],
+)  # fmt: skip
+def test_what_would_become_another_value_is_refused_in_one_line(override: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_experiment("patches_dual", [override])
+    assert override[:12] in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["path", "cache"])
+@pytest.mark.parametrize("where", ["~/my photos", "~"])
+def test_the_home_folder_can_be_meant(key: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert _value(f"data.{key}={where}") == where.replace("~", "/home/ada")
+    assert _value(f"data.{key}=a~/b") == "a~/b"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 010", "010"),
+        ("evaluate: {psnr: [0x10]}", "0x10"),
+        ("seed: 1:30", "1:30"),
+        ("data: {dataset: 1e3}", "data.dataset: is a text"),
+        ("data: {dataset: on}", "data.dataset: is a text"),
+        ("data: {path: 12}", "data.path: is a text"),
+        (f"seed: {2**64}", "seed: must be below"),
+    ],
+)
+def test_so_is_a_file(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{text}\n")
+    with pytest.raises(ConfigError, match="mine") as refused:
+        load_experiment("mine", ["data.size=16", "data.path=x", "data.dataset=x"], tmp_path)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("override", [override for override, _ in TAKEN if "pipe:" not in override])
+def test_what_was_taken_is_read_again(override: str) -> None:
+    config = load_experiment("patches_dual", [override])
+    assert override_config(to_plain(config), [], "config.yaml") == config
