@@ -177,7 +177,7 @@ def test_a_gpu_without_bfloat16_is_refused(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: False)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Old GPU")
-    monkeypatch.setattr("dualscore.train_experiment.accelerator", lambda _: "cuda")
+    monkeypatch.setattr("dualscore.training.trainer.accelerator", lambda _: "cuda")
     line = workspace.fail(
         "train", "patches_dual", *DUAL, f"data.path={demo_shards}", "trainer.precision=bf16-mixed"
     )
