@@ -313,7 +313,7 @@ def test_released_energies_are_drawn_as_published(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["runs/no"], "no such run; there are no runs yet; dualscore train"),
+        (["runs/no"], "no such run; there are no runs yet; "),
         (["runs/no", "--only", "7"], "there is no figure '7'; there are: table1, table2, 1, 2"),
         (["no.npy", "--dimension", "4"], "no.npy: no such file"),
         (["text.npy", "--dimension", "4"], "text.npy: "),
