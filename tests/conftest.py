@@ -1,10 +1,11 @@
 """Small real data sets, prepared once, and a place to run experiments in."""
 
 import fcntl
+import multiprocessing
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,12 @@ def workspace(
     monkeypatch.setattr(*QUICK_PICTURES)
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     return Workspace(tmp_path, capsys)
+
+
+@pytest.fixture(params=["fork", "forkserver"])
+def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How loader processes are started: as Python did to 3.13, and as it does from 3.14 on."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(before, force=True)

@@ -4,7 +4,6 @@ import csv
 import importlib
 import json
 import math
-import subprocess
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from dualscore.scoring import detect_ood
 from dualscore.scoring.detect_ood import FEWEST
 from dualscore.scoring.ood_scores import typicality
 from test_scoring import picture, unet
-from workspace import ROOT, TINY, Workspace
+from workspace import ROOT, TINY, Workspace, given_by_make
 
 QUIET = Console(quiet=True)
 SIDE = 8
@@ -267,14 +266,9 @@ def test_what_is_missing_is_said_in_one_line(workspace: Workspace) -> None:
 
 def test_make_keeps_names_with_spaces_whole(tmp_path: Path) -> None:
     """What the Makefile gives to the command line, by a Python that prints its arguments."""
-    (tmp_path / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
-    (tmp_path / "python").chmod(0o755)
-    (tmp_path / "installed").touch()
 
     def make(*arguments: str) -> list[str]:
-        settings = [f"PY={tmp_path}/python", f"INSTALLED={tmp_path}/installed", "HOME=/home/me"]
-        command = ["make", "--no-print-directory", *settings, *arguments]
-        return subprocess.check_output(command, text=True, cwd=ROOT).splitlines()[2:]
+        return given_by_make(tmp_path, *arguments)[2:]
 
     folder = tmp_path / "my  photos"
     folder.mkdir()

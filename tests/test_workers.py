@@ -1,13 +1,11 @@
 """Loader processes and the signals of a job."""
 
-import multiprocessing
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,17 +33,8 @@ def late(worker: int, live: Any) -> None:
     live(worker)
 
 
-@pytest.fixture(params=["fork", "forkserver"])
-def method(request: pytest.FixtureRequest) -> Iterator[str]:
-    """How loader processes are started: as Python did to 3.13, and as it does from 3.14 on."""
-    before = multiprocessing.get_start_method()
-    multiprocessing.set_start_method(request.param, force=True)
-    yield request.param
-    multiprocessing.set_start_method(before, force=True)
-
-
 def test_loader_processes_outlive_a_signal_to_the_whole_job_but_not_for_ever(
-    monkeypatch: pytest.MonkeyPatch, method: str
+    monkeypatch: pytest.MonkeyPatch, start_method: str
 ) -> None:
     monkeypatch.setattr("dualscore.data.workers.GRACE", 2)
     loader = DataLoader(Processes(), batch_size=None, num_workers=1, worker_init_fn=live_with_the_run())
@@ -54,7 +43,7 @@ def test_loader_processes_outlive_a_signal_to_the_whole_job_but_not_for_ever(
     for number in (signal.SIGUSR1, signal.SIGTERM):
         os.kill(worker, number)
         assert [next(batches) for _ in range(20)] == [worker] * 20
-    if method == "fork":  # one that imports the module anew has the grace that it has in use
+    if start_method == "fork":  # one that imports the module anew has the grace that it has in use
         with pytest.raises(RuntimeError, match="DataLoader worker"):
             list(batches)
 

@@ -1,7 +1,9 @@
 """A place to run the command line in, and settings that shrink any experiment."""
 
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,20 @@ EVERYTHING = "evaluate.estimators=[paper,dequantized,bound,ode,checks]"
 def copy_shards(shards: Path, to: Path) -> Path:
     """A copy of a data set to damage, without the fits that other tests may be writing into it."""
     return Path(shutil.copytree(shards, to, ignore=shutil.ignore_patterns(".yardsticks")))
+
+
+def given_by_make(folder: Path, *arguments: str) -> list[str]:
+    """What make gives to the program, by a Python in `folder` that prints it; the home is /home/me."""
+    python, installed = folder / "venv/bin/python", folder / "venv/.installed"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    installed.touch()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")} | {"HOME": "/home/me"}
+    command = ["make", "--no-print-directory", "-o", str(installed), f"VENV={folder}/venv", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 class Workspace:

@@ -1,8 +1,13 @@
 """Which device computes, and how a GPU rounds single-precision products."""
 
+from typing import TypeVar
+
 import torch
+from torch import nn
 
 from dualscore.errors import ConfigError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def default_device() -> str:
@@ -27,3 +32,9 @@ def allow_tf32(allowed: bool) -> None:
     """
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+def to_measure(model: M, device: str) -> M:
+    """A model on the device of that name, whose products are rounded no more than single precision is."""
+    allow_tf32(False)
+    return model.to(find_device(device))

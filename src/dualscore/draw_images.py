@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dualscore.devices import allow_tf32, find_device
+from dualscore.devices import to_measure
 from dualscore.errors import SamplingError
 from dualscore.files.plain_text import printable
 from dualscore.images import to_pixels
@@ -178,11 +178,10 @@ class _Drawing:
     """An opened model and the images it is given, for which it draws samples into a folder."""
 
     def __init__(self, path: Path, options: DrawOptions, paths: Sequence[Path] = ()) -> None:
-        allow_tf32(False)
         model = load(path)
         check_images(model, path)
         self.path, self.options = path, options
-        self.model = model.to(find_device(options.device))
+        self.model = to_measure(model, options.device)
         given = read_images(model, paths, options) if paths else Given(torch.empty(0), [], [])
         self.clean, self.paths, self.left_out = given
         self.began = time.perf_counter()

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from dualscore.devices import allow_tf32, find_device
+from dualscore.devices import to_measure
 from dualscore.energy import EnergyModel
 from dualscore.errors import CheckpointError, NormalizationError, ScoreError
 from dualscore.files.aside import sha256
@@ -113,11 +113,10 @@ def convert(
                 f"{path}: its log Z is not known; name images to estimate it on with --images, or leave it "
                 "unknown with --no-normalizer"
             )
-        allow_tf32(False)
         files.check_given(images, out)
         size = wanted_size(model, images, out, resize=resize, normalize=True)
         stream = files.ImageFiles(images, out, size, batch_size)
-        lines = _normalize(model.to(find_device(device)), stream, workers, console)
+        lines = _normalize(to_measure(model, device), stream, workers, console)
     return save(model.cpu(), out, licence), lines
 
 

@@ -6,7 +6,6 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -57,16 +56,7 @@ def command(*arguments: str, before: str = "", **environment: str) -> Any:
     return run(code, *arguments, **environment)
 
 
-@pytest.fixture(params=["fork", "forkserver"])
-def method(request: pytest.FixtureRequest) -> Iterator[str]:
-    """How loader processes are started: as Python did to 3.13, and as it does from 3.14 on."""
-    before = multiprocessing.get_start_method()
-    multiprocessing.set_start_method(request.param, force=True)
-    yield request.param
-    multiprocessing.set_start_method(before, force=True)
-
-
-@pytest.mark.usefixtures("method")
+@pytest.mark.usefixtures("start_method")
 def test_images_are_the_same_however_processes_are_started(demo_shards: Path) -> None:
     alone = contents(data(demo_shards, 0).evenly_spaced("val", 48, 16))
     assert len(alone) == 48

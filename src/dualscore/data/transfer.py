@@ -15,6 +15,7 @@ from typing import BinaryIO
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from dualscore.errors import ConfigError, SourceError
+from dualscore.files.plain_text import one_line
 from dualscore.redaction import COMMAND, redact
 
 ATTEMPTS = 5
@@ -31,7 +32,7 @@ class _FailedError(Exception):
     """An attempt failed; `final` if further ones would too."""
 
     def __init__(self, reason: str, final: bool = False) -> None:
-        super().__init__(" ".join(redact(reason).split())[:200])
+        super().__init__(one_line(redact(reason))[:200])
         self.final = final
 
 

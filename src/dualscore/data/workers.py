@@ -13,6 +13,8 @@ from multiprocessing.connection import wait
 from multiprocessing.synchronize import Semaphore
 from types import FrameType
 
+from dualscore.files.plain_text import one_line
+
 LOOK = 2.0
 """Seconds between two looks whether the parent is still there."""
 GRACE = 30
@@ -56,7 +58,7 @@ def _live_with_the_run(leaving: Semaphore, forked: bool, worker: int) -> None:  
 
 
 def _cannot_send(error: Exception, what: object) -> None:  # noqa: ARG001 - multiprocessing's signature
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    reason = one_line(f"{type(error).__name__}: {error}")
     print(f"a loader process ends: it cannot send a batch ({reason})", file=sys.stderr, flush=True)
     os._exit(1)
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from rich.console import Console, RenderableType
 from torch import Tensor
 
-from dualscore.devices import allow_tf32, find_device
+from dualscore.devices import to_measure
 from dualscore.errors import ScoreError
 from dualscore.figures import page
 from dualscore.images import to_pixels, to_stored
@@ -80,11 +80,10 @@ def detect(
     checkpoint, given = locate(model_path), {"in": inside, "out": outside}
     check_sides(inside, outside, results)
     model = load(checkpoint)
-    allow_tf32(False)
     for level in levels:
         check_level(level, model.t_max)
     size = wanted_size(model, inside, results, resize=resize, normalize=normalize)
-    model = model.to(find_device(device))
+    model = to_measure(model, device)
     results.mkdir(parents=True, exist_ok=True)
     for ending in ("csv", "json", "png", "pdf"):  # those of another time
         (results / f"ood.{ending}").unlink(missing_ok=True)

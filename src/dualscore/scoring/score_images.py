@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console, RenderableType
 
-from dualscore.devices import allow_tf32, find_device
+from dualscore.devices import to_measure
 from dualscore.errors import ScoreError
 from dualscore.evaluation.store import DEFINITIONS, RowStore, read_json
 from dualscore.files.aside import sha256
@@ -58,11 +58,10 @@ def score(
     checkpoint = locate(model_path)
     check_given(given, out)
     model = model or load(checkpoint)
-    allow_tf32(False)
     if psnr is not None:
         check_level(psnr, model.t_max)
     size = wanted_size(model, given, out, resize=resize, normalize=normalize)
-    model = model.to(find_device(device))
+    model = to_measure(model, device)
     own_size = model.image_shape == (size.channels, size.height, size.width)
     reference = _reference(model, checkpoint) if own_size else None
     _prepare(out, maps)

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from dualscore.data.datamodule import ImageDataModule
 from dualscore.data.epoch_plan import locate
 from dualscore.errors import DataError
+from dualscore.files.plain_text import one_line
 from dualscore.redaction import redact
 from dualscore.training.lightning_module import DualScoreModule, TrainingCallback, is_logged, logged_step
 
@@ -58,7 +59,7 @@ class Journal(TrainingCallback):
         step = self._trainer.global_step if self._trainer is not None else 0
         if kind in self.counts:
             self.counts[kind] += 1
-        self.entries.append((step, kind.replace("_", " "), redact(" ".join(message.split()))))
+        self.entries.append((step, kind.replace("_", " "), redact(one_line(message))))
         del self.entries[:-SHOWN]
         if kind != "failed_writes":  # of which there would be another one
             self._show()
