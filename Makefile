@@ -4,16 +4,23 @@ SHELL := /bin/bash
 
 EXP ?= patches_dual
 # Values are what was typed: make would take $ for the beginning of a variable's name.
-$(foreach name,SRC OUT CKPT RUN OTHER MASK RUNS RESULTS COMPARE LOG NAME LICENCE SBATCH IMAGES IN SET,\
+$(foreach name,SRC OUT CKPT RUN OTHER MASK RUNS RESULTS COMPARE LOG NAME LICENCE SBATCH IMAGES IN SET ARGS,\
 	$(if $(filter command environment,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
-# Settings are words of the shell, in which a # outside quotes would hide all that follows.
+# Lists are words of the shell. Without quotes no sign in them is an order to it: neither a comment nor a variable,
+# nor another command. Quotes are the shell's own.
 hash := \#
-settings = $(if $(findstring ',$(SET))$(findstring ",$(SET)),$(SET),$(subst $(hash),\$(hash),$(SET)))
+open := (
+close := )
+signs = $$ ` ; & | < > $(hash) $(open) $(close)
+escaped = $(if $(2),$(call escaped,$(subst $(firstword $(2)),\$(firstword $(2)),$(1)),$(wordlist 2,99,$(2))),$(1))
+listed = $(if $(findstring ',$(1))$(findstring ",$(1)),$(1),$(call escaped,$(1),$(signs)))
+settings = $(call listed,$(SET))
+override ARGS := $(call listed,$(ARGS))
 # A text for the shell, whole. The shell does not expand ~ behind SRC= everywhere, nor inside quotes.
 start := <start>
 text = '$(subst ','\'',$(subst $(start),,$(subst $(start)~/,$(HOME)/,$(start)$(1))))'
 # Lists of paths go to the shell as they are written, so that quotes keep names with spaces whole.
-paths = $(subst '~/,'$(HOME)/,$(subst "~/,"$(HOME)/,$(1)))
+paths = $(subst '~/,'$(HOME)/,$(subst "~/,"$(HOME)/,$(listed)))
 streaming = $(if $(filter-out 0,$(RESIZE)),--resize) $(if $(filter-out 0,$(NORMALIZE)),--normalize)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dualscore.commands.options import seed_number
 from dualscore.commands.parser import Parser, add_general
 from dualscore.cores import own_cores
 from dualscore.errors import DataError, DualscoreError
@@ -147,13 +148,6 @@ def _at_least(bound: int) -> Callable[[str], int]:
     return number
 
 
-def _seed(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, not {number}")
-    return number
-
-
 def _parser(prog: str) -> argparse.ArgumentParser:
     from data_prep.sources import SOURCES
 
@@ -199,7 +193,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     build.add_argument(
         "--seed",
-        type=_seed,
+        type=seed_number,
         metavar="N",
         help="of split and shuffle, for demo, folder and bsds500 (default: 0)",
     )

@@ -8,12 +8,14 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event
 from typing import TypeVar
 
-from dualscore.data.workers import end_with_parent
+from dualscore.data.workers import end_with_parent, make_room
 from dualscore.errors import DataError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 PENDING_PER_WORKER = 4
+OPEN_EACH = 2
+"""Files that this process has open for a worker: its end, and what it is started by."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: another job failed, or the user pressed Ctrl-C
@@ -54,7 +56,8 @@ def run(
         The results in the order of the jobs.
 
     Raises:
-        DataError: if a worker process dies; other exceptions are those of the first job to fail.
+        DataError: if a worker process dies, or too few files may be open; other exceptions are those of the
+            first job to fail.
     """
     workers = min(workers, len(jobs))
     if workers <= 1:
@@ -64,6 +67,7 @@ def run(
             if on_result is not None:
                 on_result(results[-1])
         return results
+    make_room(workers, 0, OPEN_EACH)
     # not forked: a fork copies the locks of the progress bar's thread
     context = multiprocessing.get_context("spawn")
     stop = context.Event()

@@ -4,12 +4,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import forking
 from dualscore.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +67,21 @@ def given_by_make(folder: Path, *arguments: str) -> list[str]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+def run_code(code: str, *arguments: str, **environment: str) -> Any:
+    """Run Python code in a process of its own; what it printed and its status."""
+    known = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    return forking.run(
+        [sys.executable, "-c", code, *arguments],
+        env=known | environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def command(*arguments: str, before: str = "", **environment: str) -> Any:
+    """Run a command in a process of its own, after some code."""
+    code = f"import sys\n{before}\nfrom dualscore.cli import main\nsys.exit(main(sys.argv[1:]))"
+    return run_code(code, *arguments, **environment)
 
 
 class Workspace:

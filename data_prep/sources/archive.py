@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from dualscore.errors import DataError
-from dualscore.pictures.walk import ALREADY, walk
+from dualscore.pictures.walk import ALREADY, not_the_files, walk
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 SMALL_BYTES = 2**20
@@ -68,6 +68,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except BROKEN as error:
+        not_the_files(error)
         # tarfile tells about every compression it tried, a line each
         reason = next(iter(str(error).splitlines()), "it is cut off").rstrip(":")
         if isinstance(error, OSError) and error.errno in (

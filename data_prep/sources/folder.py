@@ -1,5 +1,6 @@
 """Any folder of photographs, split by photograph and cut into square crops."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from data_prep.sources.photographs import Photograph, inspect
 from dualscore.data.photograph_numbers import SplitPhotographs
 from dualscore.errors import DataError
 from dualscore.files.plain_text import printable
-from dualscore.pictures.walk import COMMON, Entry, walk
+from dualscore.pictures.walk import COMMON, Entry, passed_over, walk
 
 NAMES_KEPT = 2000
 """Photographs of a data set that are named; of more there are only checksums."""
@@ -46,7 +47,9 @@ class Folder(Source):
         assert request.val_fraction is not None
         assert request.test_fraction is not None
         src = request.src
-        found = [Photograph(path.relative_to(src).as_posix(), path, problem=p) for path, p in _entries(src)]
+        others = Counter[str]()
+        entries = _entries(src, others)
+        found = [Photograph(path.relative_to(src).as_posix(), path, problem=p) for path, p in entries]
         sound = look([photo for photo in found if not photo.problem], request.size, request.workers)
         usable, channels, warnings = select([*sound, *(p for p in found if p.problem)], src, near=True)
         order = np.random.default_rng([request.seed, 0]).permutation(len(usable))
@@ -57,14 +60,14 @@ class Folder(Source):
             "test": [usable[i] for i in sorted(order[val : val + test])],
         }
         release = f"{len(usable)} photographs of one's own, cut into crops"
-        return crop_plan(splits, channels, request, release, warnings)
+        return crop_plan(splits, channels, request, release, (*passed_over(others), *warnings))
 
 
-def _entries(src: Path | None) -> list[Entry]:
+def _entries(src: Path | None, others: Counter[str] | None = None) -> list[Entry]:
     """What is found below ``src``, sorted by the name relative to it; DataError without a photograph."""
     if src is None or not src.is_dir():
         raise DataError(f"{src} is not a folder: give the folder of your photographs as --src")
-    found = sorted(walk(src), key=lambda entry: entry.path.relative_to(src).as_posix())
+    found = sorted(walk(src, others=others), key=lambda entry: entry.path.relative_to(src).as_posix())
     if all(entry.problem for entry in found):
         first = "".join(f"; left out: {printable(str(path))} {problem}" for path, problem in found[:1])
         raise DataError(f"{src} holds no photograph ({COMMON}){first}: give another folder as --src")

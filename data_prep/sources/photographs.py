@@ -10,6 +10,7 @@ from PIL import Image
 
 from data_prep.sources.near_copies import thumbnail
 from dualscore.pictures.photographs import read_rgb
+from dualscore.pictures.walk import not_the_files
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def inspect(job: tuple[Photograph, int]) -> Photograph:
         raw = found.path.read_bytes() if found.content is None else found.content
         image = found.read()
     except OSError as error:
+        not_the_files(error)
         return replace(found, problem=f"cannot be read: {error.strerror}")
     except ValueError as error:
         return replace(found, problem=str(error))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import dualscore.commands as commands
+from dualscore.cores import limit_threads
 from dualscore.errors import DualscoreError, StoppedError
 from dualscore.redaction import complaint, shown
 from dualscore.runs.launch import forget_launchers
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # step tens of times slower (measured: 0.1 instead of 2.6 steps/s beside one busy process); spinning this
     # long and then sleeping costs a fifth where nothing else does. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    limit_threads()
     fit_any_terminal()
     words = list(sys.argv[1:] if argv is None else argv)
     parser, known = _parser()

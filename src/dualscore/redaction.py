@@ -1,11 +1,15 @@
 """Keeps credentials, and whatever a terminal would obey, out of everything that is shown or stored."""
 
+import errno
+import os
 import re
+import resource
 
 from dualscore.errors import ConfigError
 from dualscore.files.plain_text import harmless, one_line
 
 HIDDEN = "***"
+TOO_MANY = os.strerror(errno.EMFILE)
 COMMAND = "pipe:"
 """The beginning of a data path that is a command."""
 
@@ -55,4 +59,6 @@ def complaint(error: Exception) -> str:
         text = (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
     if "Traceback (most recent call last)" in text:
         text = text.splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+    if TOO_MANY in text:
+        text += f": the limit is {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}, raise it (ulimit -n)"
     return shown(one_line(text))

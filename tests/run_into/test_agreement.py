@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 
 import forking
 from dualscore.settings.experiment import load_experiment
@@ -89,6 +90,27 @@ def test_a_job_told_too_late_for_its_steps_says_so_once(
     train(config, run_of(workspace, "slow"), slow)
     said = " ".join(capsys.readouterr().out.split())
     assert said.count(f"but this job is told {notice} s before its end") == told
+
+
+@pytest.mark.parametrize(("notice", "told"), [("1", 1), ("90", 0)])
+def test_so_does_one_whose_validations_take_longer(
+    workspace: Workspace,
+    demo_shards: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    notice: str,
+    told: int,
+) -> None:
+    class Slow(Callback):
+        def on_validation_batch_start(self, *_: object) -> None:
+            time.sleep(1.2)
+
+    config = load_experiment("patches_dual", [*REFERENCE, f"data.path={demo_shards}", "trainer.max_steps=6"])
+    monkeypatch.setenv("DUALSCORE_NOTICE", notice)
+    train(config, run_of(workspace, "slow"), [Slow()])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(f"but this job is told {notice} s before its end") == told
+    assert said.count("use a smaller trainer.validate_images") == told
 
 
 def test_two_devices_whose_steps_became_slow_stop_within_two(workspace: Workspace, demo_shards: Path) -> None:

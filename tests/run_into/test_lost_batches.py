@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import re
 import signal
-import sys
 import tempfile
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import forking
 from dualscore.data.datamodule import Batching, ResumableLoader
 from dualscore.data.loader import Sent, deaths_told
 from dualscore.data.reader import EvenlySpacedBatches, ShardDataModule, TrainingBatches
@@ -21,7 +19,7 @@ from dualscore.data.shards import Manifest
 from dualscore.errors import DataError
 from dualscore.scoring import image_files
 from dualscore.terminal.console import shared_console
-from workspace import ROOT, TINY, Workspace
+from workspace import ROOT, TINY, Workspace, command, run_code
 
 DEEP = "x" * 90
 SETTINGS = [*TINY, "optim.warmup_steps=0", "trainer.max_steps=2", "trainer.validate_every=1"]
@@ -39,21 +37,6 @@ def contents(batches: Any) -> dict[int, bytes]:
         for batch in batches
         for p, image in zip(batch.position.tolist(), batch.image, strict=True)
     }
-
-
-def run(code: str, *arguments: str, **environment: str) -> Any:
-    """Run Python code in a process of its own."""
-    known = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    return forking.run(
-        [sys.executable, "-c", code, *arguments],
-        env=known | environment, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-
-
-def command(*arguments: str, before: str = "", **environment: str) -> Any:
-    """Run a command after some code."""
-    code = f"import sys\n{before}\nfrom dualscore.cli import main\nsys.exit(main(sys.argv[1:]))"
-    return run(code, *arguments, **environment)
 
 
 @pytest.mark.usefixtures("start_method")
@@ -120,7 +103,7 @@ def test_a_low_soft_limit_is_raised(demo_shards: Path) -> None:
         "batches = data(Path(sys.argv[1])).epoch_loader(0, 0)\n"
         "print(len(next(iter(batches)).image), *resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
-    done = run(code, str(demo_shards), str(ROOT / "tests/run_into"))
+    done = run_code(code, str(demo_shards), str(ROOT / "tests/run_into"))
     assert done.stdout.split() == ["32", "400", "400"], done.stderr
 
 
@@ -134,7 +117,7 @@ def test_a_shard_is_not_blamed_for_files_that_are_too_many(demo_shards: Path) ->
         "try: next(batches)\n"
         "except DataError as error: print(error)"
     )
-    done = run(code, str(demo_shards), str(ROOT / "tests/run_into"))
+    done = run_code(code, str(demo_shards), str(ROOT / "tests/run_into"))
     assert "cannot be opened (Too many open files)" in done.stdout, done.stderr
 
 

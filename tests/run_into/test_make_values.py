@@ -1,5 +1,6 @@
 """What is given to make reaches the program as it was typed."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,16 @@ def test_no_setting_ends_in_a_comment_of_the_shell(tmp_path: Path) -> None:
 def test_make_takes_them_from_the_environment_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SRC", "5$ photos")
     assert "5$ photos" in given_by_make(tmp_path, "data", "DATASET=folder")
+
+
+@pytest.mark.parametrize(
+    "value", ["5$ x", "$HOME a$b", "a#b #c", "(x) `id` a;b c&d e|f <g>", "a,b  c", "-k 'a or b'"]
+)
+@pytest.mark.parametrize(
+    "target",
+    [["sample", "CKPT=x", "ARGS"], ["score", "CKPT=x", "IMAGES"], ["train", "EXP=gaussian_textures", "SET"]],
+)
+def test_a_list_is_words_and_no_order_to_the_shell(target: list[str], value: str, tmp_path: Path) -> None:
+    words = shlex.split(value)
+    given = given_by_make(tmp_path, *target[:-1], f"{target[-1]}={value}")
+    assert given[-len(words) :] == words

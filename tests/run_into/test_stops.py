@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 
 import forking
+from dualscore.cli import main
 from dualscore.errors import StoppedError
 from dualscore.runs.watchdog import StopSignals
 from dualscore.settings.experiment import load_experiment
+from dualscore.study import run_variants
 from dualscore.train_experiment import train
 from test_checkpoints import at, run_of, tell_self
+from test_study import declare
 from workspace import REFERENCE, ROOT, Workspace
 
 LONG = ["trainer.max_steps=100000", "trainer.validate_every=100000"]
@@ -133,3 +136,26 @@ def test_what_ends_before_a_checkpoint_promises_none(workspace: Workspace, demo_
         train(config, run, [at(4, twice)])
     assert re.search(r"stopped .*stopped by Ctrl-C", workspace.run("status"), re.DOTALL)
     assert run.kept()
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (75, "the run was stopped; no checkpoint was written yet: the same command begins at step 0"),
+        (130, "interrupted; no checkpoint was written yet: the same command begins at step 0"),
+    ],
+)
+def test_a_study_promises_no_more_than_its_run_has(
+    workspace: Workspace,
+    demo_shards: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    said: str,
+) -> None:
+    settings = [*REFERENCE, f"data.path={demo_shards}", "evaluate.estimators=[paper,dequantized,bound]"]
+    declare(workspace.folder, settings=settings, variants={"recipe": []}, steps=10, measurements=1)
+    monkeypatch.setattr(run_variants, "_seconds_per_step", lambda configs, _: dict.fromkeys(configs, 1.0))
+    monkeypatch.setattr(run_variants, "_run_and_log", lambda *_: status)
+    assert main(["study", "mine"]) == status
+    assert said in capsys.readouterr().err

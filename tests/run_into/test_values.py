@@ -1,12 +1,15 @@
 """A value is taken as it is written, or refused by one line."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dualscore.cli import main
 from dualscore.errors import ConfigError
 from dualscore.settings.experiment import load_experiment, override_config, to_plain
+from workspace import Workspace
 
 
 def _value(override: str) -> Any:
@@ -93,3 +96,25 @@ def test_so_is_a_file(text: str, said: str, tmp_path: Path) -> None:
 def test_what_was_taken_is_read_again(override: str) -> None:
     config = load_experiment("patches_dual", [override])
     assert override_config(to_plain(config), [], "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    "seed", ["010", "0x1f", "-1", "1_000", " 7", str(2**63), str(10**400), "1e3", "\u0663"]
+)
+@pytest.mark.parametrize("command", [["sample", "x"], ["data", "build", "demo", "--out", "x"]])
+def test_so_is_a_seed_of_images_and_data(
+    command: list[str], seed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, f"--seed={seed}"])
+    assert ended.value.code == 2
+    said, hint = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: argument --seed: must be ")
+    assert hint.startswith("see: ")
+
+
+def test_the_largest_seed_is_one(workspace: Workspace, trained_demo: Path) -> None:
+    run = str(trained_demo / "runs/patches_dual")
+    workspace.run("sample", run, "--count", "2", "--steps", "2", f"--seed={2**63 - 1}")
+    assert json.loads(Path("samples/samples.json").read_text())["seed"] == 2**63 - 1
+    workspace.run("data", "build", "demo", "--out", "x", "--seed", str(2**63 - 1), "--workers", "1")

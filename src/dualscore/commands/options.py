@@ -1,6 +1,7 @@
 """Options that commands share, as types of their parameters, or as dataclasses of several."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,15 @@ def positive(text: str) -> int:
     """A count from the command line."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
+    return number
+
+
+def seed_number(text: str) -> int:
+    """A seed from the command line, as settings take one."""
+    if not re.fullmatch("0|[1-9][0-9]*", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number in decimals, not negative, got {text}")
+    if (number := int(text)) >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be below 2^63, got {text}")
     return number
 
 
@@ -67,7 +77,7 @@ class Drawing:
 
     out: Results = Path("samples")
     steps: Annotated[int, "noise levels, not of the flow (default: %(default)s)", {"type": positive}] = 200
-    seed: Annotated[int, "of all that is random (default: %(default)s)"] = 0
+    seed: Annotated[int, "of all that is random (default: %(default)s)", {"type": seed_number}] = 0
     batch_size: BatchSize = 64
     device: Device = None
 

@@ -1,7 +1,5 @@
 """Batches out of loader processes: sent by value, none lost without an error, limits looked at before."""
 
-import os
-import resource
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,13 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dualscore.data.workers import live_with_the_run
+from dualscore.data.workers import live_with_the_run, make_room
 from dualscore.errors import DataError
-
-OPEN_EACH = 8
-"""Files that the training process opens for a loader process, in training and in validation together."""
-OPEN_ELSE = 20
-"""Files that come and go besides: checkpoints, events, a log, modules."""
 
 
 class Sent:
@@ -95,20 +88,6 @@ class Loader(DataLoader[Any]):
                 f"loader processes sent {found} of {self.images} images: some were lost on the way; "
                 "the same command tries again"
             )
-
-
-def make_room(workers: int, open_files: int) -> None:
-    """See to it that this process and its loader processes may open files; DataError names the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = len(os.listdir("/dev/fd")) + OPEN_EACH * workers + open_files + OPEN_ELSE
-    if soft == resource.RLIM_INFINITY or needed <= soft:
-        return
-    if hard != resource.RLIM_INFINITY and needed > hard:
-        raise DataError(
-            f"{needed} files must be open at once ({open_files} of data, {workers} loader processes), but "
-            f"the limit is {hard}: raise it (ulimit -n {needed}), or use fewer streams or workers"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextmanager

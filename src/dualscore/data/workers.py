@@ -4,6 +4,7 @@ import atexit
 import multiprocessing.queues
 import multiprocessing.util  # its own last deeds come after ours if it is imported before
 import os
+import resource
 import signal
 import sys
 import threading
@@ -13,12 +14,17 @@ from multiprocessing.connection import wait
 from multiprocessing.synchronize import Semaphore
 from types import FrameType
 
+from dualscore.errors import DataError
 from dualscore.files.plain_text import one_line
 
 LOOK = 2.0
 """Seconds between two looks whether the parent is still there."""
 GRACE = 30
 """Seconds that a loader process goes on for after SIGTERM: what Slurm leaves a job to save in by default."""
+OPEN_EACH = 8
+"""Files that the training process opens for a loader process, in training and in validation together."""
+OPEN_ELSE = 20
+"""Files that come and go besides: checkpoints, events, a log, modules."""
 
 
 @cache
@@ -77,3 +83,19 @@ def _wait_and_end(sentinel: int, parent: int | None) -> None:
     while not wait([sentinel], LOOK) and (parent is None or os.getppid() == parent):
         pass
     os._exit(1)
+
+
+def make_room(workers: int, open_files: int, each: int = OPEN_EACH) -> None:
+    """See to it that this process may open files, `each` for a worker; DataError names the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/dev/fd")) + each * workers + open_files + OPEN_ELSE
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise DataError(
+            f"{needed} files must be open at once ({open_files} of data, {workers} worker processes), but "
+            f"the limit is {hard}: raise it (ulimit -n {needed}), or use fewer streams or workers"
+        )
+    # A Mac refuses a soft limit without end, though its hard one has none.
+    most = needed if hard == resource.RLIM_INFINITY else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

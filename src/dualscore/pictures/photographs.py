@@ -8,6 +8,8 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps
 
+from dualscore.pictures.walk import not_the_files
+
 RGB_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr")
 ALPHA_MODES = ("RGBA", "LA", "PA")
 WITH_PREVIEWS = ("MPO", "PSD")
@@ -41,6 +43,7 @@ def read_rgb(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] | 
     except Image.DecompressionBombError:
         raise ValueError("has too many pixels") from None
     except Exception as error:  # noqa: BLE001 - a damaged file makes Pillow raise what its bytes lead to
+        not_the_files(error)
         what = str(error).splitlines()[0] if str(error) else repr(error)
         raise ValueError(f"cannot be decoded: {what}") from None
 

@@ -3,12 +3,15 @@
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
+
+from dualscore.files.plain_text import printable
 
 COMMON = "png, jpg, webp, avif, tif, gif and what else Pillow opens"
 """What counts as a picture, for messages."""
@@ -21,6 +24,7 @@ UNDECODABLE = (
 """Pictures that are named where Pillow cannot open them; where it can, they are pictures as others."""
 
 
+ENDINGS_SHOWN = 5
 ALREADY = "leads to a folder that is read already"
 
 
@@ -60,13 +64,23 @@ def trouble(path: Path) -> str | None:
     )
 
 
+def not_the_files(error: Exception) -> None:
+    """Raise what is no fault of a file's: where too many are open, sound ones would be left out."""
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        raise error
+
+
 def walk(
-    root: Path, left_out: Path | None = None, wanted: Callable[[str], bool] = is_picture
+    root: Path,
+    left_out: Path | None = None,
+    wanted: Callable[[str], bool] = is_picture,
+    others: Counter[str] | None = None,
 ) -> Iterator[Entry]:
     """Every wanted file below a folder, and what is left out, in the order of names; linked folders last.
 
-    What is hidden, and other files by their names, are passed over; so is the folder `left_out`. A folder
-    that several links lead to is read once, and the other links are named.
+    What is hidden, and other files by their names, are passed over, the latter counted by their endings in
+    `others`; so is the folder `left_out`. A folder that several links lead to is read once, and the other
+    links are named.
     """
     hidden = None if left_out is None else os.path.realpath(left_out)
     top = os.path.realpath(root)
@@ -83,6 +97,7 @@ def walk(
             with os.scandir(folder) as listing:
                 names = sorted((e.name, e.is_symlink()) for e in listing if not e.name.startswith("."))
         except OSError as error:
+            not_the_files(error)
             yield Entry(folder, f"cannot be read: {error.strerror}")
             continue
         below = list[Path]()
@@ -93,7 +108,19 @@ def walk(
                     (links if linked else below).append(path)
             elif (entry := _entry(path, linked, wanted)) is not None:
                 yield entry
+            elif others is not None:
+                others[path.suffix.lower()] += 1
         folders += reversed(below)
+
+
+def passed_over(others: Mapping[str, int]) -> list[str]:
+    """A line on files that are no pictures by their names, if there were any."""
+    if not others:
+        return []
+    count, endings = sum(others.values()), [ending or "no ending" for ending in sorted(others)]
+    more = ", …" if len(endings) > ENDINGS_SHOWN else ""
+    what = "1 file that is no picture" if count == 1 else f"{count:,} files that are no pictures"
+    return [f"passed over: {what} by name ({printable(', '.join(endings[:ENDINGS_SHOWN]))}{more})"]
 
 
 def _holds(folder: str, top: str) -> bool:

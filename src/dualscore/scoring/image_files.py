@@ -3,6 +3,7 @@
 import os
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from dualscore.data.loader import Loader, deaths_told
 from dualscore.errors import ScoreError, did_you_mean
 from dualscore.files.plain_text import printable
 from dualscore.pictures.photographs import UnsuitableError, read_rgb
-from dualscore.pictures.walk import COMMON, Entry, is_picture, trouble, walk
+from dualscore.pictures.walk import COMMON, Entry, is_picture, not_the_files, passed_over, trouble, walk
 from dualscore.scoring.score_files import append
 
 MOST_PIXELS = 2**26
@@ -51,11 +52,11 @@ def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:
     return (path for path, problem in entries(given, left_out) if problem is None)
 
 
-def entries(given: Sequence[Path], left_out: Path) -> Iterator[Entry]:
-    """The same, and what is left out with the reason."""
+def entries(given: Sequence[Path], left_out: Path, others: Counter[str] | None = None) -> Iterator[Entry]:
+    """The same, and what is left out with the reason; `others` are counted as `walk` does."""
     for path in given:
         if os.path.isdir(path):
-            yield from walk(path, left_out)
+            yield from walk(path, left_out, others=others)
         else:
             yield Entry(path, trouble(path))
 
@@ -126,10 +127,12 @@ class ImageFiles(Dataset[Chunk]):
     def __init__(self, given: Sequence[Path], left_out: Path, size: Size, batch_size: int) -> None:
         self.given, self.left_out = list(given), left_out
         self.size, self.batch_size = size, batch_size
+        self.others = Counter[str]()
+        """Files of given folders that are no pictures, by their endings."""
 
     def batches(self) -> Iterator[list[Entry]]:
         """Every file once, in the order that they are found in."""
-        files = entries(self.given, self.left_out)
+        files = entries(self.given, self.left_out, self.others)
         while batch := list(islice(files, self.batch_size)):
             yield batch
 
@@ -144,6 +147,7 @@ class ImageFiles(Dataset[Chunk]):
                 images.append(decode(path, self.size))
                 paths.append(str(path))
             except OSError as error:
+                not_the_files(error)
                 failed.append((str(path), f"cannot be read: {error.strerror}"))
             except ValueError as error:
                 failed.append((str(path), str(error)))
@@ -159,6 +163,8 @@ class Problems:
         self.file, self.count, self.first = file, 0, ""
         self.kinds: dict[str, tuple[int, str]] = {}
         """How often each kind of reason came, and its first message; within a kind only numbers differ."""
+        self.others = Counter[str]()
+        """Files that are no pictures, by their endings."""
 
     def add(self, problems: Sequence[tuple[str, str]]) -> None:
         """Take files, each with its reason."""
@@ -179,13 +185,15 @@ class Problems:
         return self.first or f"{given[0]} holds no image ({COMMON})"
 
     def tell(self, console: Console) -> None:
-        """Print how many files each kind left out, and the first of them."""
+        """Print how many files each kind left out, and the first of them, and how many are no pictures."""
         kinds = sorted(self.kinds.values(), key=lambda kind: -kind[0])
         for count, first in kinds[:PROBLEMS_SHOWN]:
             many = "" if count == 1 else f"{count:,} images; the first, "
             console.print(f"left out: {many}{first}", soft_wrap=True)
         if more := len(kinds[PROBLEMS_SHOWN:]):
             console.print(f"left out: images for {more} more reasons", soft_wrap=True)
+        for line in passed_over(self.others):
+            console.print(line, soft_wrap=True)
 
 
 @contextmanager
@@ -198,6 +206,7 @@ def read_batches(
     """
     # PyTorch passes over nothing of a data set that is asked for its batches.
     loader = Loader(files, workers, asked_for=files.batches())
+    problems.others = files.others
     columns = TextColumn("{task.description} {task.completed:,} images"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task(doing, total=None)

@@ -24,7 +24,7 @@ from dualscore.evaluation.store import read_json
 from dualscore.files.aside import write_aside
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run, completed, differences
-from dualscore.runs.watchdog import ASKED
+from dualscore.runs.watchdog import ASKED, INTERRUPTED
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.study.findings import read_result, write_results
@@ -99,7 +99,9 @@ class _VariantRun:
         command += ["--name", folder.name, "--runs", str(folder.parent)]
         status = _run_and_log(command, log)
         if status == StoppedError.status:
-            raise StoppedError(f"{log}: the run was stopped and saved; the same command goes on")
+            raise StoppedError(f"{log}: the run was stopped; {self.run.goes_on()}")
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt(self.run.goes_on())
         if status == 0:
             return
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()

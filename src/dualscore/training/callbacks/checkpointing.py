@@ -148,8 +148,11 @@ class Saving(TrainingCallback, Checkpoint):
     def on_train_start(self, *_: object) -> None:
         self.signals.listen()  # Lightning has put its own in the place of ours
 
+    def before_validation(self, trainer: Trainer, module: DualScoreModule) -> None:
+        self._began = time.monotonic()
+
     def on_validation_end(self, trainer: Trainer, *_: object) -> None:
-        self._began = None
+        began, self._began = self._began, None
         figure = float(trainer.callback_metrics[self.monitor])
         if not math.isfinite(figure):  # nor are the weights worth keeping
             raise diverged(f"step {trainer.global_step}: {self.monitor} is not finite")
@@ -159,6 +162,8 @@ class Saving(TrainingCallback, Checkpoint):
             if not self.written:
                 self.best = before
         self._save(trainer, self.run.last)  # after the best, whose figure it holds
+        if began is not None:  # one that has begun is finished before a run stops
+            self._compare_notice(time.monotonic() - began, "a smaller trainer.validate_images")
         if self._stopping or self._asked(trainer):
             self._stop(trainer)
 
@@ -183,11 +188,15 @@ class Saving(TrainingCallback, Checkpoint):
         if began is None:  # the first step compiles, one after a validation counts that too
             return
         steps = 2 if trainer.world_size > 1 else 1  # devices hear of each other a step later
-        if (needed := steps * (self._began - began)) > self._notice:
+        way_out = "a smaller data.batch_size, or validate more often (trainer.validate_every)"
+        self._compare_notice(steps * (self._began - began), way_out)
+
+    def _compare_notice(self, needed: float, way_out: str) -> None:
+        """Say once that what is done before a run stops takes longer, in seconds, than its notice."""
+        if needed > self._notice:
             self.warn(
                 f"stopping may take {needed:.0f} s, but this job is told {self._notice:.0f} s before "
-                "its end: what is learned since the last validation can be lost; use a smaller "
-                "data.batch_size, or validate more often (trainer.validate_every)"
+                f"its end: what is learned since the last validation can be lost; use {way_out}"
             )
             self._notice = math.inf
 
