@@ -19,8 +19,9 @@ def find_device(name: str) -> torch.device:
     """A device by its name, as cpu or cuda:1; ConfigError, naming --device, if it does not work."""
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # which a device without numbers has not
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
+        # Double precision, which sums are taken in, a Mac's GPU has not; one without numbers has none at all.
+        torch.zeros(1, device=device, dtype=torch.float64).item()
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:  # without CUDA it asserts
         raise ConfigError(f"--device {name}: {str(error).splitlines()[0]:.200}") from error
     return device
 

@@ -94,11 +94,11 @@ class ShardFile:
     def _fill(self, rows: list[NDArray[np.uint8]], place: int, number: int) -> None:
         """Fill rows from one place of the file on, `number` being the first row's image."""
         try:
-            got = os.preadv(self._file, rows, place)  # type: ignore[arg-type] # arrays are buffers
+            got = _preadv(self._file, rows, place)
             while got < len(rows) * len(rows[0]):  # a signal, or the file's end
                 skip, within = divmod(got, len(rows[0]))
                 rest = [rows[skip][within:], *rows[skip + 1 :]]
-                more = os.preadv(self._file, rest, place + got)  # type: ignore[arg-type]
+                more = _preadv(self._file, rest, place + got)
                 if more == 0:
                     raise self._ends(number + skip)
                 got += more
@@ -202,3 +202,17 @@ class Rows:
         self._free += rows
         places = torch.from_numpy(position)
         return Batch(pixels, places, places, torch.from_numpy(replaced))
+
+
+def _preadv(file: int, rows: list[NDArray[np.uint8]], place: int) -> int:
+    """Fill rows from a place of a file on; how many bytes came."""
+    if hasattr(os, "preadv"):
+        return os.preadv(file, rows, place)  # type: ignore[arg-type] # arrays are buffers
+    got = 0
+    for row in rows:  # not every Mac's Python has it
+        part = np.frombuffer(os.pread(file, len(row), place + got), np.uint8)
+        row[: len(part)] = part
+        got += len(part)
+        if len(part) < len(row):
+            break
+    return got

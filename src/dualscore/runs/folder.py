@@ -168,7 +168,7 @@ class Run:
             # Of the process, not the file: loader processes that outlive it for a moment hold nothing.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP):  # two on a Mac
                 return False
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
