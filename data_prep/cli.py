@@ -1,6 +1,7 @@
 """Command line: ``dualscore data build …`` and ``dualscore data verify …``, or ``python -m data_prep …``."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ REPEATED = "An interrupted build goes on when the same command is given again."
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m data_prep") -> int:
     """Run the command line, called `prog`; returns the exit status, 0 or 1 (130 after Ctrl-C)."""
     fit_any_terminal()
+    os.environ.pop("MPLBACKEND", None)  # no window is opened, and matplotlib ends over one that it lost
     options = _parser(prog).parse_args(arguments)
     typed = shown(f"{prog} {shlex.join(sys.argv[1:] if arguments is None else arguments)}")
     try:

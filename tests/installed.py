@@ -82,10 +82,11 @@ class Installation:
         pinned = [f"torch=={torch}", f"{wheel}[data]"]
         subprocess.run([*pip, "--disable-pip-version-check", *pinned], check=True, env=self.environ)
 
-    def call(self, *command: str, status: int = 0) -> str:
+    def call(self, *command: str, status: int = 0, **environment: str) -> str:
         """Run a command in the folder; what it printed. It must end with `status`."""
+        known = self.environ | environment
         process = subprocess.run(
-            command, cwd=self.work, env=self.environ, capture_output=True, text=True, check=False
+            command, cwd=self.work, env=known, capture_output=True, text=True, check=False, timeout=300
         )
         assert process.returncode == status, f"{command}: {process.returncode}\n{process.stderr}"
         return process.stdout + process.stderr
@@ -127,6 +128,36 @@ def use(installed: Installation, version: str) -> None:
     assert "noise.png" in call("dualscore", "score", "runs/mine", "noise.png")
 
 
+def run_into(installed: Installation) -> None:
+    """Meet with the run `mine` what people run into: a few of the cases of tests/run_into."""
+    call = installed.call
+    train = ["dualscore", "train", "mine", "--name", "other", *TINY.split()]
+    assert "LOCAL_RANK=1 is set in the environment, but " in call(*train, status=1, LOCAL_RANK="1")
+    assert "seed=010" in call(*train, "seed=010", status=1)
+    assert not (installed.work / "runs/other").exists()
+    plain = {"PYTHONIOENCODING": "ascii", "COLUMNS": "0", "MPLBACKEND": "none"}
+    assert call(*train, **plain).isascii()
+    assert "other" in call("dualscore", "status", **plain, SLURM_PROCID="1", LOCAL_RANK="1")
+
+    # Good pictures among what cannot be read, by processes.
+    album = installed.work / "album"
+    album.mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(installed.work / "noise.png", album / name)
+    os.mkfifo(album / "pipe.jpg")
+    (album / "loop.png").symlink_to("loop.png")
+    (album / "cut.jpg").write_bytes(b"\xff\xd8")
+    (album / "notes.txt").write_text("no picture")
+    long = installed.work / ("x" * 90)
+    long.mkdir()
+    said = call("dualscore", "score", "runs/mine", "album", "--workers", "1", TMPDIR=str(long), **plain)
+    assert "2 images" in said
+    assert "3 left out" in said
+    assert "passed over: 1 file that is no picture by name (.txt)" in said
+    few = ["bash", "-c", "ulimit -n 24 && dualscore score runs/mine album --workers 2"]
+    assert "the limit is 24: raise it (ulimit -n" in call(*few, status=1)
+
+
 def main() -> None:
     """Build, install from the network and use; how long each took."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -142,6 +173,7 @@ def main() -> None:
         installed.fetch(wheel, arguments.torch)
         times.append(time.monotonic())
         use(installed, wheel.name.split("-")[1])
+        run_into(installed)
         times.append(time.monotonic())
         print(installed.call("dualscore", "--version"), end="")
     built, fetched, used = (after - before for before, after in pairwise(times))

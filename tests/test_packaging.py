@@ -16,7 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 
-from installed import SHIPPED, Installation, build, copy_source, use
+from installed import SHIPPED, Installation, build, copy_source, run_into, use
 from workspace import ROOT
 
 
@@ -124,6 +124,7 @@ def test_the_version_comes_from_git_or_from_nothing(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_wheel_alone_suffices(installed: Installation, wheel: Path) -> None:
     use(installed, str(parse_wheel_filename(wheel.name)[1]))
+    run_into(installed)
 
 
 @pytest.mark.long

@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # long and then sleeping costs a fifth where nothing else does. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     limit_threads()
+    os.environ.pop("MPLBACKEND", None)  # no window is opened, and matplotlib ends over one that it lost
     fit_any_terminal()
     words = list(sys.argv[1:] if argv is None else argv)
     parser, known = _parser()

@@ -1,10 +1,12 @@
 """Other people's settings of matplotlib: a LaTeX that is not there, fonts, a window to show figures in."""
 
+import os
 from pathlib import Path
 
 import matplotlib as mpl
 import pytest
 
+from dualscore.cli import main
 from dualscore.figures import page
 from dualscore.study.findings import Result, write_results
 from dualscore.study.variants import load_study
@@ -68,3 +70,15 @@ def test_a_studys_plot_too(name: str, tmp_path: Path) -> None:
             write_results(study, results, tmp_path / folder)
     plain, theirs = ((tmp_path / folder / "learning.png").read_bytes() for folder in ("plain", "theirs"))
     assert theirs == plain
+
+
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize("command", [["status"], ["data", "verify", "nowhere"]])
+@pytest.mark.parametrize("name", ["Qt4Agg", "module://gone", "1"])
+def test_a_backend_that_is_gone_is_not_asked_for(
+    command: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing matplotlib ends over it; the wheel's test meets one in processes of its own."""
+    monkeypatch.setenv("MPLBACKEND", name)
+    main(command)
+    assert "MPLBACKEND" not in os.environ
