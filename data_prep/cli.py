@@ -35,14 +35,17 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m data_pre
     """Run the command line, called `prog`; returns the exit status, 0 or 1 (130 after Ctrl-C)."""
     fit_any_terminal()
     os.environ.pop("MPLBACKEND", None)  # no window is opened, and matplotlib ends over one that it lost
-    options = _parser(prog).parse_args(arguments)
-    typed = shown(f"{prog} {shlex.join(sys.argv[1:] if arguments is None else arguments)}")
     try:
+        options = _parser(prog).parse_args(arguments)
+        typed = shown(f"{prog} {shlex.join(sys.argv[1:] if arguments is None else arguments)}")
         with speaking(getattr(options, "quiet", False), getattr(options, "log_file", None), typed):
             return _run(options)
-    except DualscoreError as error:  # the log file itself
+    except (DualscoreError, OSError) as error:  # the log file itself, or what is printed
         print(f"error: {complaint(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def _run(options: argparse.Namespace) -> int:

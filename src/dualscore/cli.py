@@ -6,15 +6,17 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import dualscore.commands as commands
 from dualscore.cores import limit_threads
 from dualscore.errors import DualscoreError, StoppedError
 from dualscore.redaction import complaint, shown
 from dualscore.runs.launch import forget_launchers
 from dualscore.terminal.any_terminal import fit_any_terminal
-from dualscore.terminal.console import Terminal, rank, speaking, typable
+
+if TYPE_CHECKING:
+    import dualscore.commands as commands
+    from dualscore.terminal.console import Terminal
 
 GOES_ON = dict.fromkeys(("study", "evaluate", "figures"), "; the same command goes on where it stopped")
 """What is said of a command after Ctrl-C, where it does not say so itself."""
@@ -36,7 +38,9 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _parser() -> tuple[commands.Parser, dict[str, commands.Parser]]:
+def _parser() -> "tuple[commands.Parser, dict[str, commands.Parser]]":
+    import dualscore.commands as commands
+
     parser = commands.Parser(prog="dualscore", description="Energy models of images, by dual score matching.")
     parser.add_argument("--version", action=_Version, help="of dualscore and what it computes with")
     added = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -60,7 +64,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     limit_threads()
     os.environ.pop("MPLBACKEND", None)  # no window is opened, and matplotlib ends over one that it lost
     fit_any_terminal()
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except (DualscoreError, OSError) as error:  # the log file itself, or what is printed
+        print(f"error: {complaint(error)}", file=sys.stderr)
+        return getattr(error, "status", 1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(words: list[str]) -> int:
+    # Here, so that Ctrl-C while it is imported is one line, too.
+    import dualscore.commands as commands
+    from dualscore.terminal.console import speaking
+
     parser, known = _parser()
     commands.complete(parser)
     arguments, rest = parser.parse_known_args(words)
@@ -75,15 +93,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command != "train":
         forget_launchers()
     hushed, log_file = getattr(arguments, "quiet", False), getattr(arguments, "log_file", None)
-    try:
-        with speaking(hushed, log_file, shown(shlex.join(["dualscore", *words]))) as console:
-            return _run(arguments, console)
-    except DualscoreError as error:  # the log file itself
-        print(f"error: {complaint(error)}", file=sys.stderr)
-        return error.status
+    with speaking(hushed, log_file, shown(shlex.join(["dualscore", *words]))) as console:
+        return _run(arguments, console)
 
 
-def _run(arguments: argparse.Namespace, console: Terminal) -> int:
+def _run(arguments: argparse.Namespace, console: "Terminal") -> int:
+    import dualscore.commands as commands
+    from dualscore.terminal.console import rank, typable
+
     try:
         if (plan := commands.call(arguments)) is not None:
             plan.show(console)

@@ -44,6 +44,8 @@ def without(variables: dict[str, str], name: str) -> dict[str, str]:
         (2, {"RANK": "0"}, "RANK=0"),
         (1, {"NODE_RANK": "1"}, "NODE_RANK=1"),
         (2, {"GROUP_RANK": "1"}, "GROUP_RANK=1"),
+        (1, {"SLURM_PROCID": "3"}, "SLURM_PROCID=3"),
+        (2, {"SLURM_NTASKS": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}, "SLURM_PROCID=1"),
         (1, {"WORLD_SIZE": "4"}, "WORLD_SIZE=4"),
         (2, {"WORLD_SIZE": ""}, "WORLD_SIZE="),
         (1, {"LOCAL_RANK": "first"}, "LOCAL_RANK=first"),

@@ -121,6 +121,18 @@ def test_a_shard_is_not_blamed_for_files_that_are_too_many(demo_shards: Path) ->
     assert "cannot be opened (Too many open files)" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("error", [EOFError("unexpected EOF"), ConnectionResetError(104, "unexpected EOF")])
+def test_a_fork_server_that_was_killed_is_one_line(
+    demo_shards: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(multiprocessing.Process, "start", killed)
+    with pytest.raises(DataError, match=r"cannot be started \(unexpected EOF\)"):
+        list(data(demo_shards).evenly_spaced("val", 64, 16, workers=1))
+
+
 def fewer(reader: Any) -> Any:
     """What yields all of a reader's batches but the second."""
     whole = reader.__iter__

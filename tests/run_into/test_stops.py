@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import forking
-from dualscore.cli import main
+from data_prep import cli as preparing
+from dualscore import cli
 from dualscore.errors import StoppedError
 from dualscore.runs.watchdog import StopSignals
 from dualscore.settings.experiment import load_experiment
@@ -157,5 +158,25 @@ def test_a_study_promises_no_more_than_its_run_has(
     declare(workspace.folder, settings=settings, variants={"recipe": []}, steps=10, measurements=1)
     monkeypatch.setattr(run_variants, "_seconds_per_step", lambda configs, _: dict.fromkeys(configs, 1.0))
     monkeypatch.setattr(run_variants, "_run_and_log", lambda *_: status)
-    assert main(["study", "mine"]) == status
+    assert cli.main(["study", "mine"]) == status
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["status"], ["--version"], ["data", "verify", "shards"]])
+def test_ctrl_c_before_a_command_begins_is_one_line(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While it is imported, or its options are read."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparing if words[0] == "data" else cli, "_parser", interrupted)
+    assert cli.main(words) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_nothing_is_imported_before_ctrl_c_is_heard() -> None:
+    code = "import sys, dualscore.cli; sys.exit('dualscore.commands' in sys.modules or 'rich' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

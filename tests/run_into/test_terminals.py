@@ -1,5 +1,6 @@
 """Other people's terminals: of no size, and of encodings that lack most signs."""
 
+import errno
 import io
 import os
 import sys
@@ -80,3 +81,30 @@ def test_a_file_name_that_is_no_text_can_be_shown(monkeypatch: pytest.MonkeyPatc
     print(os.fsdecode(b"caf\xe9.png"))
     stream.flush()
     assert stream.buffer.getvalue() == b"caf?.png\n"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", [main, lambda words: prepare(words[1:])])
+def test_a_closed_output_takes_nothing(command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    for name in ("stdout", "stderr"):  # what Python makes of `>&- 2>&-`, as for a daemon
+        monkeypatch.setattr(sys, name, None)
+    out = tmp_path / "demo"
+    assert command(["data", "build", "demo", "--out", str(out), "--size", "16", "--workers", "1"]) == 0
+    assert (out / "manifest.json").exists()
+
+
+class Full(io.StringIO):
+    """A file on a full disk."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "words", [["--version"], ["status"], ["data", "build", "demo", "--out", "x", "--dry-run"]]
+)
+def test_an_output_that_cannot_be_written_is_one_line(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert main(words) == 1
+    assert capsys.readouterr().err == "error: No space left on device\n"

@@ -1,6 +1,7 @@
 """The log that TensorBoard reads, and the names of what is in it."""
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +75,15 @@ class PatientLogger(TensorBoardLogger):
     def __init__(self, folder: Path, step: int, warn: Callable[[str], None]) -> None:
         super().__init__(folder, name="", version="", default_hp_metric=False, purge_step=step or None)
         self._warn, self._failures = warn, 0
+        tell = threading.excepthook
+
+        def tell_others(failed: threading.ExceptHookArgs) -> None:
+            # TensorBoard's thread raises its error at the next entry, too: there it becomes the warning.
+            theirs = type(failed.thread).__module__.startswith("tensorboard.")
+            if not (theirs and isinstance(failed.exc_value, OSError)):
+                tell(failed)
+
+        threading.excepthook = tell_others
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

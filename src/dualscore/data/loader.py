@@ -70,9 +70,10 @@ class Loader(DataLoader[Any]):
         make_room(self.num_workers, self.open_files)
         try:
             batches = super().__iter__()
-        except OSError as error:
+        except (OSError, EOFError) as error:  # the latter where the server that forks them was killed
+            reason = getattr(error, "strerror", None) or error
             raise DataError(
-                f"loader processes cannot be started ({error.strerror or error}): they need room in "
+                f"loader processes cannot be started ({reason}): they need room in "
                 f"/dev/shm, a TMPDIR of a short name (now {tempfile.gettempdir()}), and files (ulimit -n)"
             ) from error
         return self._counted(batches)

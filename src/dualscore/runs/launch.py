@@ -67,11 +67,11 @@ def check_launch(devices: int, nodes: int, variables: Mapping[str, str] = os.env
             SLURM_TASKS, variables, "this process is not one of that many tasks: begin it with srun"
         )
     by_hand = nodes > 1 and all(name in variables for name in NODE)
-    for name in RANKS:
+    for name in (*RANKS, "SLURM_PROCID"):  # Lightning takes each for the rank
         if name not in variables or (by_hand and name == "NODE_RANK"):
             continue
         # 0 is true of one device; of several Lightning takes it for a process that was started with others.
-        harmless = name in ("NODE_RANK", "GROUP_RANK") or world == 1
+        harmless = name in ("NODE_RANK", "GROUP_RANK", "SLURM_PROCID") or world == 1
         if _number(variables, name) or not harmless:
             raise _left_over(name, variables, "no launcher started this process")
     if "WORLD_SIZE" in variables:

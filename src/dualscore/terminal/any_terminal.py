@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import os
 import sys
 import unicodedata
 
@@ -16,6 +17,9 @@ _PLAIN = {
 def fit_any_terminal() -> None:
     """Have what this process prints fit any encoding: ASCII and Latin-1 are still those of some terminals."""
     codecs.register_error(_HANDLER, _plainer)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as for a daemon
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the process's end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)
