@@ -49,7 +49,7 @@ need = $(if $(call missing,$(1)),echo "error: say $(call missing,$(1))" >&2; exi
 # Of targets that are no commands of dualscore's, DRY=1 shows what would be run.
 show = $(if $(dry),echo "would run:")
 
-.PHONY: help install train submit study evaluate score ood export convert sample denoise inpaint bench gpu-report figures data verify-data status tensorboard screenshots experiments examples newcomer test test-long test-all test-wheel test-oldest test-newest torture lint lock clean
+.PHONY: help install train submit study evaluate score ood export convert sample denoise inpaint bench gpu-report figures data verify-data status tensorboard screenshots experiments examples newcomer test test-long test-all test-wheel test-oldest test-newest torture faults lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -189,6 +189,9 @@ test-newest:  ## Tests with the newest version of every dependency, in .venv-new
 
 torture: $(INSTALLED)  ## Kill a run at random moments and look whether anything is lost: [KILLS=100] [SEED=0]
 	@$(show) env PYTHONPATH=$(CURDIR):$(CURDIR)/src $(PY) tests/torture.py $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+faults: $(INSTALLED)  ## Type commands under what people run into, at random, and look what is lost in silence: [COMBINATIONS=300] [SEED=0]
+	@$(show) env PYTHONPATH=$(CURDIR):$(CURDIR)/src $(PY) tests/faults.py $(if $(COMBINATIONS),--combinations $(COMBINATIONS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(INSTALLED)  ## Style, docstrings and types
 	@$(show) $(VENV)/bin/ruff check .

@@ -42,6 +42,8 @@ class Trial:
     """More pictures, and more of what must be named, than the album has."""
     refusals: list[str] = field(default_factory=list)
     """Patterns of the one line that the command may end with."""
+    said: list[str] = field(default_factory=list)
+    """What must be said where the command succeeds."""
     same: bool = True
     """Whether the result must be the undisturbed command's."""
     meanwhile: Callable[["Trial", int], None] | None = None

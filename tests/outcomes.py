@@ -41,6 +41,8 @@ def check_end(trial: Trial, status: int, out: str, err: str) -> None:
 
 def result(trial: Trial, out: str) -> Any:
     """What a command ended with, to be compared; Fault if images are missing."""
+    if missing := [text for text in trial.said if text not in out]:
+        raise Fault(f"not a word of this: {missing[0]}")
     work = trial.work
     wanted = ALBUM + trial.entries
     match trial.command:

@@ -125,6 +125,7 @@ def other_formats(t: Trial) -> None:
         (t.album / f"kind.{suffix}").write_bytes(content.getvalue() or b"whatever")
         t.entries += 1
     (t.album / "notes.txt").write_text("no picture")
+    t.said.append("passed over: 1 file that is no picture")
     t.same = False
 
 

@@ -235,6 +235,7 @@ def _make(folder: Path, *arguments: str, status: int = 0) -> str:
         (["bench"], "would run: .venv/bin/python benchmarks/bench.py"),
         (["gpu-report", "MINUTES=5"], "would run: .venv/bin/python -m benchmarks.gpu --minutes 5"),
         (["torture"], "would run: env PYTHONPATH="),
+        (["faults", "COMBINATIONS=20"], "tests/faults.py --combinations 20"),
         (["lint"], "would run: .venv/bin/mypy"),
         (["clean"], "would run: rm -rf .venv"),
         (["status"], "no runs in runs; make train EXP=… starts one"),
