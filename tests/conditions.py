@@ -10,8 +10,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from PIL import Image
-
 ON_ALBUM, ON_SHARDS = ("score", "ood", "build"), ("train", "evaluate", "verify")
 EVERYWHERE = (*ON_ALBUM, *ON_SHARDS)
 SHARES = ("--val-fraction", "0.15", "--test-fraction", "0.15")
@@ -72,20 +70,6 @@ class Trial:
         """Permit an end of one line with any of these in it."""
         self.refusals += patterns
 
-    def picture(self, name: str | bytes) -> Path:
-        """Another picture in the album, which counts."""
-        self.entries += 1
-        path = Path(os.fsdecode(os.path.join(os.fsencode(self.album), os.fsencode(name))))
-        path.parent.mkdir(exist_ok=True)
-        another(self.chance).save(path, "PNG")
-        return path
-
-
-def another(chance: Random, side: int = 48) -> Image.Image:
-    """A picture like no other, in colour, with some structure."""
-    small = Image.frombytes("RGB", (6, 6), chance.randbytes(108))
-    return small.resize((side, side), Image.Resampling.BICUBIC)
-
 
 CONDITIONS: dict[str, tuple[tuple[str, ...], Callable[[Trial], Any]]] = {}
 
@@ -125,6 +109,19 @@ def unwritable_tmpdir(t: Trial) -> None:
     place = t.folder / "closed"
     place.mkdir(mode=0o500)
     t.environment["TMPDIR"] = str(t.chance.choice((place, t.folder / "missing")))
+
+
+@condition("train", "score", "ood", "build")
+def closed_results(t: Trial) -> None:
+    (t.work / {"train": "runs", "score": "scores", "ood": "results", "build": "made"}[t.command]).mkdir(
+        mode=0o500
+    )
+    t.may_refuse("Permission denied", "cannot be written")
+
+
+@condition()
+def closed_input(t: Trial) -> None:
+    t.before.append("import os, sys; sys.stdin = None; os.close(0)")
 
 
 @condition()
@@ -176,7 +173,10 @@ def launcher_variables(t: Trial) -> None:
         if t.command == "train":
             t.may_refuse(f"{name}=.* is set in the environment")
     if t.command != "train":  # forgets them before it imports Lightning, which a fork has imported
-        t.before.append("from lightning.fabric.utilities.rank_zero import rank_zero_only as r; r.rank = 0")
+        t.before.append(
+            "import sys; loaded = sys.modules.get('lightning.fabric.utilities.rank_zero'); "
+            "loaded and setattr(loaded.rank_zero_only, 'rank', 0)"
+        )
 
 
 @condition()
@@ -234,7 +234,9 @@ def hard_folder(chance: Random) -> str:
 
 
 def _after(t: Trial, process: int, action: Callable[[], None]) -> None:
-    deadline = time.monotonic() + t.chance.uniform(0.0, 1.1) * t.duration
+    # A new interpreter's own beginning is left in peace.
+    first, seconds = (1.0, t.duration + 5.0) if t.python else (0.1, t.duration)
+    deadline = time.monotonic() + first + t.chance.uniform(0.0, 1.1) * seconds
     look = os.WEXITED | os.WNOHANG | os.WNOWAIT
     while time.monotonic() < deadline and os.waitid(os.P_PID, process, look) is None:
         time.sleep(0.005)
