@@ -5,6 +5,8 @@ import io
 import os
 import re
 import struct
+from pathlib import Path
+from random import Random
 
 from PIL import Image
 
