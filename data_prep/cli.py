@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m data_pre
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        if arguments is None:  # all is done and said; what Python tidies up is not worth a traceback
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -43,7 +43,7 @@ SETTINGS = [
     "evaluate.images=20", "evaluate.train_images=16", "evaluate.subset_images=16", "evaluate.ode_images=2",
     "evaluate.batch_size=8", "data.shuffle_buffer=64",
 ]  # fmt: skip
-MAIN = "import sys; from dualscore.cli import main; sys.exit(main(sys.argv[1:]))"
+MAIN = "import sys; from dualscore.cli import main; sys.exit(main())"
 ORDINARY = """
 import ctypes, multiprocessing, sys, tempfile
 libc = ctypes.CDLL(None)

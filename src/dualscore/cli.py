@@ -4,6 +4,7 @@ import argparse
 import os
 import platform
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -72,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        if argv is None:  # all is done and said; what Python tidies up is not worth a traceback
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _main(words: list[str]) -> int:

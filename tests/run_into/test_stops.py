@@ -180,3 +180,16 @@ def test_nothing_is_imported_before_ctrl_c_is_heard() -> None:
     code = "import sys, dualscore.cli; sys.exit('dualscore.commands' in sys.modules or 'rich' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+def test_ctrl_c_after_a_command_is_no_traceback(tmp_path: Path) -> None:
+    """While Python tidies up: the result is out."""
+    code = (
+        "import atexit, os, signal, sys; from dualscore.cli import main\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "status"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = forking.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert "no runs in runs" in done.stdout
+    assert done.stderr == ""

@@ -1,5 +1,6 @@
 """Batches out of loader processes: sent by value, none lost without an error, limits looked at before."""
 
+import multiprocessing
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -101,4 +102,6 @@ def deaths_told(
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
+        for process in multiprocessing.active_children():
+            process.kill()  # one that is still being started would miss what it is sent, and print that
         raise kind(f"a loader process died, most often for want of memory: {way_out}") from error
