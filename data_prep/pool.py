@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event
 from typing import TypeVar
 
-from dualscore.data.workers import end_with_parent, make_room
+from dualscore.data.workers import end_with_parent, make_room, starting
 from dualscore.errors import DataError
 
 Job = TypeVar("Job")
@@ -70,8 +70,10 @@ def run(
     make_room(workers, 0, OPEN_EACH)
     # not forked: a fork copies the locks of the progress bar's thread
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(stop,)) as executor:
+    with starting():
+        stop = context.Event()
+        pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(stop,))
+    with pool as executor:
         try:
             return _drive(executor, function, jobs, workers * PENDING_PER_WORKER, on_result)
         except BrokenProcessPool:
@@ -103,7 +105,9 @@ def _drive(
     for number, job in enumerate(jobs):
         if len(pending) >= most_pending:
             collect()
-        pending[executor.submit(function, job)] = number
+        with starting():
+            future = executor.submit(function, job)
+        pending[future] = number
     while pending:
         collect()
     return [results[number] for number in sorted(results)]

@@ -7,6 +7,8 @@ import os
 import re
 import struct
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import SemLock
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,13 @@ from PIL import Image
 from data_prep.sources.demo import TRAIN
 from data_prep.sources.photographs import Photograph, inspect
 from dualscore.data.shards import Manifest
+from dualscore.data.workers import _leaving
 from dualscore.pictures.walk import Entry, walk
 from dualscore.redaction import complaint
 from dualscore.scoring.image_files import ImageFiles, Size
 from fakes import photograph, real_images
 from prep_helpers import names_of
-from workspace import ROOT, Workspace, command
+from workspace import ROOT, TINY, Workspace, command
 
 RELEASED = ROOT / "tests/data/energy_small.pth.tar"
 SOUND = {f"{number:02d}.png" for number in range(44)} | {os.fsdecode(b"caf\xe9.png"), "odd.png"}
@@ -222,3 +225,43 @@ def test_too_many_open_files_are_no_fault_of_a_pictures(
         patch.setattr(os, "scandir", fail)
         with pytest.raises(OSError, match="Too many open files"):
             list(walk(album))
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["score by processes", "build by processes", "train"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOENT, errno.EAGAIN])
+def test_where_no_process_can_be_started_what_they_need_is_named(
+    workspace: Workspace,
+    trained_demo: Path,
+    album: Path,
+    photographs: Path,
+    demo_shards: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    number: int,
+) -> None:
+    """As where /dev/shm is full or not there, where semaphores are made, or no more processes are allowed."""
+    start, started = BaseProcess.start, list[BaseProcess]()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def start_one(process: BaseProcess) -> None:
+        if started:
+            fail()
+        started.append(process)
+        start(process)
+
+    _leaving.cache_clear()
+    if number == errno.EAGAIN:
+        monkeypatch.setattr(BaseProcess, "start", start_one)
+    else:
+        monkeypatch.setattr(SemLock, "__init__", fail)
+    train = ["train", "patches_dual", *TINY, f"data.path={demo_shards}", "data.workers=2"]
+    train += ["optim.warmup_steps=0", "trainer.max_steps=2", "trainer.validate_every=2"]
+    known = {**COMMANDS, "train": lambda *_: train}
+    line = workspace.fail(*known[name](trained_demo / "runs/patches_dual", album, photographs))
+    assert f"processes cannot be started ({os.strerror(number)}): they need room in /dev/shm" in line
+    for process in started:
+        process.join(9)
+        assert process.exitcode is not None

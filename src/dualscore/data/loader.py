@@ -1,7 +1,6 @@
 """Batches out of loader processes: sent by value, none lost without an error, limits looked at before."""
 
 import multiprocessing
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dualscore.data.workers import live_with_the_run, make_room
+from dualscore.data.workers import live_with_the_run, make_room, starting
 from dualscore.errors import DataError
 
 
@@ -55,6 +54,8 @@ class Loader(DataLoader[Any]):
         open_files: int = 1,
         asked_for: Iterable[Any] | None = None,
     ) -> None:
+        with starting():
+            begins = live_with_the_run() if workers else None
         super().__init__(
             batches,
             batch_size=None,
@@ -62,21 +63,15 @@ class Loader(DataLoader[Any]):
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=cast(Any, Sent) if workers else None,
-            worker_init_fn=live_with_the_run() if workers else None,
+            worker_init_fn=begins,
         )
         self.images, self.open_files = images, open_files
 
     def __iter__(self) -> Any:  # noqa: ANN401 - PyTorch's type is one of its own
         """Yield all batches in order; DataError if any are missing."""
         make_room(self.num_workers, self.open_files)
-        try:
+        with starting():
             batches = super().__iter__()
-        except (OSError, EOFError) as error:  # the latter where the server that forks them was killed
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(
-                f"loader processes cannot be started ({reason}): they need room in "
-                f"/dev/shm, a TMPDIR of a short name (now {tempfile.gettempdir()}), and files (ulimit -n)"
-            ) from error
         return self._counted(batches)
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:

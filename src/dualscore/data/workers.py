@@ -7,8 +7,11 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from multiprocessing.connection import wait
 from multiprocessing.synchronize import Semaphore
@@ -99,3 +102,25 @@ def make_room(workers: int, open_files: int, each: int = OPEN_EACH) -> None:
     # A Mac refuses a soft limit without end, though its hard one has none.
     most = needed if hard == resource.RLIM_INFINITY else hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Say what processes need where they cannot be started, and end those of them that were."""
+    before = multiprocessing.active_children()
+    try:
+        yield
+    except (OSError, EOFError) as error:  # the latter where the server that forks them was killed
+        for process in multiprocessing.active_children():
+            if process not in before:  # it would wait for work, and this process for it
+                process.terminate()
+        # PyTorch's iterator, of which a part is missing, would complain of that in a traceback.
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        traceback.clear_frames(error.__traceback__)
+        sys.unraisablehook = hook
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"processes cannot be started ({reason}): they need room in /dev/shm, "
+            f"a TMPDIR of a short name (now {tempfile.gettempdir()}), files (ulimit -n) and to be allowed "
+            "(ulimit -u)"
+        ) from error
