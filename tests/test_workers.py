@@ -6,24 +6,33 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from dualscore.data.workers import GRACE, live_with_the_run
+import forking
+from dualscore.data.loader import Loader
+from dualscore.data.workers import GRACE
 from workspace import ROOT
 
 
-class Processes(Dataset[int]):
-    """Items that are the number of the process that reads them."""
+class Reader(NamedTuple):
+    """The number of the process that reads an item."""
+
+    process: int
+
+
+class Processes(Dataset[Reader]):
+    """Items that tell which process reads them."""
 
     def __len__(self) -> int:
         return 10_000
 
-    def __getitem__(self, index: int) -> int:
+    def __getitem__(self, index: int) -> Reader:
         time.sleep(0.01)
-        return os.getpid()
+        return Reader(os.getpid())
 
 
 def late(worker: int, live: Any) -> None:
@@ -37,12 +46,14 @@ def test_loader_processes_outlive_a_signal_to_the_whole_job_but_not_for_ever(
     monkeypatch: pytest.MonkeyPatch, start_method: str
 ) -> None:
     monkeypatch.setattr("dualscore.data.workers.GRACE", 2)
-    loader = DataLoader(Processes(), batch_size=None, num_workers=1, worker_init_fn=live_with_the_run())
-    batches = iter(loader)
-    worker = next(batches)
-    for number in (signal.SIGUSR1, signal.SIGTERM):
+    batches = iter(Loader(Processes(), 1, asked_for=range(10_000)))
+    worker = next(batches).process
+    parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         os.kill(worker, number)
-        assert [next(batches) for _ in range(20)] == [worker] * 20
+        if start_method == "forkserver":
+            os.kill(parent, number)
+        assert [next(batches).process for _ in range(20)] == [worker] * 20
     if start_method == "fork":  # one that imports the module anew has the grace that it has in use
         with pytest.raises(RuntimeError, match="DataLoader worker"):
             list(batches)
@@ -53,13 +64,12 @@ def test_a_process_that_fails_does_not_wait_for_its_loader_processes(start: str)
     code = (
         f"import multiprocessing, sys; multiprocessing.set_start_method({start!r})\n"
         "from test_workers import *\n"
-        "batches = iter(DataLoader(Processes(), batch_size=None, num_workers=1, "
-        "worker_init_fn=live_with_the_run()))\n"
-        "next(batches); batches.itself = batches; sys.exit(3)"
+        "batches = iter(Loader(Processes(), 1, asked_for=range(100)))\n"
+        "next(batches); kept = [batches]; kept.append(kept); sys.exit(3)"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}
     start = time.monotonic()
-    finished = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    finished = forking.run([sys.executable, "-c", code], env=environment)
     assert finished.returncode == 3
     assert time.monotonic() - start < GRACE
 
@@ -81,7 +91,7 @@ next(iter(DataLoader(Processes(), batch_size=None, num_workers=2, worker_init_fn
 def test_a_loader_process_whose_run_is_killed_as_it_starts_ends_too(start: str) -> None:
     """PyTorch's own look begins with whatever parent it then finds: that would be somebody else."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}
-    run = subprocess.Popen(
+    run = forking.Popen(
         [sys.executable, "-c", LATE, start], env=environment, stdout=subprocess.PIPE, text=True
     )
     assert run.stdout is not None

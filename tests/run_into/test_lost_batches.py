@@ -1,6 +1,7 @@
 """What loader processes cannot send: never passed over, told at once, whatever the limits of the machine."""
 
 import multiprocessing
+import multiprocessing.util
 import os
 import re
 import signal
@@ -22,6 +23,8 @@ from dualscore.terminal.console import shared_console
 from workspace import ROOT, TINY, Workspace, command, run_code
 
 DEEP = "x" * 90
+# What a test changes in this process, only a fork of it knows.
+FORKED = pytest.mark.parametrize("start_method", ["fork"], indirect=True)
 SETTINGS = [*TINY, "optim.warmup_steps=0", "trainer.max_steps=2", "trainer.validate_every=1"]
 
 
@@ -75,8 +78,11 @@ def test_where_processes_cannot_be_started_the_temporary_folder_is_named(
         "--runs", str(tmp_path / "runs"), before=f"import os; os.chdir({str(tmp_path)!r})\n{before}",
         TMPDIR=str(tmp_path / DEEP),
     )  # fmt: skip
-    assert done.returncode == 1
     assert "Traceback" not in done.stderr
+    if hasattr(multiprocessing.util, "_get_base_temp_dir"):  # a newer Python, which then takes another folder
+        assert done.returncode == 0
+        return
+    assert done.returncode == 1
     assert f"a TMPDIR of a short name (now {tmp_path / DEEP})" in done.stderr
 
 
@@ -139,6 +145,8 @@ def fewer(reader: Any) -> Any:
     return lambda self: (batch for number, batch in enumerate(whole(self)) if number != 1)
 
 
+@FORKED
+@pytest.mark.usefixtures("start_method")
 def test_a_batch_that_is_missing_is_an_error(demo_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for reader in (EvenlySpacedBatches, TrainingBatches):
         monkeypatch.setattr(reader, "__iter__", fewer(reader))
@@ -151,6 +159,8 @@ def test_a_batch_that_is_missing_is_an_error(demo_shards: Path, monkeypatch: pyt
         list(batches)
 
 
+@FORKED
+@pytest.mark.usefixtures("start_method")
 def test_no_figure_is_of_fewer_images(
     workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +171,8 @@ def test_no_figure_is_of_fewer_images(
     assert re.search(r"sent \d+ of 80 images", line)
 
 
+@FORKED
+@pytest.mark.usefixtures("start_method")
 def test_an_evaluation_counts_its_images(
     workspace: Workspace, trained_demo: Path, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +184,8 @@ def test_an_evaluation_counts_its_images(
     assert re.search(r"sent 16 of \d+ images", line)
 
 
+@FORKED
+@pytest.mark.usefixtures("start_method")
 def test_a_process_that_cannot_send_says_why_and_the_run_ends(
     demo_shards: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dualscore.data.workers import live_with_the_run, make_room, starting
+from dualscore.data.workers import live_with_the_run, make_room, out_of_reach, starting
 from dualscore.errors import DataError
 
 
@@ -70,7 +70,7 @@ class Loader(DataLoader[Any]):
     def __iter__(self) -> Any:  # noqa: ANN401 - PyTorch's type is one of its own
         """Yield all batches in order; DataError if any are missing."""
         make_room(self.num_workers, self.open_files)
-        with starting():
+        with starting(), out_of_reach():
             batches = super().__iter__()
         return self._counted(batches)
 

@@ -28,12 +28,28 @@ OPEN_EACH = 8
 """Files that the training process opens for a loader process, in training and in validation together."""
 OPEN_ELSE = 20
 """Files that come and go besides: checkpoints, events, a log, modules."""
+_TOLD = (signal.SIGUSR1, signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""What a whole job is told, each of its processes, and only the run is to act on."""
+
+
+@contextmanager
+def out_of_reach() -> Iterator[None]:
+    """Start processes that signals of a job do not reach until `live_with_the_run`; others, never.
+
+    Under Python's fork server, what such a signal ends is the server, and with it all that it started.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @cache
 def _leaving(method: str) -> Semaphore:
     """Above 0 once this process is at its end, as processes see that it starts by a method."""
-    leaving = multiprocessing.get_context(method).Semaphore(0)
+    with out_of_reach():  # a process that removes it in the end, where this one cannot
+        leaving = multiprocessing.get_context(method).Semaphore(0)
     atexit.register(leaving.release)
     return leaving
 
@@ -47,6 +63,8 @@ def live_with_the_run() -> Callable[[int], None]:
     And they look for their parent too late to see that it was killed while it started them.
     """
     method = multiprocessing.get_start_method()
+    # A fork server that has imported what they need starts them at once, and they share its memory.
+    multiprocessing.set_forkserver_preload(["__main__", "dualscore.data.datamodule"])
     return partial(_live_with_the_run, _leaving(method), method == "fork")
 
 
@@ -58,9 +76,9 @@ def _live_with_the_run(leaving: Semaphore, forked: bool, worker: int) -> None:  
         signal.alarm(GRACE)
 
     signal.set_wakeup_fd(-1)  # the run's, which is not to be told what is meant for this process
-    for ignored in (signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
-        signal.signal(ignored, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, end_later)
+    for told in _TOLD:
+        signal.signal(told, end_later if told == signal.SIGTERM else signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD)
     # The thread that sends batches would tell of one that it cannot send, and go on with the next.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)  # type: ignore[attr-defined]
     end_with_parent(forked)
