@@ -278,16 +278,23 @@ def pause(t: Trial) -> None:
         t.words.append("trainer.hang_minutes=0.05")
 
 
+def _workers(process: int) -> list[str]:
+    """Processes that work for one: not Python's own, without which Python itself prints errors."""
+    found = []
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        command = Path(f"/proc/{child}/cmdline").read_bytes()
+        if b"multiprocessing.forkserver" in command:
+            found += Path(f"/proc/{child}/task/{child}/children").read_text().split()
+        elif b"resource_tracker" not in command:
+            found.append(child)
+    return found
+
+
 @condition(*LOADERS, "build")
 def killed_worker(t: Trial) -> None:
     def kill(t: Trial, process: int) -> None:
         def one() -> None:
-            children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-            # Python's own helper is no worker: without it Python prints errors, and nothing else happens.
-            workers = [
-                c for c in children if b"resource_tracker" not in Path(f"/proc/{c}/cmdline").read_bytes()
-            ]
-            if workers:
+            if workers := _workers(process):
                 os.kill(int(t.chance.choice(workers)), signal.SIGKILL)
 
         with contextlib.suppress(FileNotFoundError):

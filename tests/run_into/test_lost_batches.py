@@ -207,31 +207,3 @@ def test_a_process_that_is_killed_ends_the_run(demo_shards: Path) -> None:
 
     with pytest.raises(DataError, match="a loader process died"), deaths_told():
         kill()
-
-
-def test_a_process_that_is_being_started_as_another_dies_prints_nothing(
-    demo_shards: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Under a fork server it would be sent what is gone by then: its queues."""
-    before = multiprocessing.get_start_method()
-    multiprocessing.set_start_method("forkserver", force=True)
-    start = multiprocessing.Process.start
-    started: list[Any] = []
-
-    def first_is_killed(process: Any) -> None:
-        start(process)
-        started.append(process)
-        if len(started) == 2:
-            os.kill(started[0].pid, signal.SIGKILL)
-
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(multiprocessing.Process, "start", first_is_killed)
-            with pytest.raises(DataError, match="a loader process died"), deaths_told():
-                list(data(demo_shards).evenly_spaced("val", 64, 16, workers=2))
-    finally:
-        multiprocessing.set_start_method(before, force=True)
-    for process in started:
-        process.join(10)
-        assert process.exitcode is not None
-    assert "Traceback" not in capfd.readouterr().err

@@ -1,6 +1,5 @@
 """Batches out of loader processes: sent by value, none lost without an error, limits looked at before."""
 
-import multiprocessing
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -97,6 +96,4 @@ def deaths_told(
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
-        for process in multiprocessing.active_children():
-            process.kill()  # one that is still being started would miss what it is sent, and print that
         raise kind(f"a loader process died, most often for want of memory: {way_out}") from error
