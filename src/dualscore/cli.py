@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.pop("MPLBACKEND", None)  # no window is opened, and matplotlib ends over one that it lost
     fit_any_terminal()
     try:
+        _look_where_we_are()
         return _main(list(sys.argv[1:] if argv is None else argv))
     except (DualscoreError, OSError) as error:  # the log file itself, or what is printed
         print(f"error: {complaint(error)}", file=sys.stderr)
@@ -76,6 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if argv is None:  # all is done and said; what Python tidies up is not worth a traceback
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _look_where_we_are() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise DualscoreError("the current folder was removed: go to one that is there (cd)") from error
 
 
 def _main(words: list[str]) -> int:

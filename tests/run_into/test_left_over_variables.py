@@ -13,7 +13,7 @@ import pytest
 import forking
 from dualscore.cluster import submit_job
 from dualscore.errors import ConfigError
-from dualscore.runs.launch import check_launch
+from dualscore.runs.launch import MEETING, check_launch
 from test_cluster import job
 from workspace import REFERENCE, ROOT, Workspace
 
@@ -27,6 +27,10 @@ SRUN = {
 LIGHTNING = {
     "DUALSCORE_RUN": "runs/x", "NODE_RANK": "0", "LOCAL_RANK": "1", "WORLD_SIZE": "2",
     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",
+}  # fmt: skip
+LSF = {
+    "LSB_JOBID": "1", "LSB_DJOB_RANKFILE": "/nonexistent", "JSM_NAMESPACE_LOCAL_RANK": "0",
+    "JSM_NAMESPACE_SIZE": "1",
 }  # fmt: skip
 SHELL_IN_A_JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}
 
@@ -86,6 +90,78 @@ def test_what_no_launcher_set_is_named(devices: int, variables: dict[str, str], 
 )
 def test_a_real_launch_is_one(devices: int, nodes: int, variables: dict[str, str], grouped: bool) -> None:
     assert check_launch(devices, nodes, variables) == grouped
+
+
+SETTINGS_OF_LIGHTNING = [
+    ("PL_TRAINER_LIMIT_VAL_BATCHES", "1"), ("PL_TRAINER_FAST_DEV_RUN", "1"), ("PL_TRAINER_BAREBONES", "True"),
+    ("PL_TRAINER_OVERFIT_BATCHES", "1"), ("PL_TRAINER_GRADIENT_CLIP_VAL", "0.1"), ("LT_CLI_USED", "1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), SETTINGS_OF_LIGHTNING)
+@pytest.mark.parametrize("launched", [{}, TORCHRUN, SRUN, LIGHTNING])
+def test_settings_that_lightning_would_take_are_named(
+    name: str, value: str, launched: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}={value}: .*`unset {name}`, and give settings as trainer"):
+        check_launch(2, 1, launched | {name: value})
+    assert check_launch(2, 1, launched | {name: ""}) == bool(launched)  # Lightning passes over it
+
+
+def test_no_command_takes_settings_that_the_experiment_does_not_know(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SETTINGS_OF_LIGHTNING[:2]:
+        monkeypatch.setenv(name, value)
+    settings = ["patches_dual", *REFERENCE, f"data.path={demo_shards}"]
+    commands = (
+        ("train", *settings),
+        ("train", *settings, "--dry-run"),
+        ("evaluate", *settings),
+        ("study", "x"),
+    )
+    for words in commands:
+        line = workspace.fail(*words)
+        assert "unset PL_TRAINER_FAST_DEV_RUN PL_TRAINER_LIMIT_VAL_BATCHES" in line
+    assert {path.name for path in workspace.folder.iterdir()} == {"experiments"}
+
+
+@pytest.mark.parametrize("port", ["abc", "in use"])
+def test_a_port_that_was_left_over_is_not_used(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch, port: str
+) -> None:
+    met: list[str | None] = []
+    monkeypatch.setattr(
+        "dualscore.train_experiment.train", lambda *_: met.extend(map(os.environ.get, MEETING))
+    )
+    settings = ["patches_dual", *REFERENCE, f"data.path={demo_shards}", "trainer.devices=2"]
+    for name in MEETING:
+        monkeypatch.setenv(name, port)
+    workspace.run("train", *settings)
+    assert met == [None, None]
+
+
+def test_the_port_of_a_real_launch_is_kept_and_must_be_one(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[str | None] = []
+    monkeypatch.setattr("dualscore.train_experiment.train", lambda *_: met.append(os.environ["MASTER_PORT"]))
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    workspace.run("train", "patches_dual", *REFERENCE, f"data.path={demo_shards}", "trainer.devices=2")
+    assert met == [TORCHRUN["MASTER_PORT"]]
+    with pytest.raises(ConfigError, match=r"^MASTER_PORT=abc "):
+        check_launch(1, 2, {"NODE_RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "abc"})
+
+
+def test_a_shell_of_another_scheduler_trains(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in LSF.items():
+        monkeypatch.setenv(name, value)
+    settings = ["patches_dual", *REFERENCE, f"data.path={demo_shards}", "trainer.max_steps=3"]
+    assert "starts in runs/patches_dual" in workspace.run("train", *settings)
+    assert workspace.report("patches_dual")["complete"]
 
 
 def test_training_names_the_variable_and_writes_nothing(
@@ -151,6 +227,7 @@ def test_a_batch_script_clears_what_it_inherited(tmp_path: Path) -> None:
     inherited = {
         "SLURM_CPU_BIND": "quiet", "SLURM_CPU_BIND_TYPE": "mask_cpu:", "SLURM_MEM_BIND": "x", "RANK": "1",
         "SLURM_STEP_ID": "3", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "there",
+        "PL_TRAINER_MAX_EPOCHS": "1", "LT_CLI_USED": "1", "STANDALONE_PORT": "x",
     }  # fmt: skip
     given = inherited | {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "9", "SLURM_NTASKS": "2"}
     done = subprocess.run(["bash"], input=start, env=given, capture_output=True, text=True, check=True)

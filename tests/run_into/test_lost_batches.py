@@ -4,6 +4,7 @@ import multiprocessing
 import multiprocessing.util
 import os
 import re
+import shutil
 import signal
 import tempfile
 from itertools import islice
@@ -18,6 +19,7 @@ from dualscore.data.loader import Sent, deaths_told
 from dualscore.data.reader import EvenlySpacedBatches, ShardDataModule, TrainingBatches
 from dualscore.data.shards import Manifest
 from dualscore.errors import DataError
+from dualscore.evaluation.session import Session
 from dualscore.scoring import image_files
 from dualscore.terminal.console import shared_console
 from workspace import ROOT, TINY, Workspace, command, run_code
@@ -169,6 +171,30 @@ def test_no_figure_is_of_fewer_images(
     settings = [*SETTINGS, f"data.path={demo_shards}", "data.workers=1", "trainer.validate_images=80"]
     line = workspace.fail("train", "patches_dual", *settings)
     assert re.search(r"sent \d+ of 80 images", line)
+
+
+def test_a_validation_that_ends_early_has_no_figure(
+    workspace: Workspace, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dualscore.runs.launch.check_settings", lambda _: None)
+    monkeypatch.setenv("PL_TRAINER_LIMIT_VAL_BATCHES", "1")  # what any consumer may do that stops by itself
+    settings = [*SETTINGS, f"data.path={demo_shards}", "trainer.validate_images=640"]
+    line = workspace.fail("train", "patches_dual", *settings)
+    assert re.search(r"a validation measured \d+ of 640 images", line)
+    assert not list(workspace.folder.rglob("*.ckpt"))
+
+
+def test_an_evaluation_of_fewer_rows_has_no_figure(
+    workspace: Workspace, trained_demo: Path, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Session._batches
+    monkeypatch.setattr(Session, "_batches", lambda *stage: islice(whole(*stage), 1))
+    checkpoint = next(trained_demo.rglob("best.ckpt"))
+    copy = workspace.folder / "model.ckpt"
+    shutil.copyfile(checkpoint, copy)
+    settings = [*SETTINGS, f"data.path={demo_shards}", "evaluate.batch_size=16", "evaluate.yardsticks=[]"]
+    line = workspace.fail("evaluate", "patches_dual", "--checkpoint", str(copy), *settings)
+    assert re.search(r"\d+ of \d+ rows were measured", line)
 
 
 @FORKED

@@ -5,8 +5,9 @@
 
 # What a job or a launcher had set where this was submitted, which sbatch hands on and srun would heed.
 unset ${!SLURM_CPU_BIND*} ${!SLURM_MEM_BIND*} ${!SLURM_GPU_BIND*} ${!SLURM_STEP*} ${!TORCHELASTIC*} \
+    ${!PL_TRAINER_*} LT_CLI_USED \
     SLURM_DISTRIBUTION SLURM_PROCID SLURM_LOCALID RANK LOCAL_RANK NODE_RANK GROUP_RANK WORLD_SIZE \
-    LOCAL_WORLD_SIZE JSM_NAMESPACE_RANK MASTER_ADDR MASTER_PORT
+    LOCAL_WORLD_SIZE JSM_NAMESPACE_RANK MASTER_ADDR MASTER_PORT STANDALONE_PORT
 
 cd @project@ || exit 1
 python=@python@

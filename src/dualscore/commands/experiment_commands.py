@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from dualscore.cluster.batch_script import Resources
 from dualscore.commands.options import RUNS, Experiment, Name, Overrides, Runs
 from dualscore.errors import ConfigError
-from dualscore.runs.launch import RUN, check_launch
+from dualscore.runs.launch import RUN, check_launch, check_settings, forget_meeting
 from dualscore.terminal.boxes import Plan
 from dualscore.terminal.console import command, quiet, shared_console
 
@@ -55,6 +55,8 @@ def train(
     else:
         # The processes that Lightning starts for other devices inherit this and join the same run.
         os.environ[RUN] = str(run.folder)
+        if not grouped:
+            forget_meeting()
         try:
             train(config, run)
         finally:
@@ -82,6 +84,7 @@ def evaluate(
     from dualscore.runs.folder import Run, newest_run
     from dualscore.settings.experiment import load_experiment
 
+    check_settings()
     if checkpoint is None:
         config = load_experiment(experiment, overrides)  # a misspelt name is told whatever NAME says
         run = newest_run(name or config.name, runs)
@@ -132,6 +135,7 @@ def study(
     """Compare variants of an experiment, or go on where it stopped."""
     from dualscore.study.variants import load_study
 
+    check_settings()
     declared = load_study(study)
     if dry_run:
         from dualscore.commands import planning

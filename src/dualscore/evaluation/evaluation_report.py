@@ -9,7 +9,7 @@ from typing import Any
 from dualscore.evaluation.session import Session
 from dualscore.evaluation.store import read_json
 from dualscore.evaluation.yardsticks import CAUSAL, FULL_COVARIANCE, Yardstick
-from dualscore.files.aside import sha256, write_aside
+from dualscore.files.aside import sha256, write_changed
 from dualscore.likelihood import bits, bits_per_dim, mean
 from dualscore.measuring.checks import all_checks, image_figures, looked_at, mass_figures
 from dualscore.measuring.estimators import bound, estimate_figure, ready
@@ -39,7 +39,7 @@ def is_complete(report: Path, checkpoint: Path) -> bool:
 
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Write evaluation.json, whole or not at all."""
-    write_aside(path, (json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_changed(path, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def opening(config: ExperimentConfig, checkpoint: Path, session: Session) -> dict[str, Any]:

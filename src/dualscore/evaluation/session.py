@@ -27,7 +27,7 @@ from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import check_architecture
 from dualscore.settings.config import EvaluateConfig, ExperimentConfig
 from dualscore.settings.experiment import to_plain
-from dualscore.training.trainer import accelerator
+from dualscore.training.trainer import accelerator, launched_by
 
 KEPT_BYTES = 2**26  # stored images of a split that a session keeps in memory, at most
 
@@ -107,6 +107,10 @@ class Session:
             self._measure(stage, store, done)
             self.fabric.barrier()
             rows = store.read()
+        if (found := len(rows.get("position", ()))) != stage.count:
+            raise DataError(
+                f"{stage.name}: {found} of {stage.count} rows were measured; the same command goes on"
+            )
         if stage.split is not None:
             _check_finite(stage, rows)
         return rows
@@ -237,6 +241,7 @@ def _fabric(config: ExperimentConfig) -> Fabric:
             devices=options.devices,
             num_nodes=options.nodes,
             strategy="ddp" if options.devices * options.nodes > 1 else "auto",
+            plugins=launched_by(),
         )
     except (RuntimeError, ValueError) as error:
         asked = f"trainer.devices={options.devices}, trainer.accelerator={options.accelerator}"

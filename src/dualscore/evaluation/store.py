@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dualscore.files.aside import write_aside
+from dualscore.files.aside import write_aside, write_changed
 from dualscore.files.typed_json import parse_json
 from dualscore.measuring.subject import Rows, plain_rows
 
@@ -53,8 +53,7 @@ class RowStore:
         if not all(bool(values.isfinite().all()) for values in self.read().values()):
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(self.identity, indent=1, sort_keys=True)
-        write_aside(self.folder / "identity.json", content.encode())
+        write_changed(self.folder / "identity.json", json.dumps(self.identity, indent=1, sort_keys=True))
 
     def read(self) -> Rows:
         """All rows of all processes in the order of positions, each image once; empty if there are none.

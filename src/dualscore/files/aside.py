@@ -16,6 +16,16 @@ def write_aside(path: Path, content: bytes, flush: bool = True) -> None:
     os.replace(aside, path)
 
 
+def write_changed(path: Path, text: str) -> None:
+    """Write JSON aside, unless the file says so already: its folder may be one to read only.
+
+    Bytes of a file's name that are no text become JSON's escapes, which are read as the same name.
+    """
+    content = text.encode(errors="backslashreplace")
+    if not (path.is_file() and path.read_bytes() == content):
+        write_aside(path, content)
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

@@ -4,8 +4,19 @@ import re
 
 # What a terminal obeys instead of showing it: control signs but line ends and tabs, and what is no character.
 _OBEYED = {n: "?" for n in (*range(32), *range(127, 160), *range(0xD800, 0xE000))} | {9: "\t", 10: "\n"}
-# Octal, binary, hexadecimal, and to the base 60.
-_OTHER_BASE = re.compile("[-+]?(0[0-9_]+|0[bx][0-9a-fA-F_]+|[0-9][0-9_]*(:[0-5]?[0-9])+([.][0-9_]*)?)")
+# Octal, binary, hexadecimal, to the base 60, and with _ between digits.
+_OTHER_NUMBER = re.compile(
+    "[-+]?(0[0-9_]+|0[bx][0-9a-fA-F_]+|[0-9][0-9_]*(:[0-5]?[0-9])+([.][0-9_]*)?|"
+    "[.]?[0-9][0-9.]*_[0-9_.]*([eE][-+]?[0-9]+)?)"
+)
+
+
+NO_TEXT = "holds bytes that are no text here; use a name (or a link) of ASCII, or set LC_ALL=C.UTF-8"
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is text: not if it has bytes that are not UTF-8, or that the locale does not know."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def harmless(text: str) -> str:
@@ -27,7 +38,7 @@ def printable(text: str) -> str:
 def refuse_surprises(text: str) -> None:
     """Refuse YAML that stands for something else than it says.
 
-    Aliases, ten lines of which can stand for 10¹⁰ values, and numbers in other bases, as 010, which is 8.
+    Aliases, ten lines of which can stand for 10¹⁰ values, and numbers that are others: 010 is 8, 1_0 is 10.
     """
     import yaml  # text alone is shown without it
 
@@ -35,8 +46,8 @@ def refuse_surprises(text: str) -> None:
         if isinstance(token, yaml.AliasToken):
             where = f"line {token.start_mark.line + 1}"
             raise yaml.YAMLError(f"{where}: an alias, *{token.value:.20}; write the value out")
-        if isinstance(token, yaml.ScalarToken) and token.plain and _OTHER_BASE.fullmatch(token.value):
+        if isinstance(token, yaml.ScalarToken) and token.plain and _OTHER_NUMBER.fullmatch(token.value):
             raise yaml.YAMLError(
-                f"{token.value:.40}: would be read as a number to another base; write it in decimals, "
-                "without zeros before it, or as a text in quotes"
+                f"{token.value:.40}: would be read as another number; write it in decimals, "
+                "without zeros before it or _ in it, or as a text in quotes"
             )

@@ -20,7 +20,7 @@ import yaml
 
 from dualscore.errors import CheckpointError, ConfigError, TrainingError, did_you_mean
 from dualscore.files.aside import write_aside
-from dualscore.files.plain_text import one_line, refuse_surprises
+from dualscore.files.plain_text import NO_TEXT, is_text, one_line, refuse_surprises
 from dualscore.settings.experiment import to_config, to_plain
 from dualscore.shipped import places
 
@@ -155,6 +155,9 @@ class Run:
     def alone(self) -> Iterator[None]:
         """Keep other processes from training in the folder, until this one ends, however it ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.folder, os.W_OK):  # nobody trains there, but what is complete can be told
+            yield
+            return
         with (self.folder / LOCK).open("a+") as file:
             if self._lock(file):
                 file.truncate(0)
@@ -193,6 +196,8 @@ def _numbered(name: str, root: Path) -> tuple[int, Path]:
     if Path(name).is_absolute() or not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise ConfigError(f"--name {name}: must be the name of a folder below runs")
     first = root / name
+    if not is_text(str(first)):
+        raise ConfigError(f"{first}: {NO_TEXT}")
     pattern = re.compile(rf"{re.escape(first.name)}(?:-([2-9]|[1-9]\d+))?")
     matches = [(pattern.fullmatch(path.name), path) for path in first.parent.glob("*")]
     found = sorted(((int(match[1] or 1), path) for match, path in matches if match), reverse=True)

@@ -16,12 +16,31 @@ BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 BY_SRUN = ("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 NODE = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What a user who starts one command on each of several computers sets."""
+MEETING = ("MASTER_PORT", "STANDALONE_PORT")
+"""Ports that Lightning would have this computer's processes meet at, instead of a free one."""
 
 
 def forget_launchers() -> None:
     """Take this process, which does not train, for one of its own, whoever started it."""
     for name in (*RANKS, "WORLD_SIZE", "SLURM_PROCID", SLURM_TASKS, TORCHRUN):
         os.environ.pop(name, None)
+
+
+def forget_meeting() -> None:
+    """Let the processes that this one will start meet at a free port, not at one that an earlier job had."""
+    for name in MEETING:
+        os.environ.pop(name, None)
+
+
+def check_settings(variables: Mapping[str, str] = os.environ) -> None:
+    """Refuse variables that Lightning reads settings from; a ConfigError names them."""
+    found = [k for k in sorted(variables) if k.startswith("PL_TRAINER_") or k == "LT_CLI_USED"]
+    if names := [name for name in found if variables[name]]:
+        raise ConfigError(
+            f"{', '.join(f'{name}={variables[name]}' for name in names)}: set in the environment, where "
+            "Lightning would take settings from that the experiment does not know; "
+            f"`unset {' '.join(names)}`, and give settings as trainer.KEY=VALUE"
+        )
 
 
 def by_srun(variables: Mapping[str, str]) -> bool:
@@ -43,8 +62,9 @@ def check_launch(devices: int, nodes: int, variables: Mapping[str, str] = os.env
 
     Raises:
         ConfigError: a variable of a launcher is there without its launcher. Lightning would believe it, and
-            say nothing, or wait for processes that nobody starts.
+            say nothing, or wait for processes that nobody starts. Or one that Lightning takes settings from.
     """
+    check_settings(variables)
     world = devices * nodes
     if TORCHRUN in variables:
         for name in BY_TORCHRUN:
@@ -67,6 +87,8 @@ def check_launch(devices: int, nodes: int, variables: Mapping[str, str] = os.env
             SLURM_TASKS, variables, "this process is not one of that many tasks: begin it with srun"
         )
     by_hand = nodes > 1 and all(name in variables for name in NODE)
+    if by_hand:
+        _number(variables, "MASTER_PORT")
     for name in (*RANKS, "SLURM_PROCID"):  # Lightning takes each for the rank
         if name not in variables or (by_hand and name == "NODE_RANK"):
             continue

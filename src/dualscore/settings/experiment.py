@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dualscore.errors import ConfigError, did_you_mean
-from dualscore.files.plain_text import one_line, refuse_surprises
+from dualscore.files.plain_text import NO_TEXT, is_text, one_line, refuse_surprises
 from dualscore.redaction import redact
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.rules import problems
@@ -168,14 +168,20 @@ def _elsewhere(base: DictConfig, leaf: str) -> str:
 def _refuse_surprises(content: Any, where: str = "", key: str = "") -> None:  # noqa: ANN401
     """Refuse `${…}`, which would put environment variables, secrets among them, into files and logs.
 
-    And what YAML takes for a number, or for yes or no, where a text belongs: 1e3 would become 1000.0.
+    And what YAML takes for a number, or for yes or no, where a text belongs: 1e3 would become 1000.0; `???`,
+    which would leave what was before; and bytes that are no text, which neither files nor logs can hold.
     """
+    said = f"{where}{': ' if where else ''}{key}"
     if isinstance(content, DictConfig | ListConfig):
         content = OmegaConf.to_container(content, resolve=False)
     if isinstance(content, str) and "${" in content:
-        raise ConfigError(f"{where}{': ' if where else ''}{key}: must be a plain value, without ${{…}}")
+        raise ConfigError(f"{said}: must be a plain value, without ${{…}}")
+    if content == "???":
+        raise ConfigError(f"{said}: ??? is no value; give one, or leave the setting out")
+    if isinstance(content, str) and not is_text(content):
+        raise ConfigError(f"{said}: {NO_TEXT}")
     if isinstance(content, int | float) and _kind(key) is str:
-        raise ConfigError(f"{where}{': ' if where else ''}{key}: is a text: put it in quotes")
+        raise ConfigError(f"{said}: is a text: put it in quotes")
     parts = enumerate(content) if isinstance(content, list) else ()
     for name, part in content.items() if isinstance(content, dict) else parts:
         _refuse_surprises(part, where, f"{key}.{name}" if key else str(name))

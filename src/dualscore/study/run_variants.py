@@ -30,7 +30,7 @@ from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.study.findings import read_result, write_results
 from dualscore.study.variants import STUDIES, Study, Variant
 from dualscore.training.lightning_module import DualScoreModule, TrainingCallback
-from dualscore.training.trainer import accelerator, prepare_device
+from dualscore.training.trainer import accelerator, launched_by, prepare_device
 
 # As many steps as hold SOAP's rare ones, every tenth, in their share.
 ROUNDS, WARM_UP, STEPS = 3, 3, 20
@@ -207,6 +207,7 @@ def _seconds_per_step(
                     max_steps=WARM_UP + STEPS,
                     accelerator=accelerator(configs[name]),
                     devices=1,
+                    plugins=launched_by(),
                     precision=configs[name].trainer.precision,  # type: ignore[arg-type]
                     accumulate_grad_batches=configs[name].trainer.accumulate,
                     limit_val_batches=0,

@@ -22,7 +22,7 @@ from dualscore.devices import allow_tf32
 from dualscore.errors import DivergenceError, StoppedError, TrainingError
 from dualscore.files.plain_text import one_line
 from dualscore.runs.folder import Run
-from dualscore.runs.launch import SLURM_TASKS, TORCHRUN, by_srun
+from dualscore.runs.launch import TORCHRUN, by_srun
 from dualscore.runs.watchdog import Watchdog
 from dualscore.settings.config import ExperimentConfig
 from dualscore.training.lightning_module import DualScoreModule
@@ -53,6 +53,15 @@ def prepare_device(config: ExperimentConfig, module: DualScoreModule, note: Call
         module.loss = compiled_loss(device)
 
 
+def launched_by() -> list[Any]:
+    """A plugin that says who started this process; none where Lightning sees that for itself."""
+    if by_srun(os.environ):
+        # Lightning's own requeueing leaves checkpoints that a later, unrelated run would take for its own.
+        return [SLURMEnvironment(auto_requeue=False)]
+    # Lightning would take a process for a task of any job whose variables it finds (Slurm's, LSF's).
+    return [] if TORCHRUN in os.environ else [LightningEnvironment()]
+
+
 def make_trainer(
     config: ExperimentConfig, run: Run, callbacks: list[Callback], io: CheckpointIO, logger: TensorBoardLogger
 ) -> Trainer:
@@ -61,13 +70,6 @@ def make_trainer(
     A TrainingError says that the devices asked for are not there.
     """
     options = config.trainer
-    plugins: list[Any] = [io]
-    if by_srun(os.environ):
-        # Lightning's own requeueing leaves checkpoints that a later, unrelated run would take for its own.
-        plugins.append(SLURMEnvironment(auto_requeue=False))
-    elif SLURM_TASKS in os.environ and TORCHRUN not in os.environ:
-        # Of a job in which srun did not start this process, which Lightning would take for one of its tasks.
-        plugins.append(LightningEnvironment())
     try:
         return Trainer(
             default_root_dir=run.folder,
@@ -79,7 +81,7 @@ def make_trainer(
             # Ranks may validate different numbers of batches, so buffers must not be broadcast in forward.
             strategy=DDPStrategy(broadcast_buffers=False) if options.devices * options.nodes > 1 else "auto",
             precision=options.precision,  # type: ignore[arg-type]
-            plugins=plugins,
+            plugins=[io, *launched_by()],
             logger=logger,
             enable_checkpointing=True,
             callbacks=callbacks,

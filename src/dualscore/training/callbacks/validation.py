@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dualscore.dashboard.logger import band, level
 from dualscore.data.datamodule import Batch
+from dualscore.errors import DataError
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood import Estimate, decibels_per_dim
 from dualscore.measuring.estimators import paper
@@ -59,8 +60,11 @@ class ValidationFigures(TrainingCallback):
             everyones: list[list[Tables]] = [[]] * trainer.world_size
             torch.distributed.all_gather_object(everyones, parts)
             parts = [part for mine in everyones for part in mine]
+        datamodule = getattr(trainer, "datamodule", None)
+        if datamodule is not None:
+            _check_count(parts, min(datamodule.batching.validate_images, datamodule.counts["val"]))
         measured = replace(module.measured(), rows=joined(parts))
-        if (datamodule := getattr(trainer, "datamodule", None)) is not None:
+        if datamodule is not None:
             measured = replace(measured, photographs=partial(datamodule.photographs, "val"))
         if "paper" in measured.rows:
             self._log_energies(trainer, module, measured)
@@ -125,6 +129,16 @@ def _gaussian_rows(module: DualScoreModule, batch: Batch, one_level: Rows) -> Ro
         # The mean over u of U(x + (u − ½)/255): each coefficient's square grows by the step's variance.
         energy = energy + 0.5 * (QUANTIZATION_VARIANCE / prior.eigenvalues.double()).sum()
     return {"level": at, "space": space_loss(gradient, noise, t), "energy": energy}
+
+
+def _check_count(parts: list[Tables], asked: int) -> None:
+    """Refuse figures of fewer images than were asked for, whatever ended the validation early."""
+    found = sum(len(part["one_level"]["position"]) for part in parts)
+    if found != asked:
+        raise DataError(
+            f"a validation measured {found} of {asked} images; nothing is kept of it, and the same command "
+            "tries again"
+        )
 
 
 def joined(batches: list[Tables]) -> Tables:
