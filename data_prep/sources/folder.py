@@ -124,7 +124,8 @@ def select(
     if near:
         copies = near_copies(unique)
         warnings += [
-            f"left out: {printable(photo.name)} is a scaled or re-encoded copy of {printable(kept.name)}"
+            f"left out: {printable(photo.name)} is a scaled, turned or re-encoded copy "
+            f"of {printable(kept.name)}"
             for photo, kept in copies
         ]
         gone = {photo.name for photo, _ in copies}

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_prep.sources.near_copies import thumbnail
+from data_prep.sources.near_copies import waves
 from dualscore.pictures.photographs import read_rgb
 from dualscore.pictures.walk import not_the_files
+
+OTHER_COLOURS = ("1", "P", "PA", "CMYK")
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Photograph:
 
     ``name`` is relative to the source folder; ``size`` is (width, height) in pixels; ``gray`` means that red,
     green and blue agree in every pixel; ``problem`` says why the file cannot be used, or is None; ``content``
-    is the file's, where it lies in an archive; ``thumbnail`` tells near copies.
+    is the file's, where it lies in an archive; ``waves`` tells near copies, and ``worth`` which of them is
+    the best: the larger one, then the one without loss, then the longer file.
     """
 
     name: str
@@ -29,7 +33,8 @@ class Photograph:
     sha256: str = ""
     problem: str | None = None
     content: bytes | None = None
-    thumbnail: bytes = b""
+    waves: bytes = b""
+    worth: tuple[int, int, int] = (0, 0, 0)
 
     def read(self) -> Image.Image:
         """Decode it, as `read_rgb` does."""
@@ -52,4 +57,13 @@ def inspect(job: tuple[Photograph, int]) -> Photograph:
     pixels = np.asarray(image)
     gray = bool((pixels == pixels[..., :1]).all())
     digest = hashlib.sha256(raw).hexdigest()
-    return replace(found, size=image.size, gray=gray, sha256=digest, thumbnail=thumbnail(image))
+    worth = image.width * image.height, _faithful(raw), len(raw)
+    return replace(found, size=image.size, gray=gray, sha256=digest, waves=waves(image), worth=worth)
+
+
+def _faithful(raw: bytes) -> int:
+    """2 for a picture kept without loss, 1 with loss, 0 with other colours than it was taken in."""
+    with Image.open(io.BytesIO(raw)) as file:
+        if file.mode in OTHER_COLOURS:
+            return 0
+        return 1 if file.format in LOSSY else 2

@@ -3,6 +3,7 @@
 import csv
 import os
 import struct
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,15 +15,14 @@ from rich.console import Console
 
 from data_prep.plan import Request
 from data_prep.sources.demo import TRAIN, Demo
-from data_prep.sources.near_copies import near_copies, thumbnail
 from data_prep.sources.photographs import Photograph, inspect
 from dualscore.data.shards import Manifest
 from dualscore.draw_images import DrawOptions, read_images
 from dualscore.errors import DataError, SamplingError
 from dualscore.pictures.photographs import UnsuitableError, read_rgb
-from dualscore.pictures.walk import walk
+from dualscore.pictures.walk import NO_PHOTOGRAPHS, is_picture, walk
 from dualscore.sampling.sample_images import Method
-from dualscore.scoring.image_files import ImageFiles, Problems, Size, decode, read_batches
+from dualscore.scoring.image_files import ImageFiles, Problems, Size, decode, entries, find, read_batches
 from fakes import photograph, photograph_paths, write_cifar10
 from prep_helpers import build, names_of
 
@@ -147,7 +147,7 @@ def test_denoising_leaves_a_bad_file_out_and_goes_on(album: Path, tmp_path: Path
         read_images(model, [album / "pipe.jpg"], options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("suffix", ["jfif", "gif", "JPE", "ppm", "tga", "avif"])
+@pytest.mark.parametrize("suffix", ["jfif", "gif", "JPE", "ppm", "tga", "avif", "mpo"])
 def test_what_pillow_opens_is_a_photograph(album: Path, suffix: str) -> None:
     kind = {"jfif": "JPEG", "JPE": "JPEG"}.get(suffix)
     image = photograph("coffee", 2 * SIDE).crop((SIDE, SIDE, 2 * SIDE, 2 * SIDE))
@@ -157,6 +157,23 @@ def test_what_pillow_opens_is_a_photograph(album: Path, suffix: str) -> None:
         pytest.skip("this Pillow has no AVIF")
     assert set(scored(album)[0]) == ALL | {f"x.{suffix}"}
     assert prepared(album)[0] == ALL | {f"x.{suffix}"}
+
+
+def test_every_ending_that_pillow_writes_and_opens_is_a_photographs(tmp_path: Path) -> None:
+    """Found by writing a picture under each of its endings."""
+    endings = Image.registered_extensions()
+    opened = set()
+    for ending, kind in endings.items():
+        path = tmp_path / f"x{ending}"
+        for mode in ("RGB", "L", "1", "F", "RGBA"):
+            with suppress(OSError, ValueError, KeyError, AttributeError):
+                Image.new(mode, (64, 64)).save(path, kind)
+                Image.open(path).load()
+                opened.add(ending)
+    photographs = opened - {ending for ending in opened if endings[ending] in NO_PHOTOGRAPHS}
+    assert {".mpo", ".png", ".jfif", ".gif", ".tif", ".webp", ".j2k", ".sgi"} <= photographs
+    assert not {ending for ending in photographs if not is_picture(f"x{ending.upper()}")}
+    assert not is_picture("x.eps")
 
 
 @pytest.mark.parametrize("suffix", ["heic", "HEIF", "cr2", "dng"])
@@ -195,6 +212,25 @@ def test_links_are_followed_once(album: Path, tmp_path: Path) -> None:
     assert "left out: b leads to a folder that is read already" in warnings
 
 
+def test_a_file_counts_once(album: Path, tmp_path: Path) -> None:
+    """By another link to it, within a folder or beside it, and given twice."""
+    (album / "linked.png").symlink_to("coffee.png")
+    os.link(album / "china.png", album / "zebra.png")
+    found, left_out = scored(album)
+    assert sorted(found) == sorted(ALL)
+    assert set(left_out) == {"linked.png", "zebra.png"}
+    near = tmp_path / "near"
+    near.symlink_to(album)
+    one = album / "rocket.png"
+    given = [one, one, album / ".." / "album" / "rocket.png", near / "rocket.png", album, near]
+    met = list(entries(given, tmp_path / "out"))
+    assert met[0] == (one, None)
+    assert sorted(os.path.realpath(path) for path in find(given, tmp_path / "out")) == sorted(
+        str(album / name) for name in ALL
+    )
+    assert len(met) == 4 + 2 * 9
+
+
 def test_a_folder_that_cannot_be_read_is_named(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root may read everything, so that the system's refusal is imitated."""
     (album / "private").mkdir()
@@ -229,44 +265,6 @@ def test_hidden_folders_are_passed_over(album: Path, hidden: str) -> None:
         photograph(name, SIDE).resize((32, 32)).save(album / hidden / f"{name}.png")
     assert prepared(album) == (ALL, "")
     assert set(scored(album)[0]) == ALL
-
-
-COPIES = {
-    "jpeg": lambda image, path: image.save(path.with_suffix(".jpg"), quality=50),
-    "half": lambda image, path: image.resize((32, 32), Image.Resampling.LANCZOS).save(path),
-    "webp": lambda image, path: image.save(path.with_suffix(".webp"), quality=60),
-    "metadata": lambda image, path: image.save(path, optimize=True),
-}
-
-
-@pytest.mark.parametrize("kind", COPIES)
-def test_near_copies_are_left_out(album: Path, kind: str) -> None:
-    (album / "small").mkdir()
-    for name in NAMES:
-        COPIES[kind](photograph(name, SIDE), album / "small" / f"{name}.png")
-    used, warnings = prepared(album)
-    assert used == ALL
-    said = warnings.count("is a scaled or re-encoded copy of") + warnings.count(" is a copy of ")
-    assert said == 7
-
-
-def test_the_larger_copy_is_kept(album: Path) -> None:
-    photograph("coffee", SIDE).resize((3 * SIDE, 3 * SIDE)).save(album / "z.png")
-    used, warnings = prepared(album)
-    assert used == ALL - {"coffee.png"} | {"z.png"}
-    assert "left out: coffee.png is a scaled or re-encoded copy of z.png" in warnings
-
-
-def test_other_photographs_are_no_copies() -> None:
-    """Neighbouring parts of photographs, flat and noisy images: none is taken for another."""
-    draw = np.random.default_rng(0)
-    images = [photograph(n).crop((x, x, x + 96, x + 96)) for n in NAMES for x in range(0, 200, 40)]
-    images += [Image.fromarray(np.full((96, 96, 3), value, np.uint8)) for value in range(10, 250, 12)]
-    images += [Image.fromarray(draw.integers(0, 256, (96, 96, 3), np.uint8)) for _ in range(20)]
-    found = near_copies(
-        [Photograph(str(k), Path(), i.size, thumbnail=thumbnail(i)) for k, i in enumerate(images)]
-    )
-    assert not found
 
 
 def test_a_touched_file_is_named(album: Path) -> None:

@@ -114,6 +114,36 @@ def test_ood_counts_every_file(workspace: Workspace, trained_demo: Path, album: 
     assert said.count(PASSED) == 2
 
 
+def test_a_file_that_is_given_twice_is_scored_once(
+    workspace: Workspace, trained_demo: Path, album: Path, tmp_path: Path
+) -> None:
+    model, first, second = (
+        str(trained_demo / "runs/patches_dual"),
+        str(album / "00.png"),
+        str(album / "01.png"),
+    )
+    (tmp_path / "near").symlink_to(album)
+    given = [first, first, str(tmp_path / "near/00.png"), second]
+    said = workspace.run("score", model, *given, "--workers", "0")
+    assert first_column(Path("scores/scores.csv")) == ["00.png", "01.png"]
+    assert first_column(Path("scores/failures.csv")) == ["00.png", "00.png"]
+    assert "left out: 2 images; the first, " in said
+    assert "2 photographs" in said
+
+
+@pytest.mark.usefixtures("private")
+def test_ood_counts_a_file_once(
+    workspace: Workspace, trained_demo: Path, album: Path, tmp_path: Path
+) -> None:
+    other = pictures(tmp_path / "other", seed=4)
+    workspace.run(
+        "ood", str(trained_demo / "runs/patches_dual"), "--in", str(album), str(album / "00.png"),
+        "--out", str(other), str(other), "--workers", "0", "--psnr", "20",
+    )  # fmt: skip
+    assert sorted(first_column(Path("ood/ood.csv"))) == sorted([*SOUND, *SOUND])
+    assert sorted(first_column(Path("ood/failures.csv"))) == sorted([*BAD, "00.png", *BAD, *SOUND, *BAD])
+
+
 @pytest.mark.usefixtures("private")
 def test_convert_counts_every_file(workspace: Workspace, album: Path) -> None:
     said = workspace.run("convert", str(RELEASED), "--images", str(album), "--workers", "0")

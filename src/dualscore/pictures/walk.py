@@ -17,6 +17,8 @@ COMMON = "png, jpg, webp, avif, tif, gif and what else Pillow opens"
 """What counts as a picture, for messages."""
 NO_PHOTOGRAPHS = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "PDF"}
 """Formats of Pillow's that hold programs, films or tables, or only name another program."""
+OPENED_AS = {"MPO": "JPEG"}
+"""Formats that Pillow opens by another's opener."""
 UNDECODABLE = (
     ".heic", ".heif", ".hif", ".avif", ".avifs", ".jxl", ".jxr", ".jp2", ".svg",
     ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw",
@@ -40,7 +42,9 @@ def suffixes() -> frozenset[str]:
     """Endings of the pictures that this Pillow opens, with a dot and in small letters."""
     endings = Image.registered_extensions()  # loads every plugin
     return frozenset(
-        ending for ending, kind in endings.items() if kind in Image.OPEN and kind not in NO_PHOTOGRAPHS
+        ending
+        for ending, kind in endings.items()
+        if OPENED_AS.get(kind, kind) in Image.OPEN and kind not in NO_PHOTOGRAPHS
     )
 
 

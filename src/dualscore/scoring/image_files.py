@@ -53,12 +53,29 @@ def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:
 
 
 def entries(given: Sequence[Path], left_out: Path, others: Counter[str] | None = None) -> Iterator[Entry]:
-    """The same, and what is left out with the reason; `others` are counted as `walk` does."""
+    """The same, and what is left out with the reason; `others` are counted as `walk` does.
+
+    A file that is met again, given twice or by another link, is left out: each counts once in a mean.
+    """
+    seen = set[tuple[int, int]]()
     for path in given:
-        if os.path.isdir(path):
-            yield from walk(path, left_out, others=others)
-        else:
-            yield Entry(path, trouble(path))
+        found = walk(path, left_out, others=others) if os.path.isdir(path) else [Entry(path, trouble(path))]
+        for entry in found:
+            if entry.problem is None and not _first_time(entry.path, seen):
+                yield Entry(entry.path, "is the same file as another, which counts once")
+            else:
+                yield entry
+
+
+def _first_time(path: Path, seen: set[tuple[int, int]]) -> bool:
+    """Whether a file was not `seen`, where it becomes so; one that has just gone is told when it is read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return True
+    key, before = (status.st_dev, status.st_ino), len(seen)
+    seen.add(key)
+    return len(seen) > before
 
 
 @dataclass(frozen=True)
