@@ -243,7 +243,13 @@ def test_a_trained_model_tells_kinds_apart(workspace: Workspace, demo_shards: Pa
 
 
 def test_what_is_missing_is_said_in_one_line(workspace: Workspace) -> None:
-    for name, count in (("many", 2 * FEWEST), ("few", FEWEST - 1), ("none", 0), ("many/within", FEWEST)):
+    for name, count in (
+        ("many", 2 * FEWEST),
+        ("few", FEWEST - 1),
+        ("none", 0),
+        ("one", 1),
+        ("many/within", FEWEST),
+    ):
         Path(name).mkdir()
         for k in range(count):
             picture(k).save(f"{name}/{k:02d}.png")
@@ -258,7 +264,8 @@ def test_what_is_missing_is_said_in_one_line(workspace: Workspace) -> None:
     assert "--out few: 19 images, and 20 are needed" in line("many", "few")
     assert "--out none: 0 images" in line("many", "none")
     assert "--in few: 19 images, and 40 are needed, half of them to compare with" in line("few", "many")
-    assert "no such checkpoint" in line("many", "few none/../few")
+    assert "no such checkpoint" in line("many", "few one")
+    assert "--out few: 19 images, and 20 are needed" in line("many", "few none/../few")
     assert "few: holds the images" in line("many", "few --results ./few")
     hint = "ood: no such file or folder; --out are the other images, --results is where results go"
     assert hint in line("many", "ood")
