@@ -1,7 +1,8 @@
-"""A cache that cannot be written, with everything there: it is read."""
+"""A cache, or a run, that cannot be written, with everything there: it is read."""
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import pytest
 from dualscore.data import transfer
 from dualscore.data.source import RemoteFolder
 from dualscore.errors import SourceError
+from dualscore.files import aside
+from dualscore.runs import folder, run_status
+from dualscore.runs.folder import LOCK, Run, flatten
 from test_remote import Server
 from test_remote import server as server
 from test_remote import small_shards as small_shards
+from workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +60,31 @@ def test_a_cache_that_cannot_be_written_is_read(
         with pytest.raises(SourceError, match=r"data\.cache"):  # which is not there
             again.open(other)
     os.close(shards.open(other))
+
+
+def test_a_complete_run_that_cannot_be_written_is_read(
+    workspace: Workspace, trained_demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained_demo / "runs", workspace.folder / "runs")
+    run, pages = workspace.folder / "runs/patches_dual", workspace.folder / "pages"
+    stored = Run(run).read_config()
+    settings = [f"{key}={value}".replace("'", "") for key, value in flatten(stored).items() if key != "name"]
+    figures = ["figures", str(run), "--only", "table1", "--out", str(pages)]
+    workspace.run(*figures)  # measures what is not there yet
+    (run / LOCK).unlink()
+    write, may = aside.write_aside, os.access
+
+    def refuse(path: Path, *content: Any) -> None:
+        if path.resolve().is_relative_to(run):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        write(path, *content)
+
+    for room in (aside, run_status, folder):
+        monkeypatch.setattr(room, "write_aside", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).resolve() != run and may(path, mode))
+    shutil.rmtree(pages)
+    workspace.run(*figures)
+    assert (pages / "table1.json").exists()
+    workspace.run("evaluate", "patches_dual", "--checkpoint", "runs/patches_dual")
+    assert "is complete" in workspace.run("train", "patches_dual", *settings)
+    assert not (run / LOCK).exists()

@@ -1,6 +1,10 @@
 """A value is taken as it is written, or refused by one line."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import pytest
 from dualscore.cli import main
 from dualscore.errors import ConfigError
 from dualscore.settings.experiment import load_experiment, override_config, to_plain
-from workspace import Workspace
+from workspace import ROOT, TINY, Workspace
 
 
 def _value(override: str) -> Any:
@@ -123,3 +127,49 @@ def test_the_largest_seed_is_one(workspace: Workspace, trained_demo: Path) -> No
     workspace.run("sample", run, "--count", "2", "--steps", "2", f"--seed={2**63 - 1}")
     assert json.loads(Path("samples/samples.json").read_text())["seed"] == 2**63 - 1
     workspace.run("data", "build", "demo", "--out", "x", "--seed", str(2**63 - 1), "--workers", "1")
+
+
+NO_TEXT = os.fsdecode(b"caf\xe9")
+
+
+@pytest.mark.parametrize("key", ["path", "cache", "dataset"])
+def test_what_no_file_can_hold_is_refused_before_training(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"^override 'data.{key}=.*: holds letters that are no text here"):
+        load_experiment("patches_dual", [f"data.{key}={NO_TEXT}"])
+
+
+def test_so_is_a_name_of_a_run(workspace: Workspace, demo_shards: Path) -> None:
+    settings = ["patches_dual", *TINY, f"data.path={demo_shards}"]
+    for more in (["--name", NO_TEXT], ["--name", NO_TEXT, "--fresh"], ["--runs", NO_TEXT]):
+        assert "caf?" in (line := workspace.fail("train", *settings, *more))
+        assert "holds letters that are no text here; use a name (or a link) of ASCII" in line
+    assert {path.name for path in workspace.folder.iterdir()} == {"experiments"}
+
+
+def test_a_locale_of_ascii_takes_names_of_ascii(tmp_path: Path, demo_shards: Path) -> None:
+    code = "import sys; from dualscore.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "train", "patches_dual", "--dry-run", *TINY]
+    ascii_only = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPATH": str(ROOT / "src"),
+    }
+    for path, status in (("café", 1), (str(demo_shards), 0)):
+        done = subprocess.run(
+            [*words, f"data.path={path}"], cwd=tmp_path, env=os.environ | ascii_only, capture_output=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done.stderr
+        assert (b"data.path: holds letters that are no text here" in done.stderr) == bool(status)
+
+
+def test_a_report_holds_the_name_of_any_folder(workspace: Workspace, trained_demo: Path) -> None:
+    run = workspace.folder / NO_TEXT
+    shutil.copytree(trained_demo / "runs/patches_dual", run)
+    before = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").unlink()
+    workspace.run("evaluate", "patches_dual", "--checkpoint", str(run))
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["checkpoint"] == str(run / "checkpoints/best.ckpt")
+    assert found["bits_per_dim"] == before["bits_per_dim"]

@@ -295,3 +295,14 @@ def test_where_no_process_can_be_started_what_they_need_is_named(
     for process in started:
         process.join(9)
         assert process.exitcode is not None
+
+
+@pytest.mark.parametrize(
+    "words", [("train", "patches_dual"), ("data", "build", "demo", "--out", "x"), ("status",)]
+)
+def test_a_current_folder_that_was_removed_is_named(tmp_path: Path, words: tuple[str, ...]) -> None:
+    gone = tmp_path / "gone"
+    before = f"import os; os.mkdir({str(gone)!r}); os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})"
+    done = command(*words, before=before)
+    assert done.returncode == 1
+    assert done.stderr == "error: the current folder was removed: go to one that is there (cd)\n"

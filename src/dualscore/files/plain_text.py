@@ -1,5 +1,6 @@
 """Text that any terminal, font and file can show, and YAML that stands for no more than it says."""
 
+import os
 import re
 
 # What a terminal obeys instead of showing it: control signs but line ends and tabs, and what is no character.
@@ -11,12 +12,16 @@ _OTHER_NUMBER = re.compile(
 )
 
 
-NO_TEXT = "holds bytes that are no text here; use a name (or a link) of ASCII, or set LC_ALL=C.UTF-8"
+NO_TEXT = "holds letters that are no text here; use a name (or a link) of ASCII, or set LC_ALL=C.UTF-8"
 
 
 def is_text(name: str) -> bool:
-    """Whether a name is text: not if it has bytes that are not UTF-8, or that the locale does not know."""
-    return not any("\ud800" <= sign <= "\udfff" for sign in name)
+    """Whether files can hold a name, and be called it: not if it is no Unicode, or unknown to the locale."""
+    try:
+        name.encode(), os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def harmless(text: str) -> str:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dualscore.errors import ConfigError, did_you_mean
-from dualscore.files.plain_text import NO_TEXT, is_text, one_line, refuse_surprises
+from dualscore.files.plain_text import one_line, refuse_surprises
 from dualscore.redaction import redact
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.rules import problems
@@ -168,8 +168,8 @@ def _elsewhere(base: DictConfig, leaf: str) -> str:
 def _refuse_surprises(content: Any, where: str = "", key: str = "") -> None:  # noqa: ANN401
     """Refuse `${…}`, which would put environment variables, secrets among them, into files and logs.
 
-    And what YAML takes for a number, or for yes or no, where a text belongs: 1e3 would become 1000.0; `???`,
-    which would leave what was before; and bytes that are no text, which neither files nor logs can hold.
+    And what YAML takes for a number, or for yes or no, where a text belongs: 1e3 would become 1000.0; and
+    `???`, which would leave what was before.
     """
     said = f"{where}{': ' if where else ''}{key}"
     if isinstance(content, DictConfig | ListConfig):
@@ -178,8 +178,6 @@ def _refuse_surprises(content: Any, where: str = "", key: str = "") -> None:  # 
         raise ConfigError(f"{said}: must be a plain value, without ${{…}}")
     if content == "???":
         raise ConfigError(f"{said}: ??? is no value; give one, or leave the setting out")
-    if isinstance(content, str) and not is_text(content):
-        raise ConfigError(f"{said}: {NO_TEXT}")
     if isinstance(content, int | float) and _kind(key) is str:
         raise ConfigError(f"{said}: is a text: put it in quotes")
     parts = enumerate(content) if isinstance(content, list) else ()

@@ -2,6 +2,7 @@
 
 from dataclasses import fields, is_dataclass
 
+from dualscore.files.plain_text import NO_TEXT, is_text
 from dualscore.settings.config import (
     RADIAL,
     VECTORS,
@@ -31,6 +32,9 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
         (c.noise.t_min >= c.noise.t_max, "noise.t_min", f"must be below noise.t_max={c.noise.t_max:g}"),
         (c.data.quantized and c.noise.t_max <= HALF_STEP_SQUARED, "noise.t_max",
          f"must exceed (half an 8-bit step)² = {HALF_STEP_SQUARED:.2g}, where the bound begins"),
+        (not is_text(c.data.path), "data.path", NO_TEXT),
+        (not is_text(c.data.cache), "data.cache", NO_TEXT),
+        (not is_text(c.data.dataset), "data.dataset", NO_TEXT),
         (not known and not c.data.path, "data.path", "is required (or data.density)"),
         (not known and not c.data.dataset, "data.dataset", "is required (or data.density)"),
         (not known and not c.data.quantized, "data.quantized", "false needs data.density: shards are 8-bit"),
