@@ -40,6 +40,8 @@ class Trial:
     """More pictures, and more of what must be named, than the album has."""
     refusals: list[str] = field(default_factory=list)
     """Patterns of the one line that the command may end with."""
+    must_refuse: bool = False
+    """Whether success is a fault."""
     said: list[str] = field(default_factory=list)
     """What must be said where the command succeeds."""
     same: bool = True
@@ -216,9 +218,20 @@ def no_home(t: Trial) -> None:
 
 @condition("train")
 def odd_seed(t: Trial) -> None:
-    t.words.append("seed=" + t.chance.choice(("010", "0_1", "1e1", str(2**70), "-3", "0x10")))
+    seed = t.chance.choice(("010", "0_1", "1e1", str(2**70), "-3", "0x10"))
+    t.words.append(f"seed={seed}")
     t.same = False
-    t.may_refuse("seed")
+    t.may_refuse(f"^error: override 'seed={seed}': ")
+
+
+@condition("train", "evaluate")
+def settings_of_lightning(t: Trial) -> None:
+    name = t.chance.choice(
+        ("PL_TRAINER_LIMIT_VAL_BATCHES", "PL_TRAINER_MAX_STEPS", "PL_TRAINER_FAST_DEV_RUN")
+    )
+    t.environment[name] = "1"
+    t.must_refuse = True
+    t.may_refuse(f"{name}=1.*set in the environment, where Lightning would take settings")
 
 
 # Values: `where` is chosen before anything is put there.
@@ -302,4 +315,4 @@ def killed_worker(t: Trial) -> None:
 
     t.workers = t.workers or 2
     t.meanwhile = kill
-    t.may_refuse("process died", "started")
+    t.may_refuse("a (loader|worker) process died", r"processes cannot be started \(")

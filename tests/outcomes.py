@@ -25,6 +25,8 @@ def check_end(trial: Trial, status: int, out: str, err: str) -> None:
     if "Traceback" in out + err or "Exception ignored" in out + err:
         raise Fault("a traceback")
     if status == 0:
+        if trial.must_refuse:
+            raise Fault("not refused")
         return
     if status in trial.ends:
         return

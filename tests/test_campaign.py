@@ -59,6 +59,18 @@ def test_a_command_that_ends_badly_is_found(
         check_end(tried, *faults.execute(tried, ["score"], True))
 
 
+def test_a_command_that_must_be_refused_may_not_succeed(tmp_path: Path) -> None:
+    tried = trial(tmp_path, "train")
+    CONDITIONS["settings_of_lightning"][1](tried)
+    with pytest.raises(Fault, match="not refused"):
+        check_end(tried, 0, "complete", "")
+    (name,) = tried.environment
+    told = f"error: {name}=1: set in the environment, where Lightning would take settings from that …"
+    check_end(tried, 1, "", told)
+    with pytest.raises(Fault, match="for a reason"):
+        check_end(tried, 1, "", "error: no room")
+
+
 def test_a_command_that_ends_well_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "MAIN", "import sys; sys.exit('error: no room: make some')")
     tried = trial(tmp_path, refusals=["no room"])
