@@ -83,6 +83,8 @@ def test_the_papers_experiment_is_the_papers() -> None:
         ("energy.anchor=gauss", "expected one of [none, white, stationary]"),
         ("energy.anchor=none", "energy.fading: needs energy.anchor"),
         ("objective.time_weight=0", "energy.offset: cannot be learned"),
+        ("energy.residual_input=raw energy.sizes=true", "energy.sizes: needs energy.residual_input="),
+        ("model=denoiser objective.level_weight=1", "objective.level_weight: needs an energy"),
         ("model=denoiser", "energy: a denoiser has no energy to configure"),
         ("optim.schedule=cosine optim.final_lr=1", "optim.final_lr: must not exceed"),
         ("optim.warmup_steps=5000", "optim.warmup_steps: 5000 must be below trainer.max_steps=900"),

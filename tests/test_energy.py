@@ -9,7 +9,8 @@ import torch
 from dualscore.energy import Denoiser, Energy, Fading, LevelPhase, SlopeOffset
 from dualscore.gaussian import StationaryGaussian, WhiteGaussian
 from dualscore.likelihood import log_normalizer, noise_entropy, paper_bits_per_dim
-from dualscore.networks import LinearEmbedding, LogEmbedding, PixelNorm, UNet
+from dualscore.networks import LinearEmbedding, LocalSizes, LogEmbedding, PixelNorm, UNet
+from dualscore.networks.local_sizes import log_sizes
 from test_gaussian import random_spectrum
 
 MEAN = torch.tensor([0.4, 0.5, 0.6])
@@ -56,6 +57,15 @@ def scaled(fading: bool) -> Energy:
     return Energy(network(), gaussian, [gaussian], None, Fading(VARIANCE) if fading else None)
 
 
+def with_sizes() -> Energy:
+    """Local sizes that say something: as they begin, they are nothing."""
+    torch.manual_seed(1)
+    sizes, gaussian = LocalSizes(3, hidden=8), anchored().whiteners[0]
+    with torch.no_grad():
+        sizes.last.weight.normal_(std=0.3)
+    return Energy(network(), gaussian, [gaussian], fading=Fading(VARIANCE), sizes=sizes)
+
+
 VARIANTS = {
     "paper": lambda: Energy(network()),
     "white anchor, raw input": lambda: Energy(network(), anchor=white()),
@@ -65,6 +75,7 @@ VARIANTS = {
     "all parts": anchored,
     "all parts, potential": with_potential,
     "grey levels": with_phase,
+    "local sizes": with_sizes,
 }
 
 
@@ -124,6 +135,28 @@ def test_the_potential_is_the_sum_of_the_second_map() -> None:
     expected = said.energy + y[0].numel() * energy.offset(t) + residual
     assert torch.allclose(energy(y, t), expected, rtol=1e-6)
     assert float(potential.abs().min()) > 1e-3
+
+
+def test_local_sizes_begin_as_nothing_and_are_added_faded() -> None:
+    energy, y, t = with_sizes(), images(), torch.tensor([0.0, 0.1, 10.0])
+    assert isinstance(energy.sizes, LocalSizes)
+    whitened = energy.whiteners[0](y, t).whitened
+    without = Energy(energy.network, energy.anchor, energy.whiteners, fading=energy.fading)
+    added = Fading(VARIANCE)(t) * energy.sizes(whitened, t).sum(dim=(1, 2, 3))
+    assert float(added.abs().min()) > 1e-3
+    torch.testing.assert_close(energy(y, t), without(y, t) + added)
+    assert not LocalSizes(3)(whitened, t).any()
+
+
+@pytest.mark.parametrize("side", [1, 3, 7])
+def test_log_sizes_are_of_the_pixels_that_are_there(side: int) -> None:
+    """At a corner too, where most of a square lies outside; contrast moves all of them alike."""
+    image = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = log_sizes(image)[:, [1, 3, 7].index(side), 0, 0]
+    corner = image[:, 0, : side // 2 + 1, : side // 2 + 1].square().mean(dim=(1, 2))
+    torch.testing.assert_close(found, torch.log(corner + 1e-4))
+    louder = log_sizes(1e3 * image) - log_sizes(1e2 * image)
+    torch.testing.assert_close(louder, torch.full_like(louder, 2 * math.log(10)), rtol=0.03, atol=0)
 
 
 def test_the_phase_repeats_with_the_grey_levels_and_is_the_mean_over_the_noise() -> None:

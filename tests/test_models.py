@@ -50,9 +50,13 @@ def energies(model: ImageModel, images: torch.Tensor) -> list[torch.Tensor]:
     return [model.energy(images), model.energy(images, t), model.denoise(images, t)]
 
 
-PLAIN = ["energy.fading=false", "energy.offset=false", "energy.potential=false", "energy.phase=false"]
+PLAIN = [f"energy.{part}=false" for part in ("fading", "offset", "potential", "sizes", "phase")]
 KINDS = {
     "anchored, averaged": ("patches_dual", ["log_z"]),
+    "local sizes, levels told apart": (
+        "patches_dual",
+        ["energy.sizes=true", "objective.level_weight=0.002", "log_z"],
+    ),
     "not averaged": ("patches_dual", ["optim.ema_steps=0"]),
     "double": ("patches_dual", ["trainer.precision=64-true", "log_z"]),
     "colour": ("gaussian_textures", ["log_z"]),

@@ -105,11 +105,25 @@ def test_noise_levels_are_log_uniform_and_new_at_each_step(demo_shards: Path) ->
 
 
 def test_devices_draw_what_one_would(demo_shards: Path) -> None:
-    alone = make(demo_shards, "data.dequantize=true").draw(5, 64)
-    halves = [make(demo_shards, "data.dequantize=true", place=Place(rank, 2)).draw(5, 32) for rank in (0, 1)]
+    alone = make(demo_shards, "data.dequantize=true", "objective.level_weight=0.1").draw(5, 64)
+    halves = [
+        make(demo_shards, "data.dequantize=true", "objective.level_weight=0.1", place=Place(rank, 2)).draw(
+            5, 32
+        )
+        for rank in (0, 1)
+    ]
     for together, parts in zip(alone, zip(*halves, strict=True), strict=True):
         assert together is not None
         assert torch.equal(together, torch.cat(parts))
+
+
+def test_other_levels_are_drawn_behind_what_was_drawn_before(demo_shards: Path) -> None:
+    plain, telling = (make(demo_shards, f"objective.level_weight={w}").draw(3, 64) for w in (0, 0.1))
+    assert plain.elsewhere is None
+    assert telling.elsewhere is not None
+    assert len(telling.elsewhere.unique()) > 60
+    for one, other in zip(plain[:-1], telling[:-1], strict=True):
+        assert one is other is None or torch.equal(one, other)
 
 
 @pytest.mark.parametrize("weight", [0.5, 3.0])
@@ -264,7 +278,7 @@ def test_an_experiments_objective_holds_the_losss_own_arguments() -> None:
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(dual_score_matching).parameters.items()
-        if parameter.default is not parameter.empty
+        if parameter.default is not parameter.empty and name != "elsewhere"  # drawn, not set
     }
     assert asdict(ObjectiveConfig()) == defaults
 

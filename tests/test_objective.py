@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from dualscore.energy import Denoiser, Energy, Gradients, ScoreModel
+from dualscore.energy import Denoiser, Energy, EnergyModel, Gradients, ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.networks import LinearEmbedding, UNet
-from dualscore.noise import corrupt
-from dualscore.objective import dual_score_matching
+from dualscore.noise import corrupt, log_uniform
+from dualscore.objective import another_level, dual_score_matching
 from test_gaussian import random_spectrum
 
 
@@ -101,6 +101,47 @@ def test_weight_zero_is_single_score_matching() -> None:
     assert torch.equal(losses.total, losses.space)
 
 
+def test_a_noise_level_is_told_best_by_the_true_energy() -> None:
+    """Of energies U + k ln t the true one, k = 0, has the least loss, where t is log-uniform."""
+    gaussian, x, z, _ = problem(0.05)
+    u = torch.rand(2, len(x), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    t = log_uniform(u[0], 1e-3, 1.0)
+    elsewhere = another_level(t, u[1], (1e-3, 1.0))
+
+    class Off(EnergyModel):
+        def __init__(self, k: float) -> None:
+            super().__init__()
+            self.k = k
+
+        def forward(self, noisy: torch.Tensor, noise_variance: torch.Tensor) -> torch.Tensor:
+            return gaussian(noisy, noise_variance).energy + self.k * noise_variance.log()
+
+    found = []
+    for k in (-1.0, 0.0, 1.0):
+        losses = dual_score_matching(Off(k), x, z, t, level_weight=0.5, elsewhere=elsewhere)
+        assert losses.level is not None
+        assert losses.time is not None
+        torch.testing.assert_close(losses.total, losses.space + losses.time + 0.5 * losses.level)
+        found.append(losses.level)
+    for wrong in (found[0], found[2]):
+        worse = wrong - found[1]
+        assert float(worse.mean()) > 4 * float(worse.std()) / math.sqrt(len(worse))
+    y = corrupt(x, z, t)
+    ratio = torch.exp(Off(0.0)(y, elsewhere) - Off(0.0)(y, t))  # p(y | t) / p(y | t′)
+    torch.testing.assert_close(found[1], -torch.log(ratio / (1 + ratio)))
+
+
+def test_the_other_level_lies_on_both_sides_at_its_distance_and_in_the_range() -> None:
+    t, u = torch.full((1000,), 0.05), torch.linspace(0, 0.999, 1000)
+    apart = (another_level(t, u, (1e-9, 1e3)) / t).log().abs()
+    assert float(apart.min()) == pytest.approx(0.1, abs=0.01)
+    assert float(apart.max()) == pytest.approx(2.0, abs=0.01)
+    assert float((another_level(t, u, (1e-9, 1e3)) > t).float().mean()) == pytest.approx(0.5, abs=0.01)
+    near = another_level(t, u, (0.04, 0.06))
+    assert float(near.max()) < 0.06
+    assert float((near == t).float().mean()) > 0.8
+
+
 def test_a_denoiser_is_trained_on_its_mean_squared_error() -> None:
     torch.manual_seed(0)
     model = Denoiser(UNet(1, LinearEmbedding(), width=4, scales=1, layers=2)).double()
@@ -118,14 +159,19 @@ def test_the_loss_reaches_the_weights_through_both_gradients() -> None:
     weight = energy.network.get_parameter("output.weight")
     x, z = torch.rand(2, 1, 4, 4, dtype=torch.float64), torch.randn(2, 1, 4, 4, dtype=torch.float64)
     t = torch.tensor([0.1, 5.0], dtype=torch.float64)
-    for weighted in (0.0, 1.0):
-        (gradient,) = torch.autograd.grad(dual_score_matching(energy, x, z, t, weighted).total.sum(), weight)
+    other = torch.tensor([0.2, 3.0], dtype=torch.float64)
+    for weighted, level in ((0.0, 0.0), (1.0, 0.0), (1.0, 0.1)):
+
+        def total(weighted: float = weighted, level: float = level) -> torch.Tensor:
+            return dual_score_matching(energy, x, z, t, weighted, level, elsewhere=other).total.sum()
+
+        (gradient,) = torch.autograd.grad(total(), weight)
         direction = torch.randn_like(weight)
         values = []
         for step in (1e-6, -1e-6):
             with torch.no_grad():
                 weight.add_(step * direction)
-                values.append(dual_score_matching(energy, x, z, t, weighted).total.sum())
+                values.append(total())
                 weight.sub_(step * direction)
         slope = float((values[0] - values[1]) / 2e-6)
         assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-5)

@@ -13,7 +13,7 @@ from dualscore.errors import DataError
 from dualscore.gaussian import QUANTIZATION_VARIANCE, Gaussian, StationaryGaussian, WhiteGaussian
 from dualscore.images import LUMA
 from dualscore.network_table import NETWORKS, check_network
-from dualscore.networks import RadialEnergy
+from dualscore.networks import LocalSizes, RadialEnergy
 from dualscore.runs.checkpoints import FORMAT
 from dualscore.settings.config import (
     RADIAL,
@@ -166,6 +166,7 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
         offset=SlopeOffset(config.noise.t_min, config.noise.t_max) if options.offset else None,
         fading=Fading(stationary.eigenvalues.max()) if options.fading else None,
         phase=LevelPhase() if options.phase else None,
+        sizes=LocalSizes(channels) if options.sizes else None,
     )
 
 

@@ -1,7 +1,8 @@
 r"""From a network f(y, t) to an energy U(y, t) = −log p(y | t), or to a denoiser.
 
-U = U_anchor(y, t) + d·c(t) + a(t)·[½⟨w, f(w, t)⟩ + Σ_i b_i(w, t)], where every part but ½⟨w, f⟩ can be left
-out: without anchor, offset, potential and fading, and with w = y, it is the energy of Guth et al. 2025.
+U = U_anchor(y, t) + d·c(t) + a(t)·[½⟨w, f(w, t)⟩ + Σ_i b_i(w, t)], b of two kinds, where every part
+but ½⟨w, f⟩ can be left out: without anchor, offset, potentials and fading, and with w = y, it is the energy
+of Guth et al. 2025.
 """
 
 import math
@@ -153,6 +154,7 @@ class Energy(EnergyModel):
         offset: c(t) in nats a dimension.
         fading: the residual's factor a(t).
         phase: shows the network the grey levels beside the other views.
+        sizes: another potential, of the first view w (B, C, H, W) and t (B,): (B, 1, H, W) in nats a pixel.
     """
 
     def __init__(
@@ -163,6 +165,7 @@ class Energy(EnergyModel):
         offset: SlopeOffset | None = None,
         fading: Fading | None = None,
         phase: LevelPhase | None = None,
+        sizes: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -171,6 +174,7 @@ class Energy(EnergyModel):
         self.offset = offset
         self.fading = fading
         self.phase = phase
+        self.sizes = sizes
 
     def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """U(y, t) in nats up to one constant, shape (B,).
@@ -193,10 +197,10 @@ class Energy(EnergyModel):
     def energy_map(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """Where in each image its energy sits: U(y, t) split over pixels, by the energy's own sums.
 
-        A pixel has a(t)·[½ Σ_c w_c f_c + Σ_c b_c] over its channels, the anchor's ½ Σ_c w_c² in the
-        anchor's own whitened coordinates, and an even share of the anchor's ½ log det 2π(Σ + t) and of
-        d·c(t). Whitening is symmetric, (Σ + t)^(−1/2), so a whitened pixel stays where it was. The split
-        belongs to the energy's form, not to the density: other forms of the same U have other maps.
+        A pixel has a(t)·[½ Σ_c w_c f_c + Σ_c b_c] over its channels and both potentials, the anchor's
+        ½ Σ_c w_c² in the anchor's own whitened coordinates, and an even share of the anchor's
+        ½ log det 2π(Σ + t) and of d·c(t). Whitening is symmetric, so a whitened pixel stays where it was. The
+        split belongs to the energy's form, not to the density: other forms of the same U have other maps.
 
         Args:
             noisy: y, shape (B, C, H, W), pixels of clean images in [0, 1].
@@ -239,6 +243,8 @@ class Energy(EnergyModel):
             energy: Tensor = 0.5 * (inputs * outputs[:, :channels]).sum(dims)
             if outputs.shape[1] > channels:
                 energy = energy + outputs[:, channels:].sum(dims)
+            if self.sizes is not None:
+                energy = energy + self.sizes(views[0], noise_variance).sum(dims)
             if self.fading is not None:
                 energy = self.fading(noise_variance).view(-1, *[1] * (energy.ndim - 1)) * energy
         return energy, anchored

@@ -6,10 +6,15 @@ Source: Guth et al. 2025, arXiv 2506.05310, section 2.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dualscore.energy import ScoreModel
 from dualscore.noise import corrupt
+
+LEVELS_APART = (0.1, 2.0)
+"""How far from t, in nats of ln t, the level is that it is told from. Nearer ones the time term sees; of
+images of 256 pixels those are hard to tell apart (ln t is seen to 0.09), farther ones no work."""
 
 
 class DualLoss(NamedTuple):
@@ -18,11 +23,11 @@ class DualLoss(NamedTuple):
     total: Tensor
     space: Tensor
     time: Tensor | None
+    level: Tensor | None = None
 
     def detach(self) -> "DualLoss":
         """The same losses without a graph."""
-        time = None if self.time is None else self.time.detach()
-        return DualLoss(self.total.detach(), self.space.detach(), time)
+        return DualLoss(*(None if loss is None else loss.detach() for loss in self))  # type: ignore[arg-type]
 
 
 def space_loss(image_gradient: Tensor, noise: Tensor, noise_variance: Tensor) -> Tensor:
@@ -53,14 +58,45 @@ def time_loss(time_derivative: Tensor, noise: Tensor, noise_variance: Tensor) ->
     return (target - noise_variance * time_derivative / noise[0].numel()).square()
 
 
+def level_loss(energy: Tensor, energy_elsewhere: Tensor) -> Tensor:
+    """ln(1 + e^(U(y, t) − U(y, t′))), the log loss of telling t, whose noise y has, from t′, in nats, (B,).
+
+    From U(y, t) and U(y, t′), both (B,). If both levels are as likely, the one that tells them apart best is
+    U = −log p: what the time term asks of neighbouring levels, asked of distant ones at once.
+    """
+    return F.softplus(energy - energy_elsewhere)
+
+
+def another_level(noise_variance: Tensor, uniform: Tensor, t_range: tuple[float, float]) -> Tensor:
+    """Variances t′ to tell t (B,) from, 0.1 to 2 nats of ln t above or below, by u (B,) in [0, 1).
+
+    Of log-uniform t, a pair is as likely one way round as the other, as `level_loss` needs it; so where t′
+    would lie outside t_range, it is t itself, from which there is nothing to learn.
+    """
+    signed = 2.0 * uniform - 1.0
+    low, high = LEVELS_APART
+    apart = torch.where(signed < 0, signed * (high - low) - low, signed * (high - low) + low)
+    elsewhere = noise_variance * apart.exp()
+    inside = (elsewhere >= t_range[0]) & (elsewhere <= t_range[1])
+    return torch.where(inside, elsewhere, noise_variance)
+
+
 def dual_score_matching(
-    model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: Tensor, time_weight: float = 1.0
+    model: ScoreModel,
+    clean: Tensor,
+    noise: Tensor,
+    noise_variance: Tensor,
+    time_weight: float = 1.0,
+    level_weight: float = 0.0,
+    *,
+    elsewhere: Tensor | None = None,
 ) -> DualLoss:
     r"""Match an energy's image and noise gradients to their denoising targets.
 
     With y = x + √t z, per image:
         (t/d) ‖∇_y U − (y−x)/t‖²  +  λ (t/d)² (∂_t U − d/2t + ‖y−x‖²/2t²)²
-    Source: Guth et al. 2025, arXiv 2506.05310, section 2.
+    Source: Guth et al. 2025, arXiv 2506.05310, section 2. To that a loss of telling noise levels apart may be
+    added, after arXiv 2605.26850 and DiffCLF, arXiv 2601.21025.
 
     Args:
         model: an energy U = −log p(y|t) in nats, or a denoiser, which has no time term.
@@ -68,6 +104,8 @@ def dual_score_matching(
         noise: standard normal z, shape (B, C, H, W).
         noise_variance: t, in pixel² (a variance, not a standard deviation), > 0, shape (B,).
         time_weight: λ, dimensionless; 0 gives single score matching, where ∂_t U is not computed.
+        level_weight: weight of `level_loss`, which needs an energy, and one more evaluation of it.
+        elsewhere: the other noise variances t′ of that loss, shape (B,); None leaves it out.
 
     Returns:
         The weighted sum, the space term and the time term, dimensionless, each of shape (B,).
@@ -92,4 +130,8 @@ def dual_score_matching(
         if gradients.noise_variance is None:
             return DualLoss(space, space, None)
         time = time_loss(gradients.noise_variance, noise, noise_variance)
-        return DualLoss(space + time_weight * time, space, time)
+        total = space + time_weight * time
+        if elsewhere is None or gradients.energy is None:
+            return DualLoss(total, space, time)
+        level = level_loss(gradients.energy, model(noisy, elsewhere))
+        return DualLoss(total + level_weight * level, space, time, level)

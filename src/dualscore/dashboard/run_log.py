@@ -193,7 +193,9 @@ def hparams(config: ExperimentConfig, parameters: int) -> dict[str, str | int | 
     if config.model is ModelKind.energy:
         parts = [] if energy.anchor is Anchor.none else [f"{energy.anchor.value} anchor"]
         parts.append(energy.residual_input.value)
-        parts += [part for part in ("fading", "offset", "potential", "phase") if getattr(energy, part)]
+        parts += [
+            part for part in ("fading", "offset", "potential", "sizes", "phase") if getattr(energy, part)
+        ]
         recipe = ", ".join(parts)
     return {
         "experiment": config.name,
@@ -208,6 +210,7 @@ def hparams(config: ExperimentConfig, parameters: int) -> dict[str, str | int | 
         "norm": config.network.norm.value,
         "ema_steps": config.optim.ema_steps,
         "time_weight": config.objective.time_weight,
+        "level_weight": config.objective.level_weight,
         "seed": config.seed,
     }
 

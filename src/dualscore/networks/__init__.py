@@ -1,11 +1,12 @@
 """Networks f(y, t) and the embeddings that tell them the noise variance."""
 
 from dualscore.networks.embedding import LinearEmbedding, LogEmbedding, NoiseEmbedding
+from dualscore.networks.local_sizes import LocalSizes
 from dualscore.networks.normalization import PixelNorm, ScalePreservingNorm
 from dualscore.networks.radial import RadialEnergy
 from dualscore.networks.unet import UNet
 
 __all__ = [
-    "LinearEmbedding", "LogEmbedding", "NoiseEmbedding", "PixelNorm", "RadialEnergy", "ScalePreservingNorm",
-    "UNet",
+    "LinearEmbedding", "LocalSizes", "LogEmbedding", "NoiseEmbedding", "PixelNorm", "RadialEnergy",
+    "ScalePreservingNorm", "UNet",
 ]  # fmt: skip

@@ -80,11 +80,17 @@ class LogEmbedding(NoiseEmbedding):
     are read: with a smaller floor they would be extrapolated from the smallest t in training.
     """
 
-    floor = QUANTIZATION_VARIANCE
-    period = 96.0  # in nats of ln t; twice the widest range of noise levels, so no two levels coincide
-
     def angles(self, noise_variance: Tensor) -> Tensor:
         """k·(π/48)·ln(1 + t/floor) in radians, shape (B, 32), for variances t in pixel², shape (B,)."""
-        phase = (2 * math.pi / self.period) * torch.log1p(noise_variance / self.floor)
-        k = torch.arange(1, self.frequencies + 1, dtype=noise_variance.dtype, device=noise_variance.device)
-        return phase[:, None] * k
+        return log_angles(noise_variance, self.frequencies)
+
+
+def log_angles(noise_variance: Tensor, count: int) -> Tensor:
+    """k·(π/48)·ln(1 + t/floor) in radians, k = 1..count, (B, count), for variances t in pixel², (B,).
+
+    The floor is that of `LogEmbedding`, the variance of rounding; the period, 96 nats of ln t, is twice the
+    widest range of noise levels, so no two levels coincide.
+    """
+    phase = (2 * math.pi / 96.0) * torch.log1p(noise_variance / QUANTIZATION_VARIANCE)
+    k = torch.arange(1, count + 1, dtype=noise_variance.dtype, device=noise_variance.device)
+    return phase[:, None] * k

@@ -179,6 +179,7 @@ class EnergyConfig:
     anchor: Anchor = option(Anchor.none, "Gaussian energy added")
     residual_input: ResidualInput = option(ResidualInput.raw, "what the network sees")
     potential: bool = option(False, "a second map of the network, summed over its pixels")
+    sizes: bool = option(False, "a third map, of how large the image is around each pixel")
     phase: bool = option(False, "whether the network sees where in its grey level each pixel lies")
     fading: bool = option(False, "residual times λ_max/(λ_max+t), λ_max the images' largest eigenvalue")
     offset: bool = option(False, "c(t), learned by its slopes")
@@ -198,6 +199,7 @@ class ObjectiveConfig:
     """Dual score matching: the arguments of `dual_score_matching`, by their names there."""
 
     time_weight: float = option(1.0, "weight of the time term; 0 is single score matching", NOT_NEGATIVE)
+    level_weight: float = option(0.0, "weight of telling the noise level from another one", NOT_NEGATIVE)
 
 
 @dataclass

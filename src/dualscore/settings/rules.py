@@ -13,6 +13,7 @@ from dualscore.settings.config import (
     Half,
     KnownDensity,
     ModelKind,
+    ResidualInput,
     Schedule,
 )
 
@@ -65,6 +66,10 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
         (e.phase and not c.data.quantized, "energy.phase", "needs data.quantized=true: it is of grey levels"),
         (e.offset and c.objective.time_weight == 0, "energy.offset",
          "cannot be learned with objective.time_weight=0: no image gradient sees it"),
+        (c.model is ModelKind.denoiser and c.objective.level_weight > 0, "objective.level_weight",
+         "needs an energy, which a denoiser has not"),
+        (e.sizes and e.residual_input is ResidualInput.raw, "energy.sizes",
+         "needs energy.residual_input=whitened, scaled or both: sizes are of what the network sees"),
         (c.model is ModelKind.denoiser and e != plain, "energy", "a denoiser has no energy to configure"),
         (c.optim.schedule is Schedule.cosine and c.optim.final_lr > c.optim.lr, "optim.final_lr",
          f"must not exceed optim.lr={c.optim.lr:g}"),

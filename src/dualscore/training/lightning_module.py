@@ -24,7 +24,7 @@ from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.quantities import validation_stages
 from dualscore.measuring.subject import Images, Rows, Subject
 from dualscore.noise import TRAINING, fixed_noise, log_uniform, seeded_generator, variance_at_psnr
-from dualscore.objective import DualLoss, dual_score_matching
+from dualscore.objective import DualLoss, another_level, dual_score_matching
 from dualscore.settings.config import ExperimentConfig
 from dualscore.training.optimizers import Loss, make_optimizer, schedule
 
@@ -40,6 +40,8 @@ class Draws(NamedTuple):
     """Which images are mirrored, bool, shape (B,)."""
     dequantize: Tensor | None
     """u in [0, 1) for each pixel, shape (B, C, H, W); None where training images stay on their levels."""
+    elsewhere: Tensor | None = None
+    """t′ in pixel², shape (B,), that t is told from; None where it is not."""
 
     def part(self, first: int, last: int) -> "Draws":
         """Those of images `first` to `last` (excluded)."""
@@ -115,6 +117,7 @@ class DualScoreModule(lightning.LightningModule):
         Each stream of the global batch has its own, so they are the same on any number of devices.
         """
         data, stratified = self.config.data, self.config.noise.stratified
+        told_apart = self.config.objective.level_weight > 0
         mine = data.streams // self.trainer.world_size
         each = images // mine
         shape = (each, *self.image_shape)
@@ -130,14 +133,16 @@ class DualScoreModule(lightning.LightningModule):
             coin = torch.rand(each, generator=generator, **single)
             noise = torch.randn(shape, generator=generator, **single)
             spread = torch.rand(shape, generator=generator, **single) if data.dequantize else noise[:0]
-            drawn.append((uniform, coin, noise, spread))
-        uniform, coin, noise, spread = map(torch.cat, zip(*drawn, strict=True))
-        dtype = self.working_dtype
+            other = torch.rand(each, generator=generator, **single) if told_apart else noise[:0]
+            drawn.append((uniform, coin, noise, spread, other))
+        uniform, coin, noise, spread, other = map(torch.cat, zip(*drawn, strict=True))
+        dtype, variance = self.working_dtype, log_uniform(uniform, *self.t_range)
         return Draws(
             noise.to(dtype),
-            log_uniform(uniform, *self.t_range).to(dtype),
+            variance.to(dtype),
             (coin < 0.5) & data.flip,
             spread.to(dtype) if data.dequantize else None,
+            another_level(variance, other, self.t_range).to(dtype) if told_apart else None,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -150,7 +155,9 @@ class DualScoreModule(lightning.LightningModule):
         clean = torch.where(draws.flip[:, None, None, None], clean.flip(3), clean)
         if draws.dequantize is not None:
             clean = dequantize(clean, draws.dequantize)
-        losses = self.loss(self.model, clean, draws.noise, draws.noise_variance, **self.objective)
+        losses = self.loss(
+            self.model, clean, draws.noise, draws.noise_variance, **self.objective, elsewhere=draws.elsewhere
+        )
         self.last_losses = losses.detach()
         self.last_noise_variance = draws.noise_variance
         return losses.total.mean()

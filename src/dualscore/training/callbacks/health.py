@@ -131,8 +131,9 @@ class Losses(TrainingCallback):
         if not is_logged(trainer):
             return
         columns = {"loss": [p.total for p in parts], "space_loss": [p.space for p in parts]}
-        if times := [p.time for p in parts if p.time is not None]:
-            columns["time_loss"] = times
+        for name in ("time", "level"):
+            if found := [loss for p in parts if (loss := getattr(p, name)) is not None]:
+                columns[f"{name}_loss"] = found
         means = torch.stack([torch.cat(column).mean() for column in columns.values()])
         means = trainer.strategy.reduce(means, reduce_op="mean")
         for name, mean in zip(columns, means, strict=True):
