@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dualscore.cores import limit_threads
 from dualscore.errors import DualscoreError, StoppedError
 from dualscore.redaction import complaint, shown
-from dualscore.runs.launch import forget_launchers
+from dualscore.runs.launch import forget_launchers, in_a_group
 from dualscore.terminal.any_terminal import fit_any_terminal
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _main(words: list[str]) -> int:
         known[arguments.command].unknown(strangers)
     if rest:  # settings after an option, which argparse leaves over
         arguments.overrides += rest
-    if arguments.command != "train":
+    if arguments.command != "train" and not (arguments.command == "evaluate" and in_a_group()):
         forget_launchers()
     hushed, log_file = getattr(arguments, "quiet", False), getattr(arguments, "log_file", None)
     with speaking(hushed, log_file, shown(shlex.join(["dualscore", *words]))) as console:

@@ -1,6 +1,8 @@
 """Variables that a launcher left in a shell: a real launch, or one line that names the variable."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -243,3 +245,31 @@ def test_sbatch_is_not_told_of_the_job_that_it_is_typed_in(monkeypatch: pytest.M
     assert "SLURM_CONF=x" in told
     assert "SLURM_CPU_BIND" not in told
     assert "SLURM_JOB_ID" not in told
+
+
+def test_an_evaluation_on_two_devices_starts_the_other_and_finds_the_same(
+    trained_demo: Path, tmp_path: Path
+) -> None:
+    """What other commands forget of launchers is what the second process is told by."""
+    run, report = tmp_path / "runs/patches_dual", Path("evaluation.json")
+    shutil.copytree(trained_demo / "runs/patches_dual", run)
+    alone = json.loads((run / report).read_text())
+    shutil.rmtree(run / "evaluation")
+    command = [
+        "evaluate",
+        "patches_dual",
+        "trainer.devices=2",
+        "evaluate.estimators=[paper]",
+        "evaluate.chains=0",
+    ]
+    finished = subprocess.run(
+        [sys.executable, "-m", "dualscore", *command],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "MASTER_PORT": "abc"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    together = json.loads((run / report).read_text())
+    for part in ("value", "images"):
+        assert together["bits_per_dim"]["paper"][part] == pytest.approx(
+            alone["bits_per_dim"]["paper"][part], rel=1e-6
+        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from dualscore.cluster.batch_script import Resources
 from dualscore.commands.options import RUNS, Experiment, Name, Overrides, Runs
 from dualscore.errors import ConfigError
-from dualscore.runs.launch import RUN, check_launch, check_settings, forget_meeting
+from dualscore.runs.launch import RUN, check_launch, check_settings, in_a_group, started_together
 from dualscore.terminal.boxes import Plan
 from dualscore.terminal.console import command, quiet, shared_console
 
@@ -53,14 +53,8 @@ def train(
         # Processes started side by side would each count the folders for themselves.
         raise ConfigError(f"--fresh with several tasks: name the new run yourself, {RUN}=runs/NAME-2")
     else:
-        # The processes that Lightning starts for other devices inherit this and join the same run.
-        os.environ[RUN] = str(run.folder)
-        if not grouped:
-            forget_meeting()
-        try:
+        with started_together(run.folder, grouped):
             train(config, run)
-        finally:
-            del os.environ[RUN]
     leave()
     return None
 
@@ -100,6 +94,7 @@ def evaluate(
         config, settings = _stored(run, experiment, overrides), str(run.config_file)
     else:
         config, settings = load_experiment(experiment, overrides), f"experiments/{experiment}.yaml"
+    grouped = in_a_group() and check_launch(config.trainer.devices, config.trainer.nodes)
     if dry_run:
         from dualscore.commands import planning
 
@@ -109,7 +104,8 @@ def evaluate(
     from dualscore.train_experiment import leave
 
     quiet()
-    tell_results(evaluate(config, path, output, shared_console()), output, path)
+    with started_together(run.folder, grouped):
+        tell_results(evaluate(config, path, output, shared_console()), output, path)
     leave()
     return None
 

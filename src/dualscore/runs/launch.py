@@ -2,7 +2,9 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 from dualscore.errors import ConfigError
 
@@ -24,6 +26,27 @@ def forget_launchers() -> None:
     """Take this process, which does not train, for one of its own, whoever started it."""
     for name in (*RANKS, "WORLD_SIZE", "SLURM_PROCID", SLURM_TASKS, TORCHRUN):
         os.environ.pop(name, None)
+
+
+def in_a_group(variables: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun, srun or Lightning started this process beside others, by what each sets."""
+    lightning = RUN in variables and all(name in variables for name in BY_LIGHTNING)
+    return TORCHRUN in variables or by_srun(variables) or lightning
+
+
+@contextmanager
+def started_together(folder: Path, grouped: bool) -> Iterator[None]:
+    """Let processes that Lightning starts for other devices inherit the run's folder, and join it."""
+    if RUN in os.environ:
+        yield
+        return
+    os.environ[RUN] = str(folder)
+    if not grouped:
+        forget_meeting()
+    try:
+        yield
+    finally:
+        del os.environ[RUN]
 
 
 def forget_meeting() -> None:
