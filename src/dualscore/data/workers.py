@@ -131,7 +131,7 @@ def starting() -> Iterator[None]:
     except (OSError, EOFError) as error:  # the latter where the server that forks them was killed
         for process in multiprocessing.active_children():
             if process not in before:  # it would wait for work, and this process for it
-                process.terminate()
+                process.kill()  # SIGTERM does not reach it yet
         # PyTorch's iterator, of which a part is missing, would complain of that in a traceback.
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         traceback.clear_frames(error.__traceback__)
