@@ -392,7 +392,7 @@ def test_component_weights_come_from_the_energies() -> None:
     assert found["images"] == [2, 2]
 
 
-@pytest.mark.parametrize("factor", [-1.0, 3.0])
+@pytest.mark.parametrize("factor", [pytest.param(-1.0, marks=pytest.mark.long), 3.0])
 def test_a_wrong_term_in_a_trained_model_changes_the_verdict(
     workspace: Workspace, trained_once: Callable[..., Path], factor: float
 ) -> None:

@@ -156,6 +156,7 @@ def test_a_refused_command_leaves_a_runs_status_alone(workspace: Workspace, demo
     assert Path("runs/patches_dual/status.json").read_text() == before
 
 
+@pytest.mark.long
 def test_a_stopped_study_stops_its_run_and_goes_on(workspace: Workspace, demo_shards: Path) -> None:
     settings = [*TINY, "evaluate.estimators=[paper,dequantized,bound]", f"data.path={demo_shards}"]
     declare(workspace.folder, settings=settings, variants={"recipe": []}, steps=100_000, measurements=1)

@@ -137,7 +137,12 @@ def test_a_loss_that_is_not_finite_on_one_device_is_left_out_on_both(
     [
         ("die", 1, r"rank 1 \(process \d+ on \S+\).* ended"),
         ("hang", 1, r"no progress for 9 s: rank 1 \(process \d+ on \S+\): stuck in step 3, computing"),
-        ("freeze", 1, r"no progress for 9 s: rank 1 \(process \d+ on \S+\): silent since step [0-3]"),
+        pytest.param(
+            "freeze",
+            1,
+            r"no progress for 9 s: rank 1 \(process \d+ on \S+\): silent since step [0-3]",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_device_that_dies_or_hangs_ends_the_run_with_its_name(

@@ -241,6 +241,7 @@ def test_a_limit_of_none_stops_before_a_step_is_made(workspace: Workspace, demo_
     assert not (workspace.folder / "runs/patches_dual/checkpoints").exists()
 
 
+@pytest.mark.long
 def test_two_devices_count_together(workspace: Workspace, demo_shards: Path) -> None:
     folder = scattered(demo_shards, workspace.folder / "data")
     settings = [*SETTINGS, f"data.path={folder}", "trainer.max_steps=4", "data.workers=1"]

@@ -247,6 +247,7 @@ def test_sbatch_is_not_told_of_the_job_that_it_is_typed_in(monkeypatch: pytest.M
     assert "SLURM_JOB_ID" not in told
 
 
+@pytest.mark.long
 def test_an_evaluation_on_two_devices_starts_the_other_and_finds_the_same(
     trained_demo: Path, tmp_path: Path
 ) -> None:
