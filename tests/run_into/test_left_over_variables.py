@@ -15,7 +15,7 @@ import pytest
 import forking
 from dualscore.cluster import submit_job
 from dualscore.errors import ConfigError
-from dualscore.runs.launch import MEETING, check_launch
+from dualscore.runs.launch import MEETING, check_launch, in_a_group
 from test_cluster import job
 from workspace import REFERENCE, ROOT, Workspace
 
@@ -245,6 +245,12 @@ def test_sbatch_is_not_told_of_the_job_that_it_is_typed_in(monkeypatch: pytest.M
     assert "SLURM_CONF=x" in told
     assert "SLURM_CPU_BIND" not in told
     assert "SLURM_JOB_ID" not in told
+
+
+@pytest.mark.parametrize("started", [TORCHRUN, SRUN, LIGHTNING])
+def test_a_group_is_known_by_all_that_its_launcher_sets(started: dict[str, str]) -> None:
+    assert in_a_group(started)
+    assert not any(in_a_group(without(started, name)) for name in started)
 
 
 @pytest.mark.long

@@ -31,7 +31,8 @@ def forget_launchers() -> None:
 def in_a_group(variables: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun, srun or Lightning started this process beside others, by what each sets."""
     lightning = RUN in variables and all(name in variables for name in BY_LIGHTNING)
-    return TORCHRUN in variables or by_srun(variables) or lightning
+    torchrun = all(name in variables for name in (TORCHRUN, *BY_TORCHRUN))
+    return torchrun or by_srun(variables) or lightning
 
 
 @contextmanager
