@@ -51,9 +51,9 @@ def build(request: Request, source: Source, out: Path) -> Manifest:
     Raises:
         DataError: if the source is unusable or ``out`` holds something else.
     """
-    files = source.find(request.src)
-    fingerprint = make_fingerprint(request, files)
-    refuse_other_content(out, fingerprint, make_stamps(request, files))
+    stamps = make_stamps(request, source.find(request.src))
+    fingerprint = make_fingerprint(request, stamps)
+    refuse_other_content(out, fingerprint, stamps)
     if (manifest := _complete(out)) is not None:
         _say(f"already complete: {out}")
         return manifest
@@ -66,7 +66,7 @@ def build(request: Request, source: Source, out: Path) -> Manifest:
             leftover.unlink(missing_ok=True)
         (out / MANIFEST_FILE).unlink(missing_ok=True)
         write_aside(plan_path(out), json.dumps(fingerprint, indent=1).encode())
-        write_aside(out / BUILD_FOLDER / STAMPS_FILE, json.dumps(make_stamps(request, files)).encode())
+        write_aside(out / BUILD_FOLDER / STAMPS_FILE, json.dumps(stamps).encode())
         layout = lay_out(plan, request.images_per_shard)
         _make_shards(layout, plan, out, request.workers)
         manifest = _finish(layout, plan, request, out)
@@ -87,8 +87,8 @@ def preview(request: Request, source: Source, out: Path) -> list[tuple[str, str]
     Raises:
         DataError: if the source is unusable or ``out`` holds something else.
     """
-    files = source.find(request.src)
-    refuse_other_content(out, make_fingerprint(request, files), make_stamps(request, files))
+    stamps = make_stamps(request, source.find(request.src))
+    refuse_other_content(out, make_fingerprint(request, stamps), stamps)
     plan = source.plan(request)
     check_splits(plan, request)
     _warn(plan)
@@ -97,7 +97,7 @@ def preview(request: Request, source: Source, out: Path) -> list[tuple[str, str]
     counts = plan.counts
     size = sum(counts.values()) * int(np.prod(plan.image_shape)) / 2**20
     there = sum((out / shard.file).exists() for shard in shards)
-    found = f"{len(files)} files" if files else "shipped with the installed packages"
+    found = f"{len(stamps)} files" if stamps else "shipped with the installed packages"
     return [
         ("source", f"{request.src or request.dataset}, {found}: {plan.release}"),
         *(

@@ -1,9 +1,7 @@
 """Command line: ``dualscore data build …`` and ``dualscore data verify …``, or ``python -m data_prep …``."""
 
 import argparse
-import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,9 +12,9 @@ from dualscore.commands.parser import Parser, add_general
 from dualscore.cores import own_cores
 from dualscore.errors import DataError, DualscoreError
 from dualscore.redaction import complaint, shown
-from dualscore.terminal.any_terminal import fit_any_terminal
 from dualscore.terminal.boxes import Plan, Row, writes
 from dualscore.terminal.console import shared_console, speaking
+from dualscore.terminal.whole_command import run_whole
 
 if TYPE_CHECKING:
     from data_prep.plan import Request, Source
@@ -34,22 +32,14 @@ REPEATED = "An interrupted build goes on when the same command is given again."
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m data_prep") -> int:
     """Run the command line, called `prog`; returns the exit status, 0 or 1 (130 after Ctrl-C)."""
-    fit_any_terminal()
-    os.environ.pop("MPLBACKEND", None)  # no window is opened, and matplotlib ends over one that it lost
-    try:
+
+    def command() -> int:
         options = _parser(prog).parse_args(arguments)
         typed = shown(f"{prog} {shlex.join(sys.argv[1:] if arguments is None else arguments)}")
         with speaking(getattr(options, "quiet", False), getattr(options, "log_file", None), typed):
             return _run(options)
-    except (DualscoreError, OSError) as error:  # the log file itself, or what is printed
-        print(f"error: {complaint(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    finally:
-        if arguments is None:  # all is done and said; what Python tidies up is not worth a traceback
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return run_whole(command, last=arguments is None)
 
 
 def _run(options: argparse.Namespace) -> int:

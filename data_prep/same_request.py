@@ -23,10 +23,10 @@ def plan_path(out: Path) -> Path:
     return out / BUILD_FOLDER / "plan.json"
 
 
-def make_fingerprint(request: Request, files: list[Path]) -> dict[str, Any]:
+def make_fingerprint(request: Request, stamps: Stamps) -> dict[str, Any]:
     """What decides every byte of the result, as far as one can tell without reading the files."""
     digest = hashlib.sha256()
-    for name, (size, touched) in make_stamps(request, files):
+    for name, (size, touched) in stamps:
         digest.update(f"{name}\0{size}\0{touched}\n".encode(errors="surrogateescape"))
     return {
         "format": FORMAT,
@@ -37,7 +37,7 @@ def make_fingerprint(request: Request, files: list[Path]) -> dict[str, Any]:
         "test_fraction": request.test_fraction,
         "seed": request.seed,
         "images_per_shard": request.images_per_shard,
-        "source_files": f"{len(files)} files, {digest.hexdigest()}",
+        "source_files": f"{len(stamps)} files, {digest.hexdigest()}",
     }
 
 

@@ -134,6 +134,19 @@ def whole(trained_once: Callable[..., Path], demo_shards: Path) -> str:
 
 
 @pytest.fixture
+def private(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder called private can be read; root may read everything, so the system's refusal is imitated."""
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if Path(path).name == "private":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+@pytest.fixture
 def forks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has Python commands that the tested code starts be forks, too."""
     monkeypatch.setattr(subprocess, "Popen", forking.Popen)

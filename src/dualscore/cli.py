@@ -4,7 +4,6 @@ import argparse
 import os
 import platform
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +12,7 @@ from dualscore.cores import limit_threads
 from dualscore.errors import DualscoreError, StoppedError
 from dualscore.redaction import complaint, shown
 from dualscore.runs.launch import forget_launchers, in_a_group
-from dualscore.terminal.any_terminal import fit_any_terminal
+from dualscore.terminal.whole_command import run_whole
 
 if TYPE_CHECKING:
     import dualscore.commands as commands
@@ -63,27 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # long and then sleeping costs a fifth where nothing else does. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     limit_threads()
-    os.environ.pop("MPLBACKEND", None)  # no window is opened, and matplotlib ends over one that it lost
-    fit_any_terminal()
-    try:
-        _look_where_we_are()
-        return _main(list(sys.argv[1:] if argv is None else argv))
-    except (DualscoreError, OSError) as error:  # the log file itself, or what is printed
-        print(f"error: {complaint(error)}", file=sys.stderr)
-        return getattr(error, "status", 1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    finally:
-        if argv is None:  # all is done and said; what Python tidies up is not worth a traceback
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _look_where_we_are() -> None:
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise DualscoreError("the current folder was removed: go to one that is there (cd)") from error
+    return run_whole(lambda: _main(list(sys.argv[1:] if argv is None else argv)), last=argv is None)
 
 
 def _main(words: list[str]) -> int:

@@ -231,18 +231,10 @@ def test_a_file_counts_once(album: Path, tmp_path: Path) -> None:
     assert len(met) == 4 + 2 * 9
 
 
-def test_a_folder_that_cannot_be_read_is_named(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may read everything, so that the system's refusal is imitated."""
+@pytest.mark.usefixtures("private")
+def test_a_folder_that_cannot_be_read_is_named(album: Path) -> None:
     (album / "private").mkdir()
     photograph("coffee", SIDE).save(album / "private" / "x.png")
-    scandir = os.scandir
-
-    def refuse(path: Path) -> object:
-        if Path(path).name == "private":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
     assert [(e.path.name, e.problem) for e in walk(album) if e.problem] == [
         ("private", "cannot be read: Permission denied")
     ]

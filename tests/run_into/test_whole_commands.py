@@ -63,19 +63,6 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pictures(tmp_path_factory.mktemp("as people have them") / "album", seed=3)
 
 
-@pytest.fixture
-def private(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may read everything, so that the system's refusal is imitated."""
-    scandir = os.scandir
-
-    def refuse(path: Path) -> object:
-        if Path(path).name == "private":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-
-
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs to prepare among bad entries."""

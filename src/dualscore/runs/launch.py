@@ -30,9 +30,12 @@ def forget_launchers() -> None:
 
 def in_a_group(variables: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun, srun or Lightning started this process beside others, by what each sets."""
-    lightning = RUN in variables and all(name in variables for name in BY_LIGHTNING)
     torchrun = all(name in variables for name in (TORCHRUN, *BY_TORCHRUN))
-    return torchrun or by_srun(variables) or lightning
+    return torchrun or by_srun(variables) or _by_lightning(variables)
+
+
+def _by_lightning(variables: Mapping[str, str]) -> bool:
+    return RUN in variables and all(name in variables for name in BY_LIGHTNING)
 
 
 @contextmanager
@@ -103,7 +106,7 @@ def check_launch(devices: int, nodes: int, variables: Mapping[str, str] = os.env
         for name in set(RANKS) & set(variables):
             raise _left_over(name, variables, "srun, which started this process, does not set it")
         return True
-    if RUN in variables and world > 1 and all(name in variables for name in BY_LIGHTNING):
+    if world > 1 and _by_lightning(variables):
         _check_size("WORLD_SIZE", world, variables)  # Lightning starts processes for other devices so
         return True
     if _number(variables, SLURM_TASKS, 1) > 1:
