@@ -85,6 +85,9 @@ def test_the_papers_experiment_is_the_papers() -> None:
         ("objective.time_weight=0", "energy.offset: cannot be learned"),
         ("energy.residual_input=raw energy.sizes=true", "energy.sizes: needs energy.residual_input="),
         ("model=denoiser objective.level_weight=1", "objective.level_weight: needs an energy"),
+        ("objective.likelihood_weight=1", "objective.likelihood_weight: needs network.kind=causal"),
+        ("objective.likelihood_steps=9", "objective.likelihood_steps: needs network.kind=causal"),
+        ("network.kind=causal", "network.kind: causal is an energy by itself"),
         ("model=denoiser", "energy: a denoiser has no energy to configure"),
         ("optim.schedule=cosine optim.final_lr=1", "optim.final_lr: must not exceed"),
         ("optim.warmup_steps=5000", "optim.warmup_steps: 5000 must be below trainer.max_steps=900"),
@@ -148,7 +151,7 @@ def test_a_child_overrides_its_parent_and_an_override_both(tmp_path: Path) -> No
 def test_an_unknown_experiment_lists_those_that_exist() -> None:
     with pytest.raises(ConfigError, match="did you mean imagenet64_dual") as caught:
         load_experiment("imagenet64_duel", folder=EXPERIMENTS)
-    assert "there are: bsds16_gray, " in str(caught.value)
+    assert "there are: bsds16_causal, bsds16_gray, " in str(caught.value)
 
 
 def test_runs_are_numbered_and_the_newest_goes_on(tmp_path: Path) -> None:

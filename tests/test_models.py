@@ -66,6 +66,7 @@ KINDS = {
         "gaussian_textures_plain",
         ["model=denoiser", "energy.anchor=none", "energy.residual_input=raw", *PLAIN],
     ),
+    "causal": ("gaussian_textures_plain", ["network.kind=causal"]),
     "radial": ("scale_mixture_dual", ["log_z"]),
 }
 

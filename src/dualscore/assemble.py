@@ -13,9 +13,10 @@ from dualscore.errors import DataError
 from dualscore.gaussian import QUANTIZATION_VARIANCE, Gaussian, StationaryGaussian, WhiteGaussian
 from dualscore.images import LUMA
 from dualscore.network_table import NETWORKS, check_network
-from dualscore.networks import LocalSizes, RadialEnergy
+from dualscore.networks import CausalEnergy, LocalSizes, RadialEnergy
 from dualscore.runs.checkpoints import FORMAT
 from dualscore.settings.config import (
+    CAUSAL,
     RADIAL,
     VECTORS,
     Anchor,
@@ -139,6 +140,13 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
             density.centers(),
             config.noise.t_min,
             float(statistics.pixel_variance),
+            hidden=config.network.width,
+            layers=config.network.layers,
+        )
+    if config.network.kind == CAUSAL:
+        return CausalEnergy(
+            statistics.mean,
+            statistics.pixel_variance,
             hidden=config.network.width,
             layers=config.network.layers,
         )

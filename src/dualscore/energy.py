@@ -52,6 +52,9 @@ class ScoreModel(nn.Module):
 class EnergyModel(ScoreModel):
     """Anything with an energy: `forward` maps y (B, C, H, W) and t (B,) to U(y, t) in nats, shape (B,)."""
 
+    normalized = False
+    """Whether ∫ exp(−U(y, t)) dy is one at every t by the energy's form, so that log Z is 0 and not measured."""
+
     def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """U(y, t) in nats, up to one constant for all y and t, shape (B,)."""
         raise NotImplementedError
@@ -71,6 +74,23 @@ class EnergyModel(ScoreModel):
         with torch.autocast(noisy.device.type, enabled=False):
             found = pull(torch.ones_like(value))
         return Gradients(found[0], found[1] if time else None, energy)
+
+
+BY_FORM = "by the energy's form, whatever its weights"
+"""Where a log Z of 0 is from."""
+
+
+def normalized_by_form(model: ScoreModel) -> bool:
+    """Whether a model is an energy that needs no log Z."""
+    return isinstance(model, EnergyModel) and model.normalized
+
+
+class MappedEnergy(EnergyModel):
+    """An energy that says where in an image it sits."""
+
+    def energy_map(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """U(y, t) of y (B, C, H, W) at t (B,) split over pixels: nats, (B, H, W), summing to `forward`."""
+        raise NotImplementedError
 
 
 class SlopeOffset(nn.Module):
@@ -141,7 +161,7 @@ class LevelPhase(nn.Module):
         return fade * torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-class Energy(EnergyModel):
+class Energy(MappedEnergy):
     """A network's energy with optional anchor, offset c(t), fading and input whitening.
 
     Args:

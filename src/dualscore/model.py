@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dualscore.energy import Energy, EnergyModel, ScoreModel
+from dualscore.energy import BY_FORM, EnergyModel, MappedEnergy, ScoreModel, normalized_by_form
 from dualscore.errors import NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import bits_per_dim, check_clean, check_floating, log_normalizer, noise_entropy
@@ -198,9 +198,9 @@ class ImageModel(nn.Module):
         """U(y, t) in nats split over pixels, shape (B, H, W); its sums over H and W are `energy`.
 
         Arguments and errors as in `energy`; a ScoreError too, if the energy is not a sum over pixels. What
-        the split means, `Energy.energy_map` says.
+        the split means, the `energy_map` of its energy says.
         """
-        if not isinstance(self._energy(), Energy):
+        if not isinstance(self._energy(), MappedEnergy):
             raise ScoreError("this model's energy is of whole vectors: it cannot be split over pixels")
         return self._map("energy_map", images, noise_variance, batch_size, (1,))
 
@@ -254,6 +254,7 @@ class ImageModel(nn.Module):
 
         Returns:
             log Z = entropy at t_max − mean U(y, t_max), in nats; see `dualscore.likelihood.log_normalizer`.
+            Of an energy that is normalized by its form it is 0, and the images are not looked at.
 
         Raises:
             ValueError: if there are fewer than two images, they are not pixels in [0, 1] or not of one size,
@@ -261,6 +262,9 @@ class ImageModel(nn.Module):
             NormalizationError: if the model is a denoiser.
         """
         like = self.like
+        if normalized_by_form(self.score_model):
+            self.log_normalizer, self.log_normalizer_stderr, self.normalized_on = 0.0, 0.0, BY_FORM
+            return 0.0
         generator = seeded_generator(like.device, MEASURING, seed)
         energies, squares = [], []
         shape: tuple[int, ...] = ()

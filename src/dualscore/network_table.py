@@ -13,7 +13,7 @@ from dualscore.networks import (
     ScalePreservingNorm,
     UNet,
 )
-from dualscore.settings.config import RADIAL, Embedding, ExperimentConfig, NetworkConfig, Norm
+from dualscore.settings.config import CAUSAL, RADIAL, Embedding, ExperimentConfig, NetworkConfig, Norm
 
 NORMS: dict[Norm, type[ScalePreservingNorm] | type[PixelNorm]] = {
     Norm.scale_preserving: ScalePreservingNorm,
@@ -51,11 +51,11 @@ NetworkBuilder = Callable[[NetworkConfig, int, int], nn.Module]
 NETWORKS: dict[str, NetworkBuilder] = {
     "unet": build_unet,
 }
-"""Functions f(w, t) of images; docs/extending.md adds one. The radial energy of vectors is none of them."""
+"""Functions f(w, t) of images; docs/extending.md adds one. The causal and the radial energy are none of them."""
 
 
 def check_network(config: ExperimentConfig) -> None:
     """Refuse a network that is not in the table, with a ConfigError."""
-    known = [*NETWORKS, RADIAL]
+    known = [*NETWORKS, CAUSAL, RADIAL]
     if config.network.kind not in known:
         raise ConfigError(f"network.kind: must be one of {', '.join(known)}, not {config.network.kind!r:.80}")

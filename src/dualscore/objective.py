@@ -3,13 +3,14 @@ r"""Dual score matching: the image gradient and the noise gradient of an energy,
 Source: Guth et al. 2025, arXiv 2506.05310, section 2.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dualscore.energy import ScoreModel
+from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.noise import corrupt
 
 LEVELS_APART = (0.1, 2.0)
@@ -21,9 +22,10 @@ class DualLoss(NamedTuple):
     """Per-image losses, dimensionless, each of shape (B,)."""
 
     total: Tensor
-    space: Tensor
+    space: Tensor | None
     time: Tensor | None
     level: Tensor | None = None
+    likelihood: Tensor | None = None
 
     def detach(self) -> "DualLoss":
         """The same losses without a graph."""
@@ -67,6 +69,27 @@ def level_loss(energy: Tensor, energy_elsewhere: Tensor) -> Tensor:
     return F.softplus(energy - energy_elsewhere)
 
 
+def likelihood_loss(energy: Tensor, noise_variance: Tensor, dimension: int) -> Tensor:
+    """U(y, t)/d − ½ ln 2πe t, the nats a dimension that y costs above the noise in it, of shape (B,).
+
+    From normalized energies U in nats and t in pixel², both (B,). Its mean is the cross-entropy of noisy images
+    less the entropy of the noise, which is at most theirs: ≥ 0, and lowest for U = −log p.
+    """
+    return energy / dimension - 0.5 * torch.log(2.0 * math.pi * math.e * noise_variance)
+
+
+def maximum_likelihood(
+    model: EnergyModel, clean: Tensor, noise: Tensor, noise_variance: Tensor
+) -> DualLoss:
+    """The likelihood loss alone, at y = x + √t z: no gradient of U, so a third of a step's time.
+
+    From x and z (B, C, H, W) and t (B,) in pixel²; of an energy that is normalized by its form.
+    """
+    energy = model(corrupt(clean, noise, noise_variance), noise_variance)
+    found = likelihood_loss(energy, noise_variance, clean[0].numel())
+    return DualLoss(found, None, None, likelihood=found)
+
+
 def another_level(noise_variance: Tensor, uniform: Tensor, t_range: tuple[float, float]) -> Tensor:
     """Variances t′ to tell t (B,) from, 0.1 to 2 nats of ln t above or below, by u (B,) in [0, 1).
 
@@ -88,6 +111,7 @@ def dual_score_matching(
     noise_variance: Tensor,
     time_weight: float = 1.0,
     level_weight: float = 0.0,
+    likelihood_weight: float = 0.0,
     *,
     elsewhere: Tensor | None = None,
 ) -> DualLoss:
@@ -105,6 +129,8 @@ def dual_score_matching(
         noise_variance: t, in pixel² (a variance, not a standard deviation), > 0, shape (B,).
         time_weight: λ, dimensionless; 0 gives single score matching, where ∂_t U is not computed.
         level_weight: weight of `level_loss`, which needs an energy, and one more evaluation of it.
+        likelihood_weight: weight of `likelihood_loss`, which has no minimum where the energy is not normalized
+            by its form.
         elsewhere: the other noise variances t′ of that loss, shape (B,); None leaves it out.
 
     Returns:
@@ -131,7 +157,13 @@ def dual_score_matching(
             return DualLoss(space, space, None)
         time = time_loss(gradients.noise_variance, noise, noise_variance)
         total = space + time_weight * time
-        if elsewhere is None or gradients.energy is None:
+        if gradients.energy is None:
             return DualLoss(total, space, time)
-        level = level_loss(gradients.energy, model(noisy, elsewhere))
-        return DualLoss(total + level_weight * level, space, time, level)
+        likelihood = level = None
+        if likelihood_weight > 0:
+            likelihood = likelihood_loss(gradients.energy, noise_variance, clean[0].numel())
+            total = total + likelihood_weight * likelihood
+        if elsewhere is not None:
+            level = level_loss(gradients.energy, model(noisy, elsewhere))
+            total = total + level_weight * level
+        return DualLoss(total, space, time, level, likelihood)

@@ -13,7 +13,7 @@ from dualscore.measuring.row_figures import estimate_of
 from dualscore.report_tables import print_report
 from dualscore.runs.folder import Run
 from dualscore.runs.run_status import Status, duration
-from dualscore.settings.config import RADIAL, ExperimentConfig
+from dualscore.settings.config import CAUSAL, RADIAL, ExperimentConfig
 from dualscore.settings.experiment import load_experiment, read_header
 from dualscore.terminal.boxes import print_summary
 from dualscore.terminal.console import command, from_make, shared_console
@@ -129,6 +129,7 @@ def count_parameters(model: torch.nn.Module) -> int:
 def _about(config: ExperimentConfig, model: torch.nn.Module) -> str:
     n = config.network
     known = {
+        CAUSAL: f"causal energy of {n.layers} layers, {n.width} wide",
         RADIAL: f"radial network of {n.layers} layers, {n.width} wide",
         "unet": f"UNet of {n.scales} scales, {n.width} channels wide",
     }

@@ -211,6 +211,7 @@ def hparams(config: ExperimentConfig, parameters: int) -> dict[str, str | int | 
         "ema_steps": config.optim.ema_steps,
         "time_weight": config.objective.time_weight,
         "level_weight": config.objective.level_weight,
+        "likelihood_weight": config.objective.likelihood_weight,
         "seed": config.seed,
     }
 

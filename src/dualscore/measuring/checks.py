@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from dualscore.energy import BY_FORM, normalized_by_form
 from dualscore.likelihood import Estimate, bits, mean
 from dualscore.likelihood.normalizer import LogMean, Normalization, log_mean
 from dualscore.measuring.consistency import (
@@ -82,7 +83,9 @@ def normalization(measured: Measured) -> Normalization | None:
     return Normalization(
         value=log_z.value,
         stderr=plain(log_z)["stderr"],
-        how=f"the paper's protocol on {images:,} images at t = {t_max:g}",
+        how=BY_FORM
+        if normalized_by_form(measured.subject.model)
+        else f"the paper's protocol on {images:,} images at t = {t_max:g}",
         mass=None if mass is None else measured_mass(mass, log_z.value, measured.dimension),
     )
 

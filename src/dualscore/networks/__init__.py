@@ -1,5 +1,6 @@
-"""Networks f(y, t) and the embeddings that tell them the noise variance."""
+"""Networks f(y, t), the energies that are none of them, and the embeddings that tell them the noise variance."""
 
+from dualscore.networks.causal_energy import CausalEnergy
 from dualscore.networks.embedding import LinearEmbedding, LogEmbedding, NoiseEmbedding
 from dualscore.networks.local_sizes import LocalSizes
 from dualscore.networks.normalization import PixelNorm, ScalePreservingNorm
@@ -7,6 +8,6 @@ from dualscore.networks.radial import RadialEnergy
 from dualscore.networks.unet import UNet
 
 __all__ = [
-    "LinearEmbedding", "LocalSizes", "LogEmbedding", "NoiseEmbedding", "PixelNorm", "RadialEnergy",
-    "ScalePreservingNorm", "UNet",
+    "CausalEnergy", "LinearEmbedding", "LocalSizes", "LogEmbedding", "NoiseEmbedding", "PixelNorm",
+    "RadialEnergy", "ScalePreservingNorm", "UNet",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dualscore.energy import Energy, EnergyModel
+from dualscore.energy import EnergyModel, MappedEnergy
 from dualscore.errors import DualscoreError, NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import to_pixels, to_stored
@@ -36,7 +36,7 @@ def wanted_size(
     energy = model.score_model
     if not isinstance(energy, EnergyModel):
         raise NormalizationError("this model is a denoiser: it has no energy and no likelihood")
-    if not isinstance(energy, Energy):
+    if not isinstance(energy, MappedEnergy):
         raise ScoreError("the model is of vectors, not of images: nothing to score with it")
     unet = energy.network if isinstance(energy.network, UNet) else None
     # Released networks alone are of any size, and all of them are U-Nets.

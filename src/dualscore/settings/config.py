@@ -29,7 +29,9 @@ class KnownDensity(Enum):
 VECTORS = {KnownDensity.scale_mixture, KnownDensity.mode_mixture}
 """Densities of vectors, round around their centres; the others are of images."""
 RADIAL = "radial"
-"""The network of vectors, which is an energy by itself; the others are functions f(y, t) of images."""
+"""The network of vectors, which is an energy by itself."""
+CAUSAL = "causal"
+"""The one of images that is an energy by itself, and normalized; the others are functions f(y, t) of images."""
 CHECKS = "checks"
 """Named beside estimators: the energy's identities (`dualscore.measuring.checks`)."""
 
@@ -160,10 +162,10 @@ class DataConfig:
 class NetworkConfig:
     """The network."""
 
-    kind: str = option("unet", "a network of the table in network_table.py, or the radial energy of vectors")
-    width: int = option(64, "channels at the finest scale; radial: hidden units", POSITIVE)
+    kind: str = option("unet", "unet, or an energy by itself: causal (normalized, of images), radial (of vectors)")
+    width: int = option(64, "channels at the finest scale; causal, radial: hidden units", POSITIVE)
     scales: int = option(3, "encoder blocks", (lambda v: 1 <= v <= 8, "must be from 1 to 8"))
-    layers: int = option(3, "convolutions a block; radial: hidden layers", (lambda v: v >= 2, "must be ≥ 2"))
+    layers: int = option(3, "convolutions a block; causal, radial: hidden layers", (lambda v: v >= 2, "must be ≥ 2"))
     embedding: Embedding = option(Embedding.linear, "how the network is told t")
     residual: bool = option(False, "whether layers add their input to their output")
     norm: Norm = option(Norm.scale_preserving, "how features are normalized")
@@ -196,10 +198,14 @@ class NoiseConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """Dual score matching: the arguments of `dual_score_matching`, by their names there."""
+    """Dual score matching: the arguments of `dual_score_matching`, by their names there, and when it begins."""
 
     time_weight: float = option(1.0, "weight of the time term; 0 is single score matching", NOT_NEGATIVE)
     level_weight: float = option(0.0, "weight of telling the noise level from another one", NOT_NEGATIVE)
+    likelihood_weight: float = option(
+        0.0, "weight of U/d in nats, the likelihood of noisy images; network.kind=causal", NOT_NEGATIVE
+    )
+    likelihood_steps: int = option(0, "first steps, by the likelihood alone", NOT_NEGATIVE)
 
 
 @dataclass

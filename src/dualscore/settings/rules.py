@@ -4,6 +4,7 @@ from dataclasses import fields, is_dataclass
 
 from dualscore.files.plain_text import NO_TEXT, is_text
 from dualscore.settings.config import (
+    CAUSAL,
     RADIAL,
     VECTORS,
     Anchor,
@@ -29,6 +30,7 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
     unfinished = steps > every and steps % every != 0
     known = c.data.density is not KnownDensity.none
     radial, unet = c.network.kind == RADIAL, c.network.kind == "unet"
+    causal = c.network.kind == CAUSAL
     rules = [
         (c.noise.t_min >= c.noise.t_max, "noise.t_min", f"must be below noise.t_max={c.noise.t_max:g}"),
         (c.data.quantized and c.noise.t_max <= HALF_STEP_SQUARED, "noise.t_max",
@@ -52,6 +54,13 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
          "radial needs data.density=scale_mixture or mode_mixture"),
         (radial and (e != plain or c.model is ModelKind.denoiser), "network.kind",
          "radial is an energy by itself: leave model and energy as they are"),
+        (causal and c.data.density in VECTORS, "network.kind", "causal is of images, not of vectors"),
+        (causal and (e != plain or c.model is ModelKind.denoiser), "network.kind",
+         "causal is an energy by itself: leave model and energy as they are"),
+        (c.objective.likelihood_weight > 0 and not causal, "objective.likelihood_weight",
+         "needs network.kind=causal: of an energy that is not normalized it would lower U without end"),
+        (c.objective.likelihood_steps > 0 and not causal, "objective.likelihood_steps",
+         "needs network.kind=causal, whose energy is normalized"),
         (unet and (c.data.size % coarsest != 0 or c.data.size == coarsest), "network.scales",
          f"the image side, data.size={c.data.size}, must be a multiple of 2^scales={coarsest}, "
          "twice it or more"),

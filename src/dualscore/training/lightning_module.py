@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dualscore.data.datamodule import Batch
-from dualscore.energy import ScoreModel
+from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, to_pixels
 from dualscore.likelihood.bound import bound_range
@@ -24,7 +24,7 @@ from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.quantities import validation_stages
 from dualscore.measuring.subject import Images, Rows, Subject
 from dualscore.noise import TRAINING, fixed_noise, log_uniform, seeded_generator, variance_at_psnr
-from dualscore.objective import DualLoss, another_level, dual_score_matching
+from dualscore.objective import DualLoss, another_level, dual_score_matching, maximum_likelihood
 from dualscore.settings.config import ExperimentConfig
 from dualscore.training.optimizers import Loss, make_optimizer, schedule
 
@@ -87,6 +87,7 @@ class DualScoreModule(lightning.LightningModule):
         self.seed, self.accumulate = config.seed, config.trainer.accumulate
         self.t_range = (config.noise.t_min, config.noise.t_max)
         self.objective = asdict(config.objective)
+        self.likelihood_steps = self.objective.pop("likelihood_steps")
         self.description = description
         self.loss: Loss = dual_score_matching  # or, in training alone, a compiled one
 
@@ -155,12 +156,19 @@ class DualScoreModule(lightning.LightningModule):
         clean = torch.where(draws.flip[:, None, None, None], clean.flip(3), clean)
         if draws.dequantize is not None:
             clean = dequantize(clean, draws.dequantize)
-        losses = self.loss(
-            self.model, clean, draws.noise, draws.noise_variance, **self.objective, elsewhere=draws.elsewhere
-        )
+        losses = self._losses(clean, draws)
         self.last_losses = losses.detach()
         self.last_noise_variance = draws.noise_variance
         return losses.total.mean()
+
+    def _losses(self, clean: Tensor, draws: Draws) -> DualLoss:
+        """What is learned at this step: the likelihood alone at first, where the experiment says so."""
+        if self.global_step < self.likelihood_steps:
+            assert isinstance(self.model, EnergyModel)
+            return maximum_likelihood(self.model, clean, draws.noise, draws.noise_variance)
+        return self.loss(
+            self.model, clean, draws.noise, draws.noise_variance, **self.objective, elsewhere=draws.elsewhere
+        )
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Move the weights and the average, and forget the normalizer of the weights before."""

@@ -130,8 +130,8 @@ class Losses(TrainingCallback):
         parts, self._parts = self._parts, []
         if not is_logged(trainer):
             return
-        columns = {"loss": [p.total for p in parts], "space_loss": [p.space for p in parts]}
-        for name in ("time", "level"):
+        columns = {"loss": [p.total for p in parts]}
+        for name in ("space", "time", "level", "likelihood"):
             if found := [loss for p in parts if (loss := getattr(p, name)) is not None]:
                 columns[f"{name}_loss"] = found
         means = torch.stack([torch.cat(column).mean() for column in columns.values()])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dualscore.dashboard.logger import level
 from dualscore.data.datamodule import Batch
-from dualscore.energy import Energy
+from dualscore.energy import MappedEnergy
 from dualscore.likelihood import bits_per_dim
 from dualscore.measuring.subject import Rows
 from dualscore.noise import SAMPLING, corrupt, seeded_generator, variance_at_psnr
@@ -55,7 +55,7 @@ class Pictures(TrainingCallback):
         clean = module.pixels(batch.image[:IMAGES])
         for decibels in PSNR:
             self.show(f"denoised/{level(decibels)}", _denoised(module, clean, decibels), step)
-        if isinstance(module.evaluated, Energy):
+        if isinstance(module.evaluated, MappedEnergy):
             self.show("energy_map", _energy_map(module, module.evaluated, clean), step)
         parts = trainer.global_step * trainer.accumulate_grad_batches
         validation = parts // int(trainer.val_check_interval or 1)
@@ -75,7 +75,7 @@ def _denoised(module: DualScoreModule, clean: torch.Tensor, decibels: float) -> 
     return tile(torch.stack(columns, dim=1), titles, side=WIDTH // 3)
 
 
-def _energy_map(module: DualScoreModule, energy: Energy, clean: torch.Tensor) -> NDArray[np.uint8]:
+def _energy_map(module: DualScoreModule, energy: MappedEnergy, clean: torch.Tensor) -> NDArray[np.uint8]:
     """Images over where their −log p sits, in bits a pixel and channel, with the validation's log Z."""
     channels, pixels = len(clean[0]), clean[0, 0].numel()
     with torch.no_grad():

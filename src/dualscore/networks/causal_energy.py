@@ -1,0 +1,191 @@
+r"""An energy that is normalized by its form: the chain rule over the pixels of a noisy image.
+
+U(y, t) = −Σ_i log p(y_i | y_<i, t), over pixels in raster order and the channels of a pixel in turn. Every
+factor is a density of one number, a mixture of Gaussians whose parameters a small perceptron makes of what came
+before, so ∫ exp(−U(y, t)) dy = 1 for every t, whatever the weights and the image's size: log Z is zero, not
+measured. As y_i has noise of its own, no component is narrower than the noise:
+p(y_i | y_<i, t) = Σ_j π_j N(y_i; μ_j, s_j² + t).
+Sources: Uria, Murray, Larochelle 2013, RNADE, arXiv 1306.0186, for the mixtures; Meng et al. 2021, arXiv
+2103.15089, for chain rules of noisy images.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dualscore.energy import MappedEnergy
+from dualscore.networks.embedding import log_angles
+
+NEAR = 2
+"""Radius, in pixels, of the part of the window that brightness and contrast are taken from."""
+ANGLES = 16  # of log_angles, which tell the noise level
+STEP = 1.0 / 255.0
+CONTRAST_FLOOR = (2.0 * STEP) ** 2  # below it, in pixel², images are not told apart by contrast
+NARROWEST = 0.03 * STEP  # standard deviation of a component, beside the noise's
+WIDTHS = (-2.5, 0.5)  # ln of the components' first standard deviations, in units of the contrast
+
+
+class Surroundings(NamedTuple):
+    """What the factors of the P = H·W pixels of B images may see, and what they are of."""
+
+    centred: Tensor  # the window's pixels less the mean of near ones, 0 outside, shape (B, P, C, window)
+    mean: Tensor  # of the near pixels, shape (B, P, C)
+    contrast: Tensor  # root mean square of the near pixels about their mean, shape (B, P, 1)
+    about: Tensor  # where borders are, brightness, contrast, brightness so far: (B, P, 3·radius + 1 + 2C)
+    own: Tensor  # the pixels, shape (B, P, C)
+
+
+class CausalEnergy(MappedEnergy):
+    """−log of a product of conditional densities, each of a window of what came before.
+
+    A window is seen relative to the mean of the nearest seen pixels and in units of their contrast, as
+    photographs look alike at any brightness and contrast. All in single precision, or what the weights have:
+    a density that is rounded to half precision is none.
+
+    Args:
+        mean: of the images' pixels, per channel, shape (C,).
+        variance: of the images' pixels, in pixel², a scalar.
+        hidden: width of the perceptron's hidden layers.
+        layers: their number.
+        radius: of the window, in pixels: 2·radius·(radius + 1) pixels of each channel are seen.
+        components: Gaussians of a mixture.
+    """
+
+    normalized = True
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(
+        self,
+        mean: Tensor,
+        variance: Tensor,
+        hidden: int = 128,
+        layers: int = 3,
+        radius: int = 5,
+        components: int = 6,
+    ) -> None:
+        super().__init__()
+        dtype = torch.get_default_dtype()
+        self.register_buffer("mean", mean.clone().to(dtype))
+        self.register_buffer("variance", variance.clone().to(dtype))
+        self.radius = radius
+        window, channels = 2 * radius * (radius + 1), len(mean)
+        self.factors = nn.ModuleList(
+            _Factor(channels * window + before, 3 * radius + 1 + 2 * channels, hidden, layers, components)
+            for before in range(channels)
+        )
+
+    def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """U(y, t) = −log p(y | t) in nats, normalized, of y (B, C, H, W) at t ≥ 0 (B,), shape (B,)."""
+        return self._nats(noisy, noise_variance).sum(dim=(1, 2))
+
+    def energy_map(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """Nats a pixel given what came before it, shape (B, H, W), whose sum is U: all of it, exactly."""
+        return self._nats(noisy, noise_variance).sum(dim=2).view(noisy[:, 0].shape)
+
+    def _nats(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """−log of each factor, (B, P, C)."""
+        with torch.autocast(noisy.device.type, enabled=False):
+            seen = self._look(noisy, noise_variance)
+            angles = log_angles(noise_variance, ANGLES)
+            level = torch.cat([angles.cos(), angles.sin()], dim=1)
+            nats = [self._factor(seen, channel, level, noise_variance) for channel in range(len(self.mean))]
+            return torch.stack(nats, dim=2)
+
+    def _factor(self, seen: Surroundings, channel: int, level: Tensor, noise_variance: Tensor) -> Tensor:
+        """−log p of a channel's pixels given what came before them, (B, P)."""
+        earlier = seen.own[..., :channel] - seen.mean[..., :channel]
+        window = torch.cat([seen.centred.flatten(2), earlier], dim=2) / seen.contrast
+        log_weights, means, log_deviations = self.factors[channel](window, seen.about, level)
+        means = seen.mean[..., channel, None] + seen.contrast * means
+        deviations = seen.contrast * log_deviations.exp() + NARROWEST
+        variances = deviations.square() + noise_variance[:, None, None]
+        own = seen.own[..., channel]
+        squares = (own[..., None] - means).square() / variances
+        logs = log_weights - 0.5 * (squares + torch.log(2.0 * math.pi * variances))
+        return -torch.logsumexp(logs, dim=2)
+
+    def _look(self, noisy: Tensor, noise_variance: Tensor) -> Surroundings:
+        channels, height, width = noisy.shape[1:]
+        r, t = self.radius, noise_variance[:, None, None]
+        seen = 2 * r * (r + 1)
+        window = self._windows(noisy)[..., :seen]
+        inside = self._windows(torch.ones_like(noisy[:1, :1]))[:, :, :, :seen]  # (1, P, 1, window)
+        near = inside * self._near(noisy)
+        count = near.sum(dim=3)
+        share = near / count.clamp(min=1.0)[..., None]
+        none = (count == 0).to(noisy.dtype)  # the first pixel
+        mean = (window * share).sum(dim=3) + none * self.mean
+        centred = (window - mean[..., None]) * inside
+        variance = (centred.square() * share).sum(dim=3).mean(dim=2, keepdim=True) + none * self.variance
+        square = variance + CONTRAST_FLOOR + t
+        own = noisy.flatten(2).mT
+        before = torch.arange(own.shape[1], dtype=own.dtype, device=own.device)[:, None]
+        so_far = (own.cumsum(dim=1) - own) / before.clamp(min=1.0) - self.mean * (before > 0)
+        about = torch.cat(
+            [
+                self._borders(height, width, noisy).expand(len(noisy), -1, -1),
+                (mean - self.mean) / (self.variance + t).sqrt(),
+                0.25 * torch.log(square / (CONTRAST_FLOOR + t)),
+                so_far / (self.variance + t / before.clamp(min=1.0)).sqrt(),
+            ],
+            dim=2,
+        )
+        return Surroundings(centred, mean, square.sqrt(), about, own)
+
+    def _windows(self, images: Tensor) -> Tensor:
+        """The rows above and the row of each pixel, in raster order, (B, P, C, all), 0 outside."""
+        r = self.radius
+        columns = F.unfold(F.pad(images, (r, r, r, 0)), (r + 1, 2 * r + 1))
+        return columns.view(len(images), images.shape[1], -1, columns.shape[2]).permute(0, 3, 1, 2)
+
+    def _near(self, like: Tensor) -> Tensor:
+        """1 for the window's pixels that are near, 0 for others, (window,)."""
+        r = self.radius
+        rows = torch.arange(-r, 1, device=like.device)[:, None]
+        columns = torch.arange(-r, r + 1, device=like.device)
+        near = (rows >= -NEAR) & (columns.abs() <= NEAR)
+        return near.flatten()[: 2 * r * (r + 1)].to(like.dtype)
+
+    def _borders(self, height: int, width: int, like: Tensor) -> Tensor:
+        """1 where a border is far, for each distance and side, 0 where it is near, (P, 3·radius)."""
+        rows, columns = torch.arange(height, device=like.device), torch.arange(width, device=like.device)
+        sides = (
+            rows[:, None].expand(height, width),
+            columns.expand(height, width),
+            (width - 1 - columns).expand(height, width),
+        )
+        distances = torch.arange(1, self.radius + 1, device=like.device)
+        return torch.cat([side.reshape(-1, 1) >= distances for side in sides], dim=1).to(like.dtype)
+
+
+class _Factor(nn.Module):
+    """A perceptron with a linear prediction of the mean beside it; both are told the noise level."""
+
+    def __init__(self, seen: int, about: int, hidden: int, layers: int, components: int) -> None:
+        super().__init__()
+        self.components = components
+        self.first = nn.Linear(seen + about, hidden)
+        self.hidden = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
+        self.told = nn.Linear(2 * ANGLES, layers * hidden)
+        self.mixture = nn.Linear(hidden, 3 * components)
+        self.linear = nn.Linear(2 * ANGLES, seen)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        with torch.no_grad():
+            self.mixture.weight.mul_(0.1)
+            self.mixture.bias.zero_()
+            self.mixture.bias[-components:] = torch.linspace(*WIDTHS, components)
+
+    def forward(self, window: Tensor, about: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights, means and log standard deviations, in units of the contrast, (B, P, components)."""
+        told = self.told(level)[:, None].chunk(len(self.hidden) + 1, dim=2)
+        features = F.silu(self.first(torch.cat([window, about], dim=2)) + told[0])
+        for layer, shift in zip(self.hidden, told[1:], strict=True):
+            features = F.silu(layer(features) + shift)
+        log_weights, means, log_deviations = self.mixture(features).chunk(3, dim=2)
+        predicted = window @ self.linear(level)[:, :, None]
+        return log_weights.log_softmax(dim=2), means + predicted, log_deviations

@@ -1,0 +1,147 @@
+"""The energy that the chain rule normalizes: its integral, what each factor may see, what it learns."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dualscore.densities import gaussian_textures
+from dualscore.measuring.mass import weigh_chains
+from dualscore.networks import CausalEnergy
+from dualscore.noise import corrupt, log_uniform
+from dualscore.objective import dual_score_matching, likelihood_loss, maximum_likelihood
+from dualscore.sampling.annealed import levels
+
+
+def shaken(channels: int = 1, seed: int = 0) -> CausalEnergy:
+    """One whose weights say nothing in particular, in double precision."""
+    generator = torch.Generator().manual_seed(seed)
+    model = CausalEnergy(
+        torch.full((channels,), 0.5), torch.tensor(0.05), hidden=16, layers=2, radius=2
+    ).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(0.15 * noise + (parameter if parameter.ndim == 1 else 0.0))
+    return model
+
+
+def integral(model: CausalEnergy, at: list[Tensor], shape: tuple[int, ...], t: float) -> float:
+    """∫ exp(−U(y, t)) dy over a grid, a pixel's places one dimension of it."""
+    grid = torch.stack(torch.meshgrid(*at, indexing="ij"), dim=-1).reshape(-1, *shape)
+    variances = torch.full((len(grid),), t, dtype=torch.float64)
+    parts = zip(grid.split(20_000), variances.split(20_000), strict=True)
+    mass = sum(float(torch.exp(-model(y, v)).sum()) for y, v in parts)
+    return mass * math.prod(float(places[1] - places[0]) for places in at)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("t", [0.0, 1e-6, 1e-3, 1e-1, 1.0, 100.0])
+def test_the_density_of_a_pixel_integrates_to_one(t: float) -> None:
+    reach = 12.0 * math.sqrt(0.25 + t)  # so wide that nothing is left of the first pixel's Gaussians
+    places = torch.linspace(0.5 - reach, 0.5 + reach, 40_001, dtype=torch.float64)
+    assert integral(shaken(), [places], (1, 1, 1), t) == pytest.approx(1.0, abs=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(1, 1, 2), (1, 2, 1), (2, 1, 1)])
+def test_so_does_that_of_two(shape: tuple[int, int, int]) -> None:
+    model, t = shaken(shape[0]), 0.02
+    with torch.no_grad():  # no component so wide that the grid would end before it
+        for factor in model.factors:
+            factor.mixture.bias[-6:] = -0.5  # type: ignore[union-attr, index]
+    places = torch.linspace(-4.0, 5.0, 601, dtype=torch.float64)
+    assert integral(model, [places, places], shape, t) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_factor_sees_only_what_came_before_and_the_map_sums_to_the_energy(channels: int) -> None:
+    model, generator = shaken(channels), torch.Generator().manual_seed(1)
+    y = torch.rand(3, channels, 9, 8, generator=generator, dtype=torch.float64).requires_grad_()
+    t = torch.tensor([1e-6, 1e-4, 1e-2], dtype=torch.float64)
+    nats = model.energy_map(y, t)
+    torch.testing.assert_close(nats.sum(dim=(1, 2)), model(y, t))
+    for row, column in ((0, 0), (0, 5), (4, 3), (8, 7)):
+        (slope,) = torch.autograd.grad(nats[:, row, column].sum(), y, retain_graph=True)
+        felt = slope.abs().sum(dim=(0, 1)).flatten()
+        place = row * 8 + column
+        assert float(felt[place]) > 0  # its own value
+        assert not felt[place + 1 :].any()
+        assert bool((felt[:place] > 0).all())  # at least by the brightness so far
+
+
+def test_channels_come_one_after_the_other() -> None:
+    model = shaken(3)
+    y = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y.requires_grad_()
+    t = torch.tensor([1e-3], dtype=torch.float64)
+    for channel in range(3):
+        nats = model._nats(y, t)[0, 5, channel]
+        (slope,) = torch.autograd.grad(nats, y)
+        felt = slope[0, :, 1, 1] != 0
+        assert felt.tolist() == [other <= channel for other in range(3)]
+
+
+@torch.no_grad()
+def test_rows_below_change_nothing_above() -> None:
+    model = shaken()
+    y = torch.rand(2, 1, 12, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    t = torch.tensor([1e-5, 1e-1], dtype=torch.float64)
+    torch.testing.assert_close(model.energy_map(y, t)[:, :5], model.energy_map(y[:, :, :5], t))
+
+
+@torch.no_grad()
+def test_it_begins_near_nothing_known_and_every_image_has_a_finite_energy() -> None:
+    torch.manual_seed(0)
+    model = CausalEnergy(torch.tensor([0.5]), torch.tensor(0.05))
+    y = torch.cat([torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8), 50.0 * torch.randn(2, 1, 8, 8)])
+    for t in (0.0, 1e-7, 1e-5, 1.0, 200.0):
+        variances = torch.full((4,), t)
+        assert bool(model(y, variances).isfinite().all())
+        gradients = model.gradients(y, variances)
+        assert gradients.noise_variance is not None
+        assert bool(gradients.image.isfinite().all())
+        assert bool(gradients.noise_variance.isfinite().all())
+
+
+def test_the_likelihood_loss_is_never_below_zero_in_the_mean() -> None:
+    """Of a Gaussian of variance 1: ½ ln((1 + t)/t) nats a dimension, the information in what is seen."""
+    t = torch.tensor([1e-4, 1.0, 100.0])
+    entropy = 64 * 0.5 * torch.log(2 * math.pi * math.e * (1 + t))
+    torch.testing.assert_close(likelihood_loss(entropy, t, 64), 0.5 * torch.log1p(1 / t))
+
+
+def test_both_objectives_teach_a_known_density() -> None:
+    """A stationary texture, whose entropy is known: by the likelihood first, then by both scores too."""
+    density, generator = gaussian_textures((1, 8, 8)), torch.Generator().manual_seed(0)
+    mean, spectrum = density.moments()
+    torch.manual_seed(0)
+    model = CausalEnergy(mean, spectrum.diagonal().mean(), hidden=32, layers=2)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+
+    def noisy(count: int) -> tuple[Tensor, Tensor, Tensor]:
+        places = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+        clean = density.sample(count, generator).float()
+        return clean, torch.randn(clean.shape, generator=generator), log_uniform(places, 1e-4, 10.0)
+
+    for step in range(400):
+        loss = maximum_likelihood if step < 300 else dual_score_matching
+        weights = {} if step < 300 else {"likelihood_weight": 1.0}
+        found = loss(model, *noisy(32), **weights).total.mean()  # type: ignore[operator]
+        optimizer.zero_grad()
+        found.backward()
+        optimizer.step()
+    clean, noise, _ = noisy(512)
+    for t in (1e-3, 1e-1):
+        variances = torch.full((512,), t)
+        y = corrupt(clean, noise, variances)
+        with torch.no_grad():
+            above = (model(y, variances) - density(y, variances)).mean() / 64
+        assert -0.01 < float(above) < 0.06  # nats a dimension above the truth; begins 0.4 above
+    weighed = weigh_chains(model, density.components[0], levels(10.0, 100, 1e-3), range(64))
+    mass = weighed.log_weights[:, -1].logsumexp(0) - math.log(64)
+    assert abs(float(mass)) < 3.0  # its chains say what its form promises
+
+
