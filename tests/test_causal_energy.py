@@ -1,7 +1,6 @@
 """The energy that the chain rule normalizes: its integral, what each factor may see, what it learns."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -143,5 +142,3 @@ def test_both_objectives_teach_a_known_density() -> None:
     weighed = weigh_chains(model, density.components[0], levels(10.0, 100, 1e-3), range(64))
     mass = weighed.log_weights[:, -1].logsumexp(0) - math.log(64)
     assert abs(float(mass)) < 3.0  # its chains say what its form promises
-
-

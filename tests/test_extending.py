@@ -186,7 +186,7 @@ def test_a_script_may_enter_a_network_for_itself(monkeypatch: pytest.MonkeyPatch
     """A network without blocks, too, whose two weights are fewer than the settings' layers."""
     config = load_experiment("gaussian_textures", ["network.kind=mine"], ROOT / "experiments")
     statistics = load_statistics(config)
-    with pytest.raises(ConfigError, match=r"network\.kind: must be one of unet, radial, not 'mine'"):
+    with pytest.raises(ConfigError, match=r"network\.kind: must be one of unet, causal, radial, not 'mine'"):
         build_score_model(config, statistics)
     monkeypatch.setitem(NETWORKS, "mine", lambda _, inputs, outputs: OneConvolution(inputs, outputs))
     model = build_score_model(config, statistics)

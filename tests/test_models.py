@@ -66,7 +66,10 @@ KINDS = {
         "gaussian_textures_plain",
         ["model=denoiser", "energy.anchor=none", "energy.residual_input=raw", *PLAIN],
     ),
-    "causal": ("gaussian_textures_plain", ["network.kind=causal"]),
+    "causal": (
+        "gaussian_textures_plain",
+        ["network.kind=causal", "energy.anchor=none", "energy.residual_input=raw", *PLAIN],
+    ),
     "radial": ("scale_mixture_dual", ["log_z"]),
 }
 

@@ -53,7 +53,7 @@ class EnergyModel(ScoreModel):
     """Anything with an energy: `forward` maps y (B, C, H, W) and t (B,) to U(y, t) in nats, shape (B,)."""
 
     normalized = False
-    """Whether ∫ exp(−U(y, t)) dy is one at every t by the energy's form, so that log Z is 0 and not measured."""
+    """Whether ∫ exp(−U(y, t)) dy is one at every t by the energy's form, so that log Z is 0, not measured."""
 
     def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """U(y, t) in nats, up to one constant for all y and t, shape (B,)."""

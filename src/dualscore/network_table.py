@@ -51,7 +51,7 @@ NetworkBuilder = Callable[[NetworkConfig, int, int], nn.Module]
 NETWORKS: dict[str, NetworkBuilder] = {
     "unet": build_unet,
 }
-"""Functions f(w, t) of images; docs/extending.md adds one. The causal and the radial energy are none of them."""
+"""Functions f(w, t) of images; docs/extending.md adds one. Those that are energies are none of them."""
 
 
 def check_network(config: ExperimentConfig) -> None:

@@ -72,15 +72,13 @@ def level_loss(energy: Tensor, energy_elsewhere: Tensor) -> Tensor:
 def likelihood_loss(energy: Tensor, noise_variance: Tensor, dimension: int) -> Tensor:
     """U(y, t)/d − ½ ln 2πe t, the nats a dimension that y costs above the noise in it, of shape (B,).
 
-    From normalized energies U in nats and t in pixel², both (B,). Its mean is the cross-entropy of noisy images
-    less the entropy of the noise, which is at most theirs: ≥ 0, and lowest for U = −log p.
+    From normalized energies U in nats and t in pixel², both (B,). Its mean is the cross-entropy of noisy
+    images less the entropy of the noise, which is at most theirs: ≥ 0, and lowest for U = −log p.
     """
     return energy / dimension - 0.5 * torch.log(2.0 * math.pi * math.e * noise_variance)
 
 
-def maximum_likelihood(
-    model: EnergyModel, clean: Tensor, noise: Tensor, noise_variance: Tensor
-) -> DualLoss:
+def maximum_likelihood(model: EnergyModel, clean: Tensor, noise: Tensor, noise_variance: Tensor) -> DualLoss:
     """The likelihood loss alone, at y = x + √t z: no gradient of U, so a third of a step's time.
 
     From x and z (B, C, H, W) and t (B,) in pixel²; of an energy that is normalized by its form.
@@ -129,8 +127,8 @@ def dual_score_matching(
         noise_variance: t, in pixel² (a variance, not a standard deviation), > 0, shape (B,).
         time_weight: λ, dimensionless; 0 gives single score matching, where ∂_t U is not computed.
         level_weight: weight of `level_loss`, which needs an energy, and one more evaluation of it.
-        likelihood_weight: weight of `likelihood_loss`, which has no minimum where the energy is not normalized
-            by its form.
+        likelihood_weight: weight of `likelihood_loss`, for energies that are normalized by their form: of
+            others it has no minimum.
         elsewhere: the other noise variances t′ of that loss, shape (B,); None leaves it out.
 
     Returns:

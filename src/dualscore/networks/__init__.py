@@ -1,4 +1,4 @@
-"""Networks f(y, t), the energies that are none of them, and the embeddings that tell them the noise variance."""
+"""Networks f(y, t), energies that need none, and the embeddings that tell them the noise variance."""
 
 from dualscore.networks.causal_energy import CausalEnergy
 from dualscore.networks.embedding import LinearEmbedding, LogEmbedding, NoiseEmbedding

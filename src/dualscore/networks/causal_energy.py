@@ -1,9 +1,9 @@
 r"""An energy that is normalized by its form: the chain rule over the pixels of a noisy image.
 
 U(y, t) = −Σ_i log p(y_i | y_<i, t), over pixels in raster order and the channels of a pixel in turn. Every
-factor is a density of one number, a mixture of Gaussians whose parameters a small perceptron makes of what came
-before, so ∫ exp(−U(y, t)) dy = 1 for every t, whatever the weights and the image's size: log Z is zero, not
-measured. As y_i has noise of its own, no component is narrower than the noise:
+factor is a density of one number, a mixture of Gaussians whose parameters a small perceptron makes of what
+came before, so ∫ exp(−U(y, t)) dy = 1 for every t, whatever the weights and the image's size: log Z is zero,
+not measured. As y_i has noise of its own, no component is narrower than the noise:
 p(y_i | y_<i, t) = Σ_j π_j N(y_i; μ_j, s_j² + t).
 Sources: Uria, Murray, Larochelle 2013, RNADE, arXiv 1306.0186, for the mixtures; Meng et al. 2021, arXiv
 2103.15089, for chain rules of noisy images.
@@ -109,7 +109,7 @@ class CausalEnergy(MappedEnergy):
         return -torch.logsumexp(logs, dim=2)
 
     def _look(self, noisy: Tensor, noise_variance: Tensor) -> Surroundings:
-        channels, height, width = noisy.shape[1:]
+        height, width = noisy.shape[2:]
         r, t = self.radius, noise_variance[:, None, None]
         seen = 2 * r * (r + 1)
         window = self._windows(noisy)[..., :seen]

@@ -31,7 +31,7 @@ VECTORS = {KnownDensity.scale_mixture, KnownDensity.mode_mixture}
 RADIAL = "radial"
 """The network of vectors, which is an energy by itself."""
 CAUSAL = "causal"
-"""The one of images that is an energy by itself, and normalized; the others are functions f(y, t) of images."""
+"""The one of images that is an energy by itself, and normalized; others are functions f(y, t) of images."""
 CHECKS = "checks"
 """Named beside estimators: the energy's identities (`dualscore.measuring.checks`)."""
 
@@ -162,10 +162,12 @@ class DataConfig:
 class NetworkConfig:
     """The network."""
 
-    kind: str = option("unet", "unet, or an energy by itself: causal (normalized, of images), radial (of vectors)")
+    kind: str = option("unet", "unet, or an energy by itself: causal (normalized), radial (of vectors)")
     width: int = option(64, "channels at the finest scale; causal, radial: hidden units", POSITIVE)
     scales: int = option(3, "encoder blocks", (lambda v: 1 <= v <= 8, "must be from 1 to 8"))
-    layers: int = option(3, "convolutions a block; causal, radial: hidden layers", (lambda v: v >= 2, "must be ≥ 2"))
+    layers: int = option(
+        3, "convolutions a block; causal, radial: hidden layers", (lambda v: v >= 2, "must be ≥ 2")
+    )
     embedding: Embedding = option(Embedding.linear, "how the network is told t")
     residual: bool = option(False, "whether layers add their input to their output")
     norm: Norm = option(Norm.scale_preserving, "how features are normalized")
@@ -198,7 +200,7 @@ class NoiseConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """Dual score matching: the arguments of `dual_score_matching`, by their names there, and when it begins."""
+    """Dual score matching: the arguments of `dual_score_matching`, by their names, and when it begins."""
 
     time_weight: float = option(1.0, "weight of the time term; 0 is single score matching", NOT_NEGATIVE)
     level_weight: float = option(0.0, "weight of telling the noise level from another one", NOT_NEGATIVE)
