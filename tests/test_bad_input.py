@@ -30,7 +30,7 @@ def test_an_experiment_without_data_says_which_command_makes_it(workspace: Works
 
 def test_an_unknown_experiment_lists_the_others(workspace: Workspace) -> None:
     line = workspace.fail("train", "imagenet64")
-    assert "there are: bsds16_gray" in line
+    assert "there are: bsds16_causal, bsds16_gray" in line
     assert workspace.fail("evaluate", "nothing").count("\n") == 0
 
 

@@ -1,17 +1,22 @@
 """The energy that the chain rule normalizes: its integral, what each factor may see, what it learns."""
 
+import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+import dualscore
 from dualscore.densities import gaussian_textures
-from dualscore.measuring.mass import weigh_chains
 from dualscore.networks import CausalEnergy
 from dualscore.noise import corrupt, log_uniform
 from dualscore.objective import dual_score_matching, likelihood_loss, maximum_likelihood
-from dualscore.sampling.annealed import levels
+from fakes import photograph
+from workspace import EVERYTHING, TINY, Workspace
 
 
 def shaken(channels: int = 1, seed: int = 0) -> CausalEnergy:
@@ -91,6 +96,22 @@ def test_rows_below_change_nothing_above() -> None:
     torch.testing.assert_close(model.energy_map(y, t)[:, :5], model.energy_map(y[:, :, :5], t))
 
 
+def test_edges_beside_flat_places_have_finite_gradients() -> None:
+    """The window is seen in units of the contrast, of which an edge may be a hundred."""
+    model = shaken().float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+    y = torch.zeros(4, 1, 8, 8)
+    y[0, :, :3], y[1, :, 1, 4], y[2, :, :, ::3], y[3] = 1.0, 1.0, 1.0, 300.0 * torch.eye(8)
+    for t in (0.0, 1e-7, 1e-3):
+        gradients = model.gradients(y, torch.full((4,), t))
+        assert gradients.noise_variance is not None
+        assert gradients.energy is not None
+        for found in (gradients.image, gradients.noise_variance, gradients.energy):
+            assert bool(found.isfinite().all())
+
+
 @torch.no_grad()
 def test_it_begins_near_nothing_known_and_every_image_has_a_finite_energy() -> None:
     torch.manual_seed(0)
@@ -139,6 +160,43 @@ def test_both_objectives_teach_a_known_density() -> None:
         with torch.no_grad():
             above = (model(y, variances) - density(y, variances)).mean() / 64
         assert -0.01 < float(above) < 0.06  # nats a dimension above the truth; begins 0.4 above
-    weighed = weigh_chains(model, density.components[0], levels(10.0, 100, 1e-3), range(64))
-    mass = weighed.log_weights[:, -1].logsumexp(0) - math.log(64)
-    assert abs(float(mass)) < 3.0  # its chains say what its form promises
+
+
+STEPS = ["optim.warmup_steps=0", "optim.schedule=halving", "trainer.validate_every=1", "evaluate.chains=2"]
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_run_learns_by_the_likelihood_first_and_stopped_goes_on_to_the_same_bits(
+    workspace: Workspace, trained_once: Callable[..., Path], official_shards: Callable[[str], Path], stop: int
+) -> None:
+    """Stopped in the first part, of two steps, and in the second."""
+    settings = [*TINY, f"data.path={official_shards('bsds500')}", *STEPS, "objective.likelihood_steps=2"]
+    whole = trained_once("causal", "bsds16_causal", *settings, EVERYTHING, "trainer.max_steps=4")
+    workspace.run("train", "bsds16_causal", *settings, f"trainer.max_steps={stop}", "--runs", "runs/a")
+    printed = workspace.run("train", "bsds16_causal", *settings, "trainer.max_steps=4", "--runs", "runs/a")
+    assert f"goes on from step {stop}" in printed
+    places = [workspace.folder / "runs/a/bsds16_causal", whole / "runs/bsds16_causal"]
+    resumed, never = (workspace.checkpoint(str(place))["state_dict"] for place in places)
+    assert all(torch.equal(resumed[key], never[key]) for key in never)
+
+
+def test_its_log_z_is_zero_wherever_it_is_told(
+    workspace: Workspace, trained_once: Callable[..., Path], official_shards: Callable[[str], Path]
+) -> None:
+    settings = [*TINY, f"data.path={official_shards('bsds500')}", *STEPS, "objective.likelihood_steps=2"]
+    whole = trained_once("causal", "bsds16_causal", *settings, EVERYTHING, "trainer.max_steps=4")
+    run = whole / "runs/bsds16_causal"
+    report = json.loads((run / "evaluation.json").read_text())
+    assert report["normalization"]["value"] == report["normalization"]["stderr"] == 0.0
+    assert report["normalization"]["mass"] is None
+    for found in (report["bits_per_dim"]["paper"], report["train"]):
+        assert found["log_normalizer"]["value"] == 0.0
+    model = dualscore.load(run / "checkpoints/last.ckpt")
+    assert model.log_normalizer == model.log_normalizer_stderr == 0.0
+    assert str(model.normalization) == "log Z 0, mass one, by the energy's form, whatever its weights"
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    steps = {name: [e.step for e in events.Scalars(f"train/{name}_loss")] for name in ("likelihood", "space")}
+    assert (len(steps["likelihood"]), len(steps["space"])) == (4, 2)
+    image = workspace.folder / "one.png"
+    photograph("astronaut").crop((0, 0, 16, 16)).convert("L").save(image)
+    assert "bits/dim" in workspace.run("score", str(run), str(image))

@@ -32,7 +32,7 @@ def test_every_shipped_experiment_is_valid_and_says_what_to_expect(name: str) ->
 def test_the_required_experiments_are_there() -> None:
     assert set(available(EXPERIMENTS)) >= {
         "patches_dual", "imagenet64_dual", "imagenet64_gray_dual", "imagenet64_denoiser",
-        "imagenet64_best", "imagenet32_dual", "cifar10_dual", "bsds16_gray",
+        "imagenet64_best", "imagenet32_dual", "cifar10_dual", "bsds16_gray", "bsds16_causal",
     }  # fmt: skip
 
 
@@ -146,6 +146,21 @@ def test_a_child_overrides_its_parent_and_an_override_both(tmp_path: Path) -> No
     child = load_experiment("child", folder=tmp_path)
     assert (child.optim.lr, child.optim.ema_steps, child.data.size) == (0.2, 7, 16)
     assert load_experiment("child", ["optim.lr=3e-4"], tmp_path).optim.lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("objective.time_weight=0", "objective.time_weight: must be above 0 with objective.likelihood"),
+        ("trainer.best=loss", "trainer.best: must be bound with objective.likelihood_weight"),
+        ("energy.anchor=white", "network.kind: causal is an energy by itself"),
+        ("model=denoiser", "network.kind: causal is an energy by itself"),
+    ],
+)
+def test_what_a_causal_energy_cannot_have_is_named(override: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment("bsds16_causal", [override], EXPERIMENTS)
+    assert complaint in str(caught.value)
 
 
 def test_an_unknown_experiment_lists_those_that_exist() -> None:

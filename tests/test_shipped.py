@@ -60,7 +60,7 @@ def test_what_does_not_exist_is_said_with_what_does_and_where(
     assert main(["train", name]) == 1
     error = capsys.readouterr().err
     assert f"experiment {name!r} does not exist" in error
-    assert "there are: mine, bsds16_gray, " in error
+    assert "there are: mine, bsds16_causal, bsds16_gray, " in error
     assert f"(looked in experiments and {ROOT / 'experiments'})" in error
 
 

@@ -100,6 +100,8 @@ class ImageModel(nn.Module):
         super().__init__()
         self.score_model = score_model
         self.image_shape = image_shape
+        if normalized_by_form(score_model):
+            log_normalizer, log_normalizer_stderr, normalized_on = 0.0, 0.0, BY_FORM
         self.log_normalizer, self.log_normalizer_stderr = log_normalizer, log_normalizer_stderr
         self.normalized_on = normalized_on
         self.normalized_shape: tuple[int, ...] | None = image_shape  # (C, H, W) that log Z belongs to
@@ -263,7 +265,6 @@ class ImageModel(nn.Module):
         """
         like = self.like
         if normalized_by_form(self.score_model):
-            self.log_normalizer, self.log_normalizer_stderr, self.normalized_on = 0.0, 0.0, BY_FORM
             return 0.0
         generator = seeded_generator(like.device, MEASURING, seed)
         energies, squares = [], []

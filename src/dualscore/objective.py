@@ -132,7 +132,7 @@ def dual_score_matching(
         elsewhere: the other noise variances t′ of that loss, shape (B,); None leaves it out.
 
     Returns:
-        The weighted sum, the space term and the time term, dimensionless, each of shape (B,).
+        The weighted sum and each of its terms, dimensionless, of shape (B,); None for those left out.
 
     Raises:
         ValueError: if shapes disagree or a noise variance is not positive (looked at on the CPU only:

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from dualscore.devices import to_measure
-from dualscore.energy import EnergyModel
+from dualscore.energy import EnergyModel, normalized_by_form
 from dualscore.errors import CheckpointError, NormalizationError, ScoreError
 from dualscore.files.aside import sha256
 from dualscore.images import to_pixels
@@ -65,7 +65,7 @@ def add_evaluation(model: ImageModel, checkpoint: Path) -> str:
             with suppress(KeyError, TypeError, ValueError):  # measured without the paper's protocol
                 log_z = report["bits_per_dim"]["paper"]["log_normalizer"]
                 value, stderr = float(log_z["value"]), float(log_z["stderr"])
-                if model.log_normalizer is not None:
+                if model.log_normalizer is not None and not normalized_by_form(model.score_model):
                     model.log_normalizer_stderr = stderr
                     model.normalized_on += f"; by the evaluation {value:.3f}, whose error this is"
         if (reference := find_reference(checkpoint)) is not None:

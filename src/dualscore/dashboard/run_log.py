@@ -32,7 +32,7 @@ from dualscore.measuring.row_figures import estimate_of
 from dualscore.noise import variance_at_psnr
 from dualscore.runs.folder import Run, flatten
 from dualscore.runs.run_status import State, Status
-from dualscore.settings.config import Anchor, ExperimentConfig, ModelKind
+from dualscore.settings.config import CAUSAL, Anchor, ExperimentConfig, ModelKind
 
 PSNR_SHOWN = (30.0, 15.0)
 """Input PSNR in dB whose denoised PSNR stands beside the likelihoods, where it was measured."""
@@ -190,7 +190,9 @@ def hparams_metrics(estimates: Mapping[str, str]) -> dict[str, str]:
 def hparams(config: ExperimentConfig, parameters: int) -> dict[str, str | int | float]:
     """The few settings that runs differ by, the energy's parts in a few words as its recipe."""
     energy, recipe = config.energy, "denoiser"
-    if config.model is ModelKind.energy:
+    if config.network.kind == CAUSAL:
+        recipe = "causal"
+    elif config.model is ModelKind.energy:
         parts = [] if energy.anchor is Anchor.none else [f"{energy.anchor.value} anchor"]
         parts.append(energy.residual_input.value)
         parts += [

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dualscore.energy import BY_FORM
 from dualscore.likelihood.estimates import Estimate, mean
 from dualscore.likelihood.units import bits
 from dualscore.noise import in_decibels
@@ -168,6 +169,8 @@ class Normalization:
 
     def __str__(self) -> str:
         """`log Z 0.62 ± 0.07 nats (how); mass at 58.9 dB …`, in one line."""
+        if self.how == BY_FORM:
+            return f"log Z 0, mass one, {BY_FORM}"
         doubt = "" if self.stderr is None else f" ± {self.stderr:.2f}"
         mass = "mass not measured" if self.mass is None else str(self.mass)
         return f"log Z {self.value:.2f}{doubt} nats ({self.how}); {mass}"

@@ -79,13 +79,13 @@ def normalization(measured: Measured) -> Normalization | None:
     if "normalizer" not in measured.rows:
         return None
     log_z, mass = measured.log_z, _found_mass(measured)
+    if normalized_by_form(measured.subject.model):
+        return Normalization(0.0, 0.0, BY_FORM)  # what chains find tells of the chains
     images, t_max = len(measured.rows["normalizer"]["noise_square"]), measured.subject.t_range[1]
     return Normalization(
         value=log_z.value,
         stderr=plain(log_z)["stderr"],
-        how=BY_FORM
-        if normalized_by_form(measured.subject.model)
-        else f"the paper's protocol on {images:,} images at t = {t_max:g}",
+        how=f"the paper's protocol on {images:,} images at t = {t_max:g}",
         mass=None if mass is None else measured_mass(mass, log_z.value, measured.dimension),
     )
 
@@ -106,6 +106,9 @@ def mass_figures(measured: Measured) -> Figure | None:
 
 def _mass(measured: Measured) -> list[Check]:
     """Whether the energy integrates to one: a limit above it is proof, and one needs chains that agree."""
+    if normalized_by_form(measured.subject.model):
+        nothing = Estimate(0.0, 0.0)
+        return [Check(MASS, BY_FORM, nothing, 0.0, MASS_TOLERANCE, "nats", said=Word.consistent)]
     found, where = normalization(measured), f"{in_decibels(measured.falling[-1])} dB"
     gap, word = Estimate(math.nan, math.nan), Word.undecided
     if found is not None and (mass := found.mass) is not None:  # else not finite where its gradient leads

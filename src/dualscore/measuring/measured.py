@@ -128,9 +128,7 @@ class Measured:
 
     @cached_property
     def log_z(self) -> Estimate:
-        """Log Z in nats: by the paper's protocol on the reported images, or 0 by the energy's form."""
-        if normalized_by_form(self.subject.model):
-            return Estimate(0.0, 0.0)
+        """Log Z by the paper's protocol on the reported images, in nats."""
         return self.normalizer("normalizer")
 
     @cached_property
@@ -139,7 +137,12 @@ class Measured:
         return bits(self.log_z, self.dimension)
 
     def normalizer(self, stage: str) -> Estimate:
-        """Log Z in nats from the rows of noisy energies at t_max, and the noisy images' entropy there."""
+        """Log Z in nats from the rows of noisy energies at t_max, and the noisy images' entropy there.
+
+        Of an energy that is normalized by its form it is 0, whatever the rows.
+        """
+        if normalized_by_form(self.subject.model):
+            return Estimate(0.0, 0.0)
         rows, t_max = self.rows[stage], self.subject.t_range[1]
         entropy = float(self.subject.prior.entropy(t_max))
         return log_normalizer(rows["energy"][:, -1], rows["noise_square"], self.dimension, entropy)

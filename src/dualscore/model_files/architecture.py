@@ -12,7 +12,7 @@ from dualscore.energy import ScoreModel
 from dualscore.files.typed_json import TypedJson
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model_files.released import PaperNetwork, fitted
-from dualscore.settings.config import RADIAL, VECTORS, ExperimentConfig
+from dualscore.settings.config import CAUSAL, RADIAL, VECTORS, ExperimentConfig
 from dualscore.settings.experiment import to_config, to_plain
 
 Shape = tuple[int, int, int]  # (C, H, W) of images
@@ -97,6 +97,8 @@ def of_config(config: ExperimentConfig, weights: Mapping[str, Tensor]) -> ScoreM
         raise ValueError(f"weights for images of {min(stored - {shape})}, configured are {shape}")
     blank = blank_statistics(shape if stored else (shape[0], 1, 1))
     depth = max(config.network.scales, config.network.layers)
+    if config.network.kind == CAUSAL:  # a perceptron for each channel
+        depth = max(depth, shape[0])
     return fitted(lambda: build_score_model(config, blank), weights, depth)
 
 

@@ -25,6 +25,9 @@ ANGLES = 16  # of log_angles, which tell the noise level
 STEP = 1.0 / 255.0
 CONTRAST_FLOOR = (2.0 * STEP) ** 2  # below it, in pixel², images are not told apart by contrast
 NARROWEST = 0.03 * STEP  # standard deviation of a component, beside the noise's
+WIDEST = (
+    6.0  # ln of a component's standard deviation, in units of the contrast: single precision holds its square
+)
 WIDTHS = (-2.5, 0.5)  # ln of the components' first standard deviations, in units of the contrast
 
 
@@ -39,7 +42,7 @@ class Surroundings(NamedTuple):
 
 
 class CausalEnergy(MappedEnergy):
-    """−log of a product of conditional densities, each of a window of what came before.
+    """−log of a product of conditional densities, each of a window and the mean of all that came before.
 
     A window is seen relative to the mean of the nearest seen pixels and in units of their contrast, as
     photographs look alike at any brightness and contrast. All in single precision, or what the weights have:
@@ -101,7 +104,7 @@ class CausalEnergy(MappedEnergy):
         window = torch.cat([seen.centred.flatten(2), earlier], dim=2) / seen.contrast
         log_weights, means, log_deviations = self.factors[channel](window, seen.about, level)
         means = seen.mean[..., channel, None] + seen.contrast * means
-        deviations = seen.contrast * log_deviations.exp() + NARROWEST
+        deviations = seen.contrast * log_deviations.clamp(max=WIDEST).exp() + NARROWEST
         variances = deviations.square() + noise_variance[:, None, None]
         own = seen.own[..., channel]
         squares = (own[..., None] - means).square() / variances

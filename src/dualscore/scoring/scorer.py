@@ -38,7 +38,8 @@ def wanted_size(
         raise NormalizationError("this model is a denoiser: it has no energy and no likelihood")
     if not isinstance(energy, MappedEnergy):
         raise ScoreError("the model is of vectors, not of images: nothing to score with it")
-    unet = energy.network if isinstance(energy.network, UNet) else None
+    network = getattr(energy, "network", None)
+    unet = network if isinstance(network, UNet) else None
     # Released networks alone are of any size, and all of them are U-Nets.
     channels = model.image_shape[0] if model.image_shape is not None else unet.channels if unet else 0
     if channels not in (1, 3):

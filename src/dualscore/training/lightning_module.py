@@ -147,7 +147,7 @@ class DualScoreModule(lightning.LightningModule):
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean over a batch, or a piece of one, of the dual score matching loss."""
+        """The mean over a batch, or a piece of one, of what is learned at this step."""
         clean = self.pixels(batch.image)
         draws = self.draw(self.global_step, len(clean) * self.accumulate)
         if self.accumulate > 1:  # those of the whole batch, so that cutting it changes nothing but rounding
