@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import dualscore
 from dualscore.densities import gaussian_textures
+from dualscore.likelihood import bits_per_dim
 from dualscore.networks import CausalEnergy
 from dualscore.noise import corrupt, log_uniform
 from dualscore.objective import dual_score_matching, likelihood_loss, maximum_likelihood
@@ -181,7 +183,7 @@ def test_a_run_learns_by_the_likelihood_first_and_stopped_goes_on_to_the_same_bi
 
 
 def test_its_log_z_is_zero_wherever_it_is_told(
-    workspace: Workspace, trained_once: Callable[..., Path], official_shards: Callable[[str], Path]
+    trained_once: Callable[..., Path], official_shards: Callable[[str], Path]
 ) -> None:
     settings = [*TINY, f"data.path={official_shards('bsds500')}", *STEPS, "objective.likelihood_steps=2"]
     whole = trained_once("causal", "bsds16_causal", *settings, EVERYTHING, "trainer.max_steps=4")
@@ -197,6 +199,25 @@ def test_its_log_z_is_zero_wherever_it_is_told(
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     steps = {name: [e.step for e in events.Scalars(f"train/{name}_loss")] for name in ("likelihood", "space")}
     assert (len(steps["likelihood"]), len(steps["space"])) == (4, 2)
-    image = workspace.folder / "one.png"
-    photograph("astronaut").crop((0, 0, 16, 16)).convert("L").save(image)
-    assert "bits/dim" in workspace.run("score", str(run), str(image))
+
+
+def test_it_scores_photographs_of_any_size_as_they_are(
+    workspace: Workspace, trained_once: Callable[..., Path], official_shards: Callable[[str], Path]
+) -> None:
+    settings = [*TINY, f"data.path={official_shards('bsds500')}", *STEPS, "objective.likelihood_steps=2"]
+    whole = trained_once("causal", "bsds16_causal", *settings, EVERYTHING, "trainer.max_steps=4")
+    run = str(whole / "runs/bsds16_causal")
+    model = dualscore.load(run).score_model
+    assert isinstance(model, CausalEnergy)
+    for width, height in ((16, 16), (37, 22)):
+        image, out = workspace.folder / f"{width}.png", f"scores_{width}"
+        gray = photograph("astronaut").crop((0, 0, width, height)).convert("L")
+        gray.save(image)
+        workspace.run("score", run, str(image), "--out", out, "--psnr", "20")
+        scores = json.loads((workspace.folder / out / "scores.json").read_text())
+        pixels = torch.from_numpy(np.asarray(gray).copy())[None, None] / 255.0
+        with torch.no_grad():
+            bits = bits_per_dim(model(pixels, torch.zeros(1)), width * height)
+        assert scores["mean_bits_per_dim"] == pytest.approx(float(bits), abs=1e-5)
+        assert scores["log_normalizer"] == 0.0
+        assert "estimated" not in scores["model"]

@@ -30,6 +30,7 @@ from dualscore.scoring.scorer import Reference, Scores, check_level, normalized,
 
 SHEET_EACH, TABLE_EACH = 30, 10
 """How many of the most probable images, and of the least, the sheet and the table show."""
+PIXELS_AT_ONCE = 2**18  # of images of another size than the model's own, which may be whole photographs
 REPORTED = {"val": "validation images", "test": "test images"}
 """Splits that an evaluation reports, and what their images are called."""
 
@@ -63,6 +64,8 @@ def score(
     size = wanted_size(model, given, out, resize=resize, normalize=normalize)
     model = to_measure(model, device)
     own_size = model.image_shape == (size.channels, size.height, size.width)
+    if not own_size:  # whole photographs, perhaps
+        batch_size = max(1, min(batch_size, PIXELS_AT_ONCE // (size.height * size.width)))
     reference = _reference(model, checkpoint) if own_size else None
     _prepare(out, maps)
     photographs = Photographs(given)

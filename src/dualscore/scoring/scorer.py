@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dualscore.energy import EnergyModel, MappedEnergy
+from dualscore.energy import EnergyModel, MappedEnergy, normalized_by_form
 from dualscore.errors import DualscoreError, NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import to_pixels, to_stored
@@ -30,8 +30,8 @@ def wanted_size(
 ) -> Size:
     """The one size of the images of a scoring.
 
-    It is the training images' size, where log Z is known. If log Z may be estimated (`normalize`) and no
-    part of the model is tied to one size, it is the size of the first image.
+    It is the training images' size, where log Z is known. If log Z may be estimated (`normalize`) or is zero
+    by the energy's form, and no part of the model is tied to one size, it is the size of the first image.
     """
     energy = model.score_model
     if not isinstance(energy, EnergyModel):
@@ -40,6 +40,7 @@ def wanted_size(
         raise ScoreError("the model is of vectors, not of images: nothing to score with it")
     network = getattr(energy, "network", None)
     unet = network if isinstance(network, UNet) else None
+    normalize = normalize or normalized_by_form(energy)
     # Released networks alone are of any size, and all of them are U-Nets.
     channels = model.image_shape[0] if model.image_shape is not None else unet.channels if unet else 0
     if channels not in (1, 3):
@@ -67,19 +68,25 @@ def wanted_size(
 
 
 def normalized(model: ImageModel, images: Tensor, size: Size) -> ImageModel:
-    """The model, or one with log Z estimated on uint8 images (B, 3, H, W) if it is unknown for `size`."""
+    """The model, or one with log Z estimated on uint8 images (B, 3, H, W) if it is unknown for `size`.
+
+    Of an energy that is normalized by its form it is known for every size.
+    """
     shape = (size.channels, size.height, size.width)
     same = model.image_shape == shape
     if same and model.log_normalizer is not None:
         return model
+    by_form = normalized_by_form(model.score_model)
     sized = ImageModel(
         model.score_model,
         image_shape=shape,
         t_max=model.t_max,
         t_min=model.t_min,
         noisy_entropy=model.noisy_entropy if same else None,
-        provenance=f"{model.provenance}; log Z estimated on the images scored",
+        provenance=model.provenance + ("" if by_form else "; log Z estimated on the images scored"),
     ).eval()
+    if by_form:
+        return sized
     clean = to_pixels(images, size.channels).repeat(-(-NORMALIZER_NOISES // len(images)), 1, 1, 1)
     sized.normalize(clean[:NORMALIZER_NOISES], batch_size=len(images))
     return sized
