@@ -213,7 +213,7 @@ def test_what_could_only_fail_in_the_queue_is_refused_before(workspace: Workspac
         ("--nodes=0",): "--nodes: must be ≥ 1, not 0",
         ("trainer.devices=2",): "--nodes, --gpus and --tasks settle that",
         ("data.images=20000", "data.half=A"): "twice, without sharing any",
-        ("network.kind=resnet",): "network.kind: must be one of unet, radial, not 'resnet'",
+        ("network.kind=resnet",): "network.kind: must be one of unet, causal, radial, not 'resnet'",
         ("evaluate.estimators=[papier]",): "evaluate.estimators: must be some of paper, dequantized,",
         ("--time=1:00",): "--time: 1:00 is too short",
         ("--time=soon",): "'soon' is no time limit",

@@ -156,7 +156,7 @@ HOSTILE: dict[str, tuple[Callable[[Document, Tensors], object], str]] = {
     "the environment": (_network(width="${oc.env:HOME}"), "must be a plain value"),
     "a network not known here": (
         _network(kind="resnet"),
-        "network.kind: must be one of unet, radial, not 'resnet'",
+        "network.kind: must be one of unet, causal, radial, not 'resnet'",
     ),
     "another kind of network": (_radial, "needs a density of vectors"),
     "another norm": (_network(norm="scale_preserving"), TOGETHER),
