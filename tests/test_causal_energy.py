@@ -167,53 +167,54 @@ def test_both_objectives_teach_a_known_density() -> None:
 STEPS = ["optim.warmup_steps=0", "optim.schedule=halving", "trainer.validate_every=1", "evaluate.chains=2"]
 
 
+@pytest.fixture
+def settings(official_shards: Callable[[str], Path]) -> list[str]:
+    """Of runs whose first two steps are of the likelihood."""
+    return [*TINY, f"data.path={official_shards('bsds500')}", *STEPS, "objective.likelihood_steps=2"]
+
+
+@pytest.fixture
+def whole(trained_once: Callable[..., Path], settings: list[str]) -> Path:
+    """The run of four steps, never stopped, all measured."""
+    folder = trained_once("causal", "bsds16_causal", *settings, EVERYTHING, "trainer.max_steps=4")
+    return folder / "runs/bsds16_causal"
+
+
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_run_learns_by_the_likelihood_first_and_stopped_goes_on_to_the_same_bits(
-    workspace: Workspace, trained_once: Callable[..., Path], official_shards: Callable[[str], Path], stop: int
+    workspace: Workspace, settings: list[str], whole: Path, stop: int
 ) -> None:
     """Stopped in the first part, of two steps, and in the second."""
-    settings = [*TINY, f"data.path={official_shards('bsds500')}", *STEPS, "objective.likelihood_steps=2"]
-    whole = trained_once("causal", "bsds16_causal", *settings, EVERYTHING, "trainer.max_steps=4")
     workspace.run("train", "bsds16_causal", *settings, f"trainer.max_steps={stop}", "--runs", "runs/a")
     printed = workspace.run("train", "bsds16_causal", *settings, "trainer.max_steps=4", "--runs", "runs/a")
     assert f"goes on from step {stop}" in printed
-    places = [workspace.folder / "runs/a/bsds16_causal", whole / "runs/bsds16_causal"]
+    places = [workspace.folder / "runs/a/bsds16_causal", whole]
     resumed, never = (workspace.checkpoint(str(place))["state_dict"] for place in places)
     assert all(torch.equal(resumed[key], never[key]) for key in never)
 
 
-def test_its_log_z_is_zero_wherever_it_is_told(
-    trained_once: Callable[..., Path], official_shards: Callable[[str], Path]
-) -> None:
-    settings = [*TINY, f"data.path={official_shards('bsds500')}", *STEPS, "objective.likelihood_steps=2"]
-    whole = trained_once("causal", "bsds16_causal", *settings, EVERYTHING, "trainer.max_steps=4")
-    run = whole / "runs/bsds16_causal"
-    report = json.loads((run / "evaluation.json").read_text())
+def test_its_log_z_is_zero_wherever_it_is_told(whole: Path) -> None:
+    report = json.loads((whole / "evaluation.json").read_text())
     assert report["normalization"]["value"] == report["normalization"]["stderr"] == 0.0
     assert report["normalization"]["mass"] is None
     for found in (report["bits_per_dim"]["paper"], report["train"]):
         assert found["log_normalizer"]["value"] == 0.0
-    model = dualscore.load(run / "checkpoints/last.ckpt")
+    model = dualscore.load(whole / "checkpoints/last.ckpt")
     assert model.log_normalizer == model.log_normalizer_stderr == 0.0
     assert str(model.normalization) == "log Z 0, mass one, by the energy's form, whatever its weights"
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    events = EventAccumulator(str(whole), size_guidance={"scalars": 0}).Reload()
     steps = {name: [e.step for e in events.Scalars(f"train/{name}_loss")] for name in ("likelihood", "space")}
     assert (len(steps["likelihood"]), len(steps["space"])) == (4, 2)
 
 
-def test_it_scores_photographs_of_any_size_as_they_are(
-    workspace: Workspace, trained_once: Callable[..., Path], official_shards: Callable[[str], Path]
-) -> None:
-    settings = [*TINY, f"data.path={official_shards('bsds500')}", *STEPS, "objective.likelihood_steps=2"]
-    whole = trained_once("causal", "bsds16_causal", *settings, EVERYTHING, "trainer.max_steps=4")
-    run = str(whole / "runs/bsds16_causal")
-    model = dualscore.load(run).score_model
+def test_it_scores_photographs_of_any_size_as_they_are(workspace: Workspace, whole: Path) -> None:
+    model = dualscore.load(whole).score_model
     assert isinstance(model, CausalEnergy)
     for width, height in ((16, 16), (37, 22)):
         image, out = workspace.folder / f"{width}.png", f"scores_{width}"
         gray = photograph("astronaut").crop((0, 0, width, height)).convert("L")
         gray.save(image)
-        workspace.run("score", run, str(image), "--out", out, "--psnr", "20")
+        workspace.run("score", str(whole), str(image), "--out", out, "--psnr", "20")
         scores = json.loads((workspace.folder / out / "scores.json").read_text())
         pixels = torch.from_numpy(np.asarray(gray).copy())[None, None] / 255.0
         with torch.no_grad():

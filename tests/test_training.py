@@ -319,23 +319,21 @@ def test_a_run_in_bf16_is_measured_in_full_precision_and_learns_alike(
 ) -> None:
     """On the paper's energy, whose whole value comes from the network; 40 steps, enough to move it.
 
-    Alike is nearer than another seed: where t is largest that changes the time loss fifteenfold.
+    At twice the rate they are chaotic where t is largest: another seed changes the time loss fifteenfold.
     """
     settings = [*TINY, f"data.path={demo_shards}", "data.dataset=demo", "data.size=16", "network.scales=2"]
-    settings += ["optim.warmup_steps=0", "optim.lr=2e-3", "trainer.max_steps=40", "data.workers=0"]
-    levels = []
-    for number, different in enumerate(
-        ("trainer.precision=32-true", "trainer.precision=bf16-mixed", "seed=1")
-    ):
-        runs = f"runs_{number}"
-        workspace.run("train", "imagenet64_dual", *settings, different, "--runs", runs)
-        report = workspace.folder / runs / "imagenet64_dual" / "evaluation.json"
-        levels.append(json.loads(report.read_text())["noise_levels"])
-    assert levels[0] != levels[1]
-    for single, mixed, other in zip(*levels, strict=True):
-        for loss in ("space_loss", "time_loss"):
-            allowed = 0.02 * single[loss] + 0.1 * abs(other[loss] - single[loss])
-            assert mixed[loss] == pytest.approx(single[loss], abs=allowed)
+    settings += ["optim.warmup_steps=0", "optim.lr=1e-3", "trainer.max_steps=40", "data.workers=0"]
+    levels = {}
+    for precision in ("32-true", "bf16-mixed"):
+        workspace.run(
+            "train", "imagenet64_dual", *settings, f"trainer.precision={precision}", "--runs", precision
+        )
+        report = workspace.folder / precision / "imagenet64_dual" / "evaluation.json"
+        levels[precision] = json.loads(report.read_text())["noise_levels"]
+    assert levels["32-true"] != levels["bf16-mixed"]
+    for single, mixed in zip(*levels.values(), strict=True):
+        assert mixed["space_loss"] == pytest.approx(single["space_loss"], rel=0.05)
+        assert mixed["time_loss"] == pytest.approx(single["time_loss"], rel=0.1, abs=1e-5)
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(workspace: Workspace, demo_shards: Path) -> None:

@@ -78,9 +78,9 @@ def normalization(measured: Measured) -> Normalization | None:
     """The reported log Z, and the mass that is left with it; None without log Z."""
     if "normalizer" not in measured.rows:
         return None
-    log_z, mass = measured.log_z, _found_mass(measured)
     if normalized_by_form(measured.subject.model):
         return Normalization(0.0, 0.0, BY_FORM)  # what chains find tells of the chains
+    log_z, mass = measured.log_z, _found_mass(measured)
     images, t_max = len(measured.rows["normalizer"]["noise_square"]), measured.subject.t_range[1]
     return Normalization(
         value=log_z.value,

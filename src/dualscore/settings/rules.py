@@ -31,6 +31,7 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
     known = c.data.density is not KnownDensity.none
     radial, unet = c.network.kind == RADIAL, c.network.kind == "unet"
     causal = c.network.kind == CAUSAL
+    alone = radial or causal
     rules = [
         (c.noise.t_min >= c.noise.t_max, "noise.t_min", f"must be below noise.t_max={c.noise.t_max:g}"),
         (c.data.quantized and c.noise.t_max <= HALF_STEP_SQUARED, "noise.t_max",
@@ -52,11 +53,9 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
         (c.data.density in VECTORS and not radial, "network.kind", "must be radial for vectors"),
         (radial and c.data.density not in VECTORS, "network.kind",
          "radial needs data.density=scale_mixture or mode_mixture"),
-        (radial and (e != plain or c.model is ModelKind.denoiser), "network.kind",
-         "radial is an energy by itself: leave model and energy as they are"),
+        (alone and (e != plain or c.model is ModelKind.denoiser), "network.kind",
+         f"{c.network.kind} is an energy by itself: leave model and energy as they are"),
         (causal and c.data.density in VECTORS, "network.kind", "causal is of images, not of vectors"),
-        (causal and (e != plain or c.model is ModelKind.denoiser), "network.kind",
-         "causal is an energy by itself: leave model and energy as they are"),
         (c.objective.likelihood_weight > 0 and not causal, "objective.likelihood_weight",
          "needs network.kind=causal: of an energy that is not normalized it would lower U without end"),
         (c.objective.likelihood_weight > 0 and c.objective.time_weight == 0, "objective.time_weight",
