@@ -332,7 +332,7 @@ def test_a_run_in_bf16_is_measured_in_full_precision_and_learns_alike(
         levels[precision] = json.loads(report.read_text())["noise_levels"]
     assert levels["32-true"] != levels["bf16-mixed"]
     for single, mixed in zip(*levels.values(), strict=True):
-        assert mixed["space_loss"] == pytest.approx(single["space_loss"], rel=0.05)
+        assert mixed["space_loss"] == pytest.approx(single["space_loss"], rel=0.005)
         assert mixed["time_loss"] == pytest.approx(single["time_loss"], rel=0.1, abs=1e-5)
 
 
