@@ -65,7 +65,7 @@ def main() -> int:
             if states[name] in FINAL or left < LEAST:
                 continue
             shares = [PARTS[other].share for other in turn[place:] if states[other] not in FINAL]
-            limit = max(LEAST, left * shares[0] / sum(shares))
+            limit = left if PARTS[name].needed else max(LEAST, left * shares[0] / sum(shares))
             console.print(f"{PARTS[name].title} (at most {limit:.0f} s)", highlight=False, soft_wrap=True)
             states[name] = _run(setting, name, limit)
             report = collect(setting.out, states)

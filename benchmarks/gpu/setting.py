@@ -94,10 +94,11 @@ class Setting:
         """Run a command in the work folder.
 
         Raises:
-            RuntimeError: with the last line that it printed, if it fails.
+            RuntimeError: with the last line that it printed, make's own aside, if it fails.
         """
         process = self.start(command)
-        said = process.communicate()[0].strip().splitlines()
+        lines = process.communicate()[0].strip().splitlines()
+        said = [line for line in lines if not line.startswith("make: ***")]
         if process.returncode:
             last = said[-1] if said else f"status {process.returncode}"
             raise RuntimeError(f"{' '.join(command[1:5])} …: {last}")

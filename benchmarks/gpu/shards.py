@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -55,9 +56,13 @@ def prepare(setting: Setting) -> Row:
     files, each, test = (1, 512, 64) if setting.toy else (10, 2048, 512)
     source = setting.work / "official"
     source.mkdir(parents=True, exist_ok=True)
-    for number in range(1, files + 1):
-        np.savez(source / f"train_data_batch_{number}.npz", data=textures(each, number))
-    np.savez(source / "val_data.npz", data=textures(test, 0))
+
+    def write(number: int) -> None:
+        name, images = ("val_data", test) if number == 0 else (f"train_data_batch_{number}", each)
+        np.savez(source / f"{name}.npz", data=textures(images, number))
+
+    with ThreadPoolExecutor(4) as threads:  # numpy lets its draws and transforms run side by side
+        list(threads.map(write, range(files + 1)))
     shutil.rmtree(setting.shards, ignore_errors=True)
     start = time.perf_counter()
     setting.prepare("imagenet64", "--src", str(source), "--out", str(setting.shards))
