@@ -13,8 +13,10 @@ from torch import Tensor
 
 import dualscore
 from dualscore.densities import gaussian_textures
+from dualscore.energy import EnergyModel
 from dualscore.likelihood import bits_per_dim
-from dualscore.networks import CausalEnergy
+from dualscore.networks import CausalEnergy, SeveralOrders
+from dualscore.networks.orders import put_back, reordered
 from dualscore.noise import corrupt, log_uniform
 from dualscore.objective import dual_score_matching, likelihood_loss, maximum_likelihood
 from fakes import photograph
@@ -34,7 +36,7 @@ def shaken(channels: int = 1, seed: int = 0) -> CausalEnergy:
     return model
 
 
-def integral(model: CausalEnergy, at: list[Tensor], shape: tuple[int, ...], t: float) -> float:
+def integral(model: EnergyModel, at: list[Tensor], shape: tuple[int, ...], t: float) -> float:
     """∫ exp(−U(y, t)) dy over a grid, a pixel's places one dimension of it."""
     grid = torch.stack(torch.meshgrid(*at, indexing="ij"), dim=-1).reshape(-1, *shape)
     variances = torch.full((len(grid),), t, dtype=torch.float64)
@@ -60,6 +62,43 @@ def test_so_does_that_of_two(shape: tuple[int, int, int]) -> None:
             factor.mixture.bias[-6:] = -0.5  # type: ignore[union-attr, index]
     places = torch.linspace(-4.0, 5.0, 601, dtype=torch.float64)
     assert integral(model, [places, places], shape, t) == pytest.approx(1.0, abs=1e-4)
+
+
+SAME = {1: [0], 2: [0, 1], 4: [0, 1, 2, 3], 8: list(range(8))}
+"""Orders whose images have the same energy."""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("orders", SAME)
+def test_the_mean_over_orders_is_that_of_densities_and_knows_no_direction(orders: int) -> None:
+    single = shaken(3)
+    model = SeveralOrders(single, orders).double().eval()
+    y = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    t = torch.tensor([1e-3, 0.5], dtype=torch.float64)
+    each = torch.stack([single(reordered(y, order), t) for order in range(orders)])
+    assert orders == 1 or bool((each.std(dim=0) > 0.1).all())
+    mean = np.exp(-(each - each[0]).numpy()).mean(axis=0)
+    expected = each[0] - torch.from_numpy(np.log(mean))
+    torch.testing.assert_close(model(y, t), expected)
+    torch.testing.assert_close(model.energy_map(y, t).sum(dim=(1, 2)), expected)
+    assert bool((model(y, t) <= each[0] + math.log(orders)).all())
+    for order in range(8):
+        assert torch.equal(put_back(reordered(y, order), order), y)
+        same = torch.allclose(model(reordered(y, order), t), expected, rtol=1e-9)
+        assert same == (order in SAME[orders])
+
+
+@torch.no_grad()
+def test_the_mean_over_orders_integrates_to_one_and_training_takes_the_first() -> None:
+    single = shaken()
+    single.factors[0].mixture.bias[-6:] = -0.5  # type: ignore[union-attr, index]
+    model = SeveralOrders(single, 8).double().eval()
+    places = torch.linspace(-4.0, 5.0, 151, dtype=torch.float64)
+    assert integral(model, [places, places], (1, 1, 2), 0.1) == pytest.approx(1.0, abs=1e-4)
+    y, t = torch.rand(2, 1, 3, 3, dtype=torch.float64), torch.tensor([0.1, 0.2], dtype=torch.float64)
+    assert torch.equal(model.train()(y, t), single(y, t))
+    with pytest.raises(ValueError, match="one of"):
+        SeveralOrders(single, 3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

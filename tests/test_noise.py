@@ -7,7 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualscore.noise import corrupt, fixed_noise, log_uniform, psnr, seeded_generator, variance_at_psnr
+from dualscore.noise import (
+    corrupt,
+    fixed_noise,
+    log_uniform,
+    mostly_low,
+    psnr,
+    seeded_generator,
+    variance_at_psnr,
+)
 
 CPU = torch.device("cpu")
 
@@ -20,6 +28,17 @@ def test_noise_variances_are_log_uniform_within_the_range() -> None:
     # A third of the decades must hold a third of the draws.
     share = float((t < 1e-5).double().mean())
     assert share == pytest.approx(4 / 12, abs=1e-3)
+
+
+def test_three_in_five_are_low_and_log_uniform_there_and_above() -> None:
+    t = mostly_low(torch.linspace(0, 1, 10_001, dtype=torch.float64), 1e-7, 1e2)
+    assert [float(t.min()), float(t.max())] == pytest.approx([1e-7, 1e2])
+    shares = [float((t <= limit).double().mean()) for limit in (1e-6, 1e-5, 1e-5 * 10**3.5)]
+    assert shares == pytest.approx([0.3, 0.6, 0.8], abs=1e-3)
+    assert bool((t.diff() > 0).all())
+    uniform = torch.rand(100, generator=torch.Generator().manual_seed(0))
+    for t_range in ((1e-7, 1e-5), (1e-5, 1.0)):  # on one side only
+        assert torch.equal(mostly_low(uniform, *t_range), log_uniform(uniform, *t_range))
 
 
 @given(st.floats(0, 1), st.floats(-9, 2), st.floats(0.1, 3))

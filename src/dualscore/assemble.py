@@ -13,7 +13,7 @@ from dualscore.errors import DataError
 from dualscore.gaussian import QUANTIZATION_VARIANCE, Gaussian, StationaryGaussian, WhiteGaussian
 from dualscore.images import LUMA
 from dualscore.network_table import NETWORKS, check_network
-from dualscore.networks import CausalEnergy, LocalSizes, RadialEnergy
+from dualscore.networks import CausalEnergy, LocalSizes, RadialEnergy, SeveralOrders
 from dualscore.runs.checkpoints import FORMAT
 from dualscore.settings.config import (
     CAUSAL,
@@ -144,12 +144,13 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
             layers=config.network.layers,
         )
     if config.network.kind == CAUSAL:
-        return CausalEnergy(
+        causal = CausalEnergy(
             statistics.mean,
             statistics.pixel_variance,
             hidden=config.network.width,
             layers=config.network.layers,
         )
+        return causal if config.network.orders == 1 else SeveralOrders(causal, config.network.orders)
     options, channels = config.energy, config.data.channels
     white = WhiteGaussian(statistics.mean, statistics.pixel_variance)
     stationary = StationaryGaussian(statistics.mean, statistics.spectrum)

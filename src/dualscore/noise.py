@@ -15,6 +15,10 @@ TRAINING, MEASURING, SAMPLING = 0, 1, 2
 """First numbers of random keys, so that what training draws is never what measuring or sampling draws."""
 GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0
 """Its multiples' fractional parts fill [0, 1) evenly, however many are taken."""
+HIDES_LEVELS = 1e-5
+"""Variance in pixel² at which noise hides 8-bit grey levels: its standard deviation is 0.8 of their step."""
+LOW_SHARE = 0.6
+"""Of the draws of `mostly_low`, those below it."""
 
 
 def psnr(noise_variance: float) -> float:
@@ -44,6 +48,19 @@ def log_uniform(uniform: Tensor, t_min: float, t_max: float) -> Tensor:
     low, high = math.log(t_min), math.log(t_max)
     # exp(log(...)) may leave the range by a rounding error; the promise is kept by clamping.
     return torch.exp(low + (high - low) * uniform).clamp(t_min, t_max)
+
+
+def mostly_low(uniform: Tensor, t_min: float, t_max: float) -> Tensor:
+    """Likewise, but three in five are at most `HIDES_LEVELS`, log-uniform there and above it.
+
+    For the likelihood of images, which is asked for at t_min: what is above helps to learn it, and less is
+    enough. All are log-uniform if the whole range lies on one side.
+    """
+    if not t_min < HIDES_LEVELS < t_max:
+        return log_uniform(uniform, t_min, t_max)
+    low = log_uniform((uniform / LOW_SHARE).clamp(max=1.0), t_min, HIDES_LEVELS)
+    high = log_uniform(((uniform - LOW_SHARE) / (1.0 - LOW_SHARE)).clamp(min=0.0), HIDES_LEVELS, t_max)
+    return torch.where(uniform < LOW_SHARE, low, high)
 
 
 def seeded_generator(device: torch.device, *key: int) -> torch.Generator:

@@ -128,8 +128,9 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 def _about(config: ExperimentConfig, model: torch.nn.Module) -> str:
     n = config.network
+    orders = f", pixels in {n.orders} orders" if n.orders > 1 else ""
     known = {
-        CAUSAL: f"causal energy of {n.layers} layers, {n.width} wide",
+        CAUSAL: f"causal energy of {n.layers} layers, {n.width} wide{orders}",
         RADIAL: f"radial network of {n.layers} layers, {n.width} wide",
         "unet": f"UNet of {n.scales} scales, {n.width} channels wide",
     }

@@ -4,10 +4,11 @@ from dualscore.networks.causal_energy import CausalEnergy
 from dualscore.networks.embedding import LinearEmbedding, LogEmbedding, NoiseEmbedding
 from dualscore.networks.local_sizes import LocalSizes
 from dualscore.networks.normalization import PixelNorm, ScalePreservingNorm
+from dualscore.networks.orders import SeveralOrders
 from dualscore.networks.radial import RadialEnergy
 from dualscore.networks.unet import UNet
 
 __all__ = [
     "CausalEnergy", "LinearEmbedding", "LocalSizes", "LogEmbedding", "NoiseEmbedding", "PixelNorm",
-    "RadialEnergy", "ScalePreservingNorm", "UNet",
+    "RadialEnergy", "ScalePreservingNorm", "SeveralOrders", "UNet",
 ]  # fmt: skip

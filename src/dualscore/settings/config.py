@@ -168,6 +168,11 @@ class NetworkConfig:
     layers: int = option(
         3, "convolutions a block; causal, radial: hidden layers", (lambda v: v >= 2, "must be ≥ 2")
     )
+    orders: int = option(
+        1,
+        "causal: orders that it reads pixels in, of which it has the densities' mean; training takes one",
+        (lambda v: v in (1, 2, 4, 8), "must be 1, 2, 4 or 8"),
+    )
     embedding: Embedding = option(Embedding.linear, "how the network is told t")
     residual: bool = option(False, "whether layers add their input to their output")
     norm: Norm = option(Norm.scale_preserving, "how features are normalized")

@@ -56,6 +56,7 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
         (alone and (e != plain or c.model is ModelKind.denoiser), "network.kind",
          f"{c.network.kind} is an energy by itself: leave model and energy as they are"),
         (causal and c.data.density in VECTORS, "network.kind", "causal is of images, not of vectors"),
+        (c.network.orders > 1 and not causal, "network.orders", "needs network.kind=causal"),
         (c.objective.likelihood_weight > 0 and not causal, "objective.likelihood_weight",
          "needs network.kind=causal: of an energy that is not normalized it would lower U without end"),
         (c.objective.likelihood_weight > 0 and c.objective.time_weight == 0, "objective.time_weight",

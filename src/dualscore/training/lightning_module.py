@@ -23,7 +23,7 @@ from dualscore.likelihood.bound import bound_range
 from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.quantities import validation_stages
 from dualscore.measuring.subject import Images, Rows, Subject
-from dualscore.noise import TRAINING, fixed_noise, log_uniform, seeded_generator, variance_at_psnr
+from dualscore.noise import TRAINING, fixed_noise, log_uniform, mostly_low, seeded_generator, variance_at_psnr
 from dualscore.objective import DualLoss, another_level, dual_score_matching, maximum_likelihood
 from dualscore.settings.config import ExperimentConfig
 from dualscore.training.optimizers import Loss, make_optimizer, schedule
@@ -137,7 +137,8 @@ class DualScoreModule(lightning.LightningModule):
             other = torch.rand(each, generator=generator, **single) if told_apart else noise[:0]
             drawn.append((uniform, coin, noise, spread, other))
         uniform, coin, noise, spread, other = map(torch.cat, zip(*drawn, strict=True))
-        dtype, variance = self.working_dtype, log_uniform(uniform, *self.t_range)
+        levels = mostly_low if step < self.likelihood_steps else log_uniform
+        dtype, variance = self.working_dtype, levels(uniform, *self.t_range)
         return Draws(
             noise.to(dtype),
             variance.to(dtype),

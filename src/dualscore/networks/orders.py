@@ -1,0 +1,72 @@
+r"""An energy that reads the pixels in several orders, and has the mean of the densities that come of it.
+
+U(y, t) = −log (1/n) Σ_k exp(−U_1(g_k y, t)), where g_k turns and mirrors the image. As g_k only moves pixels,
+every summand integrates to what exp(−U_1) does: to one, if U_1 is normalized. Source: ensembles of orderings,
+Uria, Murray, Larochelle 2014, arXiv 1310.1757.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dualscore.energy import MappedEnergy
+
+ORIENTATIONS = ((), (2, 3), (3,), (2,))
+"""Dimensions of (B, C, H, W) that are reversed: as it is, turned by 180°, mirrored either way."""
+ORDERS = (1, 2, 4, 8)
+"""Numbers of orders there are; the last four of eight are the first four of the transposed image."""
+
+
+def reordered(images: Tensor, order: int) -> Tensor:
+    """g_k y, of shape (B, C, H, W), transposed (B, C, W, H), for k from 0 to 7."""
+    turned = images.mT if order >= len(ORIENTATIONS) else images
+    return turned.flip(ORIENTATIONS[order % len(ORIENTATIONS)])
+
+
+def put_back(images: Tensor, order: int) -> Tensor:
+    """What `reordered` was given, from what it returned."""
+    turned = images.flip(ORIENTATIONS[order % len(ORIENTATIONS)])
+    return turned.mT if order >= len(ORIENTATIONS) else turned
+
+
+class SeveralOrders(MappedEnergy):
+    """−log of the mean of a density's values in several orders; `train()` has it learn in the first alone.
+
+    That costs 1/n as much, and the others learn by it as far as images look alike turned and mirrored. Where
+    they don't, little is lost: U ≤ U_1 + ln n.
+
+    Args:
+        energy: U_1, which reads pixels in one order.
+        orders: n, one of `ORDERS`.
+    """
+
+    def __init__(self, energy: MappedEnergy, orders: int) -> None:
+        super().__init__()
+        if orders not in ORDERS:
+            raise ValueError(f"orders must be one of {ORDERS}, got {orders}")
+        self.energy, self.orders = energy, orders
+        self.normalized = energy.normalized
+
+    def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """U(y, t) in nats, of y (B, C, H, W) at t ≥ 0 (B,), shape (B,); U_1 in training."""
+        if self.training:
+            return self.energy(noisy, noise_variance)  # type: ignore[no-any-return]
+        energies = [self.energy(reordered(noisy, order), noise_variance) for order in range(self.orders)]
+        return math.log(self.orders) - torch.logsumexp(-torch.stack(energies), dim=0)
+
+    def energy_map(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """Nats a pixel, (B, H, W), whose sum is U: the orders' maps by their shares of the density.
+
+        With shares p_k ∝ exp(−U_k), U = Σ_k p_k U_k + Σ_k p_k ln n p_k; each pixel has an even part of the last.
+        """
+        maps = torch.stack(
+            [
+                put_back(self.energy.energy_map(reordered(noisy, order), noise_variance)[:, None], order)[:, 0]
+                for order in range(self.orders)
+            ]
+        )
+        logs = (-maps.sum(dim=(2, 3))).log_softmax(dim=0)
+        shares = logs.exp()
+        rest = (shares * (logs + math.log(self.orders))).sum(dim=0) / maps[0, 0].numel()
+        return (shares[:, :, None, None] * maps).sum(dim=0) + rest[:, None, None]
