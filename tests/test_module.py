@@ -126,6 +126,14 @@ def test_other_levels_are_drawn_behind_what_was_drawn_before(demo_shards: Path) 
         assert one is other is None or torch.equal(one, other)
 
 
+def test_the_first_steps_of_a_likelihood_see_low_noise_more_often(demo_shards: Path) -> None:
+    module = make(demo_shards)
+    module.likelihood_steps = 2
+    shares = [float((module.draw(step, 64).noise_variance < 1e-5).float().mean()) for step in (1, 2)]
+    assert shares == pytest.approx([0.6, math.log(1e-5 / 1e-7) / math.log(1e3 / 1e-7)], abs=2 / 64)
+    assert torch.equal(module.draw(1, 64).noise, make(demo_shards).draw(1, 64).noise)
+
+
 @pytest.mark.parametrize("weight", [0.5, 3.0])
 def test_a_training_step_is_the_objective_on_mirrored_pixels(demo_shards: Path, weight: float) -> None:
     module = make(demo_shards, f"objective.time_weight={weight}", place=Place(step=7))
