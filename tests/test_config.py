@@ -33,6 +33,7 @@ def test_the_required_experiments_are_there() -> None:
     assert set(available(EXPERIMENTS)) >= {
         "patches_dual", "imagenet64_dual", "imagenet64_gray_dual", "imagenet64_denoiser",
         "imagenet64_best", "imagenet32_dual", "cifar10_dual", "bsds16_gray", "bsds16_causal",
+        "patches_causal",
     }  # fmt: skip
 
 

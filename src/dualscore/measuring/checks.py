@@ -79,7 +79,7 @@ def normalization(measured: Measured) -> Normalization | None:
     if "normalizer" not in measured.rows:
         return None
     if normalized_by_form(measured.subject.model):
-        return Normalization(0.0, 0.0, BY_FORM)  # what chains find tells of the chains
+        return Normalization(0.0, 0.0, BY_FORM)
     log_z, mass = measured.log_z, _found_mass(measured)
     images, t_max = len(measured.rows["normalizer"]["noise_square"]), measured.subject.t_range[1]
     return Normalization(

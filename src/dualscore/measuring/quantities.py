@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from dualscore.energy import normalized_by_form
 from dualscore.errors import FlowError
 from dualscore.gaussian import QUANTIZATION_VARIANCE
 from dualscore.likelihood.bound import decode, prior_divergence, stratified_variances
@@ -272,12 +273,15 @@ def gaussian_weights(subject: Subject, numbers: Images) -> Rows:
 
 
 def identity_stages(split: str, count: int, few: int, chains: int, measured: Measured) -> list[Stage]:
-    """Stages of all checks, those that are known well from few images on few, with chains for the mass."""
+    """Stages of all checks, those that are known well from few images on few, with chains for the mass.
+
+    A mass that is one by the energy's form takes none: what chains find then tells of the chains.
+    """
     stages = [Stage("rises", split, count, rises, {"edges": rise_edges(measured)})]
     if levels := measured.known:
         stages.append(Stage("heat", split, few, heat, {"variances": levels}, batch_divisor=2))
         stages.append(Stage("calibration", split, few, calibration, {"variances": levels}))
-    if chains > 1:
+    if chains > 1 and not normalized_by_form(measured.subject.model):
         stages.append(Stage("mass", None, chains, chain_weights, {"levels": measured.falling}))
     return [*stages, Stage("anchor", None, GAUSSIAN_DRAWS, gaussian_weights)]
 

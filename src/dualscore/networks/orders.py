@@ -8,7 +8,7 @@ Uria, Murray, Larochelle 2014, arXiv 1310.1757.
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualscore.energy import MappedEnergy
 
@@ -62,7 +62,9 @@ class SeveralOrders(MappedEnergy):
         """
         maps = torch.stack(
             [
-                put_back(self.energy.energy_map(reordered(noisy, order), noise_variance)[:, None], order)[:, 0]
+                put_back(self.energy.energy_map(reordered(noisy, order), noise_variance)[:, None], order)[
+                    :, 0
+                ]
                 for order in range(self.orders)
             ]
         )
