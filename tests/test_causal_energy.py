@@ -16,6 +16,7 @@ from dualscore.densities import gaussian_textures
 from dualscore.energy import EnergyModel
 from dualscore.likelihood import bits_per_dim
 from dualscore.networks import CausalEnergy, SeveralOrders
+from dualscore.networks.grey_levels import likely_levels
 from dualscore.networks.orders import put_back, reordered
 from dualscore.noise import corrupt, log_uniform
 from dualscore.objective import dual_score_matching, likelihood_loss, maximum_likelihood
@@ -23,11 +24,11 @@ from fakes import photograph
 from workspace import EVERYTHING, TINY, Workspace
 
 
-def shaken(channels: int = 1, seed: int = 0) -> CausalEnergy:
+def shaken(channels: int = 1, seed: int = 0, levels: int = 0) -> CausalEnergy:
     """One whose weights say nothing in particular, in double precision."""
     generator = torch.Generator().manual_seed(seed)
     model = CausalEnergy(
-        torch.full((channels,), 0.5), torch.tensor(0.05), hidden=16, layers=2, radius=2
+        torch.full((channels,), 0.5), torch.tensor(0.05), hidden=16, layers=2, radius=2, levels=levels
     ).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -62,6 +63,48 @@ def test_so_does_that_of_two(shape: tuple[int, int, int]) -> None:
             factor.mixture.bias[-6:] = -0.5  # type: ignore[union-attr, index]
     places = torch.linspace(-4.0, 5.0, 601, dtype=torch.float64)
     assert integral(model, [places, places], shape, t) == pytest.approx(1.0, abs=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("t", [0.0, 1e-7, 3e-7, 6e-7, 1e-6, 1e-5, 1e-2])
+def test_so_does_that_of_a_pixel_with_grey_levels(t: float) -> None:
+    """Among sixteen, whose steps are as wide as 17 of 8 bits; their edges lie between the places."""
+    wide = 17.0**2
+    places = (torch.arange(-40 * 15 * 40, 41 * 15 * 40, dtype=torch.float64) + 0.5) / (15 * 40)
+    assert integral(shaken(levels=16), [places], (1, 1, 1), wide * t) == pytest.approx(1.0, abs=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_noise_it_is_the_exact_code_length_of_images_on_levels(channels: int) -> None:
+    """Σ P(x) = 1 over all images of one row of two pixels, and P(x) is the density anywhere in x's cell."""
+    levels, model = 5, shaken(channels, levels=5)
+    values = levels ** (2 * channels)
+    digits = torch.arange(values)[:, None] // levels ** torch.arange(2 * channels) % levels
+    x = digits.double().view(values, channels, 1, 2) / (levels - 1)
+    t, d = torch.zeros(values, dtype=torch.float64), 2 * channels
+    log_p = -model(x, t) - d * math.log(levels - 1)
+    assert float(log_p.exp().sum()) == pytest.approx(1.0, abs=d * 2e-4)  # 1e-4 of it is the mixture's
+    inside = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = x + 0.98 * (inside - 0.5) / (levels - 1)
+    likely = log_p > math.log(1e-2)
+    assert int(likely.sum()) >= 3
+    torch.testing.assert_close(model(y, t)[likely], model(x, t)[likely], atol=0.02 * d, rtol=0.0)
+
+
+@torch.no_grad()
+def test_earlier_pixels_are_seen_as_the_levels_they_had_until_noise_hides_them() -> None:
+    y = torch.linspace(-0.1, 1.1, 5000, dtype=torch.float64).view(1, 1, 1, -1)
+    step = 1.0 / 255.0
+    nearest = (y / step).round() * step
+    for deviations in (0.0, 0.05, 0.1, 2.0):  # of the noise, in steps
+        t = torch.tensor([(deviations * step) ** 2], dtype=torch.float64)
+        seen = likely_levels(y, t, 256)
+        inside = ((y - nearest).abs() / step + 4.0 * deviations + 0.01) < 0.5
+        assert bool(inside.any()) == (deviations < 0.12)
+        torch.testing.assert_close(seen[inside], nearest[inside], atol=0.01 * step, rtol=0.0)
+        assert bool((seen.diff(dim=3) >= -1e-12).all())
+    torch.testing.assert_close(seen, y)
 
 
 SAME = {1: [0], 2: [0, 1], 4: [0, 1, 2, 3], 8: list(range(8))}
@@ -101,11 +144,13 @@ def test_the_mean_over_orders_integrates_to_one_and_training_takes_the_first() -
         SeveralOrders(single, 3)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_factor_sees_only_what_came_before_and_the_map_sums_to_the_energy(channels: int) -> None:
-    model, generator = shaken(channels), torch.Generator().manual_seed(1)
+@pytest.mark.parametrize(("channels", "levels"), [(1, 0), (3, 0), (3, 256)])
+def test_a_factor_sees_only_what_came_before_and_the_map_sums_to_the_energy(
+    channels: int, levels: int
+) -> None:
+    model, generator = shaken(channels, levels=levels), torch.Generator().manual_seed(1)
     y = torch.rand(3, channels, 9, 8, generator=generator, dtype=torch.float64).requires_grad_()
-    t = torch.tensor([1e-6, 1e-4, 1e-2], dtype=torch.float64)
+    t = torch.tensor([1e-6, 1e-4, 1e-2], dtype=torch.float64)  # without noise a level has no slope
     nats = model.energy_map(y, t)
     torch.testing.assert_close(nats.sum(dim=(1, 2)), model(y, t))
     for row, column in ((0, 0), (0, 5), (4, 3), (8, 7)):
@@ -137,9 +182,10 @@ def test_rows_below_change_nothing_above() -> None:
     torch.testing.assert_close(model.energy_map(y, t)[:, :5], model.energy_map(y[:, :, :5], t))
 
 
-def test_edges_beside_flat_places_have_finite_gradients() -> None:
+@pytest.mark.parametrize("levels", [0, 256])
+def test_edges_beside_flat_places_have_finite_gradients(levels: int) -> None:
     """The window is seen in units of the contrast, of which an edge may be a hundred."""
-    model = shaken().float()
+    model = shaken(levels=levels).float()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3.0)
@@ -151,12 +197,17 @@ def test_edges_beside_flat_places_have_finite_gradients() -> None:
         assert gradients.energy is not None
         for found in (gradients.image, gradients.noise_variance, gradients.energy):
             assert bool(found.isfinite().all())
+        model.zero_grad()
+        noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+        dual_score_matching(model, y, noise, torch.full((4,), t + 1e-9), 1.0, 0.0, 1.0).total.sum().backward()
+        assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
 
 
 @torch.no_grad()
-def test_it_begins_near_nothing_known_and_every_image_has_a_finite_energy() -> None:
+@pytest.mark.parametrize("levels", [0, 256])
+def test_it_begins_near_nothing_known_and_every_image_has_a_finite_energy(levels: int) -> None:
     torch.manual_seed(0)
-    model = CausalEnergy(torch.tensor([0.5]), torch.tensor(0.05))
+    model = CausalEnergy(torch.tensor([0.5]), torch.tensor(0.05), levels=levels)
     y = torch.cat([torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8), 50.0 * torch.randn(2, 1, 8, 8)])
     for t in (0.0, 1e-7, 1e-5, 1.0, 200.0):
         variances = torch.full((4,), t)
@@ -209,7 +260,8 @@ STEPS = ["optim.warmup_steps=0", "optim.schedule=halving", "trainer.validate_eve
 @pytest.fixture
 def settings(official_shards: Callable[[str], Path]) -> list[str]:
     """Of runs whose first two steps are of the likelihood."""
-    return [*TINY, f"data.path={official_shards('bsds500')}", *STEPS, "objective.likelihood_steps=2"]
+    few = ["objective.likelihood_steps=2", "network.orders=2"]
+    return [*TINY, f"data.path={official_shards('bsds500')}", *STEPS, *few]
 
 
 @pytest.fixture
@@ -236,6 +288,7 @@ def test_its_log_z_is_zero_wherever_it_is_told(whole: Path) -> None:
     report = json.loads((whole / "evaluation.json").read_text())
     assert report["normalization"]["value"] == report["normalization"]["stderr"] == 0.0
     assert report["normalization"]["mass"] is None
+    assert not list((whole / "evaluation").glob("mass*"))  # no chains are drawn for it
     for found in (report["bits_per_dim"]["paper"], report["train"]):
         assert found["log_normalizer"]["value"] == 0.0
     model = dualscore.load(whole / "checkpoints/last.ckpt")
@@ -248,7 +301,8 @@ def test_its_log_z_is_zero_wherever_it_is_told(whole: Path) -> None:
 
 def test_it_scores_photographs_of_any_size_as_they_are(workspace: Workspace, whole: Path) -> None:
     model = dualscore.load(whole).score_model
-    assert isinstance(model, CausalEnergy)
+    assert isinstance(model, SeveralOrders)
+    assert model.orders == 2
     for width, height in ((16, 16), (37, 22)):
         image, out = workspace.folder / f"{width}.png", f"scores_{width}"
         gray = photograph("astronaut").crop((0, 0, width, height)).convert("L")

@@ -12,6 +12,7 @@ from dualscore.energy import Denoiser, Energy, Fading, LevelPhase, ScoreModel, S
 from dualscore.errors import DataError
 from dualscore.gaussian import QUANTIZATION_VARIANCE, Gaussian, StationaryGaussian, WhiteGaussian
 from dualscore.images import LUMA
+from dualscore.likelihood.units import LEVELS
 from dualscore.network_table import NETWORKS, check_network
 from dualscore.networks import CausalEnergy, LocalSizes, RadialEnergy, SeveralOrders
 from dualscore.runs.checkpoints import FORMAT
@@ -149,6 +150,7 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
             statistics.pixel_variance,
             hidden=config.network.width,
             layers=config.network.layers,
+            levels=LEVELS if config.data.quantized and config.data.dequantize else 0,
         )
         return causal if config.network.orders == 1 else SeveralOrders(causal, config.network.orders)
     options, channels = config.energy, config.data.channels

@@ -4,7 +4,9 @@ U(y, t) = −Σ_i log p(y_i | y_<i, t), over pixels in raster order and the chan
 factor is a density of one number, a mixture of Gaussians whose parameters a small perceptron makes of what
 came before, so ∫ exp(−U(y, t)) dy = 1 for every t, whatever the weights and the image's size: log Z is zero,
 not measured. As y_i has noise of its own, no component is narrower than the noise:
-p(y_i | y_<i, t) = Σ_j π_j N(y_i; μ_j, s_j² + t).
+p(y_i | y_<i, t) = Σ_j π_j N(y_i; μ_j, s_j² + t). Of dequantized 8-bit images, where noise
+leaves the grey levels' edges, a factor is of the probabilities that this mixture gives the levels
+(grey_levels.py), and what is seen of earlier pixels is the level that they had.
 Sources: Uria, Murray, Larochelle 2013, RNADE, arXiv 1306.0186, for the mixtures; Meng et al. 2021, arXiv
 2103.15089, for chain rules of noisy images.
 """
@@ -18,6 +20,13 @@ from torch import Tensor, nn
 
 from dualscore.energy import MappedEnergy
 from dualscore.networks.embedding import log_angles
+from dualscore.networks.grey_levels import (
+    NEVER_ALONE,
+    cell_density,
+    deviation,
+    likely_levels,
+    log_sharpness,
+)
 
 NEAR = 2
 """Radius, in pixels, of the part of the window that brightness and contrast are taken from."""
@@ -38,7 +47,8 @@ class Surroundings(NamedTuple):
     mean: Tensor  # of the near pixels, shape (B, P, C)
     contrast: Tensor  # root mean square of the near pixels about their mean, shape (B, P, 1)
     about: Tensor  # where borders are, brightness, contrast, brightness so far: (B, P, 3·radius + 1 + 2C)
-    own: Tensor  # the pixels, shape (B, P, C)
+    earlier: Tensor  # the pixels, as later ones see them, shape (B, P, C)
+    own: Tensor  # the pixels themselves, shape (B, P, C)
 
 
 class CausalEnergy(MappedEnergy):
@@ -55,6 +65,7 @@ class CausalEnergy(MappedEnergy):
         layers: their number.
         radius: of the window, in pixels: 2·radius·(radius + 1) pixels of each channel are seen.
         components: Gaussians of a mixture.
+        levels: grey levels of the images, which were dequantized; 0 for pixels that have none.
     """
 
     normalized = True
@@ -69,8 +80,11 @@ class CausalEnergy(MappedEnergy):
         layers: int = 3,
         radius: int = 5,
         components: int = 6,
+        levels: int = 0,
     ) -> None:
         super().__init__()
+        self.levels = levels
+        self.spread = 1.0 / (12.0 * (levels - 1) ** 2) if levels else 0.0  # variance of dequantization
         dtype = torch.get_default_dtype()
         self.register_buffer("mean", mean.clone().to(dtype))
         self.register_buffer("variance", variance.clone().to(dtype))
@@ -92,7 +106,8 @@ class CausalEnergy(MappedEnergy):
     def _nats(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """−log of each factor, (B, P, C)."""
         with torch.autocast(noisy.device.type, enabled=False):
-            seen = self._look(noisy, noise_variance)
+            earlier = likely_levels(noisy, noise_variance, self.levels) if self.levels else noisy
+            seen = self._look(earlier, noise_variance)._replace(own=noisy.flatten(2).mT)
             angles = log_angles(noise_variance, ANGLES)
             level = torch.cat([angles.cos(), angles.sin()], dim=1)
             nats = [self._factor(seen, channel, level, noise_variance) for channel in range(len(self.mean))]
@@ -100,16 +115,23 @@ class CausalEnergy(MappedEnergy):
 
     def _factor(self, seen: Surroundings, channel: int, level: Tensor, noise_variance: Tensor) -> Tensor:
         """−log p of a channel's pixels given what came before them, (B, P)."""
-        earlier = seen.own[..., :channel] - seen.mean[..., :channel]
+        earlier = seen.earlier[..., :channel] - seen.mean[..., :channel]
         window = torch.cat([seen.centred.flatten(2), earlier], dim=2) / seen.contrast
         log_weights, means, log_deviations = self.factors[channel](window, seen.about, level)
         means = seen.mean[..., channel, None] + seen.contrast * means
         deviations = seen.contrast * log_deviations.clamp(max=WIDEST).exp() + NARROWEST
-        variances = deviations.square() + noise_variance[:, None, None]
+        variances = deviations.square() + self.spread + noise_variance[:, None, None]
         own = seen.own[..., channel]
         squares = (own[..., None] - means).square() / variances
         logs = log_weights - 0.5 * (squares + torch.log(2.0 * math.pi * variances))
-        return -torch.logsumexp(logs, dim=2)
+        smooth = torch.logsumexp(logs, dim=2)
+        if not self.levels:
+            return -smooth
+        sigma = deviation(noise_variance, self.levels)
+        cells = cell_density(own, sigma, log_weights, means, deviations, self.levels)
+        log_share = (math.log1p(-NEVER_ALONE) + log_sharpness(sigma))[:, None]
+        both = torch.stack([log_share + cells, torch.log1p(-log_share.exp()) + smooth])
+        return -torch.logsumexp(both, dim=0)  # logaddexp's second derivative is NaN where one is far below
 
     def _look(self, noisy: Tensor, noise_variance: Tensor) -> Surroundings:
         height, width = noisy.shape[2:]
@@ -137,7 +159,7 @@ class CausalEnergy(MappedEnergy):
             ],
             dim=2,
         )
-        return Surroundings(centred, mean, square.sqrt(), about, own)
+        return Surroundings(centred, mean, square.sqrt(), about, own, own)
 
     def _windows(self, images: Tensor) -> Tensor:
         """The rows above and the row of each pixel, in raster order, (B, P, C, all), 0 outside."""

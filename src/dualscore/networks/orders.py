@@ -58,16 +58,13 @@ class SeveralOrders(MappedEnergy):
     def energy_map(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """Nats a pixel, (B, H, W), whose sum is U: the orders' maps by their shares of the density.
 
-        With shares p_k ∝ exp(−U_k), U = Σ_k p_k U_k + Σ_k p_k ln n p_k; each pixel has an even part of the last.
+        With shares p_k ∝ exp(−U_k), U = Σ_k p_k U_k + Σ_k p_k ln n p_k, the last spread evenly over pixels.
         """
-        maps = torch.stack(
-            [
-                put_back(self.energy.energy_map(reordered(noisy, order), noise_variance)[:, None], order)[
-                    :, 0
-                ]
-                for order in range(self.orders)
-            ]
-        )
+        found = []
+        for order in range(self.orders):
+            turned = self.energy.energy_map(reordered(noisy, order), noise_variance)
+            found.append(put_back(turned[:, None], order)[:, 0])
+        maps = torch.stack(found)
         logs = (-maps.sum(dim=(2, 3))).log_softmax(dim=0)
         shares = logs.exp()
         rest = (shares * (logs + math.log(self.orders))).sum(dim=0) / maps[0, 0].numel()

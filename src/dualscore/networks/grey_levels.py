@@ -1,0 +1,75 @@
+r"""Grey levels in the density of dequantized images at low noise: which one a pixel had, how likely each is.
+
+Images on K levels, dequantized by uniform noise of one step, have a density that is constant in each level's
+cell; noise of variance t softens the cells' edges. So a mixture's density at small t is better made of the
+probabilities P_k that it gives the cells: p(y | t) = Σ_k P_k (cell_k ∗ N(0, t))(y). Without noise that is
+(K − 1) P_k everywhere in cell k, so that U tells the exact code length of the 8-bit image.
+Source: Theis, van den Oord, Bethge 2016, arXiv 1511.01844, for dequantization; Salimans et al. 2017, arXiv
+1701.05517, for the cells of a mixture, the outermost with all that lies beyond.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+SHARP = 0.2
+"""Standard deviation of the noise, in steps, at which edges of cells count little any more."""
+NEVER_ALONE = 1e-4
+"""Share of the mixture itself at any noise, which has tails where cells have none in single precision."""
+NO_NOISE = 1e-3  # in steps: so that a square root has a derivative at t = 0
+_LEAST = 1e-12  # density below which single precision knows no more than that it is small
+
+
+def deviation(noise_variance: Tensor, levels: int) -> Tensor:
+    """√t in steps of the grey levels, shape (B,), from t in pixel², (B,)."""
+    step = 1.0 / (levels - 1)
+    return (noise_variance + (NO_NOISE * step) ** 2).sqrt() / step
+
+
+def log_sharpness(sigma: Tensor) -> Tensor:
+    """Log of what is 1 where noise leaves the cells' edges, 0 where it hides them, from √t in steps."""
+    return -((sigma.clamp(max=10.0) / SHARP) ** 8)
+
+
+def likely_levels(noisy: Tensor, noise_variance: Tensor, levels: int) -> Tensor:
+    """The mean of the level that a pixel had, if all were as likely: a staircase, softened by the noise.
+
+    It fades to the pixel itself as noise hides the steps. From y (B, C, H, W) and t (B,), in pixels.
+    """
+    sigma = deviation(noise_variance, levels)[:, None, None, None]
+    place = noisy * (levels - 1) + 0.5
+    lower = place.floor().detach()
+    within, width = place - lower, math.sqrt(2.0) * sigma
+    stairs = lower + 0.5 * torch.erf((within - 1.0) / width) + 0.5 * torch.erf(within / width)
+    share = log_sharpness(0.5 * sigma).exp()
+    return share * stairs / (levels - 1) + (1.0 - share) * noisy
+
+
+def cell_density(
+    own: Tensor, sigma: Tensor, log_weights: Tensor, means: Tensor, deviations: Tensor, levels: int
+) -> Tensor:
+    """Log Σ_k P_k (cell_k ∗ N(0, t))(y), the sum over the three nearest cells, shape (B, P).
+
+    Args:
+        own: y, shape (B, P), in pixels.
+        sigma: √t in steps, shape (B,), at which the other cells are out of reach: below `SHARP`.
+        log_weights: of a mixture of Gaussians, normalized, shape (B, P, components).
+        means: theirs, in pixels.
+        deviations: theirs, in pixels, > 0.
+        levels: K.
+
+    Returns:
+        In nats, for densities a pixel; a large negative number where nothing is in reach.
+    """
+    place = own * (levels - 1) + 0.5
+    edges = place.floor().detach()[..., None] + torch.arange(-1.0, 3.0, dtype=own.dtype, device=own.device)
+    below = (edges[..., None, :] - 0.5) / (levels - 1) - means[..., None]
+    share = 0.5 + 0.5 * torch.erf(below / (math.sqrt(2.0) * deviations[..., None]))
+    share = (log_weights.exp()[..., None] * share).sum(dim=2)  # of the mixture, below each edge
+    share = torch.where(edges <= 0, 0.0, torch.where(edges >= levels, 1.0, share))
+    reached = torch.erf((place[..., None] - edges) / (math.sqrt(2.0) * sigma[:, None, None]))
+    near = (share[..., 1:] - share[..., :-1]) * (reached[..., :-1] - reached[..., 1:])
+    density = 0.5 * (levels - 1) * near.sum(dim=2)
+    known = density > _LEAST
+    return torch.where(known, torch.where(known, density, 1.0).log(), -1e4)
