@@ -289,6 +289,9 @@ def test_its_log_z_is_zero_wherever_it_is_told(whole: Path) -> None:
     assert report["normalization"]["value"] == report["normalization"]["stderr"] == 0.0
     assert report["normalization"]["mass"] is None
     assert not list((whole / "evaluation").glob("mass*"))  # no chains are drawn for it
+    (mass,) = [check for check in report["checks"] if check["check"] == "mass"]
+    assert (mass["word"], mass["value"]) == ("consistent", 0.0)
+    assert "the mass was not measured" not in report["verdict"]
     for found in (report["bits_per_dim"]["paper"], report["train"]):
         assert found["log_normalizer"]["value"] == 0.0
     model = dualscore.load(whole / "checkpoints/last.ckpt")

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from dualscore.energy import BY_FORM
 from dualscore.likelihood import Estimate
 from dualscore.measuring.verdict import TOLERANCE, Check, Word, overall, verdict
 
@@ -109,5 +110,7 @@ def test_the_largest_are_spelt_out_and_the_mass_is_not_called_unmeasured() -> No
     assert "the mass was not measured" in said
     assert "the mass was not measured" not in verdict([FINE, mass], 768, "")
     assert "cannot be seen" in verdict([FINE, mass], 768, "9 images and 64 chains")
+    by_form = Check("mass", BY_FORM, Estimate(0.0, 0.0), 0.0, tolerance=1.0, unit="nats")
+    assert "mass" not in verdict([FINE, by_form], 768, "9 images").partition("9 images")[2]
     # Gaps of different units are compared by their tolerances: 0.1 nats of 1 are less than 0.01 of 0.02.
     assert "largest gap: log Z" in verdict([mass, FINE], 768, "")

@@ -104,11 +104,15 @@ def mass_figures(measured: Measured) -> Figure | None:
     return figure
 
 
+def _mass_by_form(measured: Measured) -> list[Check]:
+    """One that is one without a measurement, where it is."""
+    if not normalized_by_form(measured.subject.model):
+        return []
+    return [Check(MASS, BY_FORM, Estimate(0.0, 0.0), 0.0, MASS_TOLERANCE, "nats", said=Word.consistent)]
+
+
 def _mass(measured: Measured) -> list[Check]:
     """Whether the energy integrates to one: a limit above it is proof, and one needs chains that agree."""
-    if normalized_by_form(measured.subject.model):
-        nothing = Estimate(0.0, 0.0)
-        return [Check(MASS, BY_FORM, nothing, 0.0, MASS_TOLERANCE, "nats", said=Word.consistent)]
     found, where = normalization(measured), f"{in_decibels(measured.falling[-1])} dB"
     gap, word = Estimate(math.nan, math.nan), Word.undecided
     if found is not None and (mass := found.mass) is not None:  # else not finite where its gradient leads
@@ -266,6 +270,7 @@ def _ode(measured: Measured) -> list[Check]:
 
 
 MAKERS = (
+    (_mass_by_form, "anchor"),
     (_mass, "mass"),
     (_log_z, "anchor"),
     (_image_by_image, "rises"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from dualscore.energy import BY_FORM
 from dualscore.likelihood.estimates import Estimate
 
 TOLERANCE = 0.02  # bits/dim up to which two figures are called the same
@@ -118,11 +119,13 @@ def verdict(checks: Sequence[Check], dimension: int, looked_at: str, listed: int
         Word.inconsistent: f"INCONSISTENT: {named}",
         Word.undecided: f"undecided: {named}",
     }[word]
-    unseen = "" if any(c.name == "mass" for c in checks) else "; the mass was not measured"
+    masses = [check for check in checks if check.name == "mass"]
+    unseen = "; mass that neither these images nor the chains come near cannot be seen"
+    if not masses:
+        unseen = f"; the mass was not measured{unseen}"
+    elif masses[0].where == BY_FORM:
+        unseen = ""
     off = sorted((c for c in others if c.word is Word.inconsistent), key=lambda c: -c.excess)
     fit = f". As a model of these images: {len(off)} of {len(others)} statistics off" if others else ""
     fit += f", most {off[0]}" if off else ""
-    return (
-        f"{said}. Of {len(checks)} checks {counts}, on {looked_at}{unseen}; mass that neither these images "
-        f"nor the chains come near cannot be seen{fit}"
-    )
+    return f"{said}. Of {len(checks)} checks {counts}, on {looked_at}{unseen}{fit}"
