@@ -93,6 +93,20 @@ def test_without_noise_it_is_the_exact_code_length_of_images_on_levels(channels:
 
 
 @torch.no_grad()
+def test_the_levels_are_of_the_weights_and_weights_from_before_have_none() -> None:
+    y, t = torch.rand(2, 1, 4, 4, dtype=torch.float64), torch.full((2,), 1e-7, dtype=torch.float64)
+    knows, knew = shaken(levels=256), shaken()
+    assert not torch.allclose(knows(y, t), knew(y, t))
+    rebuilt = shaken(seed=1)
+    rebuilt.load_state_dict(knows.state_dict())
+    assert torch.equal(rebuilt(y, t), knows(y, t))
+    before = {name: value for name, value in knew.state_dict().items() if name != "grey_levels"}
+    again = shaken(seed=1, levels=256)
+    again.load_state_dict(before)
+    assert torch.equal(again(y, t), knew(y, t))
+
+
+@torch.no_grad()
 def test_earlier_pixels_are_seen_as_the_levels_they_had_until_noise_hides_them() -> None:
     y = torch.linspace(-0.1, 1.1, 5000, dtype=torch.float64).view(1, 1, 1, -1)
     step = 1.0 / 255.0
@@ -105,6 +119,11 @@ def test_earlier_pixels_are_seen_as_the_levels_they_had_until_noise_hides_them()
         torch.testing.assert_close(seen[inside], nearest[inside], atol=0.01 * step, rtol=0.0)
         assert bool((seen.diff(dim=3) >= -1e-12).all())
     torch.testing.assert_close(seen, y)
+    edge = torch.tensor([100.5 * step - 1e-9, 100.5 * step + 1e-9], dtype=torch.float64)
+    for deviations in (0.2, 0.3, 0.4, 0.45, 0.5):
+        t = torch.tensor([(deviations * step) ** 2], dtype=torch.float64)
+        jump = likely_levels(edge.view(1, 1, 1, 2), t, 256).diff()
+        assert float(jump.abs()) < 1e-4 * step
 
 
 SAME = {1: [0], 2: [0, 1], 4: [0, 1, 2, 3], 8: list(range(8))}
@@ -140,6 +159,7 @@ def test_the_mean_over_orders_integrates_to_one_and_training_takes_the_first() -
     assert integral(model, [places, places], (1, 1, 2), 0.1) == pytest.approx(1.0, abs=1e-4)
     y, t = torch.rand(2, 1, 3, 3, dtype=torch.float64), torch.tensor([0.1, 0.2], dtype=torch.float64)
     assert torch.equal(model.train()(y, t), single(y, t))
+    assert torch.equal(model.energy_map(y, t), single.energy_map(y, t))
     with pytest.raises(ValueError, match="one of"):
         SeveralOrders(single, 3)
 

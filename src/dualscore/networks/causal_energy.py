@@ -12,7 +12,7 @@ Sources: Uria, Murray, Larochelle 2013, RNADE, arXiv 1306.0186, for the mixtures
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,7 @@ class CausalEnergy(MappedEnergy):
     normalized = True
     mean: Tensor
     variance: Tensor
+    grey_levels: Tensor
 
     def __init__(
         self,
@@ -83,8 +84,9 @@ class CausalEnergy(MappedEnergy):
         levels: int = 0,
     ) -> None:
         super().__init__()
-        self.levels = levels
-        self.spread = 1.0 / (12.0 * (levels - 1) ** 2) if levels else 0.0  # variance of dequantization
+        # With the weights, so that a model is never read as another density.
+        self.register_buffer("grey_levels", torch.tensor(float(levels)))
+        self._know(levels)
         dtype = torch.get_default_dtype()
         self.register_buffer("mean", mean.clone().to(dtype))
         self.register_buffer("variance", variance.clone().to(dtype))
@@ -94,6 +96,16 @@ class CausalEnergy(MappedEnergy):
             _Factor(channels * window + before, 3 * radius + 1 + 2 * channels, hidden, layers, components)
             for before in range(channels)
         )
+
+    def _know(self, levels: int) -> None:
+        self.levels = levels
+        self.spread = 1.0 / (12.0 * (levels - 1) ** 2) if levels else 0.0  # variance of dequantization
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:  # noqa: ANN401
+        """Take the grey levels from the weights; those that were saved before there were any have none."""
+        levels = state_dict.setdefault(f"{prefix}grey_levels", torch.tensor(0.0))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+        self._know(int(levels))
 
     def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """U(y, t) = −log p(y | t) in nats, normalized, of y (B, C, H, W) at t ≥ 0 (B,), shape (B,)."""

@@ -41,7 +41,9 @@ def likely_levels(noisy: Tensor, noise_variance: Tensor, levels: int) -> Tensor:
     place = noisy * (levels - 1) + 0.5
     lower = place.floor().detach()
     within, width = place - lower, math.sqrt(2.0) * sigma
-    stairs = lower + 0.5 * torch.erf((within - 1.0) / width) + 0.5 * torch.erf(within / width)
+    # Of the edges around, those of the cells beside too: they are in reach before the stairs have faded.
+    below = sum(0.5 + 0.5 * torch.erf((within - edge) / width) for edge in (-1.0, 0.0, 1.0, 2.0))
+    stairs = lower - 2.0 + below
     share = log_sharpness(0.5 * sigma).exp()
     return share * stairs / (levels - 1) + (1.0 - share) * noisy
 

@@ -212,7 +212,9 @@ class ObjectiveConfig:
     likelihood_weight: float = option(
         0.0, "weight of U/d in nats, the likelihood of noisy images; network.kind=causal", NOT_NEGATIVE
     )
-    likelihood_steps: int = option(0, "first steps, by the likelihood alone", NOT_NEGATIVE)
+    likelihood_steps: int = option(
+        0, "first steps, by the likelihood alone, three in five images at low noise", NOT_NEGATIVE
+    )
 
 
 @dataclass
@@ -281,7 +283,9 @@ class EvaluateConfig:
         ONCE,
     )
     mirror: bool = option(False, "average the bound's denoiser with its mirror image: twice the evaluations")
-    chains: int = option(128, "annealed chains that measure the energy's mass; 0 for none", NOT_NEGATIVE)
+    chains: int = option(
+        128, "annealed chains that measure the energy's mass, none if one by form; 0 for none", NOT_NEGATIVE
+    )
     batch_size: int = option(128, "images a batch on each device", POSITIVE)
     psnr: list[float] = option(
         [90.0, 75.0, 60.0, 45.0, 30.0, 15.0, 0.0, -15.0, -30.0],

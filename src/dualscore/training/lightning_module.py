@@ -137,7 +137,8 @@ class DualScoreModule(lightning.LightningModule):
             other = torch.rand(each, generator=generator, **single) if told_apart else noise[:0]
             drawn.append((uniform, coin, noise, spread, other))
         uniform, coin, noise, spread, other = map(torch.cat, zip(*drawn, strict=True))
-        levels = mostly_low if step < self.likelihood_steps else log_uniform
+        low = step < self.likelihood_steps and data.quantized  # where there are grey levels to learn
+        levels = mostly_low if low else log_uniform
         dtype, variance = self.working_dtype, levels(uniform, *self.t_range)
         return Draws(
             noise.to(dtype),
