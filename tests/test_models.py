@@ -68,7 +68,13 @@ KINDS = {
     ),
     "causal": (
         "gaussian_textures_plain",
-        ["network.kind=causal", "energy.anchor=none", "energy.residual_input=raw", *PLAIN],
+        [
+            "network.kind=causal",
+            "network.orders=4",
+            "energy.anchor=none",
+            "energy.residual_input=raw",
+            *PLAIN,
+        ],
     ),
     "radial": ("scale_mixture_dual", ["log_z"]),
 }
