@@ -322,6 +322,19 @@ def test_its_log_z_is_zero_wherever_it_is_told(whole: Path) -> None:
     assert (len(steps["likelihood"]), len(steps["space"])) == (4, 2)
 
 
+def test_a_checkpoint_from_before_grey_levels_has_none(tmp_path: Path, whole: Path) -> None:
+    now = whole / "checkpoints/last.ckpt"
+    content = torch.load(now, weights_only=True)
+    weights = content["state_dict"]
+    content["state_dict"] = {name: weights[name] for name in weights if not name.endswith("grey_levels")}
+    torch.save(content, tmp_path / "before.ckpt")
+    for path, levels in ((now, 256), (tmp_path / "before.ckpt", 0)):
+        model = dualscore.load(path).score_model
+        assert isinstance(model, SeveralOrders)
+        assert isinstance(model.energy, CausalEnergy)
+        assert model.energy.levels == levels
+
+
 def test_it_scores_photographs_of_any_size_as_they_are(workspace: Workspace, whole: Path) -> None:
     model = dualscore.load(whole).score_model
     assert isinstance(model, SeveralOrders)

@@ -103,7 +103,7 @@ class CausalEnergy(MappedEnergy):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:  # noqa: ANN401
         """Take the grey levels from the weights; those that were saved before there were any have none."""
-        levels = state_dict.setdefault(f"{prefix}grey_levels", torch.tensor(0.0))
+        levels = state_dict.setdefault(f"{prefix}grey_levels", torch.tensor(0.0, device="cpu"))
         super()._load_from_state_dict(state_dict, prefix, *others)
         self._know(int(levels))
 
