@@ -28,7 +28,7 @@ def deviation(noise_variance: Tensor, levels: int) -> Tensor:
 
 
 def log_sharpness(sigma: Tensor) -> Tensor:
-    """Log of what is 1 where noise leaves the cells' edges, 0 where it hides them, from √t in steps."""
+    """Log of what is 1 where noise leaves the cells' edges, 0 where it hides them, (B,), from √t in steps."""
     return -((sigma.clamp(max=10.0) / SHARP) ** 8)
 
 

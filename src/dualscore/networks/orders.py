@@ -25,7 +25,7 @@ def reordered(images: Tensor, order: int) -> Tensor:
 
 
 def put_back(images: Tensor, order: int) -> Tensor:
-    """What `reordered` was given, from what it returned."""
+    """What `reordered` was given, (B, C, H, W), from what it returned."""
     turned = images.flip(ORIENTATIONS[order % len(ORIENTATIONS)])
     return turned.mT if order >= len(ORIENTATIONS) else turned
 
