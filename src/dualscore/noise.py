@@ -51,7 +51,7 @@ def log_uniform(uniform: Tensor, t_min: float, t_max: float) -> Tensor:
 
 
 def mostly_low(uniform: Tensor, t_min: float, t_max: float) -> Tensor:
-    """Likewise, but three in five are at most `HIDES_LEVELS`, log-uniform there and above it.
+    """Likewise, of any shape, but three in five are at most `HIDES_LEVELS`, log-uniform there and above it.
 
     For the likelihood of images, which is asked for at t_min: what is above helps to learn it, and less is
     enough. All are log-uniform if the whole range lies on one side.
