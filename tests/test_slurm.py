@@ -169,7 +169,8 @@ def test_a_pre_empted_job_saves_gives_way_and_goes_on(
         "sbatch", "--parsable", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true"
     )
     slurm.wait(urgent.strip())
-    wait_for(lambda: " goes on from step " in log(folder), "the run going on after the urgent job")
+    again = " goes on from step "
+    wait_for(lambda: "/40,000" in log(folder).partition(again)[2], "the run going on after the urgent job")
     slurm.run("scancel", job)
     assert slurm.wait(job, "CANCELLED")["Restarts"] == "1"
     assert "stopped by SIGTERM; saved" in log(folder)
