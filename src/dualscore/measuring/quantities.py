@@ -273,10 +273,7 @@ def gaussian_weights(subject: Subject, numbers: Images) -> Rows:
 
 
 def identity_stages(split: str, count: int, few: int, chains: int, measured: Measured) -> list[Stage]:
-    """Stages of all checks, those that are known well from few images on few, with chains for the mass.
-
-    A mass that is one by the energy's form takes none: what chains find then tells of the chains.
-    """
+    """Stages of all checks, those that few images tell well on few; chains where a mass is to be measured."""
     stages = [Stage("rises", split, count, rises, {"edges": rise_edges(measured)})]
     if levels := measured.known:
         stages.append(Stage("heat", split, few, heat, {"variances": levels}, batch_divisor=2))

@@ -41,14 +41,13 @@ WIDTHS = (-2.5, 0.5)  # ln of the components' first standard deviations, in unit
 
 
 class Surroundings(NamedTuple):
-    """What the factors of the P = H·W pixels of B images may see, and what they are of."""
+    """What the factors of the P = H·W pixels of B images may see."""
 
     centred: Tensor  # the window's pixels less the mean of near ones, 0 outside, shape (B, P, C, window)
     mean: Tensor  # of the near pixels, shape (B, P, C)
     contrast: Tensor  # root mean square of the near pixels about their mean, shape (B, P, 1)
     about: Tensor  # where borders are, brightness, contrast, brightness so far: (B, P, 3·radius + 1 + 2C)
-    earlier: Tensor  # the pixels, as later ones see them, shape (B, P, C)
-    own: Tensor  # the pixels themselves, shape (B, P, C)
+    earlier: Tensor  # the pixels, as later ones and channels see them, shape (B, P, C)
 
 
 class CausalEnergy(MappedEnergy):
@@ -119,21 +118,25 @@ class CausalEnergy(MappedEnergy):
         """−log of each factor, (B, P, C)."""
         with torch.autocast(noisy.device.type, enabled=False):
             earlier = likely_levels(noisy, noise_variance, self.levels) if self.levels else noisy
-            seen = self._look(earlier, noise_variance)._replace(own=noisy.flatten(2).mT)
+            seen, own = self._look(earlier, noise_variance), noisy.flatten(2)
             angles = log_angles(noise_variance, ANGLES)
             level = torch.cat([angles.cos(), angles.sin()], dim=1)
-            nats = [self._factor(seen, channel, level, noise_variance) for channel in range(len(self.mean))]
+            nats = [
+                self._factor(seen, own[:, channel], channel, level, noise_variance)
+                for channel in range(len(self.mean))
+            ]
             return torch.stack(nats, dim=2)
 
-    def _factor(self, seen: Surroundings, channel: int, level: Tensor, noise_variance: Tensor) -> Tensor:
-        """−log p of a channel's pixels given what came before them, (B, P)."""
+    def _factor(
+        self, seen: Surroundings, own: Tensor, channel: int, level: Tensor, noise_variance: Tensor
+    ) -> Tensor:
+        """−log p of a channel's pixels, `own`, given what came before them, both (B, P)."""
         earlier = seen.earlier[..., :channel] - seen.mean[..., :channel]
         window = torch.cat([seen.centred.flatten(2), earlier], dim=2) / seen.contrast
         log_weights, means, log_deviations = self.factors[channel](window, seen.about, level)
         means = seen.mean[..., channel, None] + seen.contrast * means
         deviations = seen.contrast * log_deviations.clamp(max=WIDEST).exp() + NARROWEST
         variances = deviations.square() + self.spread + noise_variance[:, None, None]
-        own = seen.own[..., channel]
         squares = (own[..., None] - means).square() / variances
         logs = log_weights - 0.5 * (squares + torch.log(2.0 * math.pi * variances))
         smooth = torch.logsumexp(logs, dim=2)
@@ -159,9 +162,9 @@ class CausalEnergy(MappedEnergy):
         centred = (window - mean[..., None]) * inside
         variance = (centred.square() * share).sum(dim=3).mean(dim=2, keepdim=True) + none * self.variance
         square = variance + CONTRAST_FLOOR + t
-        own = noisy.flatten(2).mT
-        before = torch.arange(own.shape[1], dtype=own.dtype, device=own.device)[:, None]
-        so_far = (own.cumsum(dim=1) - own) / before.clamp(min=1.0) - self.mean * (before > 0)
+        earlier = noisy.flatten(2).mT
+        before = torch.arange(earlier.shape[1], dtype=noisy.dtype, device=noisy.device)[:, None]
+        so_far = (earlier.cumsum(dim=1) - earlier) / before.clamp(min=1.0) - self.mean * (before > 0)
         about = torch.cat(
             [
                 self._borders(height, width, noisy).expand(len(noisy), -1, -1),
@@ -171,7 +174,7 @@ class CausalEnergy(MappedEnergy):
             ],
             dim=2,
         )
-        return Surroundings(centred, mean, square.sqrt(), about, own, own)
+        return Surroundings(centred, mean, square.sqrt(), about, earlier)
 
     def _windows(self, images: Tensor) -> Tensor:
         """The rows above and the row of each pixel, in raster order, (B, P, C, all), 0 outside."""

@@ -3,7 +3,7 @@ r"""Grey levels in the density of dequantized images at low noise: which one a p
 Images on K levels, dequantized by uniform noise of one step, have a density that is constant in each level's
 cell; noise of variance t softens the cells' edges. So a mixture's density at small t is better made of the
 probabilities P_k that it gives the cells: p(y | t) = Σ_k P_k (cell_k ∗ N(0, t))(y). Without noise that is
-(K − 1) P_k everywhere in cell k, so that U tells the exact code length of the 8-bit image.
+(K − 1) P_k everywhere in cell k, so that U tells the code length of the 8-bit image.
 Source: Theis, van den Oord, Bethge 2016, arXiv 1511.01844, for dequantization; Salimans et al. 2017, arXiv
 1701.05517, for the cells of a mixture, the outermost with all that lies beyond.
 """
