@@ -1,6 +1,7 @@
 """What images are prepared from: one file a kind of source."""
 
 from data_prep.plan import Source
+from data_prep.sources.bsds300 import Bsds300
 from data_prep.sources.bsds500 import Bsds500
 from data_prep.sources.cifar10 import Cifar10
 from data_prep.sources.demo import HALVES, Demo
@@ -13,6 +14,7 @@ SOURCES: dict[str, Source] = {
     **{name: Demo(photographs) for name, photographs in HALVES.items()},
     "folder": Folder(),
     "bsds500": Bsds500(),
+    "bsds300": Bsds300(),
     "imagenet64": Imagenet(64),
     "imagenet32": Imagenet(32),
     "imagenet64_png": Imagenet64Png(),

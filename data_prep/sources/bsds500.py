@@ -35,25 +35,13 @@ class Bsds500(Source):
 
     def find(self, src: Path | None) -> list[Path]:
         """The archive, or the photographs below a folder."""
-        if src is not None and src.is_file():
-            return [src]
-        if src is not None and (folder := _splits_folder(src)) is not None:
-            return [path for split in SPLITS for path in _pictures(folder / split)]
-        if src is not None and (named := [src / name for name in NAMES if (src / name).is_file()]):
-            return named[:1]
-        raise DataError(
-            f"{src} is neither {ARCHIVE} nor a folder that holds it, or its folders train, val and test "
-            f"({what_is_there(src)}): give one of them as --src"
-        )
+        return files_of(src)
 
     def plan(self, request: Request) -> Plan:
         """Look at every photograph; none may be in two splits."""
         assert request.src is not None
         assert request.size is not None
-        files = self.find(request.src)
-        archive = files[0] if request.src.is_file() or files[0].name in NAMES else None
-        found = list(_unpacked(archive)) if archive else [Photograph(_name(path), path) for path in files]
-        found.sort(key=lambda photo: (SPLITS.index(_split(photo)), photo.name))
+        found = photographs_of(request.src)
         _refuse_missing(request.src, found)
         looked_at = look(found, request.size, request.workers)
         sound = [photo for photo in looked_at if not photo.problem]
@@ -61,11 +49,33 @@ class Bsds500(Source):
             raise DataError(f"{request.src}: {problem}; get {ARCHIVE} again")
         usable, channels, warnings = select(looked_at, request.src)
         _refuse_missing(request.src, usable)
-        counts = Counter(map(_split, usable))
+        counts = Counter(map(split_of, usable))
         if counts != OFFICIAL:
             numbers = "; ".join(f"{split} {counts[split]} of {most}" for split, most in OFFICIAL.items())
             warnings = (*warnings, f"not the whole set: {numbers} photographs")
         return crop_plan(_by_split(usable), channels, request, RELEASE, warnings)
+
+
+def files_of(src: Path | None, names: tuple[str, ...] = NAMES) -> list[Path]:
+    """The archive, one of these names, or the photographs of a folder's splits; DataError if neither is there."""
+    if src is not None and src.is_file():
+        return [src]
+    if src is not None and (folder := _splits_folder(src)) is not None:
+        return [path for split in SPLITS for path in _pictures(folder / split)]
+    if src is not None and (named := [src / name for name in names if (src / name).is_file()]):
+        return named[:1]
+    raise DataError(
+        f"{src} is neither {names[0]} nor a folder that holds it, or its folders train, val and test "
+        f"({what_is_there(src)}): give one of them as --src"
+    )
+
+
+def photographs_of(src: Path, names: tuple[str, ...] = NAMES) -> list[Photograph]:
+    """The photographs of an archive or of a folder, split by split, not yet looked at."""
+    files = files_of(src, names)
+    archive = files[0] if src.is_file() or files[0].name in names else None
+    found = list(_unpacked(archive)) if archive else [Photograph(_name(path), path) for path in files]
+    return sorted(found, key=lambda photo: (SPLITS.index(split_of(photo)), photo.name))
 
 
 def _splits_folder(src: Path) -> Path | None:
@@ -84,12 +94,13 @@ def _name(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def _split(photo: Photograph) -> str:
+def split_of(photo: Photograph) -> str:
+    """The official split of a photograph."""
     return photo.name.partition("/")[0]
 
 
 def _by_split(photographs: list[Photograph]) -> dict[str, list[Photograph]]:
-    return {split: [photo for photo in photographs if _split(photo) == split] for split in SPLITS}
+    return {split: [photo for photo in photographs if split_of(photo) == split] for split in SPLITS}
 
 
 def _refuse_missing(src: Path, photographs: list[Photograph]) -> None:

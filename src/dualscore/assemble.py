@@ -14,7 +14,8 @@ from dualscore.gaussian import QUANTIZATION_VARIANCE, Gaussian, StationaryGaussi
 from dualscore.images import LUMA
 from dualscore.likelihood.units import LEVELS
 from dualscore.network_table import NETWORKS, check_network
-from dualscore.networks import CausalEnergy, LocalSizes, RadialEnergy, SeveralOrders
+from dualscore.networks import CausalEnergy, LocalSizes, MeanFreeEnergy, RadialEnergy, SeveralOrders
+from dualscore.networks.mean_free import mean_free_spectrum
 from dualscore.runs.checkpoints import FORMAT
 from dualscore.settings.config import (
     CAUSAL,
@@ -121,6 +122,8 @@ def load_statistics(config: ExperimentConfig, data: tuple[Source, Manifest] | No
         mean = (luma @ mean)[None]
         # Gray is rounded to 8 bits once more.
         spectrum = torch.einsum("c,k,ckhw->hw", luma, luma, spectrum)[None, None] + floor
+    if config.data.mean_free:
+        return ImageStatistics(0.0 * mean, mean_free_spectrum(spectrum + floor))
     return ImageStatistics(mean, spectrum + floor)
 
 
@@ -151,8 +154,10 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
             hidden=config.network.width,
             layers=config.network.layers,
             levels=LEVELS if config.data.quantized and config.data.dequantize else 0,
+            **({"mean_free": True, "radius": config.data.size - 1} if config.data.mean_free else {}),
         )
-        return causal if config.network.orders == 1 else SeveralOrders(causal, config.network.orders)
+        energy = causal if config.network.orders == 1 else SeveralOrders(causal, config.network.orders)
+        return MeanFreeEnergy(energy, config.data.size) if config.data.mean_free else energy
     options, channels = config.energy, config.data.channels
     white = WhiteGaussian(statistics.mean, statistics.pixel_variance)
     stationary = StationaryGaussian(statistics.mean, statistics.spectrum)
@@ -185,6 +190,8 @@ def image_shape(config: ExperimentConfig) -> tuple[int, int, int]:
     """(C, H, W) of the images as the model sees them; (1, 1, d) of vectors."""
     if config.data.density in VECTORS:
         return 1, 1, config.data.size
+    if config.data.mean_free:
+        return 1, 1, config.data.size**2 - 1
     return config.data.channels, config.data.size, config.data.size
 
 
@@ -222,6 +229,7 @@ def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
     """Build the data module."""
     from dualscore.data.datamodule import Batching
     from dualscore.data.known import KnownDataModule
+    from dualscore.data.mean_free import MeanFreeDataModule
     from dualscore.data.reader import ShardDataModule
 
     data = config.data
@@ -238,7 +246,8 @@ def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
         return KnownDataModule(density, data.density.value, data.quantized, batching)
     source, manifest = find_data(config)
     training = training_images(config, manifest)
-    return ShardDataModule(source, manifest, batching, shuffle_buffer=data.shuffle_buffer, training=training)
+    kind = MeanFreeDataModule if data.mean_free else ShardDataModule
+    return kind(source, manifest, batching, shuffle_buffer=data.shuffle_buffer, training=training)
 
 
 def build(config: ExperimentConfig) -> "tuple[DualScoreModule, ImageDataModule]":

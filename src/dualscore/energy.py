@@ -43,6 +43,10 @@ class ScoreModel(nn.Module):
         """
         raise NotImplementedError
 
+    def averaged(self) -> "ScoreModel | None":
+        """A denoiser that is the mean of the model's own ones, where it has several; else None."""
+        return None
+
     def denoise(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """The posterior mean x̂ = y − t ∇_y U of y (B, C, H, W) at t (B,) (Miyasawa 1961; Tweedie)."""
         image_gradient = self.gradients(noisy, noise_variance, time=False).image

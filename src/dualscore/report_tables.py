@@ -12,6 +12,7 @@ from dualscore.measuring.checks import HEAT, RISE
 from dualscore.measuring.estimators import label
 from dualscore.measuring.row_figures import estimate_of
 from dualscore.measuring.subject import KINDS
+from dualscore.networks.mean_free import table_nats
 from dualscore.noise import in_decibels
 from dualscore.terminal.boxes import fitting
 from dualscore.terminal.console import Terminal
@@ -89,12 +90,16 @@ def _likelihoods(report: Report) -> Table:
     if _over_photographs(report):
         counted = ["photographs", "images"]
     above = ["above the truth"] if truth else []
-    table = Table("bits/dim", KINDS[report["dataset"]["split"]], *above, *counted, "evaluations/image")
+    side = math.isqrt(report["dimension"] + 1) if report["dataset"].get("mean_free") else 0
+    nats = ["nats, as tables of BSDS300"] if side else []
+    table = Table("bits/dim", KINDS[report["dataset"]["split"]], *nats, *above, *counted, "evaluations/image")
 
     def add(name: str, figure: dict[str, Any], shown: str = "", each: str = "") -> None:
         gap = [str(estimate_of(figure["above_truth"])) if "above_truth" in figure else ""] if truth else []
         counts = [f"{figure[key]:,}" if figure.get(key) else "" for key in counted]
-        table.add_row(name, shown or str(estimate_of(figure)), *gap, *counts, each)
+        value = figure["value"]
+        also = [f"{table_nats(value, side):.1f}" if value is not None else ""] if side else []
+        table.add_row(name, shown or str(estimate_of(figure)), *also, *gap, *counts, each)
 
     for name, figure in report["bits_per_dim"].items():
         add(label(name), figure, each=f"{figure['evaluations'] / figure['images']:.4g}")

@@ -59,6 +59,7 @@ def opening(config: ExperimentConfig, checkpoint: Path, session: Session) -> dic
             "split": data.reported,
             "chosen_on": "val",
             "colour": "gray" if config.data.channels == 1 else "colour",
+            "mean_free": config.data.mean_free,
         },
         "image_shape": list(session.image_shape),
         "dimension": math.prod(session.image_shape),

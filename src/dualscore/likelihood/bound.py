@@ -131,12 +131,27 @@ def decode(
     alone. Whatever the model, P(x | y) sums to one, so the bound on −log P(x) stays one. Here y = x + √t z,
     x and z are of shape (B, C, H, W), and t = t0.
     """
+    centre, variance = _decoder(model, clean, noise, noise_variance)
+    return decoder_energy(clean, centre, variance, levels)
+
+
+def decode_density(model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: float) -> Tensor:
+    """−log p(x | y) of images that have a density, in nats, (B,): N(x̂, v I), with x̂ and v as in `decode`."""
+    centre, variance = _decoder(model, clean, noise, noise_variance)
+    squares = (clean - centre).square().sum(dim=(1, 2, 3)) / variance
+    return 0.5 * (squares + clean[0].numel() * torch.log(2.0 * math.pi * variance))
+
+
+def _decoder(
+    model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: float
+) -> tuple[Tensor, Tensor]:
+    """The decoder's centre x̂ (B, C, H, W) and variance v (B,)."""
     t = torch.full_like(clean[:, 0, 0, 0], noise_variance)
     noisy = corrupt(clean, noise, t)
     gradient = model.gradients(noisy, t, time=False).image
     unexplained = 1.0 - noise_variance * gradient.square().mean(dim=(1, 2, 3))
     variance = decoder_variance(unexplained, noise_variance, clean)
-    return decoder_energy(clean, noisy - noise_variance * gradient, variance, levels)
+    return noisy - noise_variance * gradient, variance
 
 
 def decoder_variance(unexplained: Tensor, noise_variance: float, images: Tensor) -> Tensor:

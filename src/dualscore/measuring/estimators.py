@@ -83,10 +83,10 @@ def bound_stages(measured: Measured, extent: Extent) -> list[Stage]:
     (t0, t1), (first, last) = measured.bound_range, measured.span
     images, names = (extent.reported, extent.subset), ("bound_strata", "ends")
     settings = {"span": (t0, t1), "number": last - first} | _mirrored(extent)
-    return [
-        *_inside_and_ends(measured, extent, names, images, measured.span, [t0], [t1]),
-        Stage("certificate", *images, certificate, settings),
-    ]
+    made = _inside_and_ends(measured, extent, names, images, measured.span, [t0], [t1])
+    if measured.subject.quantized:  # a density's decoder has no largest value
+        made.append(Stage("certificate", *images, certificate, settings))
+    return made
 
 
 def _mirrored(extent: Extent) -> dict[str, bool]:
@@ -121,8 +121,11 @@ def bound(measured: Measured) -> Estimated:
     position, (t0, t1), used = inside["position"][a], m.bound_range, m.span[1] - m.span[0]
     pilots = rows["pilot"]["space"].numel() + rows["pilot_ends"]["decoder"].numel()
     parts = {name: plain(bits(m.mean(part, position), m.dimension)) for name, part in terms._asdict().items()}
-    also = {"t0": t0, "t1": t1, "strata": used, "parts": parts, "certificate": _certificate(m)}
-    return Estimated(position, bits(terms.total, m.dimension), len(a) * (used + 1) + pilots, also)
+    also = {"t0": t0, "t1": t1, "strata": used, "parts": parts}
+    if m.subject.quantized:
+        also["certificate"] = _certificate(m)
+    found = m.zero_nats + bits(terms.total, m.dimension)
+    return Estimated(position, found, len(a) * (used + 1) + pilots, also)
 
 
 def _certificate(measured: Measured) -> Figure:
@@ -154,7 +157,7 @@ ESTIMATORS: dict[str, Estimator] = {
         energy=True,
         discrete=True,
     ),
-    "bound": Estimator("bound", "upper bound", bound_stages, bound, discrete=True),
+    "bound": Estimator("bound", "upper bound", bound_stages, bound),
     "ode": Estimator(
         "ODE",
         "ODE",

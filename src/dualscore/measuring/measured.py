@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from dualscore.energy import normalized_by_form
@@ -150,6 +151,11 @@ class Measured:
     def mean(self, values: Tensor, position: Tensor) -> Estimate:
         """Mean over reported images (n,) with its error over their photographs."""
         return mean(values, self.photographs(position))
+
+    @property
+    def zero_nats(self) -> float:
+        """Bits/dim where −log P of 8-bit images, or −log p of those that have a density, is 0."""
+        return 0.0 if self.subject.quantized else float(bits_per_dim(torch.zeros(()), self.dimension))
 
     def density_bits(self, energy: Tensor) -> Tensor:
         """Bits/dim of normalized energies (n,) of images with a density: dequantized where they are 8-bit."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from dualscore.energy import normalized_by_form
 from dualscore.errors import FlowError
 from dualscore.gaussian import QUANTIZATION_VARIANCE
-from dualscore.likelihood.bound import decode, prior_divergence, stratified_variances
+from dualscore.likelihood.bound import decode, decode_density, prior_divergence, stratified_variances
 from dualscore.likelihood.certificate import bounded_space, decode_bounded
 from dualscore.likelihood.ode import laplacian, ode_energy
 from dualscore.measuring.consistency import (
@@ -131,7 +131,8 @@ def ends(
 ) -> Rows:
     """The bound's decoder at each candidate t0 and its prior at each candidate t1."""
     noise, model = images.noise(subject, DECODER), subject.denoiser(mirror)
-    decoders = [decode(model, images.clean, noise, t0) for t0 in starts]
+    decoder = decode if subject.quantized else decode_density
+    decoders = [decoder(model, images.clean, noise, t0) for t0 in starts]
     priors = [prior_divergence(images.clean, subject.prior, t1) for t1 in stops]
     return {"decoder": torch.stack(decoders, dim=1), "prior": torch.stack(priors, dim=1)}
 
@@ -292,8 +293,7 @@ def validation_stages(
     if subject.is_energy:
         stages.append(Stage("paper", "val", 0, clean_energies))
         stages.append(Stage("normalizer", "val", 0, noisy_energies, {"variances": [subject.t_range[1]]}))
-    if subject.quantized:
-        shared = {"t0": t0, "t1": t1, "number": strata_shared}
-        stages.append(Stage("one_stratum", "val", 0, one_stratum, shared))
-        stages.append(Stage("ends", "val", 0, ends, {"starts": [t0], "stops": [t1]}))
+    shared = {"t0": t0, "t1": t1, "number": strata_shared}
+    stages.append(Stage("one_stratum", "val", 0, one_stratum, shared))
+    stages.append(Stage("ends", "val", 0, ends, {"starts": [t0], "stops": [t1]}))
     return stages

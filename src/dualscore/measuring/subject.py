@@ -65,8 +65,8 @@ class Subject:
         return isinstance(self.model, EnergyModel)
 
     def denoiser(self, mirror: bool) -> ScoreModel:
-        """The model as the bound's denoiser, averaged with its mirror image or not."""
-        return Mirrored(self.model) if mirror else self.model
+        """The model as the bound's denoiser: averaged over its own orders, or with its mirror image, or not."""
+        return (self.model.averaged() or Mirrored(self.model)) if mirror else self.model
 
     def inside(self, noise_variance: float) -> bool:
         """Whether the model was trained at a noise variance."""

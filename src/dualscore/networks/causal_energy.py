@@ -47,6 +47,7 @@ class Surroundings(NamedTuple):
     mean: Tensor  # of the near pixels, shape (B, P, C)
     contrast: Tensor  # root mean square of the near pixels about their mean, shape (B, P, 1)
     about: Tensor  # where borders are, brightness, contrast, brightness so far: (B, P, 3·radius + 1 + 2C)
+    rest: Tensor | None  # mean of the pixels not seen, where that of all is zero, shape (B, P, 1)
     earlier: Tensor  # the pixels, as later ones and channels see them, shape (B, P, C)
 
 
@@ -65,6 +66,8 @@ class CausalEnergy(MappedEnergy):
         radius: of the window, in pixels: 2·radius·(radius + 1) pixels of each channel are seen.
         components: Gaussians of a mixture.
         levels: grey levels of the images, which were dequantized; 0 for pixels that have none.
+        mean_free: whether images, of one channel, and noise are less their mean (mean_free.py): a density over
+            their subspace, in which the last pixel follows from those before it.
     """
 
     normalized = True
@@ -81,8 +84,10 @@ class CausalEnergy(MappedEnergy):
         radius: int = 5,
         components: int = 6,
         levels: int = 0,
+        mean_free: bool = False,
     ) -> None:
         super().__init__()
+        self.mean_free = mean_free
         # With the weights, so that a model is never read as another density.
         self.register_buffer("grey_levels", torch.tensor(float(levels)))
         self._know(levels)
@@ -92,7 +97,7 @@ class CausalEnergy(MappedEnergy):
         self.radius = radius
         window, channels = 2 * radius * (radius + 1), len(mean)
         self.factors = nn.ModuleList(
-            _Factor(channels * window + before, 3 * radius + 1 + 2 * channels, hidden, layers, components)
+            _Factor(channels * window + before, 3 * radius + 1 + 2 * channels + mean_free, hidden, layers, components)
             for before in range(channels)
         )
 
@@ -125,7 +130,11 @@ class CausalEnergy(MappedEnergy):
                 self._factor(seen, own[:, channel], channel, level, noise_variance)
                 for channel in range(len(self.mean))
             ]
-            return torch.stack(nats, dim=2)
+            found = torch.stack(nats, dim=2)
+            if self.mean_free:  # by the last pixel, the volume of the others' cells: √P of the subspace's
+                last = found.new_full((len(found), 1, 1), 0.5 * math.log(found.shape[1]))
+                found = torch.cat([found[:, :-1], last], dim=1)
+            return found
 
     def _factor(
         self, seen: Surroundings, own: Tensor, channel: int, level: Tensor, noise_variance: Tensor
@@ -134,9 +143,12 @@ class CausalEnergy(MappedEnergy):
         earlier = seen.earlier[..., :channel] - seen.mean[..., :channel]
         window = torch.cat([seen.centred.flatten(2), earlier], dim=2) / seen.contrast
         log_weights, means, log_deviations = self.factors[channel](window, seen.about, level)
-        means = seen.mean[..., channel, None] + seen.contrast * means
+        centre = seen.mean[..., channel, None]
+        if seen.rest is not None:  # where noise is all there is, what it leaves for its sum to be zero
+            centre = torch.lerp(centre, seen.rest, noise_variance[:, None, None] / (self.variance + noise_variance[:, None, None]))
+        means = centre + seen.contrast * means
         deviations = seen.contrast * log_deviations.clamp(max=WIDEST).exp() + NARROWEST
-        variances = deviations.square() + self.spread + noise_variance[:, None, None]
+        variances = deviations.square() + self.spread + self._own_noise(noise_variance, own)[..., None]
         squares = (own[..., None] - means).square() / variances
         logs = log_weights - 0.5 * (squares + torch.log(2.0 * math.pi * variances))
         smooth = torch.logsumexp(logs, dim=2)
@@ -147,6 +159,14 @@ class CausalEnergy(MappedEnergy):
         log_share = (math.log1p(-NEVER_ALONE) + log_sharpness(sigma))[:, None]
         both = torch.stack([log_share + cells, torch.log1p(-log_share.exp()) + smooth])
         return -torch.logsumexp(both, dim=0)  # logaddexp's second derivative is NaN where one is far below
+
+    def _own_noise(self, noise_variance: Tensor, own: Tensor) -> Tensor:
+        """Variance of a pixel's noise given that of those before it, (B, 1) or (B, P)."""
+        t = noise_variance[:, None]
+        if not self.mean_free:
+            return t
+        later = torch.arange(own.shape[1] - 1, -1, -1, dtype=own.dtype, device=own.device)
+        return t * later / (later + 1.0)  # what is left of noise whose sum is zero
 
     def _look(self, noisy: Tensor, noise_variance: Tensor) -> Surroundings:
         height, width = noisy.shape[2:]
@@ -165,16 +185,20 @@ class CausalEnergy(MappedEnergy):
         earlier = noisy.flatten(2).mT
         before = torch.arange(earlier.shape[1], dtype=noisy.dtype, device=noisy.device)[:, None]
         so_far = (earlier.cumsum(dim=1) - earlier) / before.clamp(min=1.0) - self.mean * (before > 0)
+        rest = None
+        if self.mean_free:
+            rest = (earlier - earlier.cumsum(dim=1)) / (len(before) - before)
         about = torch.cat(
             [
                 self._borders(height, width, noisy).expand(len(noisy), -1, -1),
                 (mean - self.mean) / (self.variance + t).sqrt(),
                 0.25 * torch.log(square / (CONTRAST_FLOOR + t)),
                 so_far / (self.variance + t / before.clamp(min=1.0)).sqrt(),
+                *([] if rest is None else [(rest - mean) / square.sqrt()]),
             ],
             dim=2,
         )
-        return Surroundings(centred, mean, square.sqrt(), about, earlier)
+        return Surroundings(centred, mean, square.sqrt(), about, rest, earlier)
 
     def _windows(self, images: Tensor) -> Tensor:
         """The rows above and the row of each pixel, in raster order, (B, P, C, all), 0 outside."""

@@ -72,9 +72,9 @@ class ValidationFigures(TrainingCallback):
             shared = measured.rows["one_stratum"] | measured.rows["ends"]
             groups = measured.photographs(shared["position"])
             width = math.log(module.span[1] / module.span[0]) / module.strata
-            _log(
-                module, "val/bound", _finite(lambda: shared_bound(shared, width, measured.dimension, groups))
-            )
+            zero = Estimate(measured.zero_nats, 0.0)
+            found = _finite(lambda: shared_bound(shared, width, measured.dimension, groups) + zero)
+            _log(module, "val/bound", found)
         self._log_levels(module, measured)
         stationary = measured.density_bits(measured.rows["gaussian"]["energy"]).mean()
         module.log("gaussian/stationary", float(stationary))
