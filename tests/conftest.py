@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import torch
 
 import forking
+from data_prep.sources import bsds300
 from dualscore.cli import main as run
 from fakes import photograph, write_cifar10, write_official_imagenet
 from skips import pytest_terminal_summary as pytest_terminal_summary
@@ -98,21 +99,24 @@ def demo_half(once: Once) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def official_shards(once: Once) -> Callable[[str], Path]:
-    """Makes shards of photographs in an official format: imagenet64, imagenet32, cifar10 or bsds500."""
+    """Makes shards of photographs as official files: imagenet64, imagenet32, cifar10, bsds500 or bsds300."""
 
     def make(dataset: str) -> Path:
         def fill(folder: Path) -> None:
             size = ["--size", "16"] if dataset == "bsds500" else []
             if dataset == "cifar10":
                 write_cifar10(folder / "source", images_per_batch=40)
-            elif dataset == "bsds500":
-                for split, name in (("train", "astronaut"), ("val", "chelsea"), ("test", "flower")):
-                    (folder / "source" / split).mkdir(parents=True)
+            elif dataset.startswith("bsds"):
+                more = [("train", "coffee")] if dataset == "bsds300" else []
+                for split, name in (("train", "astronaut"), ("val", "chelsea"), ("test", "flower"), *more):
+                    (folder / "source" / split).mkdir(parents=True, exist_ok=True)
                     photograph(name, 160).save(folder / "source" / split / f"{name}.jpg")
             else:
                 side = int(dataset.removeprefix("imagenet"))
                 write_official_imagenet(folder / "source", side, train_images=840, val_images=40)
-            _prepare(dataset, "--src", str(folder / "source"), "--out", str(folder / "shards"), *size)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(bsds300, "PATCHES", {"train": 400, "val": 60, "test": 80})
+                _prepare(dataset, "--src", str(folder / "source"), "--out", str(folder / "shards"), *size)
 
         return once(dataset, fill) / "shards"
 

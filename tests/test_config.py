@@ -7,7 +7,7 @@ import yaml
 
 from dualscore.errors import ConfigError
 from dualscore.runs.folder import Run, differences, fresh_run, newest_run
-from dualscore.settings.config import Anchor, Embedding, ModelKind, ResidualInput, Schedule
+from dualscore.settings.config import Anchor, Embedding, ExperimentConfig, ModelKind, ResidualInput, Schedule
 from dualscore.settings.experiment import available, load_experiment, to_config, to_plain
 from workspace import ROOT
 
@@ -33,6 +33,7 @@ def test_the_required_experiments_are_there() -> None:
     assert set(available(EXPERIMENTS)) >= {
         "patches_dual", "imagenet64_dual", "imagenet64_gray_dual", "imagenet64_denoiser",
         "imagenet64_best", "imagenet32_dual", "cifar10_dual", "bsds16_gray", "bsds16_causal",
+        "bsds32_gray", "bsds32_colour", "bsds300",
         "patches_causal",
     }  # fmt: skip
 
@@ -240,3 +241,19 @@ def test_differences_name_dotted_keys() -> None:
 def test_grey_levels_have_a_phase_and_floats_have_none() -> None:
     with pytest.raises(ConfigError, match=r"energy\.phase: needs data\.quantized=true"):
         load_experiment("gaussian_textures_float", ["energy.phase=true"], EXPERIMENTS)
+
+
+def test_a_size_is_settings_that_go_together_under_those_given() -> None:
+    def loaded(name: str, *overrides: str) -> ExperimentConfig:
+        return load_experiment(name, overrides, EXPERIMENTS)
+
+    plain = loaded("patches_causal")
+    assert loaded("patches_causal", "size=small") == plain
+    large = loaded("patches_causal", "size=large")
+    assert (large.network.width, large.trainer.max_steps) == (192, 28_000)
+    assert loaded("bsds16_causal", "size=large").network == large.network  # its parent's sizes
+    assert loaded("patches_causal", "network.width=8", "size=large").network.width == 8
+    with pytest.raises(ConfigError, match=r"size='huge' is none of them; there are: tiny, small, "):
+        loaded("patches_causal", "size=huge")
+    with pytest.raises(ConfigError, match=r"leave size=16 out; the images' side is data\.size"):
+        loaded("patches_dual", "size=16")

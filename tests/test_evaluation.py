@@ -181,14 +181,16 @@ def test_a_denoiser_has_a_bound_and_an_ode(workspace: Workspace) -> None:
 def test_floats_have_densities_only(workspace: Workspace, name: str) -> None:
     tiny = ["data.size=16"] if "mixture" in name else []
     # The flow of an untrained radial energy leaves every range.
-    tiny += [
-        "evaluate.estimators=[paper,checks]" if "mode" in name else "evaluate.estimators=[paper,ode,checks]"
-    ]
+    estimators = ["paper", "bound"] if "mode" in name else ["paper", "bound", "ode"]
+    tiny += [f"evaluate.estimators=[{','.join([*estimators, 'checks'])}]"]
     report = train(workspace, "network.width=8", *tiny, experiment=name)
-    assert list(report["bits_per_dim"]) == (["paper"] if "mode" in name else ["paper", "ode"])
+    assert list(report["bits_per_dim"]) == estimators
+    assert "certificate" not in report["bits_per_dim"]["bound"]
     assert report["truth"]["largest_energy_error_db_per_dim"] >= 0
-    line = workspace.fail("evaluate", name, *SMALL, *tiny, "network.width=8", "evaluate.estimators=[bound]")
-    assert "evaluate.estimators: bound cannot be had with data.quantized=false" in line
+    line = workspace.fail(
+        "evaluate", name, *SMALL, *tiny, "network.width=8", "evaluate.estimators=[dequantized]"
+    )
+    assert "evaluate.estimators: dequantized cannot be had with data.quantized=false" in line
 
 
 def test_figures_that_are_not_finite_are_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

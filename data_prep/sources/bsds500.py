@@ -57,7 +57,7 @@ class Bsds500(Source):
 
 
 def files_of(src: Path | None, names: tuple[str, ...] = NAMES) -> list[Path]:
-    """The archive, one of these names, or the photographs of a folder's splits; DataError if neither is there."""
+    """The archive, by one of these names, or the photographs of a folder's splits; DataError without."""
     if src is not None and src.is_file():
         return [src]
     if src is not None and (folder := _splits_folder(src)) is not None:

@@ -15,6 +15,7 @@ from dualscore.images import LUMA
 from dualscore.likelihood.units import LEVELS
 from dualscore.network_table import NETWORKS, check_network
 from dualscore.networks import CausalEnergy, LocalSizes, MeanFreeEnergy, RadialEnergy, SeveralOrders
+from dualscore.networks.causal_energy import RADIUS
 from dualscore.networks.mean_free import mean_free_spectrum
 from dualscore.runs.checkpoints import FORMAT
 from dualscore.settings.config import (
@@ -154,7 +155,8 @@ def build_score_model(config: ExperimentConfig, statistics: ImageStatistics) -> 
             hidden=config.network.width,
             layers=config.network.layers,
             levels=LEVELS if config.data.quantized and config.data.dequantize else 0,
-            **({"mean_free": True, "radius": config.data.size - 1} if config.data.mean_free else {}),
+            radius=config.data.size - 1 if config.data.mean_free else RADIUS,
+            mean_free=config.data.mean_free,
         )
         energy = causal if config.network.orders == 1 else SeveralOrders(causal, config.network.orders)
         return MeanFreeEnergy(energy, config.data.size) if config.data.mean_free else energy
@@ -229,7 +231,7 @@ def build_datamodule(config: ExperimentConfig) -> "ImageDataModule":
     """Build the data module."""
     from dualscore.data.datamodule import Batching
     from dualscore.data.known import KnownDataModule
-    from dualscore.data.mean_free import MeanFreeDataModule
+    from dualscore.data.patch_vectors import MeanFreeDataModule
     from dualscore.data.reader import ShardDataModule
 
     data = config.data

@@ -142,9 +142,7 @@ def decode_density(model: ScoreModel, clean: Tensor, noise: Tensor, noise_varian
     return 0.5 * (squares + clean[0].numel() * torch.log(2.0 * math.pi * variance))
 
 
-def _decoder(
-    model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: float
-) -> tuple[Tensor, Tensor]:
+def _decoder(model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: float) -> tuple[Tensor, Tensor]:
     """The decoder's centre x̂ (B, C, H, W) and variance v (B,)."""
     t = torch.full_like(clean[:, 0, 0, 0], noise_variance)
     noisy = corrupt(clean, noise, t)

@@ -65,7 +65,7 @@ class Subject:
         return isinstance(self.model, EnergyModel)
 
     def denoiser(self, mirror: bool) -> ScoreModel:
-        """The model as the bound's denoiser: averaged over its own orders, or with its mirror image, or not."""
+        """The model as the bound's denoiser: averaged over its orders, or with its mirror image, or not."""
         return (self.model.averaged() or Mirrored(self.model)) if mirror else self.model
 
     def inside(self, noise_variance: float) -> bool:

@@ -10,6 +10,6 @@ from dualscore.networks.radial import RadialEnergy
 from dualscore.networks.unet import UNet
 
 __all__ = [
-    "CausalEnergy", "LinearEmbedding", "LocalSizes", "LogEmbedding", "MeanFreeEnergy", "NoiseEmbedding", "PixelNorm",
-    "RadialEnergy", "ScalePreservingNorm", "SeveralOrders", "UNet",
+    "CausalEnergy", "LinearEmbedding", "LocalSizes", "LogEmbedding", "MeanFreeEnergy", "NoiseEmbedding",
+    "PixelNorm", "RadialEnergy", "ScalePreservingNorm", "SeveralOrders", "UNet",
 ]  # fmt: skip

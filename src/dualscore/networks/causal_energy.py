@@ -28,6 +28,8 @@ from dualscore.networks.grey_levels import (
     log_sharpness,
 )
 
+RADIUS = 5
+"""Of the window, in pixels."""
 NEAR = 2
 """Radius, in pixels, of the part of the window that brightness and contrast are taken from."""
 ANGLES = 16  # of log_angles, which tell the noise level
@@ -66,8 +68,8 @@ class CausalEnergy(MappedEnergy):
         radius: of the window, in pixels: 2·radius·(radius + 1) pixels of each channel are seen.
         components: Gaussians of a mixture.
         levels: grey levels of the images, which were dequantized; 0 for pixels that have none.
-        mean_free: whether images, of one channel, and noise are less their mean (mean_free.py): a density over
-            their subspace, in which the last pixel follows from those before it.
+        mean_free: whether images, of one channel, and their noise are less their mean (mean_free.py): it is
+            a density over that subspace, in which the last pixel follows from those before it.
     """
 
     normalized = True
@@ -81,7 +83,7 @@ class CausalEnergy(MappedEnergy):
         variance: Tensor,
         hidden: int = 128,
         layers: int = 3,
-        radius: int = 5,
+        radius: int = RADIUS,
         components: int = 6,
         levels: int = 0,
         mean_free: bool = False,
@@ -97,7 +99,13 @@ class CausalEnergy(MappedEnergy):
         self.radius = radius
         window, channels = 2 * radius * (radius + 1), len(mean)
         self.factors = nn.ModuleList(
-            _Factor(channels * window + before, 3 * radius + 1 + 2 * channels + mean_free, hidden, layers, components)
+            _Factor(
+                channels * window + before,
+                3 * radius + 1 + 2 * channels + mean_free,
+                hidden,
+                layers,
+                components,
+            )
             for before in range(channels)
         )
 
@@ -145,7 +153,11 @@ class CausalEnergy(MappedEnergy):
         log_weights, means, log_deviations = self.factors[channel](window, seen.about, level)
         centre = seen.mean[..., channel, None]
         if seen.rest is not None:  # where noise is all there is, what it leaves for its sum to be zero
-            centre = torch.lerp(centre, seen.rest, noise_variance[:, None, None] / (self.variance + noise_variance[:, None, None]))
+            centre = torch.lerp(
+                centre,
+                seen.rest,
+                noise_variance[:, None, None] / (self.variance + noise_variance[:, None, None]),
+            )
         means = centre + seen.contrast * means
         deviations = seen.contrast * log_deviations.clamp(max=WIDEST).exp() + NARROWEST
         variances = deviations.square() + self.spread + self._own_noise(noise_variance, own)[..., None]

@@ -28,7 +28,7 @@ def mean_free_spectrum(spectrum: Tensor) -> Tensor:
 
 
 def to_vectors(patches: Tensor) -> Tensor:
-    """Coordinates (B, 1, 1, side² − 1) of patches (B, 1, side, side) less their mean."""
+    """Coordinates, shape (B, 1, 1, side² − 1), of patches (B, 1, side, side) less their mean."""
     basis = mean_free_basis(patches.shape[-1]).to(patches)
     return (patches.flatten(1) @ basis.mT)[:, None, None]
 
@@ -54,7 +54,7 @@ class MeanFreeEnergy(EnergyModel):
         return self.energy(self.patches(noisy), noise_variance)  # type: ignore[no-any-return]
 
     def patches(self, vectors: Tensor) -> Tensor:
-        """The patches (B, 1, side, side) that vectors (B, 1, 1, side² − 1) are of."""
+        """The patches, shape (B, 1, side, side), that vectors (B, 1, 1, side² − 1) are of."""
         return (vectors.flatten(1) @ self.basis).view(-1, 1, self.side, self.side)
 
     def averaged(self) -> ScoreModel | None:

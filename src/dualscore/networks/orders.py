@@ -49,7 +49,7 @@ class SeveralOrders(MappedEnergy):
         self.normalized = energy.normalized
 
     def averaged(self) -> ScoreModel | None:
-        """The mean of the orders' denoisers: better than that of the mean density, which follows one of them."""
+        """The mean of the orders' denoisers: better than the mean density's, which follows one of them."""
         return MeanOfOrders(self) if self.orders > 1 else None
 
     def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:

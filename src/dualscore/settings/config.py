@@ -154,7 +154,7 @@ class DataConfig:
         100, "unreadable training images an epoch that are replaced; more are an error", NOT_NEGATIVE
     )
     flip: bool = option(True, "random horizontal flips in training")
-    mean_free: bool = option(False, "gray patches less their mean, dequantized once, as size² − 1 coordinates")
+    mean_free: bool = option(False, "gray patches less their mean, dequantized, as size² − 1 coordinates")
     quantized: bool = option(True, "8-bit images; those of a known density, and mean_free, may be floats")
     dequantize: bool = option(False, "noise of one 8-bit step on training images: a density at t = 0 exists")
 
@@ -283,7 +283,10 @@ class EvaluateConfig:
         "what stands beside: see evaluation/yardsticks.py",
         ONCE,
     )
-    mirror: bool = option(False, "average the bound's denoiser over network.orders, or with its mirror image (twice the evaluations)")
+    mirror: bool = option(
+        False,
+        "average the bound's denoiser over network.orders, or with its mirror image (twice the evaluations)",
+    )
     chains: int = option(
         128, "annealed chains that measure the energy's mass, none if one by form; 0 for none", NOT_NEGATIVE
     )

@@ -85,12 +85,24 @@ def _layers(path: Path, folder: Path | None) -> list[tuple[Path, dict[str, Any]]
     return [(parent_path, inherited), own]
 
 
+def _sized(path: Path, layers: list[tuple[Path, dict[str, Any]]], wanted: str) -> tuple[Path, dict[str, Any]]:
+    """What an experiment's `sizes`, its own or else its parent's, say of one: settings that go together."""
+    for where, content in reversed(layers):
+        if isinstance(sizes := content.get("sizes"), dict) and sizes:
+            if not isinstance(settings := sizes.get(wanted), dict):
+                known = ", ".join(map(str, sizes))
+                raise ConfigError(f"{where}: sizes: size={wanted!r:.80} is none of them; there are: {known}")
+            return where, settings
+    raise ConfigError(f"{path}: has no sizes, so leave size={wanted:.80} out; the images' side is data.size")
+
+
 def load_experiment(name: str, overrides: Sequence[str] = (), folder: Path | None = None) -> ExperimentConfig:
     """Read, complete and check an experiment.
 
     Args:
         name: the experiment's name, a file `{name}.yaml`.
-        overrides: settings like `optim.lr=1e-4`, which win over the file's.
+        overrides: settings like `optim.lr=1e-4`, which win over the file's; `size=NAME` takes those that the
+            file has under `sizes`.
         folder: where it and its parent are; None for the working folder's `experiments`, then the
             shipped ones.
 
@@ -102,9 +114,12 @@ def load_experiment(name: str, overrides: Sequence[str] = (), folder: Path | Non
     """
     path = find("experiments", name, folder)
     config = OmegaConf.structured(ExperimentConfig)
-    for where, content in _layers(path, folder):
-        config = _merge(config, content, str(where))
-    return _complete(config, overrides, str(path))
+    layers, sizes = _layers(path, folder), [o for o in overrides if o.startswith("size=")]
+    if sizes:
+        layers.append(_sized(path, layers, sizes[-1].partition("=")[2]))
+    for where, content in layers:
+        config = _merge(config, {key: v for key, v in content.items() if key != "sizes"}, str(where))
+    return _complete(config, [o for o in overrides if o not in sizes], str(path))
 
 
 def override_config(content: dict[str, Any], overrides: Sequence[str], where: str) -> ExperimentConfig:

@@ -41,7 +41,7 @@ def vectors(stored: Tensor, positions: list[int], seed: int) -> Tensor:
 class MeanFreeDataModule(ShardDataModule):
     """Batches of vectors from shards of patches; the seed dequantizes them, the same in every epoch."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as ShardDataModule
         super().__init__(*arguments, **named)
         self.identity += f" mean-free {self.batching.seed}"
 
