@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dualscore.measuring.any_denoiser import measure as measure
     from dualscore.model import ImageModel as ImageModel
     from dualscore.model_files.loading import load as load
     from dualscore.publishing import save as save
 
     __version__: str
 
-__all__ = ["ImageModel", "__version__", "load", "save"]
+__all__ = ["ImageModel", "__version__", "load", "measure", "save"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
@@ -22,6 +23,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
         from dualscore.publishing import save
 
         return save
+    if name == "measure":
+        from dualscore.measuring.any_denoiser import measure
+
+        return measure
     if name == "ImageModel":
         from dualscore.model import ImageModel
 

@@ -35,6 +35,10 @@ class DamagedCheckpointError(CheckpointError):
     """A checkpoint's content is not what was written."""
 
 
+class ModelError(DualscoreError):
+    """A model cannot be measured as it was given."""
+
+
 class TrainingError(DualscoreError):
     """A training run cannot start or go on."""
 

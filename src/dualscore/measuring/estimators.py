@@ -119,7 +119,9 @@ def bound(measured: Measured) -> Estimated:
     diffusion = diffusion_energy(inside["space"][a], m.dimension, m.grid.width)
     terms = BoundTerms(ending["decoder"][b, 0], diffusion, ending["prior"][b, 0])
     position, (t0, t1), used = inside["position"][a], m.bound_range, m.span[1] - m.span[0]
-    pilots = rows["pilot"]["space"].numel() + rows["pilot_ends"]["decoder"].numel()
+    pilots = 0  # of what chose t0 and t1, if anything did
+    if "pilot" in rows:
+        pilots = rows["pilot"]["space"].numel() + rows["pilot_ends"]["decoder"].numel()
     parts = {name: plain(bits(m.mean(part, position), m.dimension)) for name, part in terms._asdict().items()}
     also = {"t0": t0, "t1": t1, "strata": used, "parts": parts}
     if m.subject.quantized:
