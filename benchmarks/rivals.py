@@ -198,6 +198,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000, help="validation crops (default 2000)")
     options = parser.parse_args()
     config = load_experiment(options.experiment, options.settings)
+    if config.data.channels != 1 or config.data.mean_free or config.data.size % 2 or options.seconds <= 0:
+        parser.error("rivals are of gray images of an even side, and need seconds above 0")
     data, size = build_datamodule(config), config.data.size
     learned, _ = crops(data, "train", LEARNED)
     order = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ import yaml
 from dualscore.errors import ConfigError
 from dualscore.runs.folder import Run, differences, fresh_run, newest_run
 from dualscore.settings.config import Anchor, Embedding, ExperimentConfig, ModelKind, ResidualInput, Schedule
-from dualscore.settings.experiment import available, load_experiment, to_config, to_plain
+from dualscore.settings.experiment import available, load_experiment, override_config, to_config, to_plain
 from workspace import ROOT
 
 EXPERIMENTS = ROOT / "experiments"
@@ -253,7 +253,35 @@ def test_a_size_is_settings_that_go_together_under_those_given() -> None:
     assert (large.network.width, large.trainer.max_steps) == (192, 28_000)
     assert loaded("bsds16_causal", "size=large").network == large.network  # its parent's sizes
     assert loaded("patches_causal", "network.width=8", "size=large").network.width == 8
-    with pytest.raises(ConfigError, match=r"size='huge' is none of them; there are: tiny, small, "):
+    with pytest.raises(ConfigError, match=r"size=huge is no size of this experiment; there are: tiny, "):
         loaded("patches_causal", "size=huge")
-    with pytest.raises(ConfigError, match=r"leave size=16 out; the images' side is data\.size"):
+    with pytest.raises(ConfigError, match=r"it has none; the images' side is data\.size"):
         loaded("patches_dual", "size=16")
+    with pytest.raises(ConfigError, match="size is given 2 times"):
+        loaded("patches_causal", "size=tiny", "size=large")
+    with pytest.raises(ConfigError, match="a run keeps the size it was trained with"):
+        override_config(to_plain(plain), ["size=tiny"], "run")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ("sizes: [a, b]", "sizes: must be names"),
+        ("sizes: {big: {netwrok: {width: 3}}}", "netwrok: unknown key"),
+        ("sizes: {big: {name: other}}", "sizes: big: must hold settings"),
+        ("sizes: {big: 3}", "must hold settings"),
+    ],
+)  # fmt: skip
+def test_sizes_are_looked_at_whole_whether_one_is_taken_or_not(tmp_path: Path, sizes: str, said: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"# Mine\n{sizes}\ndata: {{path: x, dataset: demo, size: 16}}\n")
+    with pytest.raises(ConfigError, match=said):
+        load_experiment("mine", [], tmp_path)
+
+
+def test_a_childs_own_settings_come_after_its_parents_size(tmp_path: Path) -> None:
+    parent = "# P\nsizes: {big: {network: {width: 9}, trainer: {max_steps: 9}}, 16: }\n"
+    (tmp_path / "p.yaml").write_text(f"{parent}data: {{path: x, dataset: demo, size: 16}}\n")
+    (tmp_path / "c.yaml").write_text("# C\nparent: p\ntrainer: {max_steps: 7}\noptim: {warmup_steps: 0}\n")
+    found = load_experiment("c", ["size=big"], tmp_path)
+    assert (found.network.width, found.trainer.max_steps) == (9, 7)
+    assert load_experiment("c", ["size=16"], tmp_path) == load_experiment("c", [], tmp_path)

@@ -34,7 +34,7 @@ def asked(function: Denoise, images: Tensor, levels: Tensor, *, halves: bool = F
     A ModelError says what is wrong with it. With `halves` it may have twice the channels, of which the second
     half, learned variances, is dropped.
     """
-    given = function(images, levels)
+    given = function(images.clone(), levels.clone())  # which it may write into
     if not isinstance(given, Tensor):
         raise ModelError(
             f"the denoiser gave a {type(given).__name__}, not a tensor: hand on what it predicts"
@@ -91,6 +91,10 @@ def of_pixels(
     """
     black, white = pixels
     width = white - black
+    if not width > 0 or level not in ("variance", "deviation"):
+        raise ModelError(
+            f"pixels must be (black, white), rising, level variance or deviation: {pixels}, {level!r:.80}"
+        )
 
     def denoise(noisy: Tensor, noise_variance: Tensor) -> Tensor:
         told = noise_variance * width**2
@@ -125,7 +129,7 @@ def of_steps(
     Returns:
         The denoiser of pixels in [0, 1].
     """
-    found = cumulative.detach().double().cpu()
+    found = torch.as_tensor(cumulative).detach().double().cpu()
     between_ends = found.ndim == 1 and len(found) > 1 and bool(((found > 0) & (found < 1)).all())
     if not between_ends or bool((found.diff() >= 0).any()):
         raise ModelError("cumulative must be ᾱ of every step, between 0 and 1 and falling (alphas_cumprod)")
@@ -158,6 +162,8 @@ def of_steps(
 
 def of_flow(velocity: Denoise, *, times: tuple[float, float] = (0.001, 0.999)) -> GivenDenoiser:
     """The velocity û(x_s, s) ≈ ε − x′ of x_s = (1 − s) x′ + s ε, x′ in [−1, 1], s (B,) between `times`."""
+    if not 0.0 < times[0] < times[1] < 1.0:
+        raise ModelError(f"times must be 0 < first < last < 1 (at 1 there is no image left), got {times}")
     low, high = (0.25 * (s / (1.0 - s)) ** 2 for s in times)
 
     def denoise(noisy: Tensor, noise_variance: Tensor) -> Tensor:

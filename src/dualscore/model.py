@@ -236,7 +236,7 @@ class ImageModel(nn.Module):
                 f"log Z was estimated on images of {_sides(own)}, and these are of "
                 f"{_sides(images.shape[1:])}: estimate it for them with model.normalize(images)"
             )
-        if len(images):
+        if len(images) and images.shape[-2] > 1:  # vectors, of height 1, are no pixels
             check_clean(images)
         return -(self.energy(images, 0.0, batch_size) + self.log_normalizer)
 

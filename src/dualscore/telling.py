@@ -91,7 +91,10 @@ def tell_results(report: dict[str, Any], output: Path, checkpoint: Path) -> None
     run = Run(checkpoint.parent.parent)
     is_best = run.best == checkpoint
     model = str(run.folder if is_best else checkpoint)
-    if any(level["time_loss"] is not None for level in report["noise_levels"]):
+    following = []
+    if report["image_shape"][1] == 1:  # vectors: no picture is one
+        pass
+    elif any(level["time_loss"] is not None for level in report["noise_levels"]):
         following = [command("score", model, "PHOTOS", variables={"CKPT": model, "IMAGES": "…"})]
     else:  # a denoiser has no energy to score images with, or to accept steps by
         langevin = {"CKPT": model, "METHOD": "langevin"}

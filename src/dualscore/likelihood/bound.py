@@ -35,7 +35,7 @@ def bound_range(t_range: tuple[float, float]) -> tuple[float, float]:
 
 
 class BoundTerms(NamedTuple):
-    """The three parts of the bound on −log P(x), one draw of each in nats, of shape (B,) and ≥ 0."""
+    """The three parts of the bound on −log P(x), one draw of each in nats, (B,): all ≥ 0 of 8-bit images."""
 
     decoder: Tensor  # −log P(x | y_{t0}), for one draw of y_{t0} an image
     diffusion: Tensor  # ½ ∫ ‖x − x̂‖² dt/t², one unbiased estimate an image

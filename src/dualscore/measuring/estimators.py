@@ -82,16 +82,17 @@ def bound_stages(measured: Measured, extent: Extent) -> list[Stage]:
     """The denoiser's errors between t0 and t1, what the bound has at its ends, and its certificate."""
     (t0, t1), (first, last) = measured.bound_range, measured.span
     images, names = (extent.reported, extent.subset), ("bound_strata", "ends")
-    settings = {"span": (t0, t1), "number": last - first} | _mirrored(extent)
+    settings = {"span": (t0, t1), "number": last - first} | _mirrored(measured, extent)
     made = _inside_and_ends(measured, extent, names, images, measured.span, [t0], [t1])
     if measured.subject.quantized:  # a density's decoder has no largest value
         made.append(Stage("certificate", *images, certificate, settings))
     return made
 
 
-def _mirrored(extent: Extent) -> dict[str, bool]:
+def _mirrored(measured: Measured, extent: Extent) -> dict[str, bool | str]:
     """The mirror's entry in a stage's settings; none without it, as in rows of earlier versions."""
-    return {"mirror": True} if extent.mirror else {}
+    own = extent.mirror and measured.subject.model.averaged() is not None
+    return {"mirror": "orders" if own else True} if extent.mirror else {}
 
 
 def _inside_and_ends(
@@ -103,7 +104,7 @@ def _inside_and_ends(
     starts: list[float],
     stops: list[float],
 ) -> list[Stage]:
-    mirror = _mirrored(extent)
+    mirror = _mirrored(measured, extent)
     inside = {"number": measured.grid.number, "span": span} | mirror
     return [
         Stage(names[0], *images, strata, inside, {"as_trained": False}),
@@ -123,9 +124,11 @@ def bound(measured: Measured) -> Estimated:
     if "pilot" in rows:
         pilots = rows["pilot"]["space"].numel() + rows["pilot_ends"]["decoder"].numel()
     parts = {name: plain(bits(m.mean(part, position), m.dimension)) for name, part in terms._asdict().items()}
-    also = {"t0": t0, "t1": t1, "strata": used, "parts": parts}
+    also: Figure = {"t0": t0, "t1": t1, "strata": used, "parts": parts}
     if m.subject.quantized:
         also["certificate"] = _certificate(m)
+    else:
+        parts["levels"] = plain(Estimate(m.zero_nats, 0.0))  # log₂ 256, of a density as of 256 levels
     found = m.zero_nats + bits(terms.total, m.dimension)
     return Estimated(position, found, len(a) * (used + 1) + pilots, also)
 

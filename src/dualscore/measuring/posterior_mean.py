@@ -1,22 +1,24 @@
-"""What every posterior mean satisfies, and what a denoiser that was wrapped wrongly does not.
+"""What the posterior mean of some images satisfies, and what a denoiser that was wrapped wrongly does not.
 
 A denoiser has no energy, so nothing ties its figures together but this: its error rises with the noise, is
 orthogonal to whatever the noisy image tells (the image itself, a constant, what was removed of it), and no
 other reading of the same function (another range of pixels, another noise level, other channels first) has a
-smaller one; its Jacobian is symmetric.
+smaller one. All of it holds in the mean over images of the kind that the denoiser is for, so errors are taken
+over photographs; of a gradient the Jacobian is symmetric, too, which few networks are.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dualscore.energy import ScoreModel
 from dualscore.errors import ModelError
-from dualscore.likelihood import mean
+from dualscore.likelihood import Estimate
 from dualscore.measuring.measured import Measured
 from dualscore.measuring.subject import CALIBRATION, LEVELS, Images, Rows, Subject
 from dualscore.measuring.verdict import Check, Word
@@ -25,157 +27,187 @@ from dualscore.noise import corrupt, in_decibels
 BETTER = 0.02  # by which share of its error another reading of the function must be better to be named
 ORTHOGONAL = 0.02  # of x − x̂ to y and to 1, in units of the error itself, up to which it is called so
 REMOVED = 0.05  # by which share what is removed of the noise may be too much or too little
-SYMMETRIC = 0.05  # of the Jacobian's antisymmetric part, in units of the whole
+SURE = 4.0  # deviations over photographs: there are a hundred checks
 PROBE = 1e-2  # length of the finite difference, in standard deviations of the noise
-_OWN = ("given", "along_noisy", "along_one", "along_removed", "removed")
 SHIFT = 0.9  # of t, either way, for a denoiser that is told another noise level than there is
 CONTRAST = 0.25  # of pixels in [0, 1], a variance: the unit of what they hold
+WORSE = 1.5  # times the noise's own mean square, from which on what is left of it is no denoiser's
+READ_AT = 4  # noise levels at which other readings and the Jacobian are looked at, the lowest among them
+_OWN = ("given", "along_noisy", "along_one", "along_removed", "removed")
+_UNUSED = "position"
 
 
-def other_readings(model: ScoreModel, channels: int) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """The same function read in other ways, each of y (B, C, H, W) and t (B,), as a wrapper may need."""
+class Reading(NamedTuple):
+    """The same function read in another way."""
 
-    def scaled(width: float, black: float) -> Callable[[Tensor, Tensor], Tensor]:
-        return lambda y, t: (model.denoise(black + width * y, width**2 * t) - black) / width
+    denoise: Callable[[Tensor, Tensor], Tensor]  # of y (B, C, H, W) and t (B,)
+    asked_at: Callable[[float], float]  # the noise variance that the function is then asked at
+
+
+def other_readings(model: ScoreModel, channels: int) -> dict[str, Reading]:
+    """What a wrong wrapper may need, by what is then to be said."""
+
+    def scaled(width: float, black: float) -> Reading:
+        return Reading(
+            lambda y, t: (model.denoise(black + width * y, width**2 * t) - black) / width,
+            lambda t: width**2 * t,
+        )
+
+    def told(level: Callable[[Tensor], Tensor]) -> Reading:
+        return Reading(
+            lambda y, t: model.denoise(y, level(t)),
+            lambda t: float(level(torch.tensor(t, dtype=torch.float64))),
+        )
 
     found = {
         "its pixels are in [−1, 1], not in [0, 1]": scaled(2.0, -1.0),
         "its pixels are in [0, 1], not in [−1, 1]": scaled(0.5, 0.5),
         "its pixels are in [0, 255], not in [0, 1]": scaled(255.0, 0.0),
-        "it is told a variance where it needs a standard deviation": lambda y, t: model.denoise(y, t.sqrt()),
-        "it is told a standard deviation where it needs a variance": lambda y, t: model.denoise(
-            y, t.square()
-        ),
-        "it needs a noise level that is 10 % lower in variance": lambda y, t: model.denoise(y, SHIFT * t),
-        "it needs a noise level that is 11 % higher in variance": lambda y, t: model.denoise(y, t / SHIFT),
-        "it gives the noise, or the score, not the image": lambda y, t: (
-            y - t.sqrt()[:, None, None, None] * model.denoise(y, t)
+        "it is told a variance where it needs a standard deviation": told(torch.sqrt),
+        "it is told a deviation where it needs a variance": told(torch.square),
+        "it needs a noise level that is 10 % lower in variance": told(lambda t: SHIFT * t),
+        "it needs a noise level that is 11 % higher in variance": told(lambda t: t / SHIFT),
+        "it gives the noise, or the score, not the image": Reading(
+            lambda y, t: y - t.sqrt()[:, None, None, None] * model.denoise(y, t), lambda t: t
         ),
     }
     if channels == 3:
-        found["its channels come in the other order"] = lambda y, t: model.denoise(y.flip(1), t).flip(1)
+        found["its channels come in the other order"] = Reading(
+            lambda y, t: model.denoise(y.flip(1), t).flip(1), lambda t: t
+        )
     return found
 
 
-def readings(subject: Subject, images: Images, variances: list[float]) -> Rows:
-    """Squared errors over t at each level, as given and by other readings; the error along y and more."""
-    clean, model = images.clean, subject.model
-    others = other_readings(model, clean.shape[1])
-    rows: dict[str, list[Tensor]] = {name: [] for name in (*_OWN, *others)}
+def read_at(variances: list[float]) -> list[int]:
+    """Places of the few levels where more is asked of the function, evenly spaced from the lowest on."""
+    count = min(READ_AT, len(variances))
+    return [round(i * (len(variances) - 1) / max(1, count)) for i in range(count)]
+
+
+def errors_at_levels(subject: Subject, images: Images, variances: list[float]) -> Rows:
+    """Squared errors over t at each level, and the error along what it must be orthogonal to."""
+    rows: dict[str, list[Tensor]] = {name: [] for name in _OWN}
     for place, variance in enumerate(variances):
-        noise, t = images.noise(subject, LEVELS + 100 + place), images.constant(variance)
-        noisy = corrupt(clean, noise, t)
-
-        def error(denoised: Tensor, t: Tensor = t) -> Tensor:
-            return (denoised.double() - clean).square().mean(dim=(1, 2, 3)) / t
-
-        denoised = model.denoise(noisy, t).double()
-        left = (clean - denoised).flatten(1)
-        rows["given"].append(error(denoised))
-        rows["along_noisy"].append((left * (noisy - 0.5).double().flatten(1)).mean(dim=1))
+        noisy, t = _noisy(subject, images, place, variance)
+        denoised = subject.model.denoise(noisy, t).double()
+        left, away = (images.clean - denoised).flatten(1), (denoised - noisy).flatten(1)
+        rows["given"].append(left.square().mean(dim=1) / t)
+        rows["along_noisy"].append((left * (noisy - 0.5).flatten(1)).mean(dim=1))
         rows["along_one"].append(left.mean(dim=1))
-        away = (denoised - noisy).flatten(1)
         rows["along_removed"].append((left * away).mean(dim=1))
         rows["removed"].append(away.square().mean(dim=1))
-        for name, read in others.items():
-            rows[name].append(_error_or_infinite(partial(read, noisy, t), error, clean))
     return {name: torch.stack(parts, dim=1) for name, parts in rows.items()}
 
 
-def _error_or_infinite(
-    denoised: Callable[[], Tensor], error: Callable[[Tensor], Tensor], clean: Tensor
-) -> Tensor:
-    """The error of a reading, infinite where the function refuses it, (B,)."""
-    try:
-        return error(denoised()).nan_to_num(math.inf, math.inf)
-    except ModelError:
-        return clean.new_full((len(clean),), math.inf, dtype=torch.float64)
+def readings(subject: Subject, images: Images, variances: list[float]) -> Rows:
+    """Squared errors over t of other readings at a few levels, infinite where they leave what it knows."""
+    rows: dict[str, list[Tensor]] = {}
+    for name, reading in other_readings(subject.model, images.clean.shape[1]).items():
+        for place in read_at(variances):
+            noisy, t = _noisy(subject, images, place, variances[place])
+            error = torch.full_like(t, math.inf)
+            if subject.inside(reading.asked_at(variances[place])):
+                try:
+                    left = reading.denoise(noisy, t) - images.clean
+                    error = left.double().square().mean(dim=(1, 2, 3)) / t
+                except ModelError:  # another reading may be refused
+                    pass
+            rows.setdefault(name, []).append(error.double())
+    return {name: torch.stack(parts, dim=1) for name, parts in rows.items()}
 
 
 def jacobian(subject: Subject, images: Images, variances: list[float]) -> Rows:
     """Two probes u, v of the denoiser's Jacobian J by differences: (⟨u, Jv⟩ − ⟨v, Ju⟩)², ‖Ju‖² + ‖Jv‖²."""
     rows: dict[str, list[Tensor]] = {"antisymmetric": [], "whole": []}
-    for place, variance in enumerate(variances):
-        t = images.constant(variance)
-        noisy = corrupt(images.clean, images.noise(subject, LEVELS + 100 + place), t)
-        step = PROBE * math.sqrt(variance)
-        probes = [images.noise(subject, CALIBRATION + 200 + 2 * place + i) for i in (0, 1)]
-        pulled = [
-            (subject.model.denoise(noisy + step * v, t) - subject.model.denoise(noisy - step * v, t)).double()
+    for place in read_at(variances):
+        noisy, t = _noisy(subject, images, place, variances[place])
+        step = PROBE * math.sqrt(variances[place])
+        u, v = (images.noise(subject, CALIBRATION + 200 + 2 * place + i) for i in (0, 1))
+        ju, jv = (
+            (subject.model.denoise(noisy + step * w, t) - subject.model.denoise(noisy - step * w, t)).double()
             / (2.0 * step)
-            for v in probes
-        ]
-        (u, v), (ju, jv) = probes, pulled
+            for w in (u, v)
+        )
         rows["antisymmetric"].append((u * jv - v * ju).sum(dim=(1, 2, 3)).square())
         rows["whole"].append(ju.square().sum(dim=(1, 2, 3)) + jv.square().sum(dim=(1, 2, 3)))
     return {name: torch.stack(parts, dim=1) for name, parts in rows.items()}
 
 
+def asymmetry(measured: Measured) -> list[tuple[float, float]]:
+    """Noise variances, and there the share of the Jacobian that is not symmetric: 0 of a gradient's."""
+    rows = measured.rows["jacobian"]
+    shares = (0.5 * rows["antisymmetric"].mean(dim=0) / rows["whole"].mean(dim=0)).sqrt().tolist()
+    return list(zip((measured.levels[place] for place in read_at(measured.levels)), shares, strict=True))
+
+
 def refuse_another_convention(measured: Measured) -> None:
     """Refuse a function that makes images worse where there is hardly any noise: ModelError."""
-    rows, levels = measured.rows["readings"], measured.levels
-    if not levels:
-        raise ModelError("none of the noise levels in psnr is among those that the denoiser knows")
-    given = float(rows["given"][:, 0].mean())
-    if given <= 1.5:
+    given = float(measured.rows["errors"]["given"][:, 0].mean())
+    if given <= WORSE:
         return
-    others = {name: float(rows[name][:, 0].mean()) for name in _others(rows)}
+    rows = measured.rows["readings"]
+    others = {name: float(values[:, 0].mean()) for name, values in rows.items() if name != _UNUSED}
     name = min(others, key=lambda key: others[key])
-    fits = f"; it would fit if {name}" if others[name] <= 1.05 else ""
+    fits = f"; it would fit if {name}" if others[name] <= min(1.05, 0.5 * given) else ""
     raise ModelError(
-        f"at {in_decibels(levels[0])} dB denoised images are {given:.3g} times as far off, in mean square, "
-        f"as noisy ones: this is no denoiser of pixels in [0, 1] that is told variances{fits}"
+        f"at {in_decibels(measured.levels[0])} dB denoised images are {given:.3g} times as far off, in mean "
+        f"square, as noisy ones: this is no denoiser of pixels in [0, 1] that is told variances{fits}"
     )
 
 
 def denoiser_checks(measured: Measured) -> list[Check]:
-    """What every posterior mean satisfies, at each noise level."""
-    rows, found = measured.rows["readings"], []
+    """What the posterior mean of these images satisfies, at each noise level."""
+    rows, others, found = measured.rows["errors"], measured.rows["readings"], []
     position, names = rows["position"], [in_decibels(t) for t in measured.levels]
 
-    def of(name: str, where: str, values: Tensor, tolerance: float, unit: str) -> Check:
-        gap, here = measured.mean(values, position), mean(values).stderr
-        return Check(name, where, gap, here, tolerance, unit)
+    def of(name: str, where: str, values: Tensor, tolerance: float) -> Check:
+        gap = measured.mean(values, position)
+        check = Check(name, where, gap, gap.stderr, tolerance, "share")
+        return replace(check, said=_word(gap, tolerance))
 
     squares = rows["given"] * torch.tensor(measured.levels, dtype=torch.float64)  # pixel²
-    for below in range(len(names) - 1):
-        gap = (squares[:, below] - squares[:, below + 1]) / squares[:, below + 1].mean()
-        rises = of(
-            "error falls as noise rises", f"{names[below]} to {names[below + 1]} dB", gap, 0.0, "share"
-        )
-        word = Word.inconsistent if rises.gap.value > 3.0 * rises.here else Word.consistent
-        found.append(Check(rises.name, rises.where, rises.gap, rises.here, 0.0, "share", said=word))
+    for below, above in pairwise(range(len(names))):
+        falls = measured.mean(squares[:, below] - squares[:, above], position)
+        wrong = falls.value - falls.quantile(SURE) * falls.stderr > 0.0
+        word, where = Word.inconsistent if wrong else Word.consistent, f"{names[below]} to {names[above]} dB"
+        rises = "the error rises with the noise"
+        found.append(Check(rises, where, falls, falls.stderr, 0.0, "pixel²", said=word))
     for level, name in enumerate(names):
+        size = float(squares[:, level].mean())
+        spread = math.sqrt(size * (CONTRAST + measured.levels[level]))
+        for which, what, unit in (
+            ("along_noisy", "the noisy image", spread), ("along_one", "a constant", math.sqrt(size)),
+        ):  # fmt: skip
+            share = rows[which][:, level] / max(unit, 1e-30)
+            found.append(of(f"the error is orthogonal to {what}", f"{name} dB", share, ORTHOGONAL))
+        removed = rows["removed"][:, level].mean().clamp(min=1e-30)
+        share = rows["along_removed"][:, level] / removed
+        found.append(of("as much noise is removed as there is", f"{name} dB", share, REMOVED))
+    for column, level in enumerate(read_at(measured.levels)):
         given = rows["given"][:, level]
-        size = squares[:, level].mean()
-        spread = math.sqrt(float(size) * (CONTRAST + measured.levels[level]))
-        along = ("along_noisy", "the noisy image", spread), ("along_one", "a constant", float(size.sqrt()))
-        for which, what, unit in along:
-            share = rows[which][:, level] / unit
-            found.append(of(f"the error is orthogonal to {what}", f"{name} dB", share, ORTHOGONAL, "share"))
-        removed = rows["removed"][:, level].mean()
-        share = rows["along_removed"][:, level] / removed if removed > 0 else rows["removed"][:, level]
-        found.append(of("as much noise is removed as there is", f"{name} dB", share, REMOVED, "share"))
-        for other in _others(rows):
-            gain = (given - rows[other][:, level]) / given.mean()
+        for other in (key for key in others if key != _UNUSED):
+            gain = (given - others[other][:, column]) / given.mean().clamp(min=1e-30)
             if not bool(gain.isfinite().all()):
                 continue
-            check = of(f"it fits better if {other}", f"{name} dB", gain, BETTER, "share")
-            # Only a reading that is better tells; one that is worse is as it should be.
-            better = check.gap.value - 3.0 * check.here > BETTER
-            if better:
-                found.append(replace(check, said=Word.inconsistent))
-        probes = measured.rows["jacobian"]
-        share = probes["antisymmetric"][:, level] / probes["whole"][:, level].mean()
-        found.append(
-            Check(
-                "the Jacobian is symmetric", f"{name} dB", measured.mean(share, position),
-                mean(share).stderr, SYMMETRIC, "share", square=True, decisive=False,
+            check = of(
+                f"no other reading fits better; one does, if {other}", f"{names[level]} dB", gain, BETTER
             )
-        )  # fmt: skip
+            # One that is worse is as it should be.
+            if check.word is Word.inconsistent and check.gap.value > 0:
+                found.append(check)
     return found
 
 
-def _others(rows: Rows) -> list[str]:
-    """The other readings that were tried."""
-    return [name for name in rows if name not in (*_OWN, "position")]
+def _word(gap: Estimate, tolerance: float) -> Word:
+    """Inconsistent: above the tolerance by `SURE` deviations over photographs; undecided of too few."""
+    if not math.isfinite(gap.stderr) or not math.isfinite(gap.value):
+        return Word.undecided
+    if abs(gap.value) - gap.quantile(SURE) * gap.stderr > tolerance:
+        return Word.inconsistent
+    return Word.consistent if abs(gap.value) + gap.quantile(2.0) * gap.stderr < tolerance else Word.undecided
+
+
+def _noisy(subject: Subject, images: Images, place: int, variance: float) -> tuple[Tensor, Tensor]:
+    """Images with the noise that belongs to them at a level, (B, C, H, W), and its variance, (B,)."""
+    t = images.constant(variance)
+    return corrupt(images.clean, images.noise(subject, LEVELS + 100 + place), t), t

@@ -102,7 +102,7 @@ def one_level(subject: Subject, images: Images, variances: list[float]) -> Rows:
 
 
 def strata(
-    subject: Subject, images: Images, number: int, span: tuple[int, int], mirror: bool = False
+    subject: Subject, images: Images, number: int, span: tuple[int, int], mirror: bool | str = False
 ) -> Rows:
     """The denoiser's error at one noise variance in each stratum of ln t, those in `span` of `number`."""
     (first, last), model = span, subject.denoiser(mirror)
@@ -127,7 +127,7 @@ def one_stratum(subject: Subject, images: Images, t0: float, t1: float, number: 
 
 
 def ends(
-    subject: Subject, images: Images, starts: list[float], stops: list[float], mirror: bool = False
+    subject: Subject, images: Images, starts: list[float], stops: list[float], mirror: bool | str = False
 ) -> Rows:
     """The bound's decoder at each candidate t0 and its prior at each candidate t1."""
     noise, model = images.noise(subject, DECODER), subject.denoiser(mirror)
@@ -138,7 +138,7 @@ def ends(
 
 
 def certificate(
-    subject: Subject, images: Images, span: tuple[float, float], number: int, mirror: bool = False
+    subject: Subject, images: Images, span: tuple[float, float], number: int, mirror: bool | str = False
 ) -> Rows:
     """Draws of the bound with known ranges, for a limit on it that holds whatever their law."""
     clean, model, (t0, t1) = images.clean, subject.denoiser(mirror), span

@@ -64,7 +64,7 @@ class Subject:
         """Whether the model has an energy; a denoiser has none."""
         return isinstance(self.model, EnergyModel)
 
-    def denoiser(self, mirror: bool) -> ScoreModel:
+    def denoiser(self, mirror: bool | str) -> ScoreModel:
         """The model as the bound's denoiser: averaged over its orders, or with its mirror image, or not."""
         return (self.model.averaged() or Mirrored(self.model)) if mirror else self.model
 

@@ -18,7 +18,7 @@ from dualscore.settings.experiment import to_config, to_plain
 Shape = tuple[int, int, int]  # (C, H, W) of images
 KEPT = {
     "model": None,
-    "data": ("channels", "size", "density"),
+    "data": ("channels", "size", "density", "mean_free"),
     "network": None,
     "energy": None,
     "noise": ("t_min", "t_max"),

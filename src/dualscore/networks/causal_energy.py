@@ -48,7 +48,8 @@ class Surroundings(NamedTuple):
     centred: Tensor  # the window's pixels less the mean of near ones, 0 outside, shape (B, P, C, window)
     mean: Tensor  # of the near pixels, shape (B, P, C)
     contrast: Tensor  # root mean square of the near pixels about their mean, shape (B, P, 1)
-    about: Tensor  # where borders are, brightness, contrast, brightness so far: (B, P, 3·radius + 1 + 2C)
+    about: Tensor
+    """Where borders are, brightness, contrast, brightness so far, `rest`: (B, P, 3·radius + 1 + 2C (+ 1))."""
     rest: Tensor | None  # mean of the pixels not seen, where that of all is zero, shape (B, P, 1)
     earlier: Tensor  # the pixels, as later ones and channels see them, shape (B, P, C)
 

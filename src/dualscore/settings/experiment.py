@@ -85,15 +85,20 @@ def _layers(path: Path, folder: Path | None) -> list[tuple[Path, dict[str, Any]]
     return [(parent_path, inherited), own]
 
 
-def _sized(path: Path, layers: list[tuple[Path, dict[str, Any]]], wanted: str) -> tuple[Path, dict[str, Any]]:
-    """What an experiment's `sizes`, its own or else its parent's, say of one: settings that go together."""
+def _sizes(layers: list[tuple[Path, dict[str, Any]]]) -> tuple[dict[str, dict[str, Any]], Path | None]:
+    """The sizes of an experiment, its own or else its parent's, and the file they are in, each looked at."""
     for where, content in reversed(layers):
-        if isinstance(sizes := content.get("sizes"), dict) and sizes:
-            if not isinstance(settings := sizes.get(wanted), dict):
-                known = ", ".join(map(str, sizes))
-                raise ConfigError(f"{where}: sizes: size={wanted!r:.80} is none of them; there are: {known}")
-            return where, settings
-    raise ConfigError(f"{path}: has no sizes, so leave size={wanted:.80} out; the images' side is data.size")
+        if (sizes := content.get("sizes")) is None:
+            continue
+        if not isinstance(sizes, dict):
+            raise ConfigError(f"{where}: sizes: must be names, each with settings below it")
+        found = {str(name): settings or {} for name, settings in sizes.items()}
+        for name, settings in found.items():
+            if not isinstance(settings, dict) or "name" in settings or "sizes" in settings:
+                raise ConfigError(f"{where}: sizes: {name}: must hold settings, as an experiment does")
+            _merge(OmegaConf.structured(ExperimentConfig), settings, f"{where}: sizes: {name}")
+        return found, where
+    return {}, None
 
 
 def load_experiment(name: str, overrides: Sequence[str] = (), folder: Path | None = None) -> ExperimentConfig:
@@ -114,16 +119,25 @@ def load_experiment(name: str, overrides: Sequence[str] = (), folder: Path | Non
     """
     path = find("experiments", name, folder)
     config = OmegaConf.structured(ExperimentConfig)
-    layers, sizes = _layers(path, folder), [o for o in overrides if o.startswith("size=")]
-    if sizes:
-        layers.append(_sized(path, layers, sizes[-1].partition("=")[2]))
+    layers, wanted = _layers(path, folder), [o for o in overrides if o.startswith("size=")]
+    if len(wanted) > 1:
+        raise ConfigError(f"size is given {len(wanted)} times ({', '.join(wanted):.200}): give it once")
+    sizes, owner = _sizes(layers)
+    size = wanted[0].partition("=")[2] if wanted else None
+    if size is not None and size not in sizes:
+        known = f"there are: {', '.join(sizes)}" if sizes else "it has none; the images' side is data.size"
+        raise ConfigError(f"{path}: size={size:.80} is no size of this experiment; {known}")
     for where, content in layers:
         config = _merge(config, {key: v for key, v in content.items() if key != "sizes"}, str(where))
-    return _complete(config, [o for o in overrides if o not in sizes], str(path))
+        if size is not None and where == owner:  # what a child says itself comes after it
+            config = _merge(config, sizes[size], f"{where}: sizes: {size}")
+    return _complete(config, [o for o in overrides if o not in wanted], str(path))
 
 
 def override_config(content: dict[str, Any], overrides: Sequence[str], where: str) -> ExperimentConfig:
     """Check a stored configuration with overrides on top; arguments and errors as in `load_experiment`."""
+    if sizes := [override for override in overrides if override.startswith("size=")]:
+        raise ConfigError(f"override {sizes[0]!r}: a run keeps the size it was trained with: leave it out")
     return _complete(_merge(OmegaConf.structured(ExperimentConfig), content, where), overrides, where)
 
 

@@ -47,6 +47,8 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
          "data.mean_free", "is of shards: data.quantized=false data.channels=1 network.kind=causal"),
         (c.data.mean_free and c.data.flip, "data.flip",
          "must be false with data.mean_free: vectors have no sides"),
+        (c.data.mean_free and c.evaluate.mirror and c.network.orders == 1, "evaluate.mirror",
+         "needs network.orders above 1 with data.mean_free: vectors have no mirror image"),
         (known and c.data.images > 0, "data.images", "needs shards: data.density draws images without end"),
         (c.data.half is not Half.none and c.data.images == 0, "data.half",
          "needs data.images: how many from that end"),
