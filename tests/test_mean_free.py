@@ -179,7 +179,7 @@ def test_a_run_on_patches_less_their_mean(workspace: Workspace, settings: list[s
     assert report["image_shape"] == [1, 1, 63]
     assert list(report["bits_per_dim"]) == ["paper", "bound"]
     assert "certificate" not in report["bits_per_dim"]["bound"]  # a density's decoder has no largest value
-    assert "nats, as tables of BSDS300" in printed
+    assert "as the tables of BSDS300 have it" in printed
     found = report["bits_per_dim"]["paper"]["value"]
     assert f"{table_nats(found, 8):.1f}" in printed
     # The full-covariance Gaussian is far from the tables' on two photographs, but is one of the same vectors.

@@ -49,6 +49,8 @@ def legend(report: Report) -> list[str]:
         "dB in, out: PSNR of noisy images, and of the same denoised; space, time: the two losses;",
         f"d_eff: how many of the {report['dimension']:,} dimensions an image can vary in below that noise",
     ]
+    if report["dataset"].get("mean_free"):
+        lines.append("nats: the log-likelihood of a patch, as the tables of BSDS300 have it")
     if any(_gaps(report)):
         lines.append(
             "rise to next: gap in bits/dim between two ways to the same energy, heat eq.: root mean square "
@@ -91,7 +93,7 @@ def _likelihoods(report: Report) -> Table:
         counted = ["photographs", "images"]
     above = ["above the truth"] if truth else []
     side = math.isqrt(report["dimension"] + 1) if report["dataset"].get("mean_free") else 0
-    nats = ["nats, as tables of BSDS300"] if side else []
+    nats = ["nats"] if side else []
     table = Table("bits/dim", KINDS[report["dataset"]["split"]], *nats, *above, *counted, "evaluations/image")
 
     def add(name: str, figure: dict[str, Any], shown: str = "", each: str = "") -> None:
