@@ -96,18 +96,23 @@ class PixelCNN(Rival):
             self.last.weight.mul_(0.1)
             self.last.bias[-components:] = torch.linspace(-4.0, -1.0, components)
 
-    def bits(self, levels: Tensor) -> Tensor:
-        """Of each image, shape (B,)."""
+    def mixture(self, levels: Tensor) -> DiscretizedLogistics:
+        """The distribution of every pixel given those before it, (B, H, W, components)."""
         features = self.first(levels.float() / 127.5 - 1.0)
         for spread, gates in self.blocks:
             values, gate = gates(F.elu(spread(F.elu(features)))).chunk(2, dim=1)
             features = features + values * gate.sigmoid()
         found = self.last(F.elu(features)).movedim(1, -1)
         log_weights, means, log_scales = found.chunk(3, dim=-1)
-        mixture = DiscretizedLogistics(
+        return DiscretizedLogistics(
             log_weights.log_softmax(dim=-1), 0.5 + means, log_scales.clamp(-8.0, 2.0), LEVELS
         )
-        return bits(-mixture.log_probability(levels[:, 0].long()).sum(dim=(1, 2)), levels[0].numel())
+
+    def bits(self, levels: Tensor) -> Tensor:
+        """Of each image, shape (B,)."""
+        return bits(
+            -self.mixture(levels).log_probability(levels[:, 0].long()).sum(dim=(1, 2)), levels[0].numel()
+        )
 
 
 class TarFlow(Rival):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rivals import PixelCNN, Rival, TarFlow, WindowMLP
-from dualscore.evaluation.causal import DiscretizedLogistics
 from dualscore.likelihood import dequantized_bits_per_dim
 from workspace import ROOT
 
@@ -48,16 +47,8 @@ def _first_nats(rival: Rival, image: Tensor, count: int) -> float:
             place = torch.arange(9)
             context = rival.model.context(image, torch.zeros(9, dtype=torch.long), place // 3, place % 3)
             return float(rival.model.nats(context)[:count].sum())
-        found: list[Tensor] = []
         assert isinstance(rival, PixelCNN)
-        hook = rival.last.register_forward_hook(lambda _m, _i, out: found.append(out))
-        rival.bits(image)
-        hook.remove()
-        log_weights, means, log_scales = found[0].movedim(1, -1).chunk(3, dim=-1)
-        mixture = DiscretizedLogistics(
-            log_weights.log_softmax(-1), 0.5 + means, log_scales.clamp(-8.0, 2.0), 256
-        )
-        return float(-mixture.log_probability(image[:, 0].long()).flatten()[:count].sum())
+        return float(-rival.mixture(image).log_probability(image[:, 0].long()).flatten()[:count].sum())
 
 
 def test_the_flow_is_invertible_and_its_volume_is_that_of_its_jacobian(

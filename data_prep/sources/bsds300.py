@@ -12,7 +12,7 @@ from data_prep.plan import Images, Plan, Request, Source, Table, Unit, even_cuts
 from data_prep.pool import stop_if_told
 from data_prep.sources.bsds500 import NAMES, files_of, photographs_of, split_of
 from data_prep.sources.folder import look, select, told
-from data_prep.sources.photographs import Photograph
+from data_prep.sources.photographs import Photograph, read_again
 from dualscore.errors import DataError
 
 ARCHIVES = (*NAMES, "BSDS300-images.tgz", "BSDS300-images.tar.gz", "BSDS300-images.tar")
@@ -111,10 +111,7 @@ class PatchUnit(Unit):
         patches = []
         for photograph, count in zip(self.photographs, self.each, strict=True):
             stop_if_told()
-            try:
-                pixels = np.asarray(photograph.read())[..., : self.channels]
-            except (OSError, ValueError) as error:
-                raise DataError(f"{photograph.path} changed while it was read ({error}): run again") from None
+            pixels = np.asarray(read_again(photograph))[..., : self.channels]
             windows = np.lib.stride_tricks.sliding_window_view(pixels, (SIZE, SIZE), axis=(0, 1))
             rows = random.integers(windows.shape[0], size=count)
             patches.append(windows[rows, random.integers(windows.shape[1], size=count)])

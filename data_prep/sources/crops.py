@@ -10,8 +10,7 @@ from PIL import Image
 
 from data_prep.plan import Images, Unit
 from data_prep.pool import stop_if_told
-from data_prep.sources.photographs import Photograph
-from dualscore.errors import DataError
+from data_prep.sources.photographs import Photograph, read_again
 
 REDUCTIONS = (1, 2, 4)
 
@@ -71,13 +70,7 @@ class CropUnit(Unit):
         grids = []
         for photograph in self.photographs:
             stop_if_told()
-            try:
-                image = photograph.read()
-            except (OSError, ValueError) as error:
-                raise DataError(f"{photograph.path} changed while it was read ({error}): run again") from None
-            if image.size != photograph.size:
-                raise DataError(f"{photograph.path} changed its size while it was read: run again")
-            grids += cut(image, self.side, self.stride, self.channels)
+            grids += cut(read_again(photograph), self.side, self.stride, self.channels)
         yield _Crops(grids, self)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.sources.near_copies import waves
+from dualscore.errors import DataError
 from dualscore.pictures.photographs import read_rgb
 from dualscore.pictures.walk import not_the_files
 
@@ -39,6 +40,17 @@ class Photograph:
     def read(self) -> Image.Image:
         """Decode it, as `read_rgb` does."""
         return read_rgb(self.path if self.content is None else io.BytesIO(self.content))
+
+
+def read_again(photograph: Photograph) -> Image.Image:
+    """Decode a photograph that was looked at; DataError if it is not what it was."""
+    try:
+        image = photograph.read()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{photograph.path} changed while it was read ({error}): run again") from None
+    if image.size != photograph.size:
+        raise DataError(f"{photograph.path} changed its size while it was read: run again")
+    return image
 
 
 def inspect(job: tuple[Photograph, int]) -> Photograph:

@@ -84,6 +84,14 @@ def tell_complete(config: ExperimentConfig, run: Run, step: int) -> None:
     )
 
 
+def _first_use(report: dict[str, Any], model: str) -> str:
+    """What to do with a model of images: a denoiser has no energy to score by, or to accept steps."""
+    if any(level["time_loss"] is not None for level in report["noise_levels"]):
+        return command("score", model, "PHOTOS", variables={"CKPT": model, "IMAGES": "…"})
+    langevin = {"CKPT": model, "METHOD": "langevin"}
+    return command("sample", model, variables=langevin, options="--method langevin")
+
+
 def tell_results(report: dict[str, Any], output: Path, checkpoint: Path) -> None:
     """Say what an evaluation of a checkpoint found, where it is written, and what can be done next."""
     print_report(report, shared_console())
@@ -92,13 +100,8 @@ def tell_results(report: dict[str, Any], output: Path, checkpoint: Path) -> None
     is_best = run.best == checkpoint
     model = str(run.folder if is_best else checkpoint)
     following = []
-    if report["image_shape"][1] == 1:  # vectors: no picture is one
-        pass
-    elif any(level["time_loss"] is not None for level in report["noise_levels"]):
-        following = [command("score", model, "PHOTOS", variables={"CKPT": model, "IMAGES": "…"})]
-    else:  # a denoiser has no energy to score images with, or to accept steps by
-        langevin = {"CKPT": model, "METHOD": "langevin"}
-        following = [command("sample", model, variables=langevin, options="--method langevin")]
+    if report["image_shape"][1] > 1:  # no picture is a vector
+        following.append(_first_use(report, model))
     if is_best:
         following.append(command("figures", model, variables={"RUN": model}))
         # The fast loader leaves out what curves say of themselves.

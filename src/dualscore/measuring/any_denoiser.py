@@ -16,6 +16,7 @@ from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import Estimate
 from dualscore.likelihood.units import LEVELS, STEP, check_clean
 from dualscore.measuring.estimators import bound, bound_stages, estimate_figure, ode
+from dualscore.measuring.in_memory import by_position, rows_at
 from dualscore.measuring.measured import Extent, Grid, Measured
 from dualscore.measuring.posterior_mean import (
     asymmetry,
@@ -27,7 +28,7 @@ from dualscore.measuring.posterior_mean import (
 )
 from dualscore.measuring.quantities import noise_levels, ode_energies
 from dualscore.measuring.row_figures import Estimated, level_figures
-from dualscore.measuring.subject import Images, Rows, Stage, Subject, plain_rows
+from dualscore.measuring.subject import Stage, Subject
 from dualscore.measuring.verdict import Check, Word, overall
 from dualscore.noise import in_decibels, variance_at_psnr
 
@@ -167,12 +168,11 @@ def measure(
     spectrum = PRIOR_VARIANCE * torch.eye(shape[0])[:, :, None, None].expand(-1, -1, *shape[1:])
     prior = StationaryGaussian(torch.full((shape[0],), 0.5), spectrum).to(clean)
     subject = Subject(denoiser, prior, None, quantized=True, dequantize=False, t_range=t_range, seed=seed)
-    groups = None if photographs is None else photographs.cpu()
     grid = Grid(*t_range, strata)
     first = min(range(strata), key=lambda i: abs(math.log(grid.edge(i) / (STEP / 2.0) ** 2)))
     measured = Measured(
         subject, math.prod(shape), grid, levels,
-        photographs=lambda position: None if groups is None else groups[position], span=(first, strata),
+        photographs=by_position(photographs), span=(first, strata),
     )  # fmt: skip
     few, at = min(checked, count), {"variances": levels}
     extent = Extent("", "", count, count, 0, ode_images, 1, 1e-3, 0, mirror=False)
@@ -187,7 +187,8 @@ def measure(
         stages.append(Stage("ode", "", min(ode_images, count), ode_energies, {"tolerance": 1e-3}))
     batches = watch(iter(range(sum(-(-stage.count // batch_size) for stage in stages))))
     for stage in stages:
-        measured.rows[stage.name] = _rows(stage, subject, clean, batch_size, batches)
+        places = torch.arange(stage.count) * count // stage.count  # evenly spaced
+        measured.rows[stage.name] = rows_at(stage, subject, clean, places, batch_size, batches)
         if stage.name == "readings":
             refuse_another_convention(measured)
     return DenoiserReport(measured, denoiser_checks(measured))
@@ -223,14 +224,3 @@ def _refuse_without_gradient(denoiser: ScoreModel, clean: Tensor, t_range: tuple
             "the ODE needs the denoiser's derivative, which it cuts (torch.no_grad, detach, numpy): "
             "leave that out, or leave ode_images at 0"
         )
-
-
-def _rows(stage: Stage, subject: Subject, clean: Tensor, batch_size: int, batches: Iterator[int]) -> Rows:
-    """A stage's rows of evenly spaced images, in double precision on the CPU."""
-    parts = []
-    places = torch.arange(stage.count) * len(clean) // stage.count
-    for position in torch.split(places, batch_size):
-        next(batches, None)
-        some = Images(clean[position.to(clean.device)], position.tolist())
-        parts.append(plain_rows({"position": position, **stage.measure(subject, some)}))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

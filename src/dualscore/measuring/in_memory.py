@@ -1,7 +1,7 @@
 """The checks of an energy on images that are at hand, without files, devices or an experiment."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -62,13 +62,12 @@ def measure(
         model, prior, None, quantized=quantized, dequantize=dequantize, t_range=t_range, seed=seed
     )
     levels, n = sorted(variance_at_psnr(decibels) for decibels in psnr), len(images)
-    groups = None if photographs is None else photographs.cpu()
     measured = Measured(
         subject,
         math.prod(images.shape[1:]),
         Grid(*t_range, 1),
         levels,
-        photographs=lambda position: None if groups is None else groups[position],
+        photographs=by_position(photographs),
     )
     stages = [
         Stage("normalizer", "", n, noisy_energies, {"variances": [t_range[1]]}),
@@ -81,16 +80,34 @@ def measure(
     ]
     for stage in stages:
         if stage.count > 1:
-            measured.rows[stage.name] = _rows(stage, subject, images, batch_size)
+            places = torch.arange(stage.count)
+            measured.rows[stage.name] = rows_at(stage, subject, images, places, batch_size)
     return measured
 
 
-def _rows(stage: Stage, subject: Subject, images: Tensor, batch_size: int) -> Rows:
-    """A stage's rows of the first images, or of numbers, in double precision on the CPU."""
+def by_position(photographs: Tensor | None) -> Callable[[Tensor], Tensor | None]:
+    """Maps positions (n,) of images to the photographs they are of, (n,), or to None where nobody knows."""
+    groups = None if photographs is None else photographs.cpu()
+    return lambda position: None if groups is None else groups[position]
+
+
+def rows_at(
+    stage: Stage,
+    subject: Subject,
+    images: Tensor,
+    places: Tensor,
+    batch_size: int,
+    batches: Iterator[int] | None = None,
+) -> Rows:
+    """A stage's rows of images (n, C, H, W) at places (k,), or of numbers, in double precision on the CPU.
+
+    A number is taken from `batches` before each batch.
+    """
     parts = []
-    for start in range(0, stage.count, batch_size):
-        position = torch.arange(start, min(start + batch_size, stage.count))
-        clean = images[position] if stage.split is not None else images[:0]
+    for position in torch.split(places, batch_size):
+        if batches is not None:
+            next(batches, None)
+        clean = images[position.to(images.device)] if stage.split is not None else images[:0]
         found = stage.measure(subject, Images(clean, position.tolist()))
         parts.append(plain_rows({"position": position, **found}))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

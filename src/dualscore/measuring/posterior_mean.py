@@ -34,7 +34,6 @@ CONTRAST = 0.25  # of pixels in [0, 1], a variance: the unit of what they hold
 WORSE = 1.5  # times the noise's own mean square, from which on what is left of it is no denoiser's
 READ_AT = 4  # noise levels at which other readings and the Jacobian are looked at, the lowest among them
 _OWN = ("given", "along_noisy", "along_one", "along_removed", "removed")
-_UNUSED = "position"
 
 
 class Reading(NamedTuple):
@@ -146,7 +145,7 @@ def refuse_another_convention(measured: Measured) -> None:
     if given <= WORSE:
         return
     rows = measured.rows["readings"]
-    others = {name: float(values[:, 0].mean()) for name, values in rows.items() if name != _UNUSED}
+    others = {name: float(values[:, 0].mean()) for name, values in rows.items() if name != "position"}
     name = min(others, key=lambda key: others[key])
     fits = f"; it would fit if {name}" if others[name] <= min(1.05, 0.5 * given) else ""
     raise ModelError(
@@ -185,7 +184,7 @@ def denoiser_checks(measured: Measured) -> list[Check]:
         found.append(of("as much noise is removed as there is", f"{name} dB", share, REMOVED))
     for column, level in enumerate(read_at(measured.levels)):
         given = rows["given"][:, level]
-        for other in (key for key in others if key != _UNUSED):
+        for other in (key for key in others if key != "position"):
             gain = (given - others[other][:, column]) / given.mean().clamp(min=1e-30)
             if not bool(gain.isfinite().all()):
                 continue

@@ -8,6 +8,7 @@ Source: Zoran and Weiss 2011, ICCV, for the patches; Uria, Murray, Larochelle 20
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from dualscore.energy import EnergyModel, Gradients, ScoreModel
 from dualscore.gaussian import dct_matrix
 
 
+@cache  # every batch of data asks for it
 def mean_free_basis(side: int) -> Tensor:
     """Orthonormal vectors orthogonal to the constant, as rows: float64, shape (side² − 1, side²)."""
     image = dct_matrix(side)
