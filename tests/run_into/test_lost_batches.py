@@ -226,9 +226,11 @@ def test_a_process_that_cannot_send_says_why_and_the_run_ends(
 
 def test_a_process_that_is_killed_ends_the_run(demo_shards: Path) -> None:
     def kill() -> None:
+        of_others = set(multiprocessing.active_children())  # an earlier test's may be on their way out
         batches = iter(data(demo_shards).epoch_loader(0, 0))
         next(batches)
-        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+        ours = set(multiprocessing.active_children()) - of_others
+        os.kill(ours.pop().pid or 0, signal.SIGKILL)
         list(batches)
 
     with pytest.raises(DataError, match="a loader process died"), deaths_told():
