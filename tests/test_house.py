@@ -209,7 +209,7 @@ def test_only_the_assembler_builds_from_configurations() -> None:
 ROOMS = (
     "errors", "files", "redaction", "shipped", "cores", "devices", "settings",
     "noise", "gaussian", "energy", "objective", "networks", "densities", "images",
-    "denoisers", "likelihood", "model", "sampling", "measuring",
+    "denoisers", "adapters", "likelihood", "model", "sampling", "measuring",
     "pictures", "data", "network_table", "runs", "dashboard", "training", "assemble",
     "model_files", "evaluation", "figures", "scoring", "draw_images", "publishing", "study", "cluster",
     "__init__", "terminal", "report_tables", "telling", "train_experiment", "commands", "cli", "task",

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dualscore.evaluation.store import kept_rows as kept_rows
     from dualscore.measuring.any_denoiser import measure as measure
     from dualscore.model import ImageModel as ImageModel
     from dualscore.model_files.loading import load as load
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["ImageModel", "__version__", "load", "measure", "save"]
+__all__ = ["ImageModel", "__version__", "kept_rows", "load", "measure", "save"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
@@ -27,6 +28,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
         from dualscore.measuring.any_denoiser import measure
 
         return measure
+    if name == "kept_rows":
+        from dualscore.evaluation.store import kept_rows
+
+        return kept_rows
     if name == "ImageModel":
         from dualscore.model import ImageModel
 

@@ -8,8 +8,7 @@ import pytest
 
 from dualscore.data.shards import Manifest
 from dualscore.errors import DataError
-from dualscore.evaluation.store import read_json
-from dualscore.files.typed_json import TypedJson, parse_json
+from dualscore.files.typed_json import TypedJson, parse_json, read_json
 from dualscore.runs.run_status import Status, all_runs
 from workspace import Workspace
 

@@ -11,8 +11,8 @@ from dualscore.data.loader import deaths_told
 from dualscore.errors import ConfigError
 from dualscore.evaluation.evaluation_report import beside, figures, is_complete, opening, write_report
 from dualscore.evaluation.session import Session, open_checkpoint
-from dualscore.evaluation.store import read_json
 from dualscore.evaluation.yardsticks import YARDSTICKS, Yardstick, measure_yardsticks
+from dualscore.files.typed_json import read_json
 from dualscore.gaussian import StationaryGaussian
 from dualscore.measuring.estimators import ESTIMATORS, label, normalizer_stage, pilot_stages, ready, usable
 from dualscore.measuring.measured import PILOT_IMAGES, Extent, Grid, Measured

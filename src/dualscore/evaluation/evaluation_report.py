@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dualscore.evaluation.session import Session
-from dualscore.evaluation.store import read_json
 from dualscore.evaluation.yardsticks import CAUSAL, FULL_COVARIANCE, Yardstick
 from dualscore.files.aside import sha256, write_changed
+from dualscore.files.typed_json import read_json
 from dualscore.likelihood import bits, bits_per_dim, mean
 from dualscore.measuring.checks import all_checks, image_figures, looked_at, mass_figures
 from dualscore.measuring.estimators import bound, estimate_figure, ready

@@ -11,6 +11,7 @@ import shutil
 import time
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from dualscore.files.aside import write_aside, write_changed
-from dualscore.files.typed_json import parse_json
+from dualscore.files.typed_json import read_json
 from dualscore.measuring.subject import Rows, plain_rows
 
 DEFINITIONS = 2  # version of the figures' definitions; rows of other versions are measured anew
@@ -85,6 +86,22 @@ class RowStore:
         self._since = time.monotonic()
 
 
+def kept_rows(folder: str | Path) -> Callable[[str, dict[str, Any]], RowStore]:
+    """Keep what `dualscore.measure` measures in a folder, so that the same call goes on where it stopped.
+
+    Rows of another denoiser, other images or other settings are not taken for these.
+    """
+
+    def stage(name: str, identity: dict[str, Any]) -> RowStore:
+        store = RowStore(
+            Path(folder), name, identity | {"definitions": DEFINITIONS, "checkpoint": identity["answers"]}, 0
+        )
+        store.prepare()
+        return store
+
+    return stage
+
+
 def _stacked(parts: list[Rows]) -> Rows:
     return {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else {})}
 
@@ -98,12 +115,3 @@ def _read_part(path: Path) -> Rows | None:
         return None
     lengths = {values.shape[:1] for values in part.values()}
     return part if "position" in part and len(lengths) == 1 else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file's object; an empty one where the file cannot be read or holds something else."""
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

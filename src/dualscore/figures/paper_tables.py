@@ -9,10 +9,9 @@ from torch import Tensor
 from dualscore.dashboard import published
 from dualscore.errors import FigureError
 from dualscore.evaluation import evaluate, is_complete
-from dualscore.evaluation.store import read_json
 from dualscore.figures import page
 from dualscore.figures.trained import Trained
-from dualscore.files.typed_json import parse_json
+from dualscore.files.typed_json import parse_json, read_json
 from dualscore.measuring.estimators import kind, label
 from dualscore.measuring.row_figures import estimate_of, level_figures
 from dualscore.measuring.subject import KINDS, LEVELS, Images, Rows, Stage, Subject

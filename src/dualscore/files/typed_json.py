@@ -23,6 +23,15 @@ def parse_json(raw: str | bytes) -> Any:  # noqa: ANN401 - JSON
         raise ValueError("it is nested too deep") from None
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A file's object; an empty one where the file cannot be read or holds something else."""
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _whole(digits: str) -> int:
     _real(digits)
     return int(digits)

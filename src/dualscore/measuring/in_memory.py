@@ -1,7 +1,8 @@
-"""The checks of an energy on images that are at hand, without files, devices or an experiment."""
+"""Rows of images that are at hand, without devices or an experiment; and the checks of an energy on them."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -69,6 +70,10 @@ def measure(
         levels,
         photographs=by_position(photographs),
     )
+
+    def at(position: Tensor) -> tuple[Subject, Tensor]:
+        return subject, images[position.to(images.device)]
+
     stages = [
         Stage("normalizer", "", n, noisy_energies, {"variances": [t_range[1]]}),
         Stage("dequantized", "", n, dequantized_energies, {"draws": 1})
@@ -81,7 +86,7 @@ def measure(
     for stage in stages:
         if stage.count > 1:
             places = torch.arange(stage.count)
-            measured.rows[stage.name] = rows_at(stage, subject, images, places, batch_size)
+            measured.rows[stage.name] = rows_at(stage, places, batch_size, at)
     return measured
 
 
@@ -91,23 +96,52 @@ def by_position(photographs: Tensor | None) -> Callable[[Tensor], Tensor | None]
     return lambda position: None if groups is None else groups[position]
 
 
+class KeptRows(Protocol):
+    """Where rows are kept while they are measured, so that an interrupted measurement goes on."""
+
+    def read(self) -> Rows:
+        """All rows so far, in the order of positions; none at first."""
+
+    def add(self, rows: Rows) -> None:
+        """Take a batch's rows."""
+
+    def flush(self) -> None:
+        """Keep what was added."""
+
+
 def rows_at(
     stage: Stage,
-    subject: Subject,
-    images: Tensor,
     places: Tensor,
     batch_size: int,
+    at: Callable[[Tensor], tuple[Subject, Tensor]],
+    kept: KeptRows | None = None,
     batches: Iterator[int] | None = None,
 ) -> Rows:
-    """A stage's rows of images (n, C, H, W) at places (k,), or of numbers, in double precision on the CPU.
+    """A stage's rows at places (k,), rising, or of numbers, in double precision on the CPU.
 
-    A number is taken from `batches` before each batch.
+    `at` gives for places (B,) what is measured there, and the clean pixels (B, C, H, W). Rows that are kept
+    are not measured again. A number is taken from `batches` before each batch.
     """
-    parts = []
-    for position in torch.split(places, batch_size):
-        if batches is not None:
-            next(batches, None)
-        clean = images[position.to(images.device)] if stage.split is not None else images[:0]
-        found = stage.measure(subject, Images(clean, position.tolist()))
-        parts.append(plain_rows({"position": position, **found}))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    parts: list[Rows] = [] if kept is None else [kept.read()]
+    done = parts[0].get("position", places[:0]) if parts else places[:0]
+    try:
+        for position in torch.split(places, batch_size):
+            if batches is not None:
+                next(batches, None)
+            left = position[~torch.isin(position, done)]
+            if not len(left):
+                continue
+            subject, clean = at(left)
+            found = stage.measure(
+                subject, Images(clean if stage.split is not None else clean[:0], left.tolist())
+            )
+            parts.append(plain_rows({"position": left, **found}))
+            if kept is not None:
+                kept.add(parts[-1])
+    finally:
+        if kept is not None:
+            kept.flush()
+    parts = [part for part in parts if part]
+    rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    order = rows["position"].argsort(stable=True)
+    return {name: values[order] for name, values in rows.items()}

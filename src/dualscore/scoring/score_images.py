@@ -17,8 +17,9 @@ from rich.console import Console, RenderableType
 
 from dualscore.devices import to_measure
 from dualscore.errors import ScoreError
-from dualscore.evaluation.store import DEFINITIONS, RowStore, read_json
+from dualscore.evaluation.store import DEFINITIONS, RowStore
 from dualscore.files.aside import sha256
+from dualscore.files.typed_json import read_json
 from dualscore.likelihood import Estimate, mean
 from dualscore.model import ImageModel
 from dualscore.model_files.loading import load, locate

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dualscore.evaluation.store import read_json
 from dualscore.figures.page import style
 from dualscore.files.aside import write_aside
+from dualscore.files.typed_json import read_json
 from dualscore.runs.folder import Run
 from dualscore.study.variants import PAPER, Study
 

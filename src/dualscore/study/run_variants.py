@@ -20,8 +20,8 @@ from dualscore.assemble import build
 from dualscore.devices import allow_tf32
 from dualscore.errors import ConfigError, DivergenceError, NormalizationError, StoppedError, TrainingError
 from dualscore.evaluation import is_complete
-from dualscore.evaluation.store import read_json
 from dualscore.files.aside import write_aside
+from dualscore.files.typed_json import read_json
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run, completed, differences
 from dualscore.runs.watchdog import ASKED, INTERRUPTED
