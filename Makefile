@@ -49,7 +49,7 @@ need = $(if $(call missing,$(1)),echo "error: say $(call missing,$(1))" >&2; exi
 # Of targets that are no commands of dualscore's, DRY=1 shows what would be run.
 show = $(if $(dry),echo "would run:")
 
-.PHONY: help install train submit study evaluate score ood export convert sample denoise inpaint bench gpu-report figures data verify-data status tensorboard screenshots experiments examples newcomer test test-long test-all test-wheel test-oldest test-newest torture faults lint lock clean
+.PHONY: help install train submit study evaluate score measure ood export convert sample denoise inpaint bench gpu-report figures data verify-data status tensorboard screenshots experiments examples newcomer test test-long test-all test-wheel test-oldest test-newest torture faults lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -92,6 +92,11 @@ score: $(INSTALLED)  ## How probable images are, and where they are not: CKPT=fi
 	@$(call need,CKPT IMAGES) \
 	$(dualscore) score $(call text,$(CKPT)) $(call paths,$(IMAGES)) \
 		$(if $(OUT),--out $(call text,$(OUT))) $(if $(PSNR),--psnr $(PSNR)) $(streaming) $(ARGS)
+
+measure: $(INSTALLED)  ## The likelihood of any denoiser: CKPT="run, folder of diffusers or file.py:name" IMAGES="files or folders" [COMPARE="others"] [OUT=measured] [RESIZE=1]
+	@set -f; $(call need,CKPT IMAGES) \
+	$(dualscore) measure $(call text,$(CKPT)) $(call paths,$(IMAGES)) $(if $(COMPARE),--compare $(call paths,$(COMPARE))) \
+		$(if $(OUT),--out $(call text,$(OUT))) $(if $(filter-out 0,$(RESIZE)),--resize) $(ARGS)
 
 ood: $(INSTALLED)  ## Tell other images from the model's kind: CKPT=file or run IN="files or folders" OUT="files or folders" [RESULTS=ood] [PSNR="40 20"] [RESIZE=1] [NORMALIZE=1]
 	@$(call need,CKPT IN OUT) \

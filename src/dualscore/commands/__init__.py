@@ -12,6 +12,7 @@ from dualscore.commands.model_commands import (
     export,
     figures,
     inpaint,
+    measure,
     ood,
     sample,
     score,
@@ -19,13 +20,14 @@ from dualscore.commands.model_commands import (
 from dualscore.commands.parser import Commands, Parser, add_command, add_general, call
 
 ALL: tuple[Callable[..., Any], ...] = (
-    data, train, evaluate, figures, score, ood, sample, denoise, inpaint, export, convert, study, submit,
-    status, experiments, completion,
+    data, train, evaluate, figures, score, measure, ood, sample, denoise, inpaint, export, convert, study,
+    submit, status, experiments, completion,
 )  # fmt: skip
 """The commands in the order of the help."""
 _MORE: dict[Callable[..., Any], dict[str, Any]] = {
     data: {"add_help": False},  # data_prep has options and help of its own
     score: {"epilog": PHOTOGRAPHS},
+    measure: {"epilog": PHOTOGRAPHS},
     ood: {"epilog": PHOTOGRAPHS},
 }
 """Further arguments of their parsers."""

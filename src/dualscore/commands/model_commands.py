@@ -1,4 +1,4 @@
-"""Commands that take a model or a run: score, ood, sample, denoise, inpaint, figures, export, convert."""
+"""Commands of a model or a run: score, measure, ood, sample, denoise, inpaint, figures, export, convert."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from dualscore.commands.options import (
     Scoring,
     Streaming,
     positive,
+    seed_number,
 )
 from dualscore.errors import CheckpointError, FigureError
 from dualscore.terminal.boxes import Plan, Row, writes
@@ -48,6 +49,39 @@ def score(
     from dualscore.scoring import score_images
 
     shared_console().results(score_images.score(model, images, out, shared_console(), **options).report)
+    return None
+
+
+def measure(
+    model: Annotated[
+        str, "a run, an exported model, a folder that diffusers saved, or FILE.py:NAME, your own code"
+    ],
+    images: Annotated[Sequence[Path], "image files, folders of them, tars, and prepared data sets"],
+    *,
+    compare: Annotated[Sequence[str], "other models, on the same images", {"metavar": "MODEL"}] = (),
+    out: Results = Path("measured"),
+    count: Annotated[int | None, "images at most, 2 or more (default: all)", {"type": positive}] = None,
+    label: Annotated[int | None, "the class that a model of diffusers is told of every image"] = None,
+    strata: Annotated[
+        int, "noise levels of the bound, of each image (default: %(default)s)", {"type": positive}
+    ] = 32,
+    ode_images: Annotated[int, "images that are followed by the ODE (default: %(default)s)"] = 0,
+    seed: Annotated[int, "of all noise (default: %(default)s)", {"type": seed_number}] = 0,
+    streaming: Streaming = Streaming(batch_size=64),
+    dry_run: bool = False,
+) -> Plan | None:
+    """The likelihood of any denoiser."""
+    from dualscore.scoring.measure_models import MeasureOptions, measure_models
+
+    names = [model, *compare]
+    options = MeasureOptions(
+        count=count, label=label, strata=strata, ode_images=ode_images, seed=seed, **streaming.chosen()
+    )
+    if dry_run:
+        from dualscore.commands import planning
+
+        return Plan("measure", planning.measure(names, images, out, options))
+    shared_console().results(measure_models(names, images, out, shared_console(), options).report)
     return None
 
 

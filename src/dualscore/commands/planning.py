@@ -28,6 +28,8 @@ from dualscore.runs.run_status import Status
 from dualscore.sampling.sample_images import check_energy, gaussian_start
 from dualscore.scoring.detect_ood import RESULTS_HINT, check_sides
 from dualscore.scoring.image_files import Size, check_given, decode, find
+from dualscore.scoring.measure_models import MeasureOptions, wanted
+from dualscore.scoring.named_model import find_model, is_code
 from dualscore.scoring.scorer import DRAWS, check_level, wanted_size
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment, to_plain
@@ -131,6 +133,24 @@ def score(path: Path, images: Sequence[Path], out: Path, options: Mapping[str, A
     yield "work", f"one energy and its gradient for each image, {batches}"
     heat = ["maps/"] if options["maps"] else []
     yield writes(out, "scores.csv", "scores.json", "failures.csv", "sheet.png", *heat)
+
+
+def measure(names: Sequence[str], images: Sequence[Path], out: Path, options: MeasureOptions) -> Rows:
+    """What would be measured; the user's own code is not run."""
+    models = []
+    for name in names:
+        if is_code(name):
+            yield "model", f"{name}: your own code, not run by a dry run"
+            continue
+        models.append(find_model(name, options.label, torch.device("cpu")))
+        yield "model", f"{name}: {models[-1].what}"
+    check_given(images, out)
+    yield "images", ", ".join(map(str, images))
+    size = wanted(models, images, out, options.resize)
+    yield "size", f"{size.width}×{size.height}"
+    yield "device", str(find_device(options.device))
+    yield "work", f"up to {2 * options.strata + 2} evaluations an image, and 70 more of 128 images"
+    yield writes(out, "report.json", "rows.csv", "failures.csv", "rows/")
 
 
 def ood(

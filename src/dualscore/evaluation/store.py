@@ -86,16 +86,15 @@ class RowStore:
         self._since = time.monotonic()
 
 
-def kept_rows(folder: str | Path) -> Callable[[str, dict[str, Any]], RowStore]:
+def kept_rows(folder: str | Path, **more: str) -> Callable[[str, dict[str, Any]], RowStore]:
     """Keep what `dualscore.measure` measures in a folder, so that the same call goes on where it stopped.
 
-    Rows of another denoiser, other images or other settings are not taken for these.
+    Rows of another denoiser, other images or settings, or with more that differs, are not taken for these.
     """
 
     def stage(name: str, identity: dict[str, Any]) -> RowStore:
-        store = RowStore(
-            Path(folder), name, identity | {"definitions": DEFINITIONS, "checkpoint": identity["answers"]}, 0
-        )
+        of = {"definitions": DEFINITIONS, "checkpoint": identity["answers"], **more}
+        store = RowStore(Path(folder), name, identity | of, 0)
         store.prepare()
         return store
 

@@ -99,9 +99,12 @@ class DenoiserReport:
     @property
     def verdict(self) -> str:
         """One line: what is wrong of it as the posterior mean of these images, or that nothing was found."""
-        wrong = [check for check in self.checks if check.word is Word.inconsistent]
+        wrong: dict[str, list[str]] = {}
+        for check in self.checks:
+            if check.word is Word.inconsistent:
+                wrong.setdefault(check.name, []).append(check.where.removesuffix(" dB"))
         if wrong:
-            named = "; ".join(f"{check.name}, {check.where}" for check in wrong)
+            named = "; ".join(f"{name}, {', '.join(where)} dB" for name, where in wrong.items())
             return f"INCONSISTENT, as the posterior mean of these images should be: {named}"
         return f"{overall(self.checks).value}: {len(self.checks)} checks of a posterior mean"
 

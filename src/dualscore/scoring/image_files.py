@@ -114,7 +114,11 @@ def decode(path: Path, size: Size) -> NDArray[np.uint8]:
     """
     if (problem := trouble(path)) is not None:
         raise ValueError(problem)  # reading a pipe would wait for ever
-    image = read_rgb(path, size.check)
+    return as_rgb(read_rgb(path, size.check), size)
+
+
+def as_rgb(image: Image.Image, size: Size) -> NDArray[np.uint8]:
+    """An image of the wanted size, or cut and resized to it, of shape (3, H, W)."""
     size.check(image.size, turned=False)
     if image.size != (size.width, size.height):
         image = ImageOps.fit(image, (size.width, size.height), Image.Resampling.BOX)

@@ -1,0 +1,234 @@
+"""Images of files, folders, tars and prepared data sets in one file of pixels, which memory does not hold."""
+
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from dualscore.data.datamodule import Batching
+from dualscore.data.reader import ShardDataModule
+from dualscore.data.shards import MANIFEST_FILE, Manifest
+from dualscore.errors import ScoreError
+from dualscore.images import in_channels
+from dualscore.pictures.photographs import UnsuitableError, read_rgb
+from dualscore.pictures.walk import is_picture
+from dualscore.scoring.image_files import ImageFiles, Photographs, Problems, Size, as_rgb, read_batches
+
+AT_ONCE = 256
+MOST_BYTES = 2**28
+"""Larger entries of a tar are left out: they are no pictures of these sizes."""
+TARS = (".tar", ".tar.gz", ".tgz")
+Some = tuple[NDArray[np.uint8], list[str], list[int]]
+"""Images (n, 3, H, W), the name of each, and a number of the photograph that each is of."""
+
+
+@dataclass(frozen=True)
+class StoredPixels:
+    """Images in a file, read where `measure` asks for them, in a model's channels on its device."""
+
+    path: Path
+    count: int
+    size: tuple[int, int]  # (H, W)
+    channels: int
+    device: torch.device
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(n, C, H, W)."""
+        return self.count, self.channels, *self.size
+
+    def __getitem__(self, places: Tensor) -> Tensor:
+        """Images at places (B,), uint8, shape (B, C, H, W)."""
+        rows = np.memmap(self.path, np.uint8, "r", shape=(self.count, 3, *self.size))
+        return in_channels(torch.from_numpy(rows[places.cpu().numpy()]), self.channels).to(self.device)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What was stored: where, what each image is called, and which photograph it is of."""
+
+    path: Path
+    size: tuple[int, int]
+    names: list[str]
+    photographs: Tensor  # numbers, (n,)
+    over: str  # what errors are over, for people
+    digest: str  # SHA-256 of all pixels
+
+    def seen(self, channels: int, device: torch.device) -> StoredPixels:
+        """The images as a model of so many channels sees them."""
+        return StoredPixels(self.path, len(self.names), self.size, channels, device)
+
+
+def gather(
+    given: Sequence[Path], path: Path, size: Size, console: Console, problems: Problems, *,
+    count: int | None, workers: int,
+) -> Gathered:  # fmt: skip
+    """Store the first `count` images of what is given, or all, in the file at `path`.
+
+    ScoreError where fewer than two can be used. A prepared data set gives those of its test split, or of
+    validation where it has none, evenly spaced.
+    """
+    names: list[str] = []
+    numbers, over = array("q"), list[str]()
+    found, out = hashlib.sha256(), path.parent
+    with path.open("wb") as file:
+        for source, describe in _sources(given, out, size, console, problems, count, workers):
+            first = max(numbers, default=-1) + 1
+            for images, called, photographs in source:
+                left = len(called) if count is None else count - len(names)
+                file.write(part := images[:left].tobytes())
+                found.update(part)
+                names += called[:left]
+                numbers.extend(first + number for number in photographs[:left])
+            over.append(describe())
+    if len(names) < 2:
+        why = problems.reason(given) if not names or problems.count else "there is no other"
+        counted = f"{len(names)} image{'' if len(names) == 1 else 's'} can be measured"
+        raise ScoreError(f"{given[0]}: {counted}, but an error needs two: {why}")
+    said = over[0] if len(over) == 1 else f"{len(set(numbers)):,} photographs"
+    return Gathered(path, (size.height, size.width), names, torch.tensor(numbers), said, found.hexdigest())
+
+
+def first_of(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
+    """Height and width of the first image of prepared data sets and tars, or of files and folders."""
+    from dualscore.scoring.image_files import first_size
+
+    for path in given:
+        if (path / MANIFEST_FILE).is_file():
+            shape = Manifest.load(path).image_shape
+            return shape[1], shape[2]
+        if is_tar(path):
+            for _, content in _entries(path, Problems()):
+                try:
+                    image = read_rgb(io.BytesIO(content))
+                except ValueError:
+                    continue
+                return image.height, image.width
+    return first_size([path for path in given if not is_tar(path)], left_out)
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a tar, by its name."""
+    return path.name.lower().endswith(TARS) and not path.is_dir()
+
+
+def _sources(
+    given: Sequence[Path], out: Path, size: Size, console: Console, problems: Problems, count: int | None,
+    workers: int,
+) -> Iterator[tuple[Iterator[Some], Callable[[], str]]]:  # fmt: skip
+    """Images batch by batch, and what their errors are over once all were seen; files together."""
+    plain = []
+    for path in given:
+        if (path / MANIFEST_FILE).is_file():
+            yield _prepared(path, size, count)
+        elif is_tar(path):
+            yield _of_tar(path, size, problems), lambda: "each image its own photograph"
+        else:
+            plain.append(path)
+    if plain:
+        photographs = Photographs(plain)
+        yield _of_files(plain, out, size, console, problems, workers, photographs), lambda: str(photographs)
+
+
+def _of_files(
+    given: Sequence[Path], out: Path, size: Size, console: Console, problems: Problems, workers: int,
+    photographs: Photographs,
+) -> Iterator[Some]:  # fmt: skip
+    folders: dict[int, int] = {}
+    files = ImageFiles(given, out, size, AT_ONCE)
+    with read_batches(files, workers, problems, console, "read") as chunks:
+        for chunk in chunks:
+            seen = len(photographs.groups)
+            photographs.add(chunk.paths)
+            # Files of their own have numbers below 0; all are counted from 0 on.
+            groups = [folders.setdefault(n, len(folders)) for n in photographs.groups[seen:]]
+            yield chunk.images.numpy(), chunk.paths, groups
+
+
+def _of_tar(path: Path, size: Size, problems: Problems) -> Iterator[Some]:
+    """The pictures in a tar, as WebDataset has them, read once from its beginning to its end."""
+    number, entries = 0, _entries(path, problems)
+    while some := list(islice(entries, AT_ONCE)):
+        images, names = [], []
+        for name, content in some:
+            try:
+                images.append(as_rgb(read_rgb(io.BytesIO(content), size.check), size))
+                names.append(f"{path}/{name}")
+            except UnsuitableError as error:
+                problems.add([(f"{path}/{name}", str(error))])
+            except ValueError as error:
+                problems.add([(f"{path}/{name}", str(error))])
+        if names:
+            yield np.stack(images), names, [number + i for i in range(len(names))]
+        number += len(names)
+
+
+class _Read:
+    """A file that is read once, and the last bytes of it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.end = file, b""
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        found = self.file.read(size)
+        self.end = (self.end + found)[-2 * tarfile.BLOCKSIZE :]
+        return found
+
+
+def _entries(path: Path, problems: Problems) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the pictures in a tar, one after another."""
+    try:
+        with path.open("rb") as raw, gzip.open(raw) if path.suffix in (".gz", ".tgz") else raw as file:
+            read = _Read(file)  # type: ignore[arg-type]
+            with tarfile.open(fileobj=read, mode="r|") as archive:  # type: ignore[call-overload]
+                for member in archive:
+                    archive.members = []  # which would hold every name
+                    if not member.isfile() or not is_picture(os.path.basename(member.name)):
+                        continue
+                    if member.size > MOST_BYTES:
+                        problems.add([(f"{path}/{member.name}", f"has {member.size} bytes, too many")])
+                    elif (content := archive.extractfile(member)) is not None:
+                        yield member.name, content.read()
+            while read.read(2**20):
+                pass
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise ScoreError(f"{path}: cannot be read as a tar: {error!s:.200}") from error
+    if any(read.end):  # tarfile takes a cut header for the end
+        raise ScoreError(f"{path}: cannot be read as a tar: it ends too early, and images may be missing")
+
+
+def _prepared(folder: Path, size: Size, count: int | None) -> tuple[Iterator[Some], Callable[[], str]]:
+    """Images of a data set that `dualscore data build` prepared."""
+    manifest = Manifest.load(folder)
+    if manifest.image_shape[1:] != (size.height, size.width):
+        stored, wanted = (f"{h}×{w}" for h, w in (manifest.image_shape[1:], (size.height, size.width)))
+        raise ScoreError(f"{folder}: images are {stored}, but wanted are {wanted}{size.hint}")
+    data = ShardDataModule(folder, manifest, Batching(AT_ONCE, 1, 0, 1, 0, 1, AT_ONCE), shuffle_buffer=1)
+    split = data.reported
+    seen: set[int] = set()
+
+    def images() -> Iterator[Some]:
+        for batch in data.evenly_spaced(split, count or data.counts[split], AT_ONCE):
+            numbers = data.photographs(split, batch.position)
+            groups = (batch.position if numbers is None else numbers).tolist()
+            seen.update(groups)
+            names = [f"{folder}/{split}/{place}" for place in batch.position.tolist()]
+            yield batch.image.expand(-1, 3, -1, -1).numpy(), names, groups
+
+    kind = "test" if split == "test" else "validation"
+    return images(), lambda: f"{len(seen):,} {kind} photographs of {manifest.dataset}"
