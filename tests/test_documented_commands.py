@@ -179,6 +179,8 @@ class Typist:
             case "submit", _:
                 ready = any(word.startswith("--dry") for word in line) and "imagenet" not in " ".join(line)
                 return line if ready else None
+            case "measure", _:
+                return [*line, "--strata", "2", "--workers", "0"]
             case "score" | "ood" | "export" | "status" | "experiments", _:
                 return line
         return None

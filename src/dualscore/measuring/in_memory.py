@@ -131,10 +131,9 @@ def rows_at(
             left = position[~torch.isin(position, done)]
             if not len(left):
                 continue
-            subject, clean = at(left)
-            found = stage.measure(
-                subject, Images(clean if stage.split is not None else clean[:0], left.tolist())
-            )
+            of_images = stage.split is not None
+            subject, clean = at(left if of_images else left[:0])  # numbers of chains are no places
+            found = stage.measure(subject, Images(clean, left.tolist()))
             parts.append(plain_rows({"position": left, **found}))
             if kept is not None:
                 kept.add(parts[-1])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -29,7 +29,6 @@ from dualscore.scoring.image_files import Problems, Size, check_given
 from dualscore.scoring.named_model import NamedModel, find_model, is_code
 from dualscore.scoring.score_files import Outcome
 from dualscore.scoring.stored_pixels import Gathered, first_of, gather
-from dualscore.terminal.console import Terminal
 
 AT_MOST = "at most (95 %)"
 
@@ -51,7 +50,7 @@ class MeasureOptions:
 
 
 def measure_models(
-    names: Sequence[str], given: Sequence[Path], out: Path, console: Terminal, options: MeasureOptions
+    names: Sequence[str], given: Sequence[Path], out: Path, console: Console, options: MeasureOptions
 ) -> Outcome:
     """Measure each model on the same images with the same noise.
 
@@ -99,7 +98,7 @@ def wanted(models: Sequence[NamedModel], given: Sequence[Path], out: Path, resiz
 
 
 def _measure(
-    model: NamedModel, images: Gathered, out: Path, console: Terminal, options: MeasureOptions
+    model: NamedModel, images: Gathered, out: Path, console: Console, options: MeasureOptions
 ) -> DenoiserReport:
     """One model's report, or a line on what is wrong with it."""
     channels = 3 if model.shape is None else model.shape[0]
