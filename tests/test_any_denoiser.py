@@ -135,6 +135,19 @@ SPOILT: dict[str, tuple[Callable[[], GivenDenoiser], str]] = {
         lambda: of_pixels(lambda y, t: (y - best(y, t)) / column(t.sqrt()), t_range=T_RANGE),
         "gives the noise",
     ),
+    "float16": (
+        lambda: of_pixels(lambda y, t: best(y.half().float(), t).half().float(), t_range=T_RANGE),
+        "half precision",
+    ),
+    "bfloat16 in its network": (
+        lambda: of_steps(
+            lambda x, s: network("sample")(x.bfloat16().float(), s).bfloat16(),
+            STEPS,
+            prediction="sample",
+            between=True,
+        ),
+        "half precision",
+    ),
     "mirrored": (lambda: of_pixels(lambda y, t: best(y, t).flip(-1), t_range=T_RANGE), ""),
 }
 
@@ -149,6 +162,13 @@ def test_spoilt_denoisers_are_refused_or_named(how: str) -> None:
     except ModelError as error:
         said = str(error)
     assert re.search(named, said), said
+
+
+def test_half_precision_of_predicted_noise_costs_little() -> None:
+    """It multiplies by the noise's deviation, so that nothing is refused; what it costs is in the bound."""
+    half = of_steps(lambda x, s: network("epsilon")(x.bfloat16().float(), s).bfloat16(), STEPS, between=True)
+    full, rounded = (measured(d).bound.value for d in (CONVENTIONS["epsilon"], half))
+    assert full < rounded < full + 0.02
 
 
 def test_a_schedule_that_is_off_by_one_step_is_named() -> None:

@@ -41,3 +41,18 @@ def test_the_bench_measures_any_experiment(tmp_path: Path) -> None:
     assert 0 < report["guards"]["all guards, of a step's time"] < 0.5
     for part in ("evaluation", "scoring"):
         assert 0 < report[part]["lowest"] <= report[part]["highest"]
+
+
+@pytest.mark.long
+def test_what_measuring_a_denoiser_costs_is_told() -> None:
+    words = ["--pixels", "8", "--width", "8", "--images", "8", "--batch-size", "4"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.denoiser_rate", *words],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith("of plain passes")

@@ -58,8 +58,11 @@ def of_diffusers(
     Raises:
         ModelError: if it is no model of pixels, or of a kind whose conventions are not known here.
     """
-    network = next((n for p in ("network", "unet", "transformer") if (n := getattr(model, p, None))), model)
-    scheduler = scheduler or getattr(model, "scheduler", None)
+    network = model
+    if scheduler is None:
+        parts = (getattr(model, part, None) for part in ("network", "unet", "transformer"))
+        network = next((part for part in parts if part is not None), model)
+        scheduler = getattr(model, "scheduler", None)
     _refuse_parts(getattr(model, "components", {}))
     if scheduler is None:
         raise ModelError("a network alone doesn't say what it predicts: give the scheduler of its training")

@@ -32,6 +32,7 @@ PROBE = 1e-2  # length of the finite difference, in standard deviations of the n
 SHIFT = 0.9  # of t, either way, for a denoiser that is told another noise level than there is
 CONTRAST = 0.25  # of pixels in [0, 1], a variance: the unit of what they hold
 WORSE = 1.5  # times the noise's own mean square, from which on what is left of it is no denoiser's
+ROUGH = 0.5  # how far ‖Ju‖²/‖u‖² may be above 1 where there is hardly any noise, and J hardly differs from 1
 READ_AT = 4  # noise levels at which other readings and the Jacobian are looked at, the lowest among them
 _OWN = ("given", "along_noisy", "along_one", "along_removed", "removed")
 
@@ -182,6 +183,9 @@ def denoiser_checks(measured: Measured) -> list[Check]:
         removed = rows["removed"][:, level].mean().clamp(min=1e-30)
         share = rows["along_removed"][:, level] / removed
         found.append(of("as much noise is removed as there is", f"{name} dB", share, REMOVED))
+    gain = 0.5 * measured.rows["jacobian"]["whole"][:, 0] / measured.dimension - 1.0
+    rough = of("its answers are not rounded (half precision?), nor rough", f"{names[0]} dB", gain, ROUGH)
+    found.append(rough if rough.gap.value > 0 else replace(rough, said=Word.consistent))
     for column, level in enumerate(read_at(measured.levels)):
         given = rows["given"][:, level]
         for other in (key for key in others if key != "position"):
