@@ -163,7 +163,7 @@ def test_models_are_compared_on_the_same_images_and_noise(
     found = report(place)
     ours, theirs, own = found["models"]
     assert "UNet2DModel, DDPMScheduler" in theirs["what"]
-    assert "test photographs of demo" in printed
+    assert "40 images; ± is over 2 photographs of demo's test images" in printed
     assert ours["bits_per_dim"]["bound"]["photographs"] == 2
     assert "dequantized" in ours["bits_per_dim"]  # of an energy, its own
     assert "dequantized" not in theirs["bits_per_dim"]

@@ -104,8 +104,7 @@ def read_diffusers(folder: str | Path) -> DiffusersModel:
         scheduler = getattr(diffusers, steps).from_pretrained(scheduled, local_files_only=True)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise ModelError(f"{folder}: diffusers cannot read it: {str(error).splitlines()[0]:.200}") from error
-    found = of_diffusers(network, scheduler, labels=0 if _classes(network) else None)  # refuses what it must
-    assert found is not None
+    of_diffusers(network, scheduler, labels=0 if _classes(network) else None)  # refuses what it must
     size, channels = network.config.sample_size, int(network.config.in_channels)
     sides = None if size is None else (size, size) if isinstance(size, int) else tuple(size)
     shape = None if sides is None else (channels, int(sides[0]), int(sides[1]))

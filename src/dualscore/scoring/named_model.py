@@ -55,8 +55,8 @@ def find_model(given: str, label: int | None, device: torch.device) -> NamedMode
             read = read_diffusers(given)
             denoiser = of_diffusers(read.network.to(device), read.scheduler, labels=label)
         except ModelError as error:
-            way_out = "--label" if "say which with labels" in str(error) else ""
-            raise ModelError(_about(given, str(error).replace("with labels", f"with {way_out}"))) from error
+            said = str(error).replace("say which with labels", "say which with --label")
+            raise ModelError(said if said.startswith(given) else f"{given}: {said}") from error
         kinds = type(read.network).__name__, type(read.scheduler).__name__
         return NamedModel(given, "diffusers: " + ", ".join(kinds), denoiser, read.shape)
     _refuse_label(given, label)
@@ -125,7 +125,3 @@ def _yours(path: Path, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatev
 def _refuse_label(given: str, label: int | None) -> None:
     if label is not None:
         raise ModelError(f"{given}: --label is for models of diffusers that are told a class")
-
-
-def _about(given: str, text: str) -> str:
-    return text if text.startswith(given) else f"{given}: {text}"

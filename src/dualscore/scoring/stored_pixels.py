@@ -7,7 +7,7 @@ import os
 import tarfile
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,9 +24,18 @@ from dualscore.data.reader import ShardDataModule
 from dualscore.data.shards import MANIFEST_FILE, Manifest
 from dualscore.errors import ScoreError
 from dualscore.images import in_channels
+from dualscore.measuring.subject import KINDS
 from dualscore.pictures.photographs import UnsuitableError, read_rgb
 from dualscore.pictures.walk import is_picture
-from dualscore.scoring.image_files import ImageFiles, Photographs, Problems, Size, as_rgb, read_batches
+from dualscore.scoring.image_files import (
+    ImageFiles,
+    Photographs,
+    Problems,
+    Size,
+    as_rgb,
+    first_size,
+    read_batches,
+)
 
 AT_ONCE = 256
 MOST_BYTES = 2**28
@@ -83,30 +92,34 @@ def gather(
     validation where it has none, evenly spaced.
     """
     names: list[str] = []
-    numbers, over = array("q"), list[str]()
+    numbers, notes = array("q"), list[str]()
     found, out = hashlib.sha256(), path.parent
     with path.open("wb") as file:
-        for source, describe in _sources(given, out, size, console, problems, count, workers):
+        for source, note in _sources(given, out, size, console, problems, count, workers):
             first = max(numbers, default=-1) + 1
+            notes.append(note)
             for images, called, photographs in source:
                 left = len(called) if count is None else count - len(names)
                 file.write(part := images[:left].tobytes())
                 found.update(part)
                 names += called[:left]
                 numbers.extend(first + number for number in photographs[:left])
-            over.append(describe())
+                if len(names) == count:
+                    break
+            if len(names) == count:
+                break
     if len(names) < 2:
         why = problems.reason(given) if not names or problems.count else "there is no other"
         counted = f"{len(names)} image{'' if len(names) == 1 else 's'} can be measured"
         raise ScoreError(f"{given[0]}: {counted}, but an error needs two: {why}")
-    said = over[0] if len(over) == 1 else f"{len(set(numbers)):,} photographs"
-    return Gathered(path, (size.height, size.width), names, torch.tensor(numbers), said, found.hexdigest())
+    different = len(set(numbers))
+    own = " (each image its own)" if different == len(names) else ""
+    over = f"{different:,} photographs{''.join(notes) if len(notes) == 1 else ''}{own}"
+    return Gathered(path, (size.height, size.width), names, torch.tensor(numbers), over, found.hexdigest())
 
 
 def first_of(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
     """Height and width of the first image of prepared data sets and tars, or of files and folders."""
-    from dualscore.scoring.image_files import first_size
-
     for path in given:
         if (path / MANIFEST_FILE).is_file():
             shape = Manifest.load(path).image_shape
@@ -129,26 +142,24 @@ def is_tar(path: Path) -> bool:
 def _sources(
     given: Sequence[Path], out: Path, size: Size, console: Console, problems: Problems, count: int | None,
     workers: int,
-) -> Iterator[tuple[Iterator[Some], Callable[[], str]]]:  # fmt: skip
-    """Images batch by batch, and what their errors are over once all were seen; files together."""
+) -> Iterator[tuple[Iterator[Some], str]]:  # fmt: skip
+    """Images batch by batch, with a note on their photographs; files and folders together."""
     plain = []
     for path in given:
         if (path / MANIFEST_FILE).is_file():
             yield _prepared(path, size, count)
         elif is_tar(path):
-            yield _of_tar(path, size, problems), lambda: "each image its own photograph"
+            yield _of_tar(path, size, problems), ""
         else:
             plain.append(path)
     if plain:
-        photographs = Photographs(plain)
-        yield _of_files(plain, out, size, console, problems, workers, photographs), lambda: str(photographs)
+        yield _of_files(plain, out, size, console, problems, workers), ""
 
 
 def _of_files(
-    given: Sequence[Path], out: Path, size: Size, console: Console, problems: Problems, workers: int,
-    photographs: Photographs,
-) -> Iterator[Some]:  # fmt: skip
-    folders: dict[int, int] = {}
+    given: Sequence[Path], out: Path, size: Size, console: Console, problems: Problems, workers: int
+) -> Iterator[Some]:
+    photographs, folders = Photographs(given), dict[int, int]()
     files = ImageFiles(given, out, size, AT_ONCE)
     with read_batches(files, workers, problems, console, "read") as chunks:
         for chunk in chunks:
@@ -212,7 +223,7 @@ def _entries(path: Path, problems: Problems) -> Iterator[tuple[str, bytes]]:
         raise ScoreError(f"{path}: cannot be read as a tar: it ends too early, and images may be missing")
 
 
-def _prepared(folder: Path, size: Size, count: int | None) -> tuple[Iterator[Some], Callable[[], str]]:
+def _prepared(folder: Path, size: Size, count: int | None) -> tuple[Iterator[Some], str]:
     """Images of a data set that `dualscore data build` prepared."""
     manifest = Manifest.load(folder)
     if manifest.image_shape[1:] != (size.height, size.width):
@@ -220,15 +231,12 @@ def _prepared(folder: Path, size: Size, count: int | None) -> tuple[Iterator[Som
         raise ScoreError(f"{folder}: images are {stored}, but wanted are {wanted}{size.hint}")
     data = ShardDataModule(folder, manifest, Batching(AT_ONCE, 1, 0, 1, 0, 1, AT_ONCE), shuffle_buffer=1)
     split = data.reported
-    seen: set[int] = set()
 
     def images() -> Iterator[Some]:
         for batch in data.evenly_spaced(split, count or data.counts[split], AT_ONCE):
             numbers = data.photographs(split, batch.position)
             groups = (batch.position if numbers is None else numbers).tolist()
-            seen.update(groups)
             names = [f"{folder}/{split}/{place}" for place in batch.position.tolist()]
             yield batch.image.expand(-1, 3, -1, -1).numpy(), names, groups
 
-    kind = "test" if split == "test" else "validation"
-    return images(), lambda: f"{len(seen):,} {kind} photographs of {manifest.dataset}"
+    return images(), f" of {manifest.dataset}'s {KINDS[split]} images"
