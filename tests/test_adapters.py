@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import dualscore
@@ -111,17 +112,20 @@ def test_a_flow_ends_where_its_own_steps_lead() -> None:
     wanted = scheduler.step(network(mixed, scheduler.timesteps[0]).sample, scheduler.timesteps[0], mixed)
     found = denoised(of_diffusers(network, scheduler), mixed / (1.0 - s), s / (1.0 - s))
     torch.testing.assert_close(found, wanted.prev_sample, rtol=1e-4, atol=1e-4)
+    first, last = 1e-3 / (1.0 - 1e-3), (1.0 - 1e-3) / 1e-3  # σ′ at its first step and before its last
+    assert of_diffusers(network, scheduler).t_range == pytest.approx((0.25 * first**2, 0.25 * last**2))
 
 
 def test_a_score_of_ncsn_is_of_pixels_that_it_centres_itself() -> None:
     """Tweedie: x̂ = y + σ² s(y, σ)."""
     scheduler = diffusers.ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=50.0)
-    network = unet(center_input_sample=True, time_embedding_type="fourier")
-    noisy, sigma = noisy_images(), torch.full((4,), 0.7)
-    wanted = noisy + 0.49 * network(noisy, sigma).sample
-    denoiser = of_diffusers(network, scheduler)
-    assert denoiser.t_range == pytest.approx((1e-4, 2500.0))
-    torch.testing.assert_close(denoiser.denoise(noisy, sigma.square()), wanted, rtol=1e-4, atol=1e-4)
+    for centres in (True, False):
+        network = unet(center_input_sample=centres, time_embedding_type="fourier")
+        noisy, sigma = noisy_images(), torch.full((4,), 0.7)
+        wanted = noisy + 0.49 * network(noisy, sigma).sample
+        denoiser = of_diffusers(network, scheduler)
+        assert denoiser.t_range == pytest.approx((1e-4, 2500.0))
+        torch.testing.assert_close(denoiser.denoise(noisy, sigma.square()), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_learned_variances_are_dropped_and_classes_told() -> None:
@@ -200,7 +204,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_trained_model_from_its_folder_has_a_bound_above_the_truth_and_near_it(trained: Path) -> None:
     read = read_diffusers(trained)
-    assert read.shape == (1, 8, 8)
+    assert (read.channels, read.size) == (1, (8, 8))
     images = draw_images(DENSITY, 200, True, torch.Generator().manual_seed(1))
     report = dualscore.measure(of_diffusers(read), images, strata=16)
     t = torch.full((200,), QUANTIZATION_VARIANCE)
@@ -216,15 +220,20 @@ def test_a_flat_folder_is_read_as_the_hub_has_them(trained: Path, tmp_path: Path
     for part in ("unet", "scheduler"):
         for file in (trained / part).iterdir():
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    assert read_diffusers(tmp_path).shape == (1, 8, 8)  # without model_index.json
+    assert read_diffusers(tmp_path).size == (8, 8)  # without model_index.json
     (tmp_path / "model_index.json").write_bytes((trained / "model_index.json").read_bytes())
-    assert read_diffusers(tmp_path).shape == (1, 8, 8)
+    assert read_diffusers(tmp_path).size == (8, 8)
 
 
 def changed(folder: Path, place: str, **entries: Any) -> None:
     path = folder / place
     content = json.loads(path.read_text()) | entries
     path.write_text(json.dumps({key: value for key, value in content.items() if value != "REMOVE"}))
+
+
+def without(folder: Path, name: str) -> None:
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    save_file({key: value for key, value in load_file(path).items() if key != name}, path)
 
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -266,9 +275,25 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "other sizes": (lambda f: changed(f, "unet/config.json", block_out_channels=[8, 16]), "cannot read it"),
     "no configuration": (lambda f: (f / "unet/config.json").unlink(), "holds no config.json"),
-    "latent channels": (
-        lambda f: changed(f, "unet/config.json", in_channels=4),
-        "cannot read it|of 4 channels, no pixels",
+    "a weight is missing": (
+        lambda f: without(f, "conv_in.bias"),
+        "weights do not fit the network: missing_keys",
+    ),
+    "pickled parts": (
+        lambda f: (f / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(
+            '{"weight_map": {"conv_in.bias": "x.bin"}}'
+        ),
+        "no safetensors files beside it",
+    ),
+    "half a name": (
+        lambda f: changed(f, "scheduler/scheduler_config.json", _class_name="DDPM"),
+        "DDPM is not known here",
+    ),
+    "size of another kind": (lambda f: changed(f, "unet/config.json", sample_size="8"), "sample_size='8'"),
+    "three sizes": (lambda f: changed(f, "unet/config.json", sample_size=[8, 8, 8]), "sample_size="),
+    "torchsde": (
+        lambda f: changed(f, "scheduler/scheduler_config.json", _class_name="DPMSolverSDEScheduler"),
+        "torchsde",
     ),
 }
 
@@ -287,6 +312,39 @@ def test_folders_that_are_no_pixel_models_are_refused_in_a_line(
     with pytest.raises(ModelError, match=said) as caught:
         read_diffusers(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_variant_and_parts_are_read(trained: Path, tmp_path: Path) -> None:
+    pipeline = diffusers.DDPMPipeline.from_pretrained(trained, local_files_only=True)
+    centred = noisy_images()
+    wanted = denoised(of_diffusers(pipeline), centred, 1.0)
+    pipeline.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    assert len([*tmp_path.glob("parts/unet/*.safetensors")]) > 1
+    pipeline.save_pretrained(tmp_path / "named", variant="ema")
+    for folder in ("parts", "named"):
+        found = denoised(of_diffusers(read_diffusers(tmp_path / folder)), centred, 1.0)
+        torch.testing.assert_close(found, wanted)
+
+
+def test_nothing_of_a_network_is_changed_and_its_precision_is_kept() -> None:
+    scheduler, centred = diffusers.DDPMScheduler(), noisy_images()
+    network = unet(dropout=0.5).requires_grad_(True).train()
+    found = of_diffusers(network, scheduler)
+    first = denoised(found, centred, 1.0)
+    torch.testing.assert_close(denoised(found, centred, 1.0), first)  # without dropout
+    assert network.training
+    assert all(weight.requires_grad for weight in network.parameters())
+    half = denoised(of_diffusers(network.to(torch.bfloat16), scheduler), centred, 1.0)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, first, atol=0.1, rtol=0.1)
+
+
+def test_labels_of_another_batch_are_refused() -> None:
+    network, scheduler = unet(num_class_embeds=3), diffusers.DDPMScheduler()
+    with pytest.raises(ModelError, match="2 labels for 4 images"):
+        denoised(of_diffusers(network, scheduler, labels=torch.tensor([0, 1])), noisy_images(), 1.0)
+    with pytest.raises(ModelError, match="whole numbers"):
+        of_diffusers(network, scheduler, labels=torch.zeros(4))
 
 
 def test_networks_of_no_pixels_are_refused() -> None:

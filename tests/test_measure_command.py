@@ -25,10 +25,22 @@ DENSITY = gaussian_textures((1, 16, 16))
 IMAGES = draw_images(DENSITY, 24, True, torch.Generator().manual_seed(0))
 QUICK = ["--strata", "4", "--workers", "0"]
 OWN = """
+from __future__ import annotations
+
 import os
+from dataclasses import dataclass
+
+import torch
+
 from dualscore.denoisers import of_edm, of_pixels
 from dualscore.densities import gaussian_textures
 from beside import VARIANCE
+
+
+@dataclass
+class Kept:
+    width: int = 3
+
 
 print("it runs")
 textures = gaussian_textures((1, 16, 16))
@@ -56,12 +68,6 @@ def made(device):
     return best
 
 
-def doubled():
-    found = of_pixels(lambda y, t: y * 0.9, t_range=(1e-6, 1e3))
-    found.image_shape = (1, 16, 16)
-    return found
-
-
 def nothing():
     return 3
 
@@ -72,6 +78,31 @@ def two(y, t):
 
 def raises():
     return 1 / 0
+
+
+def leaves():
+    raise SystemExit(0)
+
+
+def fails(y, t):
+    return {}["key"]
+
+
+def first_level(y, t):
+    return best.denoise(y, t[:1].expand(len(y)))
+
+
+def gray(function):
+    found = of_pixels(function, t_range=(1e-6, 1e3))
+    found.image_shape = (1, 16, 16)
+    return found
+
+
+failing, one_level, black = gray(fails), gray(first_level), gray(lambda y, t: 0 * y)
+none, network, builtin = None, torch.nn.Identity(), max
+shapeless = of_pixels(lambda y, t: y, t_range=(1e-6, 1e3))
+wrong_shape = gray(two)
+wrong_shape.image_shape = (16, 16)
 """
 
 
@@ -200,7 +231,10 @@ def test_what_was_interrupted_goes_on(place: Workspace, monkeypatch: pytest.Monk
     assert place.run(*words).replace("measured", "whole").endswith(whole.split("\n", 1)[1])
     assert all(path.read_bytes() == content for path, content in kept.items())
     assert report(place)["models"] == report(place, "whole")["models"]
-    # Of other images nothing is taken.
+    # Of another model of that name, or of other images, nothing is taken.
+    (place.folder / "own.py").write_text(OWN.replace("from beside import VARIANCE", "VARIANCE = 1e-3"))
+    place.run(*words)
+    assert report(place)["models"][0]["bits_per_dim"] != report(place, "whole")["models"][0]["bits_per_dim"]
     (place.folder / "album/00.png").unlink()
     place.run(*words)
     assert report(place)["images"] == 23
@@ -221,19 +255,28 @@ def test_a_class_is_asked_for_and_told(place: Workspace, pipeline: Callable[...,
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["own.py:nothing", "album"], "gave a int; wanted is a denoiser"),
-        (["own.py:two", "album"], "takes 2 arguments: wrap the function, as two = of_pixels"),
+        (["own.py:nothing", "album"], "is or gave a int; wanted is a denoiser"),
+        (["own.py:two", "album"], r"takes 2 arguments: wanted is a denoiser, as of_pixels\(function"),
+        (["own.py:builtin", "album"], "takes 2 arguments"),
+        (["own.py:network", "album"], "is or gave a Identity"),
+        (["own.py:none", "album"], "is or gave a NoneType"),
+        (["own.py:wrong_shape", "album"], r"image_shape=\(16, 16\)"),
         (["own.py:raises", "album"], r"own.py, line \d+: ZeroDivisionError: division by zero"),
+        (["own.py:leaves", "album"], "SystemExit: 0"),
+        (["own.py:failing", "album"], r"own.py:failing.*line \d+: KeyError: 'key'"),
+        (["own.py:one_level", "album"], r"must take a noise level for each image"),
         (["own.py:bets", "album"], "has no 'bets'; did you mean best?"),
         (["other.py:best", "album"], "other.py: no such file"),
         (["own.py:best", "nowhere"], "nowhere: no such file"),
         (["own.py:best", "album", "--label", "1"], "--label is for models of diffusers"),
-        (["own.py:best", "album/00.png"], "1 image can be measured, but an error needs two"),
+        (["own.py:best", "album/00.png"], "1 image can be measured, but .* two: there is no other"),
+        (["own.py:best", "album", "--count", "1"], "--count must be 2 or more"),
         (["own.py:best", "wide.png", "wide.png"], "is 20×16, but wanted are 16×16"),
         (["own.py:best", "cut.tar"], "cut.tar: cannot be read as a tar"),
         (["own.py:best", "empty.tar"], "empty.tar holds no image"),
-        (["album", "album"], "album"),
-        (["own.py:doubled", "album"], "times as far off|INCONSISTENT"),
+        (["own.py:shapeless", "empty.tar"], "empty.tar: holds no image"),
+        (["own.py:shapeless", "album", "--compare", "own.py:best"], "own.py:shapeless is of 3 channels"),
+        (["album", "album"], "album/checkpoints|album: .*no"),
         (["own.py:best", "album", "--device", "cuda:9"], "--device cuda:9"),
     ],
 )  # fmt: skip
@@ -244,9 +287,43 @@ def test_wrong_words_are_one_line(words: list[str], said: str, place: Workspace)
     assert re.search(said, place.fail("measure", *words, *QUICK))
 
 
+def test_a_constant_answer_has_figures(place: Workspace) -> None:
+    (place.folder / "dark").mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 16)).save(place.folder / f"dark/{number}.png")
+    place.run("measure", "own.py:black", "dark", *QUICK)
+    assert report(place)["models"][0]["bits_per_dim"]["bound"]["value"] < 0.1
+
+
+def test_copies_of_own_code_have_their_own_helpers(place: Workspace) -> None:
+    """Files of one name beside two files of one name."""
+    for name, more in (("a", ""), ("b", "VARIANCE = 0.1\n")):
+        (place.folder / name).mkdir()
+        for file in ("own.py", "beside.py"):
+            text = (place.folder / file).read_text()
+            (place.folder / name / file).write_text(text + (more if file == "beside.py" else ""))
+    place.run("measure", "a/own.py:best", "album", "--compare", "b/own.py:best", *QUICK)
+    place.run("measure", "b/own.py:best", "album", *QUICK, "--out", "alone")
+    both, (alone,) = report(place)["models"], report(place, "alone")["models"]
+    assert both[1]["bits_per_dim"] == alone["bits_per_dim"] != both[0]["bits_per_dim"]
+
+
+def test_the_same_archive_counts_once(place: Workspace) -> None:
+    place.run("measure", "own.py:best", "shard.tar", "./shard.tar", *QUICK)
+    assert report(place)["images"] == 24
+
+
+def test_a_label_goes_to_the_models_that_take_one(place: Workspace, pipeline: Callable[..., str]) -> None:
+    place.run(
+        "measure", pipeline(num_class_embeds=4), "album", "--compare", "own.py:best", pipeline(), *QUICK,
+        "--label", "2",
+    )  # fmt: skip
+    assert len(report(place)["models"]) == 3
+
+
 def test_sizes_that_differ_are_not_compared(place: Workspace, pipeline: Callable[..., str]) -> None:
     line = place.fail("measure", "own.py:best", "album", "--compare", pipeline(sample_size=8), *QUICK)
-    assert "is of 16×16 and" in line
+    assert "own.py:best is of 16×16, " in line
     assert "is of 8×8" in line
 
 

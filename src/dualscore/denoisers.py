@@ -57,7 +57,11 @@ class GivenDenoiser(ScoreModel):
     Args:
         function: of y (B, C, H, W) and t (B,), variances in pixel²; gives x̂ of y's shape.
         t_range: smallest and largest variance that it knows, in pixel².
+
+    `image_shape`, (C, H, W), may be set where images of one kind alone go; the command reads it.
     """
+
+    image_shape: tuple[int, int, int] | None = None
 
     def __init__(self, function: Denoise, t_range: tuple[float, float]) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ Of a scheduler only what training had is used: ᾱ of its steps and what the net
 deviations between which it was trained. How it steps through them in sampling does not matter here.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from dualscore.denoisers import GivenDenoiser, of_edm, of_flow, of_pixels, of_steps
 from dualscore.errors import ModelError, did_you_mean
+from dualscore.files.plain_text import one_line
 from dualscore.files.typed_json import read_json
 
 NETWORKS = ("UNet2DModel", "DiTTransformer2DModel")
@@ -26,6 +28,9 @@ STEPS = (
 FLOWS = ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete")
 EDM = ("EDMEuler", "EDMDPMSolverMultistep")
 SCORES = ("ScoreSdeVe",)
+VARIANT = re.compile(
+    r"diffusion_pytorch_model(?:\.safetensors\.index)?\.(?!safetensors)(\w+?)(?:-\d+-of-\d+)?\."
+)
 PICKLED = "its weights are a pickle, which could run code: save it once more with safe_serialization=True"
 
 
@@ -35,7 +40,8 @@ class DiffusersModel:
 
     network: Any
     scheduler: Any
-    shape: tuple[int, int, int] | None  # (C, H, W); None where any size goes
+    channels: int
+    size: tuple[int, int] | None  # (H, W); None where any size goes
     classes: int  # 0 of a network that is told none
 
 
@@ -66,7 +72,6 @@ def of_diffusers(
     _refuse_parts(getattr(model, "components", {}))
     if scheduler is None:
         raise ModelError("a network alone doesn't say what it predicts: give the scheduler of its training")
-    network = network.eval().requires_grad_(False)
     return _of_kind(network, scheduler, _ask(network, labels, _classes(network)))
 
 
@@ -94,21 +99,23 @@ def read_diffusers(folder: str | Path) -> DiffusersModel:
     if kind not in NETWORKS:
         raise ModelError(f"{place}: a {kind}; pixel networks that are read here are {' and '.join(NETWORKS)}")
     _scheduler_kind(steps)
-    if not any(place.glob("*.safetensors")):
-        raise ModelError(f"{place}: {PICKLED if any(place.glob('*.bin')) else 'holds no weights'}")
+    variant = _variant(place)
     try:
-        network = getattr(diffusers, kind).from_pretrained(
+        network, loaded = getattr(diffusers, kind).from_pretrained(
             place, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False,
-            torch_dtype=torch.float32,
+            torch_dtype=torch.float32, variant=variant, output_loading_info=True,
         )  # fmt: skip
         scheduler = getattr(diffusers, steps).from_pretrained(scheduled, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise ModelError(f"{folder}: diffusers cannot read it: {str(error).splitlines()[0]:.200}") from error
+    except Exception as error:  # whatever a damaged folder makes another library raise
+        raise ModelError(f"{folder}: diffusers cannot read it: {one_line(error):.200}") from error
+    for what, names in loaded.items():
+        if names:
+            raise ModelError(f"{place}: weights do not fit the network: {what} {one_line(names):.120}")
+    network = network.eval().requires_grad_(False)
     of_diffusers(network, scheduler, labels=0 if _classes(network) else None)  # refuses what it must
-    size, channels = network.config.sample_size, int(network.config.in_channels)
-    sides = None if size is None else (size, size) if isinstance(size, int) else tuple(size)
-    shape = None if sides is None else (channels, int(sides[0]), int(sides[1]))
-    return DiffusersModel(network, scheduler, shape, _classes(network))
+    return DiffusersModel(
+        network, scheduler, int(network.config.in_channels), _size(network), _classes(network)
+    )
 
 
 def is_diffusers(folder: Path) -> bool:
@@ -131,12 +138,9 @@ def _of_kind(network: Any, scheduler: Any, ask: Callable[[Tensor, Tensor], Tenso
         def score(noisy: Tensor, deviation: Tensor) -> Tensor:
             return noisy + deviation.square()[:, None, None, None] * ask(noisy, deviation)
 
-        low, high = float(config.sigma_min), float(config.sigma_max)
-        # It doubles pixels in [0, 1] itself where it is so configured.
-        pixels = (0.0, 1.0) if centres else (-1.0, 1.0)
-        width = pixels[1] - pixels[0]
-        ends = (low / width) ** 2, (high / width) ** 2
-        return of_pixels(score, t_range=ends, pixels=pixels, level="deviation")
+        # Its pipeline's images are in [0, 1]; a network doubles them itself where it is so configured.
+        ends = float(config.sigma_min) ** 2, float(config.sigma_max) ** 2
+        return of_pixels(score, t_range=ends, level="deviation")
     if kind in EDM:
         data = float(config.sigma_data)
         if predicted not in ("epsilon", "v_prediction"):
@@ -185,15 +189,59 @@ def _ask(network: Any, labels: int | Tensor | None, classes: int) -> Callable[[T
     if lowest < 0 or (classes and highest >= classes):
         raise ModelError(f"label {lowest if lowest < 0 else highest}: there are {classes:,} classes, from 0")
 
+    if isinstance(labels, Tensor) and (labels.is_floating_point() or labels.ndim > 1):
+        raise ModelError(f"labels must be whole numbers, (B,), got {tuple(labels.shape)} {labels.dtype}")
+
     def ask(images: Tensor, steps: Tensor) -> Tensor:
         told = {}
         if labels is not None:
             classes_of = torch.as_tensor(labels, device=images.device)
+            if classes_of.shape not in ((), (1,), (len(images),)):
+                raise ModelError(
+                    f"{len(classes_of)} labels for {len(images)} images: hand measure a function of a "
+                    "batch's labels, and labels= of all images"
+                )
             told["class_labels"] = classes_of.expand(len(images))
-        given: Tensor = network(images, steps, **told).sample
+        # In its own precision, and as in evaluation; nothing of it is changed.
+        weights, training = next(network.parameters(), images), network.training
+        network.eval()
+        try:
+            given: Tensor = network(images.to(weights.dtype), steps, **told).sample.to(images)
+        finally:
+            network.train(training)
         return given[:, :channels] if given.shape[1] == 2 * channels else given
 
     return ask
+
+
+def _size(network: Any) -> tuple[int, int] | None:
+    """(H, W) of its images, None where any goes."""
+    size = network.config.sample_size
+    sides = (size, size) if isinstance(size, int) else size
+    if sides is None:
+        return None
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(type(s) is int for s in sides):
+        raise ModelError(f"sample_size={size!r:.80}: must be a whole number, or two: height and width")
+    return sides[0], sides[1]
+
+
+def _variant(place: Path) -> str | None:
+    """The variant, as fp16, that weights are saved in; ModelError unless they are safetensors alone."""
+    names = [path.name for path in place.iterdir() if path.is_file()]
+    weights = {name for name in names if name.endswith(".safetensors")}
+    indexes = {name for name in names if ".safetensors.index" in name}
+    if not weights:
+        pickled = any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names)
+        raise ModelError(f"{place}: {PICKLED if pickled else 'holds no weights'}")
+    for name in indexes:
+        parts = read_json(place / name).get("weight_map")
+        if not isinstance(parts, dict) or not weights >= {str(part) for part in parts.values()}:
+            raise ModelError(f"{place / name}: names parts that are no safetensors files beside it")
+    plain = {"diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"}
+    if plain & (weights | indexes):
+        return None
+    kinds = {match[1] for name in weights | indexes if (match := VARIANT.match(name))}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _classes(network: Any) -> int:
@@ -234,7 +282,7 @@ def _refuse_parts(named: dict[str, Any]) -> None:
 def _scheduler_kind(name: str) -> str:
     kind = name.removesuffix("Scheduler")
     known = [*STEPS, *FLOWS, *EDM, *SCORES]
-    if kind not in known:
+    if kind not in known or kind == name:
         raise ModelError(
             f"{name:.80} is not known here; {did_you_mean(kind, known)}a scheduler of the training is wanted "
             "(DDPM, DDIM, EDMEuler, FlowMatchEulerDiscrete, …). A distilled or consistency model gives no "

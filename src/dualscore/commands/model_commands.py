@@ -65,7 +65,9 @@ def measure(
     strata: Annotated[
         int, "noise levels of the bound, of each image (default: %(default)s)", {"type": positive}
     ] = 32,
-    ode_images: Annotated[int, "images that are followed by the ODE (default: %(default)s)"] = 0,
+    ode_images: Annotated[
+        int | None, "images, 2 or more, that are followed by the ODE (default: none)", {"type": positive}
+    ] = None,
     seed: Annotated[int, "of all noise (default: %(default)s)", {"type": seed_number}] = 0,
     streaming: Streaming = Streaming(batch_size=64),
     dry_run: bool = False,
@@ -75,7 +77,7 @@ def measure(
 
     names = [model, *compare]
     options = MeasureOptions(
-        count=count, label=label, strata=strata, ode_images=ode_images, seed=seed, **streaming.chosen()
+        count=count, label=label, strata=strata, ode_images=ode_images or 0, seed=seed, **streaming.chosen()
     )
     if dry_run:
         from dualscore.commands import planning

@@ -29,7 +29,7 @@ from dualscore.sampling.sample_images import check_energy, gaussian_start
 from dualscore.scoring.detect_ood import RESULTS_HINT, check_sides
 from dualscore.scoring.image_files import Size, check_given, decode, find
 from dualscore.scoring.measure_models import MeasureOptions, wanted
-from dualscore.scoring.named_model import find_model, is_code
+from dualscore.scoring.named_model import find_models, is_code
 from dualscore.scoring.scorer import DRAWS, check_level, wanted_size
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment, to_plain
@@ -137,13 +137,10 @@ def score(path: Path, images: Sequence[Path], out: Path, options: Mapping[str, A
 
 def measure(names: Sequence[str], images: Sequence[Path], out: Path, options: MeasureOptions) -> Rows:
     """What would be measured; the user's own code is not run."""
-    models = []
+    models = find_models([n for n in names if not is_code(n)], options.label, torch.device("cpu"))
+    what = {model.name: model.what for model in models}
     for name in names:
-        if is_code(name):
-            yield "model", f"{name}: your own code, not run by a dry run"
-            continue
-        models.append(find_model(name, options.label, torch.device("cpu")))
-        yield "model", f"{name}: {models[-1].what}"
+        yield "model", f"{name}: {what.get(name, 'your own code, not run by a dry run')}"
     check_given(images, out)
     yield "images", ", ".join(map(str, images))
     size = wanted(models, images, out, options.resize)

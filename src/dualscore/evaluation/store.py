@@ -86,14 +86,15 @@ class RowStore:
         self._since = time.monotonic()
 
 
-def kept_rows(folder: str | Path, **more: str) -> Callable[[str, dict[str, Any]], RowStore]:
+def kept_rows(folder: str | Path, model: str = "") -> Callable[[str, dict[str, Any]], RowStore]:
     """Keep what `dualscore.measure` measures in a folder, so that the same call goes on where it stopped.
 
-    Rows of another denoiser, other images or settings, or with more that differs, are not taken for these.
+    Rows of other images, settings or answers of the denoiser are not taken for these. It is asked for some
+    noisy images at every level; `model` may tell it from others besides, as a digest of its weights.
     """
 
     def stage(name: str, identity: dict[str, Any]) -> RowStore:
-        of = {"definitions": DEFINITIONS, "checkpoint": identity["answers"], **more}
+        of = {"definitions": DEFINITIONS, "checkpoint": f"{model} {identity['answers']}"}
         store = RowStore(Path(folder), name, identity | of, 0)
         store.prepare()
         return store

@@ -16,6 +16,7 @@ from dualscore.errors import ModelError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import Estimate
 from dualscore.likelihood.units import LEVELS, STEP, check_clean
+from dualscore.measuring.answers import answers, refuse_coupled, refuse_without_gradient
 from dualscore.measuring.estimators import ESTIMATORS, bound, bound_stages, estimate_figure, normalizer_stage
 from dualscore.measuring.in_memory import KeptRows, by_position, rows_at
 from dualscore.measuring.measured import Extent, Grid, Measured
@@ -37,8 +38,8 @@ PSNR = (60.0, 50.0, 40.0, 30.0, 20.0, 10.0, 0.0, -10.0)
 """Noise levels that are told and checked, in dB, as far as the denoiser knows them."""
 PRIOR_VARIANCE = 0.25
 """Of the bound's prior, the same at every frequency: fixed before any image was seen, as it must be."""
-PROBED, PROBED_AT = 8, 3
-"""Images, and noise levels, at which what a denoiser gives tells it from others."""
+PROBED = 8
+"""Images of which what a denoiser answers, in every stratum, tells it from others."""
 Denoisers = ScoreModel | Callable[[Tensor], ScoreModel]
 """A denoiser, or what gives that of a batch from its images' labels (B,)."""
 
@@ -178,7 +179,7 @@ def measure(
     if isinstance(images, Tensor) and images.dtype != torch.uint8:
         check_clean(images, LEVELS)
     count, *shape = images.shape
-    if len(shape) != 3 or count < 2:
+    if len(shape) != 3 or count < 2 or 0 in shape:
         raise ValueError(f"images must have the shape (n, C, H, W), n ≥ 2, got {tuple(images.shape)}")
     for name, found, least in (
         ("strata", strata, 1), ("batch_size", batch_size, 1), ("checked", checked, 2),
@@ -201,7 +202,7 @@ def measure(
     if not levels or not all(map(math.isfinite, psnr)):
         raise ValueError(f"none of psnr={tuple(psnr)} lies in t_range={t_range}, or one is no number")
     if ode_images:
-        _refuse_without_gradient(given, first, t_range)
+        refuse_without_gradient(given, first, t_range)
     if prior is None:
         spectrum = PRIOR_VARIANCE * torch.eye(shape[0])[:, :, None, None].expand(-1, -1, *shape[1:])
         prior = StationaryGaussian(torch.full((shape[0],), 0.5), spectrum)
@@ -218,10 +219,17 @@ def measure(
         mine = subject if labels is None else replace(subject, model=_given(denoiser, labels, position))
         return mine, pixels(position)
 
+    some = torch.arange(min(PROBED, count)) * count // min(PROBED, count)
+    refuse_coupled(at, some)
     identity: dict[str, Any] = {"shape": list(images.shape), "seed": seed, "t_range": list(t_range)}
     if kept is not None:
-        places = torch.arange(min(PROBED, count)) * count // min(PROBED, count)
-        identity["answers"] = _answers(*at(places))
+        identity["answers"] = answers(*at(some), grid)
+        seen = hashlib.sha256()
+        for position in torch.split(torch.arange(count), batch_size):
+            seen.update(pixels(position).cpu().numpy().tobytes())
+        for part in (subject.prior.mean, subject.prior.eigenvalues, labels):
+            seen.update(b"" if part is None else part.cpu().numpy().tobytes())
+        identity["images"] = seen.hexdigest()
     stages = _stages(measured, min(checked, count), count, min(ode_images, count))
     batches = watch(iter(range(sum(-(-stage.count // batch_size) for stage in stages))))
     for stage in stages:
@@ -266,16 +274,6 @@ def _given(denoiser: Denoisers, labels: Tensor | None, position: Tensor) -> Scor
     return found
 
 
-def _answers(subject: Subject, clean: Tensor) -> str:
-    """A digest of what the denoiser gives for some of the images, which tells both from others."""
-    low, high = subject.t_range
-    found = hashlib.sha256()
-    for level in range(PROBED_AT):
-        t = torch.full_like(clean[:, 0, 0, 0], low * (high / low) ** (level / PROBED_AT))
-        found.update(subject.model.denoise(clean, t).float().cpu().numpy().tobytes())
-    return found.hexdigest()
-
-
 def _range_of(denoiser: ScoreModel, t_range: tuple[float, float] | None) -> tuple[float, float]:
     if t_range is None:
         if not isinstance(denoiser, GivenDenoiser):
@@ -284,20 +282,3 @@ def _range_of(denoiser: ScoreModel, t_range: tuple[float, float] | None) -> tupl
     if not 0.0 < t_range[0] < t_range[1] < math.inf:
         raise ValueError(f"t_range must be noise variances 0 < smallest < largest, got {t_range}")
     return t_range
-
-
-def _refuse_without_gradient(denoiser: ScoreModel, clean: Tensor, t_range: tuple[float, float]) -> None:
-    """Refuse a function for the ODE whose derivative torch doesn't know: its trace would be that of y/t."""
-    if not isinstance(denoiser, GivenDenoiser):
-        return
-    with torch.enable_grad():
-        noisy = clean.clone().requires_grad_()
-        given = denoiser.function(noisy, torch.full_like(clean[:, 0, 0, 0], math.sqrt(math.prod(t_range))))
-        known = (
-            given.requires_grad and torch.autograd.grad(given.sum(), noisy, allow_unused=True)[0] is not None
-        )
-    if not known:
-        raise ModelError(
-            "the ODE needs the denoiser's derivative, which it cuts (torch.no_grad, detach, numpy): "
-            "leave that out, or leave ode_images at 0"
-        )

@@ -33,6 +33,7 @@ SHIFT = 0.9  # of t, either way, for a denoiser that is told another noise level
 CONTRAST = 0.25  # of pixels in [0, 1], a variance: the unit of what they hold
 WORSE = 1.5  # times the noise's own mean square, from which on what is left of it is no denoiser's
 ROUGH = 0.5  # how far ‖Ju‖²/‖u‖² may be above 1 where there is hardly any noise, and J hardly differs from 1
+NOT_READ = 1e30  # as the error of a reading that asks a function beyond what it knows, or that it refuses
 READ_AT = 4  # noise levels at which other readings and the Jacobian are looked at, the lowest among them
 _OWN = ("given", "along_noisy", "along_one", "along_removed", "removed")
 
@@ -100,12 +101,12 @@ def errors_at_levels(subject: Subject, images: Images, variances: list[float]) -
 
 
 def readings(subject: Subject, images: Images, variances: list[float]) -> Rows:
-    """Squared errors over t of other readings at a few levels, infinite where they leave what it knows."""
+    """Squared errors over t of other readings at a few levels, `NOT_READ` where they leave what it knows."""
     rows: dict[str, list[Tensor]] = {}
     for name, reading in other_readings(subject.model, images.clean.shape[1]).items():
         for place in read_at(variances):
             noisy, t = _noisy(subject, images, place, variances[place])
-            error = torch.full_like(t, math.inf)
+            error = torch.full_like(t, NOT_READ)
             if subject.inside(reading.asked_at(variances[place])):
                 try:
                     left = reading.denoise(noisy, t) - images.clean
@@ -136,7 +137,8 @@ def jacobian(subject: Subject, images: Images, variances: list[float]) -> Rows:
 def asymmetry(measured: Measured) -> list[tuple[float, float]]:
     """Noise variances, and there the share of the Jacobian that is not symmetric: 0 of a gradient's."""
     rows = measured.rows["jacobian"]
-    shares = (0.5 * rows["antisymmetric"].mean(dim=0) / rows["whole"].mean(dim=0)).sqrt().tolist()
+    whole = rows["whole"].mean(dim=0).clamp(min=1e-30)
+    shares = (0.5 * rows["antisymmetric"].mean(dim=0) / whole).sqrt().tolist()
     return list(zip((measured.levels[place] for place in read_at(measured.levels)), shares, strict=True))
 
 
@@ -190,8 +192,6 @@ def denoiser_checks(measured: Measured) -> list[Check]:
         given = rows["given"][:, level]
         for other in (key for key in others if key != "position"):
             gain = (given - others[other][:, column]) / given.mean().clamp(min=1e-30)
-            if not bool(gain.isfinite().all()):
-                continue
             check = of(
                 f"no other reading fits better; one does, if {other}", f"{names[level]} dB", gain, BETTER
             )

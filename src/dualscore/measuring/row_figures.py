@@ -66,6 +66,9 @@ class LevelSummary:
     images: int
 
 
+NO_ERROR = 1e-30  # pixel²: of images that are denoised without any, 300 dB
+
+
 def level_figures(rows: Rows, variances: list[float], dimension: int) -> list[LevelSummary]:
     """Losses, denoised PSNR and effective dimension d · space loss at each noise level.
 
@@ -78,7 +81,7 @@ def level_figures(rows: Rows, variances: list[float], dimension: int) -> list[Le
         if space is not None and len(space):
             loss = float(space.mean())  # training tells people of weights that are not finite
             # x̂ − x has mean square t · space loss.
-            psnr_out = psnr(t * loss) if loss > 0 else math.nan
+            psnr_out = psnr(max(t * loss, NO_ERROR))
             time_loss = None if time is None else float(time.mean())
             found.append(
                 LevelSummary(t, psnr(t), psnr_out, loss, time_loss, dimension * loss, images=len(space))

@@ -18,7 +18,7 @@ from dualscore.errors import DualscoreError, ModelError
 from dualscore.evaluation.session import progress_bar
 from dualscore.evaluation.store import kept_rows
 from dualscore.files.aside import write_aside
-from dualscore.files.plain_text import one_line, printable
+from dualscore.files.plain_text import printable
 from dualscore.likelihood import mean
 from dualscore.measuring.any_denoiser import PSNR, DenoiserReport, measure
 from dualscore.measuring.estimators import label as figure_label
@@ -26,7 +26,7 @@ from dualscore.measuring.row_figures import estimate_of, plain
 from dualscore.noise import in_decibels
 from dualscore.scoring import score_files
 from dualscore.scoring.image_files import Problems, Size, check_given
-from dualscore.scoring.named_model import NamedModel, find_model, is_code
+from dualscore.scoring.named_model import NamedModel, find_models, is_code, yours
 from dualscore.scoring.score_files import Outcome
 from dualscore.scoring.stored_pixels import Gathered, first_of, gather
 
@@ -37,7 +37,7 @@ AT_MOST = "at most (95 %)"
 class MeasureOptions:
     """How models are measured."""
 
-    count: int | None = None  # images at most
+    count: int | None = None  # images at most, 2 or more
     label: int | None = None
     strata: int = 32
     ode_images: int = 0
@@ -58,14 +58,16 @@ def measure_models(
     goes on where it stopped. A DualscoreError is one line for people.
     """
     check_given(given, out)
+    if options.count == 1:
+        raise ModelError("--count must be 2 or more: an error needs two images")
     device = find_device(options.device)
     for name in filter(is_code, names):
         console.print(f"runs your own code: {name}", soft_wrap=True)
-    models = [find_model(name, options.label, device) for name in dict.fromkeys(names)]
+    models = find_models(list(dict.fromkeys(names)), options.label, device)
     size = wanted(models, given, out, options.resize)
     out.mkdir(parents=True, exist_ok=True)
-    for stale in ("report.json", "rows.csv"):
-        (out / stale).unlink(missing_ok=True)
+    for stale in (out / "report.json", out / "rows.csv", *out.glob(".pixels.*.tmp")):
+        stale.unlink(missing_ok=True)
     stored = out / f".pixels.{os.getpid()}.tmp"
     with ExitStack() as stack:
         problems = Problems(stack.enter_context(score_files.open_failures(out)))
@@ -74,7 +76,7 @@ def measure_models(
         problems.tell(console)
         reports = [_measure(model, images, out, console, options) for model in models]
     about: dict[str, Any] = {
-        "images": len(images.names), "failed": problems.count, "image_size": list(images.size),
+        "images": len(images.names), "failed": problems.count, "image_size": list(images.rows.shape[2:]),
         "errors_over": images.over, "pixels_sha256": images.digest, "seed": options.seed,
     }  # fmt: skip
     about["models"] = [_figures(model, report) for model, report in zip(models, reports, strict=True)]
@@ -87,24 +89,26 @@ def measure_models(
 
 def wanted(models: Sequence[NamedModel], given: Sequence[Path], out: Path, resize: bool) -> Size:
     """The one size of the images: the models', which must agree, or that of the first image."""
-    shapes = {model.shape[1:]: model.name for model in models if model.shape is not None}
-    if len(shapes) > 1:
-        told = " and ".join(f"{name} is of {h}×{w}" for (h, w), name in shapes.items())
-        raise ModelError(f"models of different sizes cannot be compared on the same images: {told}")
-    height, width = next(iter(shapes), None) or first_of(given, out)
-    channels = max((model.shape[0] for model in models if model.shape is not None), default=3)
-    hint = ", the size of the model; --resize crops and resizes" if shapes else ", as the first"
-    return Size(channels, height, width, resize, hint)
+    for what, values in (
+        ("×".join, {m.name: tuple(map(str, m.size)) for m in models if m.size is not None}),
+        (lambda channels: f"{channels[0]} channels", {m.name: (str(m.channels),) for m in models}),
+    ):  # fmt: skip
+        if len(set(values.values())) > 1:
+            told = ", ".join(f"{name} is of {what(value)}" for name, value in values.items())
+            raise ModelError(f"these models are of different images, so that nothing can be compared: {told}")
+    known = next((model.size for model in models if model.size is not None), None)
+    height, width = known or first_of(given, out)
+    hint = ", the size of the model; --resize crops and resizes" if known else ", as the first"
+    return Size(models[0].channels if models else 3, height, width, resize, hint)
 
 
 def _measure(
     model: NamedModel, images: Gathered, out: Path, console: Console, options: MeasureOptions
 ) -> DenoiserReport:
     """One model's report, or a line on what is wrong with it."""
-    channels = 3 if model.shape is None else model.shape[0]
-    seen = images.seen(channels, find_device(options.device))
+    seen = images.seen(model.channels, find_device(options.device))
     name = hashlib.sha256(model.name.encode()).hexdigest()[:12]
-    kept = kept_rows(out / "rows" / name, images=images.digest)
+    kept = kept_rows(out / "rows" / name, model.digest)
     with progress_bar(console, "batches") as progress:
 
         def watch(batches: Iterator[int]) -> Iterator[int]:
@@ -114,18 +118,20 @@ def _measure(
                 yield number
                 progress.advance(task)
 
-        try:
+        def run() -> DenoiserReport:
             return measure(
                 model.denoiser, seen, photographs=images.photographs, t_range=model.t_range,
                 prior=model.prior, psnr=options.psnr, strata=options.strata, seed=options.seed,
                 ode_images=options.ode_images, batch_size=options.batch_size, kept=kept, watch=watch,
             )  # fmt: skip
-        except (DualscoreError, ValueError) as error:
-            raise ModelError(f"{model.name}: {one_line(error):.400}") from error
-        except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+
+        try:
+            return yours(model.name.rpartition(":")[0] if is_code(model.name) else model.name, run)
+        except DualscoreError as error:
             shape = "×".join(map(str, seen.shape[1:]))
+            named = str(error).startswith(model.name)
             raise ModelError(
-                f"{model.name}: failed on images of {shape}: {type(error).__name__}: {one_line(error):.300}"
+                f"{error}" if named else f"{model.name}, on images of {shape}: {error}"
             ) from error
 
 

@@ -1,25 +1,34 @@
 """What a word of the command line names as a model to measure: ours, diffusers', or the user's own code."""
 
+import hashlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from dualscore.adapters.diffusers_model import is_diffusers, of_diffusers, read_diffusers
 from dualscore.devices import to_measure
 from dualscore.energy import ScoreModel
 from dualscore.errors import DualscoreError, ModelError, did_you_mean
+from dualscore.files.aside import sha256
 from dualscore.files.plain_text import one_line
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
-from dualscore.model_files.loading import load
+from dualscore.model_files.loading import load, locate
 
+R = TypeVar("R")
+WANTED = (
+    "wanted is a denoiser, as of_pixels(function, t_range=…) of dualscore.denoisers, one of dualscore."
+    "adapters, a model of dualscore.load, or a function of no argument that gives one"
+)
 T_MIN = 1e-7
 """Smallest noise variance of a model of ours that does not say its own, in pixel²."""
 
@@ -31,7 +40,9 @@ class NamedModel:
     name: str  # as it was given
     what: str  # for people
     denoiser: ScoreModel
-    shape: tuple[int, int, int] | None  # (C, H, W); None where any size, or any image, goes
+    digest: str  # of the files that it came from
+    channels: int = 3
+    size: tuple[int, int] | None = None  # (H, W); None where any goes
     t_range: tuple[float, float] | None = None  # None where the denoiser knows it
     prior: StationaryGaussian | None = None
 
@@ -42,42 +53,59 @@ def is_code(given: str) -> bool:
     return bool(colon) and file.endswith(".py")
 
 
-def find_model(given: str, label: int | None, device: torch.device) -> NamedModel:
-    """Load a model by its word: FILE.py:NAME, a folder of diffusers, a run, an exported model, a checkpoint.
+def find_models(given: Sequence[str], label: int | None, device: torch.device) -> list[NamedModel]:
+    """Load models by their words: FILE.py:NAME, a folder of diffusers, or what `dualscore.load` takes.
 
-    DualscoreErrors are one line.
+    The label goes to those that are told a class. DualscoreErrors are one line.
     """
+    found = [_find(word, label, device) for word in given]
+    if label is not None and not any(takes for _, takes in found):
+        raise ModelError("--label is for models of diffusers that are told a class; none of these is")
+    return [model for model, _ in found]
+
+
+def _find(given: str, label: int | None, device: torch.device) -> tuple[NamedModel, bool]:
+    """A model, and whether it is told a class."""
+    path = Path(given)
     if is_code(given):
-        _refuse_label(given, label)
-        return _as_model(given, "your own code", _run(given, device), device)
-    if Path(given).is_dir() and is_diffusers(Path(given)):
+        file = Path(given.rpartition(":")[0])
+        made = _run(given, device)
+        return _as_model(given, "your own code", made, device, sha256(file)), False
+    if path.is_dir() and is_diffusers(path):
         try:
-            read = read_diffusers(given)
-            denoiser = of_diffusers(read.network.to(device), read.scheduler, labels=label)
+            read = read_diffusers(path)
+            told = label if read.classes else None
+            denoiser = of_diffusers(read.network.to(device), read.scheduler, labels=told)
         except ModelError as error:
             said = str(error).replace("say which with labels", "say which with --label")
-            raise ModelError(said if said.startswith(given) else f"{given}: {said}") from error
-        kinds = type(read.network).__name__, type(read.scheduler).__name__
-        return NamedModel(given, "diffusers: " + ", ".join(kinds), denoiser, read.shape)
-    _refuse_label(given, label)
-    return _as_model(given, "", load(given), device)
+            named = said.startswith((f"{given}:", f"{given}/"))
+            raise ModelError(said if named else f"{given}: {said}") from error
+        kinds = f"diffusers: {type(read.network).__name__}, {type(read.scheduler).__name__}"
+        files = hashlib.sha256()
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            files.update(sha256(file).encode())
+        model = NamedModel(given, kinds, denoiser, f"{files.hexdigest()} {told}", read.channels, read.size)
+        return model, bool(read.classes)
+    return _as_model(given, "", load(given), device, sha256(locate(given))), False
 
 
-def _as_model(given: str, what: str, found: Any, device: torch.device) -> NamedModel:  # noqa: ANN401
+def _as_model(given: str, what: str, found: Any, device: torch.device, digest: str) -> NamedModel:  # noqa: ANN401
     """A named model of whatever was loaded."""
     if isinstance(found, ImageModel):
-        found = to_measure(found, str(device))
-        if (shape := found.image_shape) is not None and shape[0] not in (1, 3):
-            raise ModelError(f"{given}: of vectors, not of images")
-        ends = max(found.t_min, T_MIN), found.t_max
-        model = found.score_model
-        return NamedModel(given, what or found.provenance, model, shape, ends, found.prior)
-    if isinstance(found, ScoreModel):
-        return NamedModel(given, what, found.to(device).eval(), getattr(found, "image_shape", None))
-    raise ModelError(
-        f"{given}: gave a {type(found).__name__}; wanted is a denoiser of dualscore.denoisers or dualscore."
-        "adapters, a model of dualscore.load, or a function that gives one"
-    )
+        found, shape = to_measure(found, str(device)), found.image_shape
+        ends, model = (max(found.t_min, T_MIN), found.t_max), found.score_model
+        what = what or found.provenance
+        named = NamedModel(given, what, model, digest, t_range=ends, prior=found.prior)
+    elif isinstance(found, ScoreModel):
+        named = NamedModel(given, what, found.to(device).eval(), digest)
+        shape = getattr(found, "image_shape", None)
+    else:
+        raise ModelError(f"{given}: is or gave a {type(found).__name__}; {WANTED}")
+    if shape is None:
+        return named
+    if not isinstance(shape, tuple | list) or len(shape) != 3 or shape[0] not in (1, 3):
+        raise ModelError(f"{given}: image_shape={shape!r:.80}: must be (C, H, W), C 1 or 3")
+    return replace(named, channels=shape[0], size=(shape[1], shape[2]))
 
 
 def _run(given: str, device: torch.device) -> Any:  # noqa: ANN401 - whatever the user's code makes
@@ -86,42 +114,51 @@ def _run(given: str, device: torch.device) -> Any:  # noqa: ANN401 - whatever th
     path = Path(file)
     if not path.is_file():
         raise ModelError(f"{file}: no such file")
-    found = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
+    called = f"own_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    found = importlib.util.spec_from_file_location(called, path)
     assert found is not None
     assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    # As if it were run: what lies beside it can be imported.
-    sys.path.insert(0, str(path.parent.resolve()))
-    _yours(path, lambda: found.loader.exec_module(module))  # type: ignore[union-attr]
-    if (made := getattr(module, name, None)) is None:
-        there = [n for n in vars(module) if not n.startswith("_")]
-        raise ModelError(f"{file}: has no {name!r:.80}; {did_you_mean(name, there)}".rstrip("; "))
-    if isinstance(made, ScoreModel | ImageModel) or not callable(made):
-        return made
-    needed = [
-        p for p in inspect.signature(made).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]  # fmt: skip
-    if len(needed) > 1:
-        raise ModelError(
-            f"{given}: takes {len(needed)} arguments: wrap the function, as {name} = of_pixels({name}, "
-            "t_range=…) of dualscore.denoisers, or name a function of no argument that gives the wrapped one"
-        )
-    return _yours(path, lambda: made(*[str(device)] * len(needed)))
+    module, loader = importlib.util.module_from_spec(found), found.loader
+    # As if it were run: what lies beside it can be imported, here and not for another file's sake.
+    beside, before = str(path.parent.resolve()), set(sys.modules)
+    sys.path.insert(0, beside)
+    sys.modules[called] = module
+    try:
+        yours(path, lambda: loader.exec_module(module))
+        if not hasattr(module, name):
+            there = [n for n in vars(module) if not n.startswith("_")]
+            raise ModelError(f"{file}: has no {name!r:.80}; {did_you_mean(name, there)}".rstrip("; "))
+        made = getattr(module, name)
+        if isinstance(made, ScoreModel | ImageModel | nn.Module) or not callable(made):
+            return made
+        if (needed := _needed(made)) > 1:
+            raise ModelError(f"{given}: takes {needed} arguments: {WANTED}")
+        return yours(path, lambda: made(*[str(device)] * needed))
+    finally:
+        sys.path.remove(beside)
+        for other in set(sys.modules) - before - {called}:
+            if str(getattr(sys.modules[other], "__file__", None) or "").startswith(beside + os.sep):
+                del sys.modules[other]
 
 
-def _yours(path: Path, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the user's code gives
-    """Call the user's code: what it raises becomes a line that names its place."""
+def _needed(function: Callable[..., Any]) -> int:
+    """How many arguments a function must be given; two where it doesn't say."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return 2
+    positional = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return sum(p.default is p.empty and p.kind in positional for p in parameters)
+
+
+def yours(path: Path | str, call: Callable[[], R]) -> R:
+    """Call what may be anybody's code: what it raises becomes a line that names its place."""
     try:
         return call()
     except DualscoreError:
         raise
-    except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == path.name]
+    except (Exception, SystemExit) as error:
+        name = Path(path).name
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == name]
         where = f", line {frames[-1].lineno}" if frames else ""
-        raise ModelError(f"{path}{where}: {type(error).__name__}: {one_line(error):.200}") from error
-
-
-def _refuse_label(given: str, label: int | None) -> None:
-    if label is not None:
-        raise ModelError(f"{given}: --label is for models of diffusers that are told a class")
+        raise ModelError(f"{path}{where}: {type(error).__name__}: {one_line(error):.300}") from error

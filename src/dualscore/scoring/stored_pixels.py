@@ -26,7 +26,7 @@ from dualscore.errors import ScoreError
 from dualscore.images import in_channels
 from dualscore.measuring.subject import KINDS
 from dualscore.pictures.photographs import UnsuitableError, read_rgb
-from dualscore.pictures.walk import is_picture
+from dualscore.pictures.walk import COMMON, is_picture
 from dualscore.scoring.image_files import (
     ImageFiles,
     Photographs,
@@ -47,31 +47,29 @@ Some = tuple[NDArray[np.uint8], list[str], list[int]]
 
 @dataclass(frozen=True)
 class StoredPixels:
-    """Images in a file, read where `measure` asks for them, in a model's channels on its device."""
+    """Images of a file, read where `measure` asks for them, in a model's channels on its device."""
 
-    path: Path
-    count: int
-    size: tuple[int, int]  # (H, W)
+    rows: NDArray[np.uint8]  # of the file, shape (n, 3, H, W)
     channels: int
     device: torch.device
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(n, C, H, W)."""
-        return self.count, self.channels, *self.size
+        count, _, height, width = self.rows.shape
+        return count, self.channels, height, width
 
     def __getitem__(self, places: Tensor) -> Tensor:
         """Images at places (B,), uint8, shape (B, C, H, W)."""
-        rows = np.memmap(self.path, np.uint8, "r", shape=(self.count, 3, *self.size))
-        return in_channels(torch.from_numpy(rows[places.cpu().numpy()]), self.channels).to(self.device)
+        found = torch.from_numpy(self.rows[places.cpu().numpy()])
+        return in_channels(found, self.channels).to(self.device)
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What was stored: where, what each image is called, and which photograph it is of."""
+    """What was stored: the images, what each is called, and which photograph it is of."""
 
-    path: Path
-    size: tuple[int, int]
+    rows: NDArray[np.uint8]  # of a file that has no name any more, shape (n, 3, H, W)
     names: list[str]
     photographs: Tensor  # numbers, (n,)
     over: str  # what errors are over, for people
@@ -79,7 +77,7 @@ class Gathered:
 
     def seen(self, channels: int, device: torch.device) -> StoredPixels:
         """The images as a model of so many channels sees them."""
-        return StoredPixels(self.path, len(self.names), self.size, channels, device)
+        return StoredPixels(self.rows, channels, device)
 
 
 def gather(
@@ -115,7 +113,9 @@ def gather(
     different = len(set(numbers))
     own = " (each image its own)" if different == len(names) else ""
     over = f"{different:,} photographs{''.join(notes) if len(notes) == 1 else ''}{own}"
-    return Gathered(path, (size.height, size.width), names, torch.tensor(numbers), over, found.hexdigest())
+    rows = np.memmap(path, np.uint8, "r", shape=(len(names), 3, size.height, size.width))
+    path.unlink()  # what is mapped stays until this process ends, however it ends
+    return Gathered(rows, names, torch.tensor(numbers), over, found.hexdigest())
 
 
 def first_of(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
@@ -131,7 +131,9 @@ def first_of(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
                 except ValueError:
                     continue
                 return image.height, image.width
-    return first_size([path for path in given if not is_tar(path)], left_out)
+    if not (plain := [path for path in given if not is_tar(path)]):
+        raise ScoreError(f"{given[0]}: holds no image ({COMMON})")
+    return first_size(plain, left_out)
 
 
 def is_tar(path: Path) -> bool:
@@ -145,7 +147,7 @@ def _sources(
 ) -> Iterator[tuple[Iterator[Some], str]]:  # fmt: skip
     """Images batch by batch, with a note on their photographs; files and folders together."""
     plain = []
-    for path in given:
+    for path in {os.path.realpath(path): path for path in given}.values():
         if (path / MANIFEST_FILE).is_file():
             yield _prepared(path, size, count)
         elif is_tar(path):
@@ -204,7 +206,8 @@ class _Read:
 def _entries(path: Path, problems: Problems) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the pictures in a tar, one after another."""
     try:
-        with path.open("rb") as raw, gzip.open(raw) if path.suffix in (".gz", ".tgz") else raw as file:
+        opened = gzip.open if path.suffix.lower() in (".gz", ".tgz") else open
+        with opened(path, "rb") as file:
             read = _Read(file)  # type: ignore[arg-type]
             with tarfile.open(fileobj=read, mode="r|") as archive:  # type: ignore[call-overload]
                 for member in archive:
