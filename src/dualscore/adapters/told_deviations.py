@@ -43,7 +43,7 @@ def of_azula(
     Args:
         denoiser: the module, in evaluation mode.
         pixels: black and white as it sees them.
-        given: arguments that it takes beside, such as a label.
+        **given: arguments that it takes beside, such as a label.
 
     Returns:
         The denoiser of pixels in [0, 1], known where its schedule's σ/α lies for t from 1e-6 to 1.
