@@ -240,6 +240,16 @@ def test_a_jacobian_that_is_not_symmetric_is_told_and_nothing_more() -> None:
     assert max(share for _, share in measured(CONVENTIONS["EDM"]).asymmetry) < 0.02
 
 
+def test_an_ode_that_does_not_agree_with_the_bound_is_named() -> None:
+    def turned(y: Tensor, t: Tensor) -> Tensor:
+        away = best(y, t) - y
+        return y + away + 0.3 * away.mT
+
+    report = measured(of_pixels(turned, t_range=T_RANGE), ode_images=16)
+    assert "the ODE agrees with the bound, 16 images" in report.verdict
+    assert "as much noise is removed as there is, 20, 10, 0, -10 dB" in report.verdict
+
+
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_few_images_raise_no_false_alarm(count: int) -> None:
     wrong = 0

@@ -103,9 +103,10 @@ class DenoiserReport:
         wrong: dict[str, list[str]] = {}
         for check in self.checks:
             if check.word is Word.inconsistent:
-                wrong.setdefault(check.name, []).append(check.where.removesuffix(" dB"))
+                wrong.setdefault(check.name, []).append(check.where)
         if wrong:
-            named = "; ".join(f"{name}, {', '.join(where)} dB" for name, where in wrong.items())
+            levels = {name: ", ".join(where).replace(" dB, ", ", ") for name, where in wrong.items()}
+            named = "; ".join(f"{name}, {where}" for name, where in levels.items())
             return f"INCONSISTENT, as the posterior mean of these images should be: {named}"
         return f"{overall(self.checks).value}: {len(self.checks)} checks of a posterior mean"
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from dualscore.energy import ScoreModel
 from dualscore.errors import ModelError
 from dualscore.likelihood import Estimate
+from dualscore.measuring.estimators import bound, ode
 from dualscore.measuring.measured import Measured
-from dualscore.measuring.subject import CALIBRATION, LEVELS, Images, Rows, Subject
+from dualscore.measuring.subject import CALIBRATION, LEVELS, Images, Rows, Subject, joined
 from dualscore.measuring.verdict import Check, Word
 from dualscore.noise import corrupt, in_decibels
 
@@ -33,6 +34,7 @@ SHIFT = 0.9  # of t, either way, for a denoiser that is told another noise level
 CONTRAST = 0.25  # of pixels in [0, 1], a variance: the unit of what they hold
 WORSE = 1.5  # times the noise's own mean square, from which on what is left of it is no denoiser's
 ROUGH = 0.5  # how far ‖Ju‖²/‖u‖² may be above 1 where there is hardly any noise, and J hardly differs from 1
+FLOW = 0.1  # bits/dim between the ODE and the bound
 NOT_READ = 1e30  # as the error of a reading that asks a function beyond what it knows, or that it refuses
 READ_AT = 4  # noise levels at which other readings and the Jacobian are looked at, the lowest among them
 _OWN = ("given", "along_noisy", "along_one", "along_removed", "removed")
@@ -159,7 +161,8 @@ def refuse_another_convention(measured: Measured) -> None:
 
 def denoiser_checks(measured: Measured) -> list[Check]:
     """What the posterior mean of these images satisfies, at each noise level."""
-    rows, others, found = measured.rows["errors"], measured.rows["readings"], []
+    rows_of, found = measured.rows, list[Check]()
+    rows, others = rows_of["errors"], rows_of["readings"]
     position, names = rows["position"], [in_decibels(t) for t in measured.levels]
 
     def of(name: str, where: str, values: Tensor, tolerance: float) -> Check:
@@ -185,9 +188,11 @@ def denoiser_checks(measured: Measured) -> list[Check]:
         removed = rows["removed"][:, level].mean().clamp(min=1e-30)
         share = rows["along_removed"][:, level] / removed
         found.append(of("as much noise is removed as there is", f"{name} dB", share, REMOVED))
-    gain = 0.5 * measured.rows["jacobian"]["whole"][:, 0] / measured.dimension - 1.0
+    gain = 0.5 * rows_of["jacobian"]["whole"][:, 0] / measured.dimension - 1.0
     rough = of("its answers are not rounded (half precision?), nor rough", f"{names[0]} dB", gain, ROUGH)
     found.append(rough if rough.gap.value > 0 else replace(rough, said=Word.consistent))
+    if "ode" in rows_of:
+        found.append(_ode_and_bound(measured))
     for column, level in enumerate(read_at(measured.levels)):
         given = rows["given"][:, level]
         for other in (key for key in others if key != "position"):
@@ -199,6 +204,16 @@ def denoiser_checks(measured: Measured) -> list[Check]:
             if check.word is Word.inconsistent and check.gap.value > 0:
                 found.append(check)
     return found
+
+
+def _ode_and_bound(measured: Measured) -> Check:
+    """Of the same images, the ODE's dequantized: of a score they differ by what dequantizing costs."""
+    flow, above = ode(measured), bound(measured)
+    i, j = joined({"position": flow.position}, {"position": above.position})
+    gap = measured.mean(flow.bits[i] - above.bits[j], flow.position[i])
+    where = f"{len(i)} images"
+    check = Check("the ODE agrees with the bound", where, gap, gap.stderr, FLOW, "bits/dim")
+    return replace(check, said=_word(gap, FLOW))
 
 
 def _word(gap: Estimate, tolerance: float) -> Word:
