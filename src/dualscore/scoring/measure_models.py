@@ -58,8 +58,9 @@ def measure_models(
     goes on where it stopped. A DualscoreError is one line for people.
     """
     check_given(given, out)
-    if options.count == 1:
-        raise ModelError("--count must be 2 or more: an error needs two images")
+    for option, number in (("--count", options.count), ("--ode-images", options.ode_images)):
+        if number == 1:
+            raise ModelError(f"{option} must be 2 or more: an error needs two images")
     device = find_device(options.device)
     for name in filter(is_code, names):
         console.print(f"runs your own code: {name}", soft_wrap=True)
