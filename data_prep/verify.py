@@ -10,10 +10,10 @@ from typing import IO
 import numpy as np
 
 from data_prep import pool, progress
-from data_prep.sources.archive import forget_members
 from data_prep.statistics import CHUNK, Sums
 from dualscore.data.shards import MANIFEST_FILE, Manifest, Shard, entry_name, load_spectrum
 from dualscore.errors import DataError
+from dualscore.files.tars import forget_members
 
 PROBLEMS_SHOWN = 20
 TOLERANCE = 1e-9  # sums in another order differ by rounding only

@@ -322,6 +322,13 @@ def test_a_label_goes_to_the_models_that_take_one(place: Workspace, pipeline: Ca
     assert len(report(place)["models"]) == 3
 
 
+def test_a_picture_that_unpacks_to_too_much_does_not_say_the_size(place: Workspace) -> None:
+    Image.new("1", (2**13, 2**13 + 1)).save(place.folder / "bomb.png")
+    with tarfile.open(place.folder / "bomb.tar", "w") as tar:
+        tar.add(place.folder / "bomb.png", "bomb.png")
+    assert "bomb.tar: holds no image" in place.fail("measure", "own.py:shapeless", "bomb.tar", *QUICK)
+
+
 def test_sizes_that_differ_are_not_compared(place: Workspace, pipeline: Callable[..., str]) -> None:
     line = place.fail("measure", "own.py:best", "album", "--compare", pipeline(sample_size=8), *QUICK)
     assert "own.py:best is of 16×16, " in line

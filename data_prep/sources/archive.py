@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO
 
 from dualscore.errors import DataError
+from dualscore.files.tars import TAR_SUFFIXES
 from dualscore.pictures.walk import ALREADY, not_the_files, walk
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 SMALL_BYTES = 2**20
 NAMED = 5
 """Names of a folder that a message lists."""
@@ -136,11 +136,6 @@ def refuse_bomb(label: object, packed: int, unpacked: int) -> None:
             f"{label} is refused: {packed:,} bytes that unpack to {unpacked:,}; "
             "download the official archive again"
         )
-
-
-def forget_members(tar: tarfile.TarFile) -> None:
-    """Drop the list that tarfile keeps of all entries met: of a million small images it would not fit."""
-    tar.members = []  # type: ignore[attr-defined]
 
 
 def _is_plain(entry: tarfile.TarInfo) -> bool:

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.plan import Plan, Request, Source
-from data_prep.sources.archive import explained, files_below, forget_members, refuse_bomb, what_is_there
+from data_prep.sources.archive import explained, files_below, refuse_bomb, what_is_there
 from data_prep.sources.folder import crop_plan, look, select, told
 from data_prep.sources.photographs import Photograph
 from dualscore.data.photograph_numbers import leak
 from dualscore.data.shards import SPLITS
 from dualscore.errors import DataError
+from dualscore.files.tars import forget_members
 from dualscore.pictures.walk import is_picture
 
 ARCHIVE = "BSR_bsds500.tgz"

@@ -15,16 +15,15 @@ from PIL import Image
 
 from data_prep.plan import EACH_IMAGE, Images, Plan, Request, Source, Unit, even_cuts
 from data_prep.sources.archive import (
-    TAR_SUFFIXES,
     FileRef,
     explained,
     files_below,
-    forget_members,
     what_is_there,
 )
 from data_prep.sources.batches import held_out
 from data_prep.sources.imagenet import VALIDATION, VALIDATION_SHARE
 from dualscore.errors import DataError
+from dualscore.files.tars import TAR_SUFFIXES, forget_members
 
 NAMES = {"train": "train_64x64", "test": "valid_64x64"}
 SHAPE = (3, 64, 64)

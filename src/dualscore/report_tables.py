@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dualscore.measuring.checks import HEAT, RISE
-from dualscore.measuring.estimators import label
+from dualscore.measuring.estimators import label, limit_label
 from dualscore.measuring.row_figures import estimate_of
 from dualscore.measuring.subject import KINDS
 from dualscore.networks.mean_free import table_nats
@@ -106,7 +106,7 @@ def _likelihoods(report: Report) -> Table:
     for name, figure in report["bits_per_dim"].items():
         add(label(name), figure, each=f"{figure['evaluations'] / figure['images']:.4g}")
         if (certificate := figure.get("certificate")) is not None:
-            add(f"{label(name)}, at most (95 %)", certificate, f"{certificate['value']:.3f}")
+            add(limit_label(name), certificate, f"{certificate['value']:.3f}")
     if truth:
         add("truth", {key: truth[key] for key in ("value", "stderr", "images")})
     if train := report.get("train"):

@@ -173,10 +173,7 @@ def _of_kind(network: Any, scheduler: Any, ask: Callable[[Tensor, Tensor], Tenso
 
 def _ask(network: Any, labels: int | Tensor | None, classes: int) -> Callable[[Tensor, Tensor], Tensor]:
     """What a network gives for noisy images and steps, with labels."""
-    if classes and labels is None:
-        raise ModelError(f"the network is told a class, one of {classes:,}: say which with labels")
-    if not classes and labels is not None:
-        raise ModelError("labels are given, but the network takes no class")
+    _refuse_labels(labels, classes)
     channels, out = int(network.config.in_channels), int(network.config.out_channels or 0)
     if channels not in (1, 3):
         raise ModelError(
@@ -184,13 +181,6 @@ def _ask(network: Any, labels: int | Tensor | None, classes: int) -> Callable[[T
         )
     if out not in (0, channels, 2 * channels):
         raise ModelError(f"the network gives {out} channels for {channels}: not a prediction of the image")
-    highest = int(labels.max()) if isinstance(labels, Tensor) else labels or 0
-    lowest = int(labels.min()) if isinstance(labels, Tensor) else labels or 0
-    if lowest < 0 or (classes and highest >= classes):
-        raise ModelError(f"label {lowest if lowest < 0 else highest}: there are {classes:,} classes, from 0")
-
-    if isinstance(labels, Tensor) and (labels.is_floating_point() or labels.ndim > 1):
-        raise ModelError(f"labels must be whole numbers, (B,), got {tuple(labels.shape)} {labels.dtype}")
 
     def ask(images: Tensor, steps: Tensor) -> Tensor:
         told = {}
@@ -212,6 +202,20 @@ def _ask(network: Any, labels: int | Tensor | None, classes: int) -> Callable[[T
         return given[:, :channels] if given.shape[1] == 2 * channels else given
 
     return ask
+
+
+def _refuse_labels(labels: int | Tensor | None, classes: int) -> None:
+    """Refuse labels that do not belong to a network's classes: ModelError."""
+    if classes and labels is None:
+        raise ModelError(f"the network is told a class, one of {classes:,}: say which with labels")
+    if not classes and labels is not None:
+        raise ModelError("labels are given, but the network takes no class")
+    if isinstance(labels, Tensor) and (labels.is_floating_point() or labels.ndim > 1):
+        raise ModelError(f"labels must be whole numbers, (B,), got {tuple(labels.shape)} {labels.dtype}")
+    if labels is not None:
+        low, high = (int(end) for end in torch.as_tensor(labels).aminmax())
+        if low < 0 or high >= classes:
+            raise ModelError(f"label {low if low < 0 else high}: there are {classes:,} classes, from 0")
 
 
 def _size(network: Any) -> tuple[int, int] | None:

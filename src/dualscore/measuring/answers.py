@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -18,14 +18,20 @@ APART = 0.05
 """How far, in deviations of the noise, an image's answer in a batch may lie from what it is alone."""
 
 
+def digest(parts: Iterable[Tensor]) -> str:
+    """SHA-256 of tensors of any shape, one after another."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part.cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
 def answers(subject: Subject, clean: Tensor, grid: Grid) -> str:
     """A digest of what a denoiser gives for noisy images in every stratum, of clean ones (B, C, H, W)."""
-    found = hashlib.sha256()
     noise = Images(clean, list(range(len(clean)))).noise(subject, 0)
-    for stratum in range(grid.number):
-        t = torch.full_like(clean[:, 0, 0, 0], math.sqrt(grid.edge(stratum) * grid.edge(stratum + 1)))
-        found.update(subject.model.denoise(corrupt(clean, noise, t), t).float().cpu().numpy().tobytes())
-    return found.hexdigest()
+    middles = (math.sqrt(grid.edge(i) * grid.edge(i + 1)) for i in range(grid.number))
+    levels = (torch.full_like(clean[:, 0, 0, 0], middle) for middle in middles)
+    return digest(subject.model.denoise(corrupt(clean, noise, t), t).float() for t in levels)
 
 
 def refuse_coupled(at: Callable[[Tensor], tuple[Subject, Tensor]], places: Tensor) -> None:

@@ -1,10 +1,10 @@
 """The likelihood of any denoiser, on 8-bit images that are at hand: the bound, noise levels, and checks."""
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -16,8 +16,15 @@ from dualscore.errors import ModelError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import Estimate
 from dualscore.likelihood.units import LEVELS, STEP, check_clean
-from dualscore.measuring.answers import answers, refuse_coupled, refuse_without_gradient
-from dualscore.measuring.estimators import ESTIMATORS, bound, bound_stages, estimate_figure, normalizer_stage
+from dualscore.measuring.answers import answers, digest, refuse_coupled, refuse_without_gradient
+from dualscore.measuring.estimators import (
+    ESTIMATORS,
+    bound,
+    bound_stages,
+    estimate_figure,
+    limit_label,
+    normalizer_stage,
+)
 from dualscore.measuring.in_memory import KeptRows, by_position, rows_at
 from dualscore.measuring.measured import Extent, Grid, Measured
 from dualscore.measuring.posterior_mean import (
@@ -28,7 +35,7 @@ from dualscore.measuring.posterior_mean import (
     readings,
     refuse_another_convention,
 )
-from dualscore.measuring.quantities import noise_levels, ode_energies
+from dualscore.measuring.quantities import noise_levels
 from dualscore.measuring.row_figures import Estimated, level_figures
 from dualscore.measuring.subject import Stage, Subject
 from dualscore.measuring.verdict import Check, Word, overall
@@ -117,7 +124,7 @@ class DenoiserReport:
             error = "" if figure["stderr"] is None else f" ± {figure['stderr']:.3f}"
             lines.append(f"{name:<22} {figure['value']:.3f}{error} bits/dim, {figure['images']:,} images")
             if (certificate := figure.get("certificate")) and certificate["value"] is not None:
-                lines.append(f"{name + ', at most (95 %)':<22} {certificate['value']:.3f}")
+                lines.append(f"{limit_label(name):<22} {certificate['value']:.3f}")
         lines.append("dB in  dB out  d_eff")
         for level in self.noise_levels:
             at = in_decibels(level["noise_variance"])
@@ -220,21 +227,17 @@ def measure(
         mine = subject if labels is None else replace(subject, model=_given(denoiser, labels, position))
         return mine, pixels(position)
 
-    some = torch.arange(min(PROBED, count)) * count // min(PROBED, count)
+    some = _evenly(min(PROBED, count), count)
     refuse_coupled(at, some)
     identity: dict[str, Any] = {"shape": list(images.shape), "seed": seed, "t_range": list(t_range)}
     if kept is not None:
-        identity["answers"] = answers(*at(some), grid)
-        seen = hashlib.sha256()
-        for position in torch.split(torch.arange(count), batch_size):
-            seen.update(pixels(position).cpu().numpy().tobytes())
-        for part in (subject.prior.mean, subject.prior.eigenvalues, labels):
-            seen.update(b"" if part is None else part.cpu().numpy().tobytes())
-        identity["images"] = seen.hexdigest()
+        every = (pixels(position) for position in torch.split(torch.arange(count), batch_size))
+        parts = (subject.prior.mean, subject.prior.eigenvalues, *([] if labels is None else [labels]))
+        identity |= {"answers": answers(*at(some), grid), "images": digest(chain(every, parts))}
     stages = _stages(measured, min(checked, count), count, min(ode_images, count))
     batches = watch(iter(range(sum(-(-stage.count // batch_size) for stage in stages))))
     for stage in stages:
-        places = torch.arange(stage.count) * count // stage.count  # evenly spaced
+        places = _evenly(stage.count, count)
         store = None if kept is None else kept(stage.name, identity | stage.settings | {"count": stage.count})
         measured.rows[stage.name] = rows_at(stage, places, batch_size, at, store, batches)
         if stage.name == "readings":
@@ -254,8 +257,13 @@ def _stages(measured: Measured, few: int, count: int, ode_images: int) -> list[S
         Stage("jacobian", "", few, jacobian, at),
         *bound_stages(measured, extent),
         *(own if measured.subject.is_energy else []),
-        *([Stage("ode", "", ode_images, ode_energies, {"tolerance": 1e-3})] if ode_images else []),
+        *(ESTIMATORS["ode"].stages(measured, extent) if ode_images else []),
     ]
+
+
+def _evenly(chosen: int, count: int) -> Tensor:
+    """Places of so many of all images, evenly spaced."""
+    return torch.arange(chosen) * count // chosen
 
 
 def _pixels(images: Tensor) -> Tensor:

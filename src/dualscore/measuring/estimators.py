@@ -213,6 +213,11 @@ def label(name: str) -> str:
     return ESTIMATORS[name].label if name in ESTIMATORS else name
 
 
+def limit_label(name: str) -> str:
+    """The name of an estimate's certificate in tables."""
+    return f"{label(name)}, at most (95 %)"
+
+
 def kind(name: str) -> str:
     """An estimate's kind in table 2; a report may hold one that is not known here."""
     return ESTIMATORS[name].kind if name in ESTIMATORS else "estimate"

@@ -122,8 +122,8 @@ def rows_at(
     `at` gives for places (B,) what is measured there, and the clean pixels (B, C, H, W). Rows that are kept
     are not measured again. A number is taken from `batches` before each batch.
     """
-    parts: list[Rows] = [] if kept is None else [kept.read()]
-    done = parts[0].get("position", places[:0]) if parts else places[:0]
+    known = {} if kept is None else kept.read()
+    parts, done = [known] if known else [], known.get("position", places[:0])
     try:
         for position in torch.split(places, batch_size):
             if batches is not None:
@@ -140,7 +140,6 @@ def rows_at(
     finally:
         if kept is not None:
             kept.flush()
-    parts = [part for part in parts if part]
     rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     order = rows["position"].argsort(stable=True)
     return {name: values[order] for name, values in rows.items()}

@@ -91,7 +91,7 @@ class Size:
     def check(self, stored: tuple[int, int], turned: bool = True) -> None:
         """Refuse a (width, height) as UnsuitableError; the image may be stored `turned`."""
         if self.resize:
-            _check_pixels(stored)
+            check_pixels(stored)
             sides = [(self.width, self.height), *([(self.height, self.width)] if turned else [])]
             if all(max(w / stored[0], h / stored[1]) > MOST_ENLARGED for w, h in sides):
                 small, wanted = f"{stored[0]}×{stored[1]}", f"{self.width}×{self.height}"
@@ -101,7 +101,8 @@ class Size:
             raise UnsuitableError(f"is {stored[0]}×{stored[1]}, but wanted are {wanted} images{self.hint}")
 
 
-def _check_pixels(stored: tuple[int, int]) -> None:
+def check_pixels(stored: tuple[int, int]) -> None:
+    """Refuse a (width, height) that is taken for a decompression bomb's as UnsuitableError."""
     if stored[0] * stored[1] > MOST_PIXELS:
         raise UnsuitableError(f"has too many pixels: {stored[0]}×{stored[1]}")
 
@@ -129,7 +130,7 @@ def first_size(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
     """Height and width of the first readable image; ScoreError if there is none."""
     for path in find(given, left_out):
         with suppress(ValueError):
-            image = read_rgb(path, _check_pixels)
+            image = read_rgb(path, check_pixels)
             return image.height, image.width
     raise ScoreError(f"{given[0]}: no image that can be read ({COMMON})")
 

@@ -22,6 +22,7 @@ from dualscore.files.plain_text import printable
 from dualscore.likelihood import mean
 from dualscore.measuring.any_denoiser import PSNR, DenoiserReport, measure
 from dualscore.measuring.estimators import label as figure_label
+from dualscore.measuring.estimators import limit_label
 from dualscore.measuring.row_figures import estimate_of, plain
 from dualscore.noise import in_decibels
 from dualscore.scoring import score_files
@@ -29,8 +30,6 @@ from dualscore.scoring.image_files import Problems, Size, check_given
 from dualscore.scoring.named_model import NamedModel, find_models, is_code, yours
 from dualscore.scoring.score_files import Outcome
 from dualscore.scoring.stored_pixels import Gathered, first_of, gather
-
-AT_MOST = "at most (95 %)"
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def _told(about: dict[str, Any], out: Path) -> list[RenderableType]:
         limits = [(f or {}).get("certificate", {}).get("value") for f in found]
         if any(limit is not None for limit in limits):
             shown = ("" if limit is None else f"{limit:.3f}" for limit in limits)
-            table.add_row(f"{figure_label(name)}, {AT_MOST}", *shown)
+            table.add_row(limit_label(name), *shown)
     levels = [{x["noise_variance"]: x for x in m["noise_levels"]} for m in about["models"]]
     for t in sorted({t for each in levels for t in each}):
         shown = (f"{each[t]['psnr_out']:.2f} dB" if t in each else "" for each in levels)

@@ -40,11 +40,17 @@ class NamedModel:
     name: str  # as it was given
     what: str  # for people
     denoiser: ScoreModel
-    digest: str  # of the files that it came from
+    files: Sequence[Path]  # that it came from
+    label: int | None = None  # that it is told
     channels: int = 3
     size: tuple[int, int] | None = None  # (H, W); None where any goes
     t_range: tuple[float, float] | None = None  # None where the denoiser knows it
     prior: StationaryGaussian | None = None
+
+    @property
+    def digest(self) -> str:
+        """What tells it from others of its name: its files, read whole, and its label."""
+        return f"{hashlib.sha256(''.join(map(sha256, self.files)).encode()).hexdigest()} {self.label}"
 
 
 def is_code(given: str) -> bool:
@@ -70,7 +76,7 @@ def _find(given: str, label: int | None, device: torch.device) -> tuple[NamedMod
     if is_code(given):
         file = Path(given.rpartition(":")[0])
         made = _run(given, device)
-        return _as_model(given, "your own code", made, device, sha256(file)), False
+        return _as_model(given, "your own code", made, device, file), False
     if path.is_dir() and is_diffusers(path):
         try:
             read = read_diffusers(path)
@@ -81,23 +87,21 @@ def _find(given: str, label: int | None, device: torch.device) -> tuple[NamedMod
             named = said.startswith((f"{given}:", f"{given}/"))
             raise ModelError(said if named else f"{given}: {said}") from error
         kinds = f"diffusers: {type(read.network).__name__}, {type(read.scheduler).__name__}"
-        files = hashlib.sha256()
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
-            files.update(sha256(file).encode())
-        model = NamedModel(given, kinds, denoiser, f"{files.hexdigest()} {told}", read.channels, read.size)
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        model = NamedModel(given, kinds, denoiser, files, told, read.channels, read.size)
         return model, bool(read.classes)
-    return _as_model(given, "", load(given), device, sha256(locate(given))), False
+    return _as_model(given, "", load(given), device, locate(given)), False
 
 
-def _as_model(given: str, what: str, found: Any, device: torch.device, digest: str) -> NamedModel:  # noqa: ANN401
+def _as_model(given: str, what: str, found: Any, device: torch.device, file: Path) -> NamedModel:  # noqa: ANN401
     """A named model of whatever was loaded."""
     if isinstance(found, ImageModel):
         found, shape = to_measure(found, str(device)), found.image_shape
         ends, model = (max(found.t_min, T_MIN), found.t_max), found.score_model
         what = what or found.provenance
-        named = NamedModel(given, what, model, digest, t_range=ends, prior=found.prior)
+        named = NamedModel(given, what, model, [file], t_range=ends, prior=found.prior)
     elif isinstance(found, ScoreModel):
-        named = NamedModel(given, what, found.to(device).eval(), digest)
+        named = NamedModel(given, what, found.to(device).eval(), [file])
         shape = getattr(found, "image_shape", None)
     else:
         raise ModelError(f"{given}: is or gave a {type(found).__name__}; {WANTED}")

@@ -23,9 +23,10 @@ from dualscore.data.datamodule import Batching
 from dualscore.data.reader import ShardDataModule
 from dualscore.data.shards import MANIFEST_FILE, Manifest
 from dualscore.errors import ScoreError
+from dualscore.files.tars import TAR_SUFFIXES, forget_members
 from dualscore.images import in_channels
 from dualscore.measuring.subject import KINDS
-from dualscore.pictures.photographs import UnsuitableError, read_rgb
+from dualscore.pictures.photographs import read_rgb
 from dualscore.pictures.walk import COMMON, is_picture
 from dualscore.scoring.image_files import (
     ImageFiles,
@@ -33,6 +34,7 @@ from dualscore.scoring.image_files import (
     Problems,
     Size,
     as_rgb,
+    check_pixels,
     first_size,
     read_batches,
 )
@@ -40,7 +42,6 @@ from dualscore.scoring.image_files import (
 AT_ONCE = 256
 MOST_BYTES = 2**28
 """Larger entries of a tar are left out: they are no pictures of these sizes."""
-TARS = (".tar", ".tar.gz", ".tgz")
 Some = tuple[NDArray[np.uint8], list[str], list[int]]
 """Images (n, 3, H, W), the name of each, and a number of the photograph that each is of."""
 
@@ -96,14 +97,13 @@ def gather(
         for source, note in _sources(given, out, size, console, problems, count, workers):
             first = max(numbers, default=-1) + 1
             notes.append(note)
-            for images, called, photographs in source:
+            while len(names) != count and (some := next(source, None)) is not None:
+                images, called, photographs = some
                 left = len(called) if count is None else count - len(names)
                 file.write(part := images[:left].tobytes())
                 found.update(part)
                 names += called[:left]
                 numbers.extend(first + number for number in photographs[:left])
-                if len(names) == count:
-                    break
             if len(names) == count:
                 break
     if len(names) < 2:
@@ -127,7 +127,7 @@ def first_of(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
         if is_tar(path):
             for _, content in _entries(path, Problems()):
                 try:
-                    image = read_rgb(io.BytesIO(content))
+                    image = read_rgb(io.BytesIO(content), check_pixels)
                 except ValueError:
                     continue
                 return image.height, image.width
@@ -138,7 +138,7 @@ def first_of(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
 
 def is_tar(path: Path) -> bool:
     """Whether a file is a tar, by its name."""
-    return path.name.lower().endswith(TARS) and not path.is_dir()
+    return path.name.lower().endswith(TAR_SUFFIXES) and not path.is_dir()
 
 
 def _sources(
@@ -181,8 +181,6 @@ def _of_tar(path: Path, size: Size, problems: Problems) -> Iterator[Some]:
             try:
                 images.append(as_rgb(read_rgb(io.BytesIO(content), size.check), size))
                 names.append(f"{path}/{name}")
-            except UnsuitableError as error:
-                problems.add([(f"{path}/{name}", str(error))])
             except ValueError as error:
                 problems.add([(f"{path}/{name}", str(error))])
         if names:
@@ -211,7 +209,7 @@ def _entries(path: Path, problems: Problems) -> Iterator[tuple[str, bytes]]:
             read = _Read(file)  # type: ignore[arg-type]
             with tarfile.open(fileobj=read, mode="r|") as archive:  # type: ignore[call-overload]
                 for member in archive:
-                    archive.members = []  # which would hold every name
+                    forget_members(archive)
                     if not member.isfile() or not is_picture(os.path.basename(member.name)):
                         continue
                     if member.size > MOST_BYTES:
