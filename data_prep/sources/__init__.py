@@ -8,6 +8,7 @@ from data_prep.sources.demo import HALVES, Demo
 from data_prep.sources.folder import Folder
 from data_prep.sources.imagenet import Imagenet
 from data_prep.sources.imagenet64_png import Imagenet64Png
+from data_prep.sources.wallpapers import Wallpapers
 
 SOURCES: dict[str, Source] = {
     "demo": Demo(),
@@ -19,4 +20,5 @@ SOURCES: dict[str, Source] = {
     "imagenet32": Imagenet(32),
     "imagenet64_png": Imagenet64Png(),
     "cifar10": Cifar10(),
+    "photographs": Wallpapers(),
 }

@@ -25,6 +25,18 @@ def dct_matrix(size: int) -> Tensor:
     return matrix
 
 
+def _resampling(size: int, known: int) -> Tensor:
+    """Weights (size, known) of a spectrum's values at frequencies πk/known in those at πk/size."""
+    within = (torch.arange(8, dtype=torch.float64) + 0.5) / 8 - 0.5  # of a frequency's share of the axis
+    places = (torch.arange(size)[:, None] + within).abs() * (known / size)
+    lower = places.clamp(max=known - 1).floor().long()
+    share = (places - lower).clamp(max=1.0)
+    upper = (lower + 1).clamp(max=known - 1)
+    weights = torch.zeros(size, known, dtype=torch.float64)
+    weights.scatter_add_(1, lower, 1.0 - share).scatter_add_(1, upper, share)
+    return weights / len(within)
+
+
 class Standardized(NamedTuple):
     """A Gaussian's energies of noisy images, and the whitened images."""
 
@@ -119,6 +131,22 @@ class StationaryGaussian(nn.Module):
         shrinkage = self.eigenvalues / (self.eigenvalues + noise_variance[:, None, None, None])
         mean = self.mean[:, None, None]
         return self.synthesize(self.analyze(noisy - mean) * shrinkage) + mean
+
+    def at(self, height: int, width: int) -> "StationaryGaussian":
+        """The Gaussian of images of another size: its spectrum is one function of frequency, sampled anew.
+
+        Where the new frequencies are coarser, each is the mean over its share of the axis; where they are finer,
+        between the known ones it is linear. Any Gaussian is normalized at any size, however near it is.
+        """
+        known = self.eigenvalues.shape[1:]
+        if known == (height, width):
+            return self
+        axes, values = self.axes.double(), self.eigenvalues.double()
+        spectrum = torch.einsum("hwck,khw,hwdk->cdhw", axes, values, axes)
+        rows, columns = (
+            _resampling(new, old).to(spectrum) for new, old in zip((height, width), known, strict=True)
+        )
+        return StationaryGaussian(self.mean, rows @ spectrum @ columns.mT).to(self.mean)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw clean images x ~ N(μ, Σ), shape (count, C, H, W)."""

@@ -38,3 +38,16 @@ def to_stored(pixels: Tensor) -> Tensor:
 def dequantize(pixels: Tensor, uniform: Tensor) -> Tensor:
     """Spread 8-bit pixels over their quantisation step: x + (u − ½)/255, with u in [0, 1) of x's shape."""
     return pixels + (uniform - 0.5) / 255.0
+
+
+def crops(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """A square of each image, at a place drawn by the generator: (B, C, H, W) → (B, C, side, side)."""
+    corners = [
+        torch.randint(length - side + 1, (len(images), 1), generator=generator, device=images.device)
+        for length in images.shape[2:]
+    ]
+    along = torch.arange(side, device=images.device)
+    rows, columns = (corner + along for corner in corners)
+    which = torch.arange(len(images), device=images.device)
+    # Indices around the slice: the channels come last.
+    return images[which[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

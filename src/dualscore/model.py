@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from dualscore.energy import BY_FORM, EnergyModel, MappedEnergy, ScoreModel, normalized_by_form
 from dualscore.errors import NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
-from dualscore.likelihood import bits_per_dim, check_clean, check_floating, log_normalizer, noise_entropy
+from dualscore.likelihood import (
+    bits,
+    bits_per_dim,
+    check_clean,
+    check_floating,
+    dequantized_bits_per_dim,
+    log_normalizer,
+    noise_entropy,
+    variational_bound,
+)
+from dualscore.likelihood.bound import bound_range
 from dualscore.likelihood.normalizer import MeasuredMass, Normalization, moved
 from dualscore.likelihood.units import numbers
 from dualscore.noise import MEASURING, corrupt, seeded_generator
@@ -53,6 +63,12 @@ def _constant(model: ScoreModel) -> ScoreModel:
 def _kept(x: Tensor) -> Tensor:
     """The tensor, copied if it was made in inference mode: autograd cannot save those."""
     return x.clone() if x.is_inference() else x
+
+
+def _any_size(model: ScoreModel) -> bool:
+    """Whether no part of a model is tied to one size of images."""
+    tied = any(isinstance(part, StationaryGaussian) for part in model.modules())
+    return normalized_by_form(model) and isinstance(model, MappedEnergy) and not tied
 
 
 def _sides(shape: Iterable[int]) -> str:
@@ -100,6 +116,8 @@ class ImageModel(nn.Module):
         super().__init__()
         self.score_model = score_model
         self.image_shape = image_shape
+        self.any_size = _any_size(score_model)
+        """Whether images of every size are of one density: the energy is normalized by its form at each."""
         if normalized_by_form(score_model):
             log_normalizer, log_normalizer_stderr, normalized_on = 0.0, 0.0, BY_FORM
         self.log_normalizer, self.log_normalizer_stderr = log_normalizer, log_normalizer_stderr
@@ -138,8 +156,14 @@ class ImageModel(nn.Module):
     def _batches(
         self, images: Tensor, noise_variance: Tensor | float, batch_size: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        if images.ndim != 4 or (self.image_shape is not None and tuple(images.shape[1:]) != self.image_shape):
-            wanted = self.image_shape or ("C", "H", "W")
+        wanted: tuple[int | str, ...] = self.image_shape or ("C", "H", "W")
+        if self.any_size and self.image_shape is not None:
+            wanted = (self.image_shape[0], "H", "W")
+        fits = images.ndim == 4 and all(
+            isinstance(side, str) or side == found
+            for side, found in zip(wanted, images.shape[1:], strict=True)
+        )
+        if not fits or (self.any_size and not images[:1].numel() and len(images)):
             raise ValueError(
                 f"images must have shape (B, {', '.join(map(str, wanted))}), got {tuple(images.shape)}"
             )
@@ -241,9 +265,49 @@ class ImageModel(nn.Module):
         return -(self.energy(images, 0.0, batch_size) + self.log_normalizer)
 
     def bits_per_dim(self, images: Tensor, batch_size: int = 256) -> Tensor:
-        """Bits a dimension of each clean image, shape (B,), by the paper's protocol; as `log_prob`."""
-        log_prob = self.log_prob(images, batch_size)
-        return bits_per_dim(-log_prob, math.prod(images.shape[1:]))
+        """Bits a dimension of each clean image, shape (B,); as `log_prob`.
+
+        By the paper's protocol, 8 + U/(d ln 2); of an energy that knows the grey levels of 8-bit images their
+        code length itself, −log₂ P(x)/d.
+        """
+        return self.in_bits_per_dim(-self.log_prob(images, batch_size), math.prod(images.shape[1:]))
+
+    def in_bits_per_dim(self, energy: Tensor, dimension: int) -> Tensor:
+        """Normalized energies of clean images in nats, any shape, as `bits_per_dim` tells them."""
+        levels = self._energy().levels
+        return dequantized_bits_per_dim(energy, dimension) if levels else bits_per_dim(energy, dimension)
+
+    @torch.no_grad()
+    def bound(self, images: Tensor, strata: int = 16, seed: int = 0) -> Tensor:
+        """An upper bound on −log₂ P of each 8-bit image by the denoiser alone, in bits/dim, one draw of it, (B,).
+
+        It asks nothing of the energy; `dualscore.measure` tells its error, and its limit, over many images.
+
+        Args:
+            images: x on the grey levels k/255, shape (B, C, H, W).
+            strata: of ln t, one gradient of the energy each.
+            seed: of the noise.
+
+        Returns:
+            Bits a dimension, shape (B,), float64; the mean over seeds is the bound.
+
+        Raises:
+            ValueError: if the images are off their levels, or there is no Gaussian of the training images.
+        """
+        if self.prior is None:
+            raise ValueError("the bound ends at a Gaussian of the training images, which this model has not")
+        prior = self.prior.at(*images.shape[-2:])
+        clean = torch.cat([y for y, _ in self._batches(images, 0.0, max(1, len(images)))])
+        terms = variational_bound(
+            _constant(self.score_model),
+            clean,
+            prior,
+            t0=bound_range((self.t_min, self.t_max))[0],
+            t1=self.t_max,
+            strata=strata,
+            generator=seeded_generator(self.like.device, MEASURING, seed),
+        )
+        return bits(terms.total, math.prod(images.shape[1:]))
 
     @torch.no_grad()
     def normalize(self, images: Tensor | Iterable[Tensor], seed: int = 0, batch_size: int = 256) -> float:

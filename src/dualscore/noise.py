@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-TRAINING, MEASURING, SAMPLING = 0, 1, 2
+TRAINING, MEASURING, SAMPLING, CROPS = 0, 1, 2, 3
 """First numbers of random keys, so that what training draws is never what measuring or sampling draws."""
 GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0
 """Its multiples' fractional parts fill [0, 1) evenly, however many are taken."""

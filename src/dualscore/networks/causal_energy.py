@@ -12,13 +12,15 @@ Sources: Uria, Murray, Larochelle 2013, RNADE, arXiv 1306.0186, for the mixtures
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import vjp
 
-from dualscore.energy import MappedEnergy
+from dualscore.energy import Gradients, MappedEnergy
 from dualscore.networks.embedding import log_angles
 from dualscore.networks.grey_levels import (
     NEVER_ALONE,
@@ -33,6 +35,12 @@ RADIUS = 5
 NEAR = 2
 """Radius, in pixels, of the part of the window that brightness and contrast are taken from."""
 ANGLES = 16  # of log_angles, which tell the noise level
+ON_A_CPU, ELSEWHERE = 2**12, 2**20
+"""Pixels of a batch that are looked at at once: on a CPU what lies between then stays in its cache."""
+WITH_A_GRAPH = 2**15
+"""Pixels of a batch whose gradient may keep a graph of them all: 10 kB a pixel."""
+GREEN_FIRST = (1, 0, 2)
+"""Order of the channels of a pixel in colour."""
 STEP = 1.0 / 255.0
 CONTRAST_FLOOR = (2.0 * STEP) ** 2  # below it, in pixel², images are not told apart by contrast
 NARROWEST = 0.03 * STEP  # standard deviation of a component, beside the noise's
@@ -47,11 +55,23 @@ class Surroundings(NamedTuple):
 
     centred: Tensor  # the window's pixels less the mean of near ones, 0 outside, shape (B, P, C, window)
     mean: Tensor  # of the near pixels, shape (B, P, C)
-    contrast: Tensor  # root mean square of the near pixels about their mean, shape (B, P, 1)
+    contrast: Tensor  # root mean square of the near pixels about their mean, shape (B, P, C)
     about: Tensor
     """Where borders are, brightness, contrast, brightness so far, `rest`: (B, P, 3·radius + 1 + 2C (+ 1))."""
     rest: Tensor | None  # mean of the pixels not seen, where that of all is zero, shape (B, P, 1)
     earlier: Tensor  # the pixels, as later ones and channels see them, shape (B, P, C)
+
+
+class Whole(NamedTuple):
+    """What pixels are looked at from, of B images or of some of their rows: P = rows·W pixels."""
+
+    padded: (
+        Tensor  # zeros around the pixels, as later ones see them, shape (B, C, rows + radius, W + 2·radius)
+    )
+    inside: Tensor  # 1 inside, 0 outside, shape (1, 1, rows + radius, W + 2·radius)
+    so_far: Tensor  # mean of all earlier pixels, shape (B, P, C)
+    rest: Tensor | None  # as Surroundings has it
+    height: int  # rows of a whole image
 
 
 class CausalEnergy(MappedEnergy):
@@ -102,13 +122,24 @@ class CausalEnergy(MappedEnergy):
         self.factors = nn.ModuleList(
             _Factor(
                 channels * window + before,
-                3 * radius + 1 + 2 * channels + mean_free,
+                3 * radius + 3 * channels + mean_free,
                 hidden,
                 layers,
                 components,
             )
             for before in range(channels)
         )
+        self.colour = channels == 3
+
+    @property
+    def means(self) -> Tensor:
+        """Of what is seen of pixels, (C,)."""
+        return _differences(self.mean, dim=0) if self.colour else self.mean
+
+    @property
+    def noises(self) -> Tensor:
+        """Variances of what is seen of noise of variance one, (C,)."""
+        return self.mean.new_tensor([1.0, 2.0, 2.0]) if self.colour else torch.ones_like(self.mean)
 
     def _know(self, levels: int) -> None:
         self.levels = levels
@@ -128,40 +159,119 @@ class CausalEnergy(MappedEnergy):
         """Nats a pixel given what came before it, shape (B, H, W), whose sum is U: all of it, exactly."""
         return self._nats(noisy, noise_variance).sum(dim=2).view(noisy[:, 0].shape)
 
-    def _nats(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
-        """−log of each factor, (B, P, C)."""
+    def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:
+        """As of any energy; of large images, where no graph is wanted, in memory that doesn't grow with them."""
+        pixels = noisy.shape[0] * noisy.shape[2] * noisy.shape[3]
+        if time or self.mean_free or torch.is_grad_enabled() or pixels <= WITH_A_GRAPH:
+            return super().gradients(noisy, noise_variance, time=time)
         with torch.autocast(noisy.device.type, enabled=False):
-            earlier = likely_levels(noisy, noise_variance, self.levels) if self.levels else noisy
-            seen, own = self._look(earlier, noise_variance), noisy.flatten(2)
-            angles = log_angles(noise_variance, ANGLES)
-            level = torch.cat([angles.cos(), angles.sin()], dim=1)
-            nats = [
-                self._factor(seen, own[:, channel], channel, level, noise_variance)
-                for channel in range(len(self.mean))
-            ]
-            found = torch.stack(nats, dim=2)
+            return self._gradient_by_rows(noisy, noise_variance)
+
+    def _gradient_by_rows(self, noisy: Tensor, noise_variance: Tensor) -> Gradients:
+        """∇_y U of rows at a time; what all later pixels see of a pixel, by their mean so far, comes last."""
+
+        own_forth: Any = vjp(lambda y: self._seen_as(y, noise_variance), noisy)
+        earlier, to_own = own_forth
+        sums_forth: Any = vjp(lambda e: self._so_far(e, noise_variance), earlier)
+        so_far, to_earlier = sums_forth
+        whole = self._whole(earlier, so_far, None)
+        level, r, width = self._told(noise_variance), self.radius, noisy.shape[3]
+        own_part, sums_part = torch.zeros_like(noisy), torch.zeros_like(so_far)
+        padded_part = torch.zeros_like(whole.padded)
+        energy = noisy.new_zeros(len(noisy))
+        for top, bottom in self._rows(noisy):
+            part, around = slice(top * width, bottom * width), slice(top, bottom + r)
+            with torch.enable_grad():
+                leaves = [
+                    values.detach().clone().requires_grad_()
+                    for values in (noisy[:, :, top:bottom], whole.padded[:, :, around], so_far[:, part])
+                ]
+                rows = Whole(leaves[1], whole.inside[:, :, around], leaves[2], None, noisy.shape[2])
+                nats = self._of_rows(rows, leaves[0], top, noise_variance, level).sum(dim=(1, 2))
+                found = torch.autograd.grad(nats.sum(), leaves)
+            energy += nats.detach()
+            own_part[:, :, top:bottom] = found[0]
+            padded_part[:, :, around] += found[1]
+            sums_part[:, part] = found[2]
+        of_earlier = padded_part[:, :, r:, r:-r] + to_earlier(sums_part)[0]
+        return Gradients(own_part + to_own(of_earlier)[0], None, energy)
+
+    def _nats(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """−log of each factor, (B, P, C), a few rows at a time: what lies between stays in a processor's cache."""
+        with torch.autocast(noisy.device.type, enabled=False):
+            earlier = self._seen_as(noisy, noise_variance)
+            whole = self._whole(earlier, self._so_far(earlier, noise_variance), self._rest(earlier))
+            level, width = self._told(noise_variance), noisy.shape[3]
+            parts = []
+            for top, bottom in self._rows(noisy):
+                part, around = slice(top * width, bottom * width), slice(top, bottom + self.radius)
+                rest = None if whole.rest is None else whole.rest[:, part]
+                rows = Whole(
+                    whole.padded[:, :, around], whole.inside[:, :, around], whole.so_far[:, part], rest,
+                    whole.height,
+                )  # fmt: skip
+                parts.append(self._of_rows(rows, noisy[:, :, top:bottom], top, noise_variance, level))
+            found = torch.cat(parts, dim=1)
             if self.mean_free:  # by the last pixel, the volume of the others' cells: √P of the subspace's
                 last = found.new_full((len(found), 1, 1), 0.5 * math.log(found.shape[1]))
                 found = torch.cat([found[:, :-1], last], dim=1)
             return found
 
+    def _seen_as(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """What later pixels see of pixels: the level that they had; of colour green, red − green, blue − green."""
+        seen = likely_levels(noisy, noise_variance, self.levels) if self.levels else noisy
+        return _differences(seen, dim=1) if self.colour else seen
+
+    def _rows(self, noisy: Tensor) -> Iterator[tuple[int, int]]:
+        """First row, and the one after the last, of what is looked at at once."""
+        height, width = noisy.shape[2:]
+        at_once = ON_A_CPU if noisy.device.type == "cpu" else ELSEWHERE
+        rows = max(1, at_once // max(1, len(noisy) * width))
+        return ((top, min(height, top + rows)) for top in range(0, height, rows))
+
+    def _told(self, noise_variance: Tensor) -> Tensor:
+        angles = log_angles(noise_variance, ANGLES)
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+    def _of_rows(self, rows: Whole, own: Tensor, top: int, noise_variance: Tensor, level: Tensor) -> Tensor:
+        """−log of each factor of some rows' pixels, `own` (B, C, rows, W), from what they see: (B, P, C)."""
+        seen = self._look(rows, top, noise_variance)
+        own_noise = self._own_noise(noise_variance, top, rows.height, own)
+        channels = own.flatten(2)
+        order = GREEN_FIRST if self.colour else range(channels.shape[1])
+        nats = [
+            self._factor(seen, channels[:, channel], place, level, noise_variance, own_noise)
+            for place, channel in enumerate(order)
+        ]
+        return torch.stack(nats, dim=2)
+
     def _factor(
-        self, seen: Surroundings, own: Tensor, channel: int, level: Tensor, noise_variance: Tensor
+        self,
+        seen: Surroundings,
+        own: Tensor,
+        place: int,
+        level: Tensor,
+        noise_variance: Tensor,
+        own_noise: Tensor,
     ) -> Tensor:
         """−log p of a channel's pixels, `own`, given what came before them, both (B, P)."""
-        earlier = seen.earlier[..., :channel] - seen.mean[..., :channel]
-        window = torch.cat([seen.centred.flatten(2), earlier], dim=2) / seen.contrast
-        log_weights, means, log_deviations = self.factors[channel](window, seen.about, level)
-        centre = seen.mean[..., channel, None]
+        earlier = (seen.earlier[..., :place] - seen.mean[..., :place]) / seen.contrast[..., :place]
+        window = torch.cat([(seen.centred / seen.contrast[..., None]).flatten(2), earlier], dim=2)
+        log_weights, means, log_deviations = self.factors[place](window, seen.about, level)
+        centre, contrast = seen.mean[..., place, None], seen.contrast[..., place, None]
+        if place:  # green, as far as it is not noise: what is seen of red and blue is their difference to it
+            green, scale = seen.mean[..., :1], seen.contrast[..., :1].square()
+            share = 1.0 - noise_variance[:, None, None] / scale
+            centre = centre + torch.lerp(green, seen.earlier[..., :1], share)
         if seen.rest is not None:  # where noise is all there is, what it leaves for its sum to be zero
             centre = torch.lerp(
                 centre,
                 seen.rest,
                 noise_variance[:, None, None] / (self.variance + noise_variance[:, None, None]),
             )
-        means = centre + seen.contrast * means
-        deviations = seen.contrast * log_deviations.clamp(max=WIDEST).exp() + NARROWEST
-        variances = deviations.square() + self.spread + self._own_noise(noise_variance, own)[..., None]
+        means = centre + contrast * means
+        deviations = contrast * log_deviations.clamp(max=WIDEST).exp() + NARROWEST
+        variances = deviations.square() + self.spread + own_noise[..., None]
         squares = (own[..., None] - means).square() / variances
         logs = log_weights - 0.5 * (squares + torch.log(2.0 * math.pi * variances))
         smooth = torch.logsumexp(logs, dim=2)
@@ -173,51 +283,71 @@ class CausalEnergy(MappedEnergy):
         both = torch.stack([log_share + cells, torch.log1p(-log_share.exp()) + smooth])
         return -torch.logsumexp(both, dim=0)  # logaddexp's second derivative is NaN where one is far below
 
-    def _own_noise(self, noise_variance: Tensor, own: Tensor) -> Tensor:
+    def _own_noise(self, noise_variance: Tensor, top: int, height: int, own: Tensor) -> Tensor:
         """Variance of a pixel's noise given that of those before it, (B, 1) or (B, P)."""
         t = noise_variance[:, None]
         if not self.mean_free:
             return t
-        later = torch.arange(own.shape[1] - 1, -1, -1, dtype=own.dtype, device=own.device)
+        rows, width = own.shape[2:]
+        before = torch.arange(top * width, (top + rows) * width, dtype=own.dtype, device=own.device)
+        later = height * width - 1.0 - before
         return t * later / (later + 1.0)  # what is left of noise whose sum is zero
 
-    def _look(self, noisy: Tensor, noise_variance: Tensor) -> Surroundings:
-        height, width = noisy.shape[2:]
-        r, t = self.radius, noise_variance[:, None, None]
-        seen = 2 * r * (r + 1)
-        window = self._windows(noisy)[..., :seen]
-        inside = self._windows(torch.ones_like(noisy[:1, :1]))[:, :, :, :seen]  # (1, P, 1, window)
-        near = inside * self._near(noisy)
-        count = near.sum(dim=3)
-        share = near / count.clamp(min=1.0)[..., None]
-        none = (count == 0).to(noisy.dtype)  # the first pixel
-        mean = (window * share).sum(dim=3) + none * self.mean
-        centred = (window - mean[..., None]) * inside
-        variance = (centred.square() * share).sum(dim=3).mean(dim=2, keepdim=True) + none * self.variance
-        square = variance + CONTRAST_FLOOR + t
+    def _so_far(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        """The mean of all earlier pixels less that of images, in the deviations it has, (B, P, C)."""
         earlier = noisy.flatten(2).mT
         before = torch.arange(earlier.shape[1], dtype=noisy.dtype, device=noisy.device)[:, None]
-        so_far = (earlier.cumsum(dim=1) - earlier) / before.clamp(min=1.0) - self.mean * (before > 0)
-        rest = None
-        if self.mean_free:
-            rest = (earlier - earlier.cumsum(dim=1)) / (len(before) - before)
+        t = noise_variance[:, None, None]
+        # In double precision: a photograph's pixels are many.
+        total = earlier.double().cumsum(dim=1).to(noisy.dtype) - earlier
+        so_far = total / before.clamp(min=1.0) - self.means * (before > 0)
+        return so_far / (self.variance + t / before.clamp(min=1.0)).sqrt()
+
+    def _rest(self, noisy: Tensor) -> Tensor | None:
+        if not self.mean_free:
+            return None
+        earlier = noisy.flatten(2).mT
+        before = torch.arange(earlier.shape[1], dtype=noisy.dtype, device=noisy.device)[:, None]
+        return (earlier - earlier.cumsum(dim=1)) / (earlier.shape[1] - before)
+
+    def _whole(self, noisy: Tensor, so_far: Tensor, rest: Tensor | None) -> Whole:
+        padding = (self.radius, self.radius, self.radius, 0)
+        inside = F.pad(torch.ones_like(noisy[:1, :1]), padding)
+        return Whole(F.pad(noisy, padding), inside, so_far, rest, noisy.shape[2])
+
+    def _look(self, rows: Whole, top: int, noise_variance: Tensor) -> Surroundings:
+        r, t = self.radius, noise_variance[:, None, None]
+        bottom, width = top + rows.padded.shape[2] - r, rows.padded.shape[3] - 2 * r
+        seen = 2 * r * (r + 1)
+        window = self._windows(rows.padded)[..., :seen]
+        inside = self._windows(rows.inside)[..., :seen]  # (1, P, 1, window)
+        near = inside * self._near(window)
+        count = near.sum(dim=3)
+        share = near / count.clamp(min=1.0)[..., None]
+        none = (count == 0).to(window.dtype)  # the first pixel
+        mean = (window * share).sum(dim=3) + none * self.means
+        centred = (window - mean[..., None]) * inside
+        variance = (centred.square() * share).sum(dim=3) + none * self.variance
+        noise = t * self.noises  # of a difference twice a channel's
+        square = variance + CONTRAST_FLOOR + noise
         about = torch.cat(
             [
-                self._borders(height, width, noisy).expand(len(noisy), -1, -1),
-                (mean - self.mean) / (self.variance + t).sqrt(),
-                0.25 * torch.log(square / (CONTRAST_FLOOR + t)),
-                so_far / (self.variance + t / before.clamp(min=1.0)).sqrt(),
-                *([] if rest is None else [(rest - mean) / square.sqrt()]),
+                self._borders(top, bottom, width, window).expand(len(window), -1, -1),
+                (mean - self.means) / (self.variance + t).sqrt(),
+                0.25 * torch.log(square / (CONTRAST_FLOOR + noise)),
+                rows.so_far,
+                *([] if rows.rest is None else [(rows.rest - mean) / square.sqrt()]),
             ],
             dim=2,
         )
-        return Surroundings(centred, mean, square.sqrt(), about, rest, earlier)
+        earlier = rows.padded[:, :, r:, r : r + width].flatten(2).mT
+        return Surroundings(centred, mean, square.sqrt(), about, rows.rest, earlier)
 
-    def _windows(self, images: Tensor) -> Tensor:
-        """The rows above and the row of each pixel, in raster order, (B, P, C, all), 0 outside."""
+    def _windows(self, padded: Tensor) -> Tensor:
+        """The rows above and the row of each pixel, in raster order, (B, P, C, all), of padded images."""
         r = self.radius
-        columns = F.unfold(F.pad(images, (r, r, r, 0)), (r + 1, 2 * r + 1))
-        return columns.view(len(images), images.shape[1], -1, columns.shape[2]).permute(0, 3, 1, 2)
+        columns = F.unfold(padded, (r + 1, 2 * r + 1))
+        return columns.view(len(padded), padded.shape[1], -1, columns.shape[2]).permute(0, 3, 1, 2)
 
     def _near(self, like: Tensor) -> Tensor:
         """1 for the window's pixels that are near, 0 for others, (window,)."""
@@ -227,16 +357,22 @@ class CausalEnergy(MappedEnergy):
         near = (rows >= -NEAR) & (columns.abs() <= NEAR)
         return near.flatten()[: 2 * r * (r + 1)].to(like.dtype)
 
-    def _borders(self, height: int, width: int, like: Tensor) -> Tensor:
+    def _borders(self, top: int, bottom: int, width: int, like: Tensor) -> Tensor:
         """1 where a border is far, for each distance and side, 0 where it is near, (P, 3·radius)."""
-        rows, columns = torch.arange(height, device=like.device), torch.arange(width, device=like.device)
+        rows, columns = torch.arange(top, bottom, device=like.device), torch.arange(width, device=like.device)
         sides = (
-            rows[:, None].expand(height, width),
-            columns.expand(height, width),
-            (width - 1 - columns).expand(height, width),
+            rows[:, None].expand(bottom - top, width),
+            columns.expand(bottom - top, width),
+            (width - 1 - columns).expand(bottom - top, width),
         )
         distances = torch.arange(1, self.radius + 1, device=like.device)
         return torch.cat([side.reshape(-1, 1) >= distances for side in sides], dim=1).to(like.dtype)
+
+
+def _differences(colours: Tensor, dim: int) -> Tensor:
+    """Red, green, blue along a dimension as green, red − green, blue − green."""
+    red, green, blue = colours.unbind(dim)
+    return torch.stack([green, red - green, blue - green], dim)
 
 
 class _Factor(nn.Module):

@@ -48,6 +48,11 @@ class SeveralOrders(MappedEnergy):
         self.energy, self.orders = energy, orders
         self.normalized = energy.normalized
 
+    @property
+    def levels(self) -> int:  # type: ignore[override]  # loaded with the weights
+        """Grey levels that every order knows."""
+        return self.energy.levels
+
     def averaged(self) -> ScoreModel | None:
         """The mean of the orders' denoisers: better than the mean density's, which follows one of them."""
         return MeanOfOrders(self) if self.orders > 1 else None

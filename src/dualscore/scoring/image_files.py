@@ -4,7 +4,7 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -52,14 +52,19 @@ def find(given: Sequence[Path], left_out: Path) -> Iterator[Path]:
     return (path for path, problem in entries(given, left_out) if problem is None)
 
 
-def entries(given: Sequence[Path], left_out: Path, others: Counter[str] | None = None) -> Iterator[Entry]:
-    """The same, and what is left out with the reason; `others` are counted as `walk` does.
+def entries(
+    given: Sequence[Path],
+    left_out: Path,
+    others: Counter[str] | None = None,
+    wanted: Callable[[str], bool] = is_picture,
+) -> Iterator[Entry]:
+    """The same, and what is left out with the reason; `wanted` and `others` are as `walk` takes them.
 
     A file that is met again, given twice or by another link, is left out: each counts once in a mean.
     """
     seen = set[tuple[int, int]]()
     for path in given:
-        found = walk(path, left_out, others=others) if os.path.isdir(path) else [Entry(path, trouble(path))]
+        found = walk(path, left_out, wanted, others) if os.path.isdir(path) else [Entry(path, trouble(path))]
         for entry in found:
             if entry.problem is None and not _first_time(entry.path, seen):
                 yield Entry(entry.path, "is the same file as another, which counts once")

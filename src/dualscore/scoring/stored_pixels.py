@@ -125,8 +125,10 @@ def first_of(given: Sequence[Path], left_out: Path) -> tuple[int, int]:
             shape = Manifest.load(path).image_shape
             return shape[1], shape[2]
         if is_tar(path):
-            for _, content in _entries(path, Problems()):
+            for _, content, _ in tar_entries(path):
                 try:
+                    if content is None:
+                        continue
                     image = read_rgb(io.BytesIO(content), check_pixels)
                 except ValueError:
                     continue
@@ -174,10 +176,13 @@ def _of_files(
 
 def _of_tar(path: Path, size: Size, problems: Problems) -> Iterator[Some]:
     """The pictures in a tar, as WebDataset has them, read once from its beginning to its end."""
-    number, entries = 0, _entries(path, problems)
+    number, entries = 0, tar_entries(path)
     while some := list(islice(entries, AT_ONCE)):
         images, names = [], []
-        for name, content in some:
+        for name, content, problem in some:
+            if content is None:
+                problems.add([(f"{path}/{name}", problem)])
+                continue
             try:
                 images.append(as_rgb(read_rgb(io.BytesIO(content), size.check), size))
                 names.append(f"{path}/{name}")
@@ -201,8 +206,8 @@ class _Read:
         return found
 
 
-def _entries(path: Path, problems: Problems) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the pictures in a tar, one after another."""
+def tar_entries(path: Path) -> Iterator[tuple[str, bytes | None, str]]:
+    """Names and contents of the pictures in a tar, one after another; without content, why there is none."""
     try:
         opened = gzip.open if path.suffix.lower() in (".gz", ".tgz") else open
         with opened(path, "rb") as file:
@@ -213,9 +218,9 @@ def _entries(path: Path, problems: Problems) -> Iterator[tuple[str, bytes]]:
                     if not member.isfile() or not is_picture(os.path.basename(member.name)):
                         continue
                     if member.size > MOST_BYTES:
-                        problems.add([(f"{path}/{member.name}", f"has {member.size} bytes, too many")])
+                        yield member.name, None, f"has {member.size} bytes, too many"
                     elif (content := archive.extractfile(member)) is not None:
-                        yield member.name, content.read()
+                        yield member.name, content.read(), ""
             while read.read(2**20):
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
@@ -224,20 +229,32 @@ def _entries(path: Path, problems: Problems) -> Iterator[tuple[str, bytes]]:
         raise ScoreError(f"{path}: cannot be read as a tar: it ends too early, and images may be missing")
 
 
+def prepared_images(folder: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Name and pixels, (3, H, W), of each image of a prepared data set's reported split."""
+    data, _ = _opened(folder)
+    for images, names, _ in _some_prepared(folder, data, data.counts[data.reported]):
+        yield from zip(names, images, strict=True)
+
+
+def _opened(folder: Path) -> tuple[ShardDataModule, Manifest]:
+    manifest = Manifest.load(folder)
+    return ShardDataModule(folder, manifest, Batching(AT_ONCE, 1, 0, 1, 0, 1, AT_ONCE), shuffle_buffer=1), manifest
+
+
+def _some_prepared(folder: Path, data: ShardDataModule, count: int) -> Iterator[Some]:
+    split = data.reported
+    for batch in data.evenly_spaced(split, count, AT_ONCE):
+        numbers = data.photographs(split, batch.position)
+        groups = (batch.position if numbers is None else numbers).tolist()
+        names = [f"{folder}/{split}/{place}" for place in batch.position.tolist()]
+        yield batch.image.expand(-1, 3, -1, -1).numpy(), names, groups
+
+
 def _prepared(folder: Path, size: Size, count: int | None) -> tuple[Iterator[Some], str]:
     """Images of a data set that `dualscore data build` prepared."""
-    manifest = Manifest.load(folder)
+    data, manifest = _opened(folder)
     if manifest.image_shape[1:] != (size.height, size.width):
         stored, wanted = (f"{h}×{w}" for h, w in (manifest.image_shape[1:], (size.height, size.width)))
         raise ScoreError(f"{folder}: images are {stored}, but wanted are {wanted}{size.hint}")
-    data = ShardDataModule(folder, manifest, Batching(AT_ONCE, 1, 0, 1, 0, 1, AT_ONCE), shuffle_buffer=1)
-    split = data.reported
-
-    def images() -> Iterator[Some]:
-        for batch in data.evenly_spaced(split, count or data.counts[split], AT_ONCE):
-            numbers = data.photographs(split, batch.position)
-            groups = (batch.position if numbers is None else numbers).tolist()
-            names = [f"{folder}/{split}/{place}" for place in batch.position.tolist()]
-            yield batch.image.expand(-1, 3, -1, -1).numpy(), names, groups
-
-    return images(), f" of {manifest.dataset}'s {KINDS[split]} images"
+    images = _some_prepared(folder, data, count or data.counts[data.reported])
+    return images, f" of {manifest.dataset}'s {KINDS[data.reported]} images"

@@ -153,6 +153,11 @@ class DataConfig:
     max_skipped: int = option(
         100, "unreadable training images an epoch that are replaced; more are an error", NOT_NEGATIVE
     )
+    crops: list[int] = option(
+        [],
+        "sides of the squares that training cuts from images, in turn, so that a step sees as many pixels; none: no cuts",
+        (lambda v: len(set(v)) == len(v) and all(side > 0 for side in v), "must be different sides, > 0"),
+    )
     flip: bool = option(True, "random horizontal flips in training")
     mean_free: bool = option(False, "gray patches less their mean, dequantized, as size² − 1 coordinates")
     quantized: bool = option(True, "8-bit images; those of a known density, and mean_free, may be floats")

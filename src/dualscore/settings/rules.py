@@ -32,6 +32,7 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
     radial, unet = c.network.kind == RADIAL, c.network.kind == "unet"
     causal = c.network.kind == CAUSAL
     alone = radial or causal
+    crops = c.data.crops
     rules = [
         (c.noise.t_min >= c.noise.t_max, "noise.t_min", f"must be below noise.t_max={c.noise.t_max:g}"),
         (c.data.quantized and c.noise.t_max <= HALF_STEP_SQUARED, "noise.t_max",
@@ -75,6 +76,14 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
          "twice it or more"),
         (c.data.batch_size % c.data.streams != 0, "data.batch_size",
          f"{c.data.batch_size} must be a multiple of data.streams={c.data.streams}"),
+        (bool(crops) and (known or c.data.mean_free or not causal), "data.crops",
+         "is of shards of images, and network.kind=causal, whose energy has no size"),
+        (bool(crops) and max(crops, default=0) > c.data.size, "data.crops",
+         f"must not exceed data.size={c.data.size}, which they are cut from"),
+        (any(c.data.batch_size * min(crops) ** 2 % (c.data.streams * side**2) for side in crops), "data.crops",
+         f"a batch of {c.data.batch_size} in data.streams={c.data.streams} has no whole number of them at each side: "
+         f"batch_size·(smallest/side)² must be a multiple of the streams"),
+        (bool(crops) and c.trainer.accumulate > 1, "trainer.accumulate", "must be 1 with data.crops"),
         (c.data.streams % world != 0, "data.streams",
          f"{c.data.streams} must be a multiple of the {world} devices (trainer.devices × trainer.nodes)"),
         (c.data.batch_size % (world * c.trainer.accumulate) != 0, "trainer.accumulate",

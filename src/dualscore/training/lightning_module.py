@@ -18,12 +18,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dualscore.data.datamodule import Batch
 from dualscore.energy import EnergyModel, ScoreModel
 from dualscore.gaussian import StationaryGaussian
-from dualscore.images import dequantize, to_pixels
+from dualscore.images import crops, dequantize, to_pixels
 from dualscore.likelihood.bound import bound_range
 from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.quantities import validation_stages
 from dualscore.measuring.subject import Images, Rows, Subject
-from dualscore.noise import TRAINING, fixed_noise, log_uniform, mostly_low, seeded_generator, variance_at_psnr
+from dualscore.noise import (
+    CROPS,
+    TRAINING,
+    fixed_noise,
+    log_uniform,
+    mostly_low,
+    seeded_generator,
+    variance_at_psnr,
+)
 from dualscore.objective import DualLoss, another_level, dual_score_matching, maximum_likelihood
 from dualscore.settings.config import ExperimentConfig
 from dualscore.training.optimizers import Loss, make_optimizer, schedule
@@ -112,16 +120,34 @@ class DualScoreModule(lightning.LightningModule):
         if self.average is not None:
             self.average.n_averaged = self.average.n_averaged.cpu()
 
-    def draw(self, step: int, images: int) -> Draws:
+    def _cut(self, images: Tensor, step: int) -> Tensor:
+        """Squares of this step's side, of so many of a device's images that every step sees as many pixels."""
+        sides, streams = self.config.data.crops, self.config.data.streams
+        side = sides[step % len(sides)]
+        mine = streams // self.trainer.world_size
+        first = mine * self.trainer.global_rank
+        each = len(images) // mine * min(sides) ** 2 // side**2
+        generators = (
+            seeded_generator(self.device, CROPS, self.seed, step, first + stream) for stream in range(mine)
+        )
+        return torch.cat(
+            [
+                crops(own[:each], side, generator)
+                for own, generator in zip(images.chunk(mine), generators, strict=True)
+            ]
+        )
+
+    def draw(self, step: int, images: int, image_shape: tuple[int, ...] = ()) -> Draws:
         """This device's random numbers for a step; its images are a multiple of its streams.
 
-        Each stream of the global batch has its own, so they are the same on any number of devices.
+        Each stream of the global batch has its own, so they are the same on any number of devices. Images have
+        the experiment's shape, or `image_shape`.
         """
         data, stratified = self.config.data, self.config.noise.stratified
         told_apart = self.config.objective.level_weight > 0
         mine = data.streams // self.trainer.world_size
         each = images // mine
-        shape = (each, *self.image_shape)
+        shape = (each, *(image_shape or self.image_shape))
         drawn = []
         for stream in range(self.trainer.global_rank * mine, (self.trainer.global_rank + 1) * mine):
             generator = seeded_generator(self.device, TRAINING, self.seed, step, stream)
@@ -151,7 +177,9 @@ class DualScoreModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean over a batch, or a piece of one, of what is learned at this step."""
         clean = self.pixels(batch.image)
-        draws = self.draw(self.global_step, len(clean) * self.accumulate)
+        if self.config.data.crops:
+            clean = self._cut(clean, self.global_step)
+        draws = self.draw(self.global_step, len(clean) * self.accumulate, tuple(clean.shape[1:]))
         if self.accumulate > 1:  # those of the whole batch, so that cutting it changes nothing but rounding
             first = batch_idx % self.accumulate * len(clean)
             draws = draws.part(first, first + len(clean))
