@@ -1,7 +1,7 @@
-"""Photographs that may be given away: those of scikit-image's and scikit-learn's wheels and of Debian's wallpapers.
+"""Photographs that may be given away: of scikit-image's and scikit-learn's wheels and of Debian's wallpapers.
 
-What the boxed models are trained on. Each is taken at several sizes, as people keep photographs small, and two
-versions in three go through JPEG, as people's photographs did; crops of them lie side by side.
+What the boxed models are trained on. Each is taken at several sizes, as people keep photographs small, and
+two versions in three go through JPEG, as people's photographs did; crops of them lie side by side.
 """
 
 import io
@@ -44,11 +44,11 @@ RELEASE = (
 class Wallpapers(Source):
     """Listed photographs of four Debian packages, as .deb files or unpacked, and of two wheels."""
 
-    about = f"{', '.join(f'{name}_*.deb' for name in PACKAGES)}, from apt-get download, or unpacked; see docs/data.md"
+    about = f"{', '.join(f'{name}_*.deb' for name in PACKAGES)}, by apt-get download, or unpacked"
     uses = frozenset({"src", "size", "seed"})
 
     def find(self, src: Path | None) -> list[Path]:
-        """The packages, or the photographs in a folder that they were unpacked to; DataError if one is missing."""
+        """The packages, or the photographs that they unpack to; DataError if one is missing."""
         if src is None or not src.is_dir():
             raise DataError(
                 f"{src} is not a folder: give the one that the packages were downloaded to as --src"
@@ -63,8 +63,8 @@ class Wallpapers(Source):
                 found += unpacked
             else:
                 raise DataError(
-                    f"{src} holds neither {package}_*.deb nor what it unpacks to: apt-get download {package} there, "
-                    "or unpack it there with dpkg-deb -x"
+                    f"{src} holds neither {package}_*.deb nor what it unpacks to: apt-get download {package} "
+                    "there, or unpack it there with dpkg-deb -x"
                 )
         return found + [locate(listed.shipper, listed.path) for listed in WHEELS]
 
@@ -74,7 +74,7 @@ class Wallpapers(Source):
         assert request.size is not None
         assert request.seed is not None
         files = self.find(request.src)
-        found = look([*_photographs(files)], request.size, request.workers)
+        found = look([*listed_photographs(files)], request.size, request.workers)
         listed = {entry.name: entry for entry in (*WALLPAPERS, *WHEELS)}
         for photo in found:
             if photo.problem:
@@ -105,7 +105,7 @@ class Wallpapers(Source):
         return Plan(shape, RELEASE.format(len(found)), units, source, photographs=told(splits))
 
 
-def _photographs(files: list[Path]) -> Iterator[Photograph]:
+def listed_photographs(files: list[Path]) -> Iterator[Photograph]:
     """The listed photographs, of packages read from their beginning to their end."""
     named = {file.name: file for file in files}
     for package in PACKAGES:

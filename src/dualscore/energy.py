@@ -59,7 +59,7 @@ class EnergyModel(ScoreModel):
     normalized = False
     """Whether ∫ exp(−U(y, t)) dy is one at every t by the energy's form, so that log Z is 0, not measured."""
     levels = 0
-    """Grey levels of images whose probability U(x, 0) tells, −ln P(x) − d ln(levels − 1); 0 where it does not."""
+    """Grey levels of images whose probability U(x, 0) tells, −ln P(x) − d ln(levels − 1); 0 if not."""
 
     def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """U(y, t) in nats, up to one constant for all y and t, shape (B,)."""

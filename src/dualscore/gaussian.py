@@ -26,15 +26,19 @@ def dct_matrix(size: int) -> Tensor:
 
 
 def _resampling(size: int, known: int) -> Tensor:
-    """Weights (size, known) of a spectrum's values at frequencies πk/known in those at πk/size."""
-    within = (torch.arange(8, dtype=torch.float64) + 0.5) / 8 - 0.5  # of a frequency's share of the axis
-    places = (torch.arange(size)[:, None] + within).abs() * (known / size)
-    lower = places.clamp(max=known - 1).floor().long()
-    share = (places - lower).clamp(max=1.0)
-    upper = (lower + 1).clamp(max=known - 1)
+    """Weights (size, known) of a spectrum's values at frequencies πk/known in those at πk/size.
+
+    A coefficient's variance is the spectrum's mean, weighted by what its cosine has of each frequency.
+    """
+    length = 4 * max(size, known)
+    energy = torch.fft.rfft(dct_matrix(size), n=length).abs().square() / length
+    energy[:, 1:-1] *= 2.0  # negative frequencies are as strong
+    places = (torch.arange(energy.shape[1], dtype=torch.float64) * (2.0 * known / length)).clamp(max=known - 1)
+    lower = places.floor().long()
+    upper, share = (lower + 1).clamp(max=known - 1), places - lower
     weights = torch.zeros(size, known, dtype=torch.float64)
-    weights.scatter_add_(1, lower, 1.0 - share).scatter_add_(1, upper, share)
-    return weights / len(within)
+    weights.index_add_(1, lower, energy * (1.0 - share)).index_add_(1, upper, energy * share)
+    return weights
 
 
 class Standardized(NamedTuple):
@@ -135,8 +139,8 @@ class StationaryGaussian(nn.Module):
     def at(self, height: int, width: int) -> "StationaryGaussian":
         """The Gaussian of images of another size: its spectrum is one function of frequency, sampled anew.
 
-        Where the new frequencies are coarser, each is the mean over its share of the axis; where they are finer,
-        between the known ones it is linear. Any Gaussian is normalized at any size, however near it is.
+        Between the known frequencies it is linear, and a coefficient has the mean over those that its cosine
+        holds. Any Gaussian is normalized at any size, near or far.
         """
         known = self.eigenvalues.shape[1:]
         if known == (height, width):

@@ -1,15 +1,13 @@
 """A trained model as its users hold it: energies, denoising, likelihoods."""
 
-import copy
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dualscore.constant import constant, kept
 from dualscore.energy import BY_FORM, EnergyModel, MappedEnergy, ScoreModel, normalized_by_form
 from dualscore.errors import NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
@@ -27,42 +25,7 @@ from dualscore.likelihood.bound import bound_range
 from dualscore.likelihood.normalizer import MeasuredMass, Normalization, moved
 from dualscore.likelihood.units import numbers
 from dualscore.noise import MEASURING, corrupt, seeded_generator
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a model was made of, and what is known of it.
-
-    Args:
-        name: of the experiment, or of the file it was converted from.
-        architecture: plain values that the network is rebuilt from; see `dualscore.model_files.architecture`.
-        facts: where the weights come from, for people: a name and a text each.
-        evaluation: evaluation.json without the paths in it; None where it was not evaluated.
-        energies: U(x, 0) of the validation images in nats, without log Z, to rank others among, rising,
-            float64, shape (n,); None where they are not known.
-        licence: under which terms the weights may be used; empty where nobody said.
-    """
-
-    name: str
-    architecture: dict[str, Any]
-    facts: dict[str, str] = field(default_factory=dict)
-    evaluation: dict[str, Any] | None = None
-    energies: Tensor | None = None
-    licence: str = ""
-
-
-def _constant(model: ScoreModel) -> ScoreModel:
-    """A model whose weights ask for no gradients: the model itself, or one that shares its weights."""
-    weights = [*model.parameters(), *model.buffers()]
-    asking = any(weight.requires_grad or weight.is_inference() for weight in weights)
-    if torch.is_inference_mode_enabled() or not asking:
-        return model
-    return copy.deepcopy(model, {id(weight): _kept(weight.detach()) for weight in weights})
-
-
-def _kept(x: Tensor) -> Tensor:
-    """The tensor, copied if it was made in inference mode: autograd cannot save those."""
-    return x.clone() if x.is_inference() else x
+from dualscore.origin import Origin as Origin
 
 
 def _any_size(model: ScoreModel) -> bool:
@@ -179,7 +142,7 @@ class ImageModel(nn.Module):
             raise ValueError("noise variances must be ≥ 0")
         for start in range(0, max(len(images), 1), batch_size):
             part = slice(start, start + batch_size)
-            yield _kept(images[part].to(like)), _kept(t[part])
+            yield kept(images[part].to(like)), kept(t[part])
 
     def _map(
         self,
@@ -190,7 +153,7 @@ class ImageModel(nn.Module):
         summed: tuple[int, ...] = (),
     ) -> Tensor:
         """A method of the score model, which sums over some of an image's dimensions, in batches."""
-        function = getattr(_constant(self.score_model), method)
+        function = getattr(constant(self.score_model), method)
         parts = []
         for y, t in self._batches(images, noise_variance, batch_size):
             if len(y):
@@ -279,7 +242,7 @@ class ImageModel(nn.Module):
 
     @torch.no_grad()
     def bound(self, images: Tensor, strata: int = 16, seed: int = 0) -> Tensor:
-        """An upper bound on −log₂ P of each 8-bit image by the denoiser alone, in bits/dim, one draw of it, (B,).
+        """An upper bound on −log₂ P of each 8-bit image by the denoiser alone, in bits/dim, (B,): one draw.
 
         It asks nothing of the energy; `dualscore.measure` tells its error, and its limit, over many images.
 
@@ -299,7 +262,7 @@ class ImageModel(nn.Module):
         prior = self.prior.at(*images.shape[-2:])
         clean = torch.cat([y for y, _ in self._batches(images, 0.0, max(1, len(images)))])
         terms = variational_bound(
-            _constant(self.score_model),
+            constant(self.score_model),
             clean,
             prior,
             t0=bound_range((self.t_min, self.t_max))[0],

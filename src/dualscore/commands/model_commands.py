@@ -31,24 +31,61 @@ PHOTOGRAPHS = (
 
 
 def score(
-    model: Model,
-    images: Annotated[Sequence[Path], "image files, and folders of them"],
+    images: Annotated[
+        Sequence[Path],
+        "a model, if it is not the one in the box, then image files, folders, tars and prepared data sets",
+        {"metavar": "[MODEL] IMAGES"},
+    ],
     *,
     out: Results = Path("scores"),
     psnr: Annotated[float | None, "effective dimension at this noise level", {"metavar": "DB"}] = None,
     maps: Annotated[bool, "no heat map of each image"] = True,
+    bound: Annotated[
+        int | None, "upper bounds too, by so many noise levels, such as 16 (photographs)", {"type": positive}
+    ] = None,
+    parquet: Annotated[bool, "rows to scores.parquet too (photographs)"] = False,
+    part: Annotated[
+        str | None, "of the images the K-th of N parts, as in a Slurm array (photographs)", {"metavar": "K/N"}
+    ] = None,
+    devices: Annotated[
+        int, "processes, each on a device of its own (photographs; default: 1)", {"type": positive}
+    ] = 1,
     scoring: Scoring = Scoring(),
     dry_run: bool = False,
 ) -> Plan | None:
     """How probable images are, and where they are not."""
-    options: dict[str, Any] = {"psnr": psnr, "maps": maps, **scoring.chosen()}
+    from dualscore.scoring.which_model import part_of, which
+
+    chosen = scoring.chosen()
+    streaming = {name: chosen[name] for name in ("batch_size", "workers", "device")}
+    asked = which(images, resize=chosen["resize"], normalize=chosen["normalize"])
+    if asked.any_size:
+        from dualscore.scoring.several_devices import score_on_devices
+        from dualscore.scoring.whole_photographs import ScoreOptions, score_photographs
+
+        options = ScoreOptions(bound or 0, psnr, maps, parquet, part_of(part, devices), **streaming)
+        if dry_run:
+            from dualscore.commands import planning
+
+            return Plan("score", planning.score_photographs(asked, out, options, devices))
+        console = shared_console()
+        if devices > 1:
+            outcome = score_on_devices(asked.path, asked.images, out, console, options, devices)
+        else:
+            outcome = score_photographs(asked.path, asked.images, out, console, options, asked.model)
+        console.results(outcome.report)
+        return None
+    asked.refuse(bound=bound, parquet=parquet, part=part, devices=None if devices == 1 else devices)
+    plain: dict[str, Any] = {"psnr": psnr, "maps": maps, **chosen}
+    assert asked.path is not None
     if dry_run:
         from dualscore.commands import planning
 
-        return Plan("score", planning.score(model, images, out, options))
+        return Plan("score", planning.score(asked.path, asked.images, out, plain))
     from dualscore.scoring import score_images
 
-    shared_console().results(score_images.score(model, images, out, shared_console(), **options).report)
+    found = score_images.score(asked.path, asked.images, out, shared_console(), model=asked.model, **plain)
+    shared_console().results(found.report)
     return None
 
 

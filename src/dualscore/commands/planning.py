@@ -31,8 +31,11 @@ from dualscore.scoring.image_files import Size, check_given, decode, find
 from dualscore.scoring.measure_models import MeasureOptions, wanted
 from dualscore.scoring.named_model import find_models, is_code
 from dualscore.scoring.scorer import DRAWS, check_level, wanted_size
+from dualscore.scoring.which_model import Asked
+from dualscore.scoring.whole_photographs import ScoreOptions
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment, to_plain
+from dualscore.shipped.boxed import BOXED
 from dualscore.study.run_variants import run_folder
 from dualscore.study.variants import STUDIES, Study
 from dualscore.telling import count_parameters, expected, shape_model
@@ -133,6 +136,24 @@ def score(path: Path, images: Sequence[Path], out: Path, options: Mapping[str, A
     yield "work", f"one energy and its gradient for each image, {batches}"
     heat = ["maps/"] if options["maps"] else []
     yield writes(out, "scores.csv", "scores.json", "failures.csv", "sheet.png", *heat)
+
+
+def score_photographs(asked: Asked, out: Path, options: ScoreOptions, devices: int) -> Rows:
+    """What would be scored of photographs as they are."""
+    for name in [str(asked.path)] if asked.path is not None else BOXED:
+        yield "model", f"{name}: {load(name).provenance}"
+    check_given(asked.images, out)
+    yield "images", ", ".join(map(str, asked.images))
+    if options.psnr is not None:
+        yield "d_eff", f"the effective dimension at {options.psnr:g} dB"
+    where = str(find_device(options.device))
+    yield "device", where if devices == 1 else f"{devices} processes, {where}"
+    which, parts = options.part
+    yield "work", f"one evaluation an image{f', of part {which} of {parts}' if parts > 1 else ''}"
+    if options.strata:
+        yield "bound", f"{options.strata + 1} evaluations of the gradient an image"
+    parquet, heat = ["scores.parquet"] if options.parquet else [], ["maps/"] if options.maps else []
+    yield writes(out, "scores.csv", *parquet, "scores.json", "failures.csv", "sheet.png", *heat)
 
 
 def measure(names: Sequence[str], images: Sequence[Path], out: Path, options: MeasureOptions) -> Rows:

@@ -59,7 +59,8 @@ def card(document: dict[str, Any], model: ImageModel, folder: str) -> str:
     A CheckpointError says that the evaluation in the document is not one.
     """
     energy, shape = isinstance(model.score_model, EnergyModel), model.image_shape
-    images = f"# images: pixels in [0, 1], shape (B, {', '.join(map(str, shape or 'CHW'))})"
+    sides = (shape[0], "H", "W") if shape and model.any_size else shape or "CHW"
+    images = f"# images: pixels in [0, 1], shape (B, {', '.join(map(str, sides))})"
     calls = [images]
     if model.log_normalizer is not None:
         calls = [f"model.bits_per_dim(images)  {images}", "model.log_prob(images)  # nats"]
@@ -76,7 +77,7 @@ def card(document: dict[str, Any], model: ImageModel, folder: str) -> str:
         facts=_table(["", ""], list(_facts(document, model, energy).items())),
         folder=folder,
         calls="\n".join(calls),
-        size=f" of exactly {shape[2]}×{shape[1]} pixels" if shape else "",
+        size=_size(model),
         gray="; gray is the ITU-R 601 luma of 8-bit colour, rounded" if shape and shape[0] == 1 else "",
         limits=LIMITS if energy else "",
         measured="\n\n".join(measured),
@@ -84,10 +85,19 @@ def card(document: dict[str, Any], model: ImageModel, folder: str) -> str:
     )
 
 
+def _size(model: ImageModel) -> str:
+    if model.any_size:
+        return " of any size"
+    shape = model.image_shape
+    return f" of exactly {shape[2]}×{shape[1]} pixels" if shape else ""
+
+
 def _facts(document: dict[str, Any], model: ImageModel, energy: bool) -> dict[str, str]:
     weights, log_z = list(model.parameters()), document["log_normalizer"]
     kind = "energy U(y, t) = −log p(y | t)" if energy else "denoiser, without an energy or a likelihood"
     shape = "×".join(map(str, model.image_shape)) if model.image_shape else "any its network takes"
+    if model.any_size and model.image_shape:
+        shape = f"{model.image_shape[0]} × any size"
     rows = {
         "model": kind,
         "images (channels × height × width)": shape,

@@ -35,10 +35,11 @@ MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
 ENTRY = "dualscore"  # of the header: the JSON document
 FORMAT, VERSION = "dualscore model", 1
 LONGEST = 2**22  # characters of the JSON document, at most
-WEIGHT, PRIOR, ENERGIES = (
+WEIGHT, PRIOR, ENERGIES, REFERENCES = (
     "model.",
     "prior.",
     "validation.energies",
+    "references",
 )  # what names of tensors begin with, or are
 LEAST = {"stderr": 0.0, "effective_share": 0.0, "noise_variance": 1e-300}  # of the figures of a mass
 
@@ -94,6 +95,8 @@ def write_model(model: ImageModel, folder: Path) -> Path:
         )
     if model.origin.energies is not None:
         tensors[ENERGIES] = model.origin.energies.double().clone()
+    if model.origin.references is not None:
+        tensors[REFERENCES] = model.origin.references.double().clone()
     document = _describe(model, model.origin)
     sealed = document | {"digest": digest(document, tensors)}
     content = to_bytes(tensors, {ENTRY: json.dumps(sealed, ensure_ascii=False, allow_nan=False)})
@@ -130,6 +133,7 @@ def _describe(model: ImageModel, origin: Origin) -> dict[str, Any]:
         "noisy_entropy": model.noisy_entropy,
         "log_normalizer": log_z,
         "evaluation": origin.evaluation,
+        **({"references": printable(origin.reference_name)} if origin.references is not None else {}),
     }
 
 
@@ -156,6 +160,15 @@ def read_model(path: Path) -> ImageModel:
     energies = tensors.pop(ENERGIES, None)
     if energies is not None and (energies.ndim != 1 or not len(energies) or not energies.isfinite().all()):
         raise document.fail(f"stands beside {ENERGIES} that are no list of finite numbers")
+    references = tensors.pop(REFERENCES, None)
+    if references is not None and (
+        references.ndim != 2
+        or references.shape[1] != 2
+        or not references.isfinite().all()
+        or not len(references)
+        or not (references[:, 1] > 0).all()
+    ):
+        raise document.fail(f"stands beside {REFERENCES} that are no bits and pixels of photographs")
     weights, priors = (architecture.below(prefix, tensors) for prefix in (WEIGHT, PRIOR))
     if strangers := [name for name in tensors if not name.startswith((WEIGHT, PRIOR))]:
         raise CheckpointError(f"{path}: has a tensor {min(strangers)!r:.80}, which belongs to no model")
@@ -195,6 +208,8 @@ def read_model(path: Path) -> ImageModel:
             None if evaluation.value is None else evaluation.mapping(),
             None if energies is None else energies.double().sort().values,
             document["licence"].text(r"[^\x00-\x1f\x7f]*"),
+            None if references is None else references.double(),
+            "" if references is None else document["references"].text(),
         ),
         # Files from before the mass was measured do not have it.
         mass=read_mass(log_z["mass"]) if known and log_z.mapping().get("mass") is not None else None,

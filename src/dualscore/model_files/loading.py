@@ -21,6 +21,7 @@ from dualscore.model_files.released import read_network
 from dualscore.runs.checkpoints import read_checkpoint
 from dualscore.runs.folder import Run
 from dualscore.settings.experiment import to_config
+from dualscore.shipped.boxed import boxed
 
 
 def is_released(path: Path) -> bool:
@@ -36,7 +37,10 @@ def is_released(path: Path) -> bool:
 
 def locate(path: str | Path) -> Path:
     """The file that a model is in: in a folder the model file, or a run's best checkpoint."""
-    path = Path(path)
+    named, path = boxed(path), Path(path)
+    own = path.is_dir() and ((path / MODEL_FILE).exists() or Run(path).best.exists())
+    if named is not None and not own:  # a folder of one's own photographs may have the name too
+        path = named
     if not path.is_dir():
         return path
     return path / MODEL_FILE if (path / MODEL_FILE).exists() else Run(path).best
@@ -46,10 +50,10 @@ def load(path: str | Path) -> ImageModel:
     """Load a model for use.
 
     Args:
-        path: a folder that `save` wrote, or its `model.safetensors`; one of our checkpoints (`.ckpt`; the
-            averaged weights where there are any), or a run's folder for its best one; or a checkpoint
-            released with Guth et al. 2025 (`.pth.tar`), whose normalization is not known until `normalize`
-            has seen images.
+        path: `photographs` or `photographs_gray`, the models in the box; a folder that `save` wrote, or its
+            `model.safetensors`; one of our checkpoints (`.ckpt`; the averaged weights where there are any),
+            or a run's folder for its best one; or a checkpoint released with Guth et al. 2025 (`.pth.tar`),
+            whose normalization is not known until `normalize` has seen images.
 
     Returns:
         The model, in evaluation mode, on the CPU, in the precision of its weights.

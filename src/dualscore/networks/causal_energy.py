@@ -13,7 +13,7 @@ Sources: Uria, Murray, Larochelle 2013, RNADE, arXiv 1306.0186, for the mixtures
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,49 +29,21 @@ from dualscore.networks.grey_levels import (
     likely_levels,
     log_sharpness,
 )
+from dualscore.networks.mixture_factor import ANGLES, MixtureFactor
+from dualscore.networks.surroundings import STEP, Surroundings, Whole, look
 
 RADIUS = 5
 """Of the window, in pixels."""
-NEAR = 2
-"""Radius, in pixels, of the part of the window that brightness and contrast are taken from."""
-ANGLES = 16  # of log_angles, which tell the noise level
 ON_A_CPU, ELSEWHERE = 2**12, 2**20
 """Pixels of a batch that are looked at at once: on a CPU what lies between then stays in its cache."""
 WITH_A_GRAPH = 2**15
 """Pixels of a batch whose gradient may keep a graph of them all: 10 kB a pixel."""
 GREEN_FIRST = (1, 0, 2)
 """Order of the channels of a pixel in colour."""
-STEP = 1.0 / 255.0
-CONTRAST_FLOOR = (2.0 * STEP) ** 2  # below it, in pixel², images are not told apart by contrast
 NARROWEST = 0.03 * STEP  # standard deviation of a component, beside the noise's
 WIDEST = (
     6.0  # ln of a component's standard deviation, in units of the contrast: single precision holds its square
 )
-WIDTHS = (-2.5, 0.5)  # ln of the components' first standard deviations, in units of the contrast
-
-
-class Surroundings(NamedTuple):
-    """What the factors of the P = H·W pixels of B images may see."""
-
-    centred: Tensor  # the window's pixels less the mean of near ones, 0 outside, shape (B, P, C, window)
-    mean: Tensor  # of the near pixels, shape (B, P, C)
-    contrast: Tensor  # root mean square of the near pixels about their mean, shape (B, P, C)
-    about: Tensor
-    """Where borders are, brightness, contrast, brightness so far, `rest`: (B, P, 3·radius + 1 + 2C (+ 1))."""
-    rest: Tensor | None  # mean of the pixels not seen, where that of all is zero, shape (B, P, 1)
-    earlier: Tensor  # the pixels, as later ones and channels see them, shape (B, P, C)
-
-
-class Whole(NamedTuple):
-    """What pixels are looked at from, of B images or of some of their rows: P = rows·W pixels."""
-
-    padded: (
-        Tensor  # zeros around the pixels, as later ones see them, shape (B, C, rows + radius, W + 2·radius)
-    )
-    inside: Tensor  # 1 inside, 0 outside, shape (1, 1, rows + radius, W + 2·radius)
-    so_far: Tensor  # mean of all earlier pixels, shape (B, P, C)
-    rest: Tensor | None  # as Surroundings has it
-    height: int  # rows of a whole image
 
 
 class CausalEnergy(MappedEnergy):
@@ -120,7 +92,7 @@ class CausalEnergy(MappedEnergy):
         self.radius = radius
         window, channels = 2 * radius * (radius + 1), len(mean)
         self.factors = nn.ModuleList(
-            _Factor(
+            MixtureFactor(
                 channels * window + before,
                 3 * radius + 3 * channels + mean_free,
                 hidden,
@@ -160,7 +132,7 @@ class CausalEnergy(MappedEnergy):
         return self._nats(noisy, noise_variance).sum(dim=2).view(noisy[:, 0].shape)
 
     def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:
-        """As of any energy; of large images, where no graph is wanted, in memory that doesn't grow with them."""
+        """As of any energy; of large images, where no graph is wanted, a few rows at a time."""
         pixels = noisy.shape[0] * noisy.shape[2] * noisy.shape[3]
         if time or self.mean_free or torch.is_grad_enabled() or pixels <= WITH_A_GRAPH:
             return super().gradients(noisy, noise_variance, time=time)
@@ -168,8 +140,7 @@ class CausalEnergy(MappedEnergy):
             return self._gradient_by_rows(noisy, noise_variance)
 
     def _gradient_by_rows(self, noisy: Tensor, noise_variance: Tensor) -> Gradients:
-        """∇_y U of rows at a time; what all later pixels see of a pixel, by their mean so far, comes last."""
-
+        """∇_y U, exactly: what all later pixels see of a pixel, by their mean so far, comes last."""
         own_forth: Any = vjp(lambda y: self._seen_as(y, noise_variance), noisy)
         earlier, to_own = own_forth
         sums_forth: Any = vjp(lambda e: self._so_far(e, noise_variance), earlier)
@@ -197,7 +168,7 @@ class CausalEnergy(MappedEnergy):
         return Gradients(own_part + to_own(of_earlier)[0], None, energy)
 
     def _nats(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
-        """−log of each factor, (B, P, C), a few rows at a time: what lies between stays in a processor's cache."""
+        """−log of each factor, (B, P, C), a few rows at a time: what lies between stays in a CPU's cache."""
         with torch.autocast(noisy.device.type, enabled=False):
             earlier = self._seen_as(noisy, noise_variance)
             whole = self._whole(earlier, self._so_far(earlier, noise_variance), self._rest(earlier))
@@ -218,7 +189,7 @@ class CausalEnergy(MappedEnergy):
             return found
 
     def _seen_as(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
-        """What later pixels see of pixels: the level that they had; of colour green, red − green, blue − green."""
+        """What later pixels see: the level that they had; of colour green, red − green, blue − green."""
         seen = likely_levels(noisy, noise_variance, self.levels) if self.levels else noisy
         return _differences(seen, dim=1) if self.colour else seen
 
@@ -235,7 +206,10 @@ class CausalEnergy(MappedEnergy):
 
     def _of_rows(self, rows: Whole, own: Tensor, top: int, noise_variance: Tensor, level: Tensor) -> Tensor:
         """−log of each factor of some rows' pixels, `own` (B, C, rows, W), from what they see: (B, P, C)."""
-        seen = self._look(rows, top, noise_variance)
+        seen = look(
+            rows, top, noise_variance,
+            radius=self.radius, means=self.means, noises=self.noises, variance=self.variance,
+        )  # fmt: skip
         own_noise = self._own_noise(noise_variance, top, rows.height, own)
         channels = own.flatten(2)
         order = GREEN_FIRST if self.colour else range(channels.shape[1])
@@ -315,90 +289,8 @@ class CausalEnergy(MappedEnergy):
         inside = F.pad(torch.ones_like(noisy[:1, :1]), padding)
         return Whole(F.pad(noisy, padding), inside, so_far, rest, noisy.shape[2])
 
-    def _look(self, rows: Whole, top: int, noise_variance: Tensor) -> Surroundings:
-        r, t = self.radius, noise_variance[:, None, None]
-        bottom, width = top + rows.padded.shape[2] - r, rows.padded.shape[3] - 2 * r
-        seen = 2 * r * (r + 1)
-        window = self._windows(rows.padded)[..., :seen]
-        inside = self._windows(rows.inside)[..., :seen]  # (1, P, 1, window)
-        near = inside * self._near(window)
-        count = near.sum(dim=3)
-        share = near / count.clamp(min=1.0)[..., None]
-        none = (count == 0).to(window.dtype)  # the first pixel
-        mean = (window * share).sum(dim=3) + none * self.means
-        centred = (window - mean[..., None]) * inside
-        variance = (centred.square() * share).sum(dim=3) + none * self.variance
-        noise = t * self.noises  # of a difference twice a channel's
-        square = variance + CONTRAST_FLOOR + noise
-        about = torch.cat(
-            [
-                self._borders(top, bottom, width, window).expand(len(window), -1, -1),
-                (mean - self.means) / (self.variance + t).sqrt(),
-                0.25 * torch.log(square / (CONTRAST_FLOOR + noise)),
-                rows.so_far,
-                *([] if rows.rest is None else [(rows.rest - mean) / square.sqrt()]),
-            ],
-            dim=2,
-        )
-        earlier = rows.padded[:, :, r:, r : r + width].flatten(2).mT
-        return Surroundings(centred, mean, square.sqrt(), about, rows.rest, earlier)
-
-    def _windows(self, padded: Tensor) -> Tensor:
-        """The rows above and the row of each pixel, in raster order, (B, P, C, all), of padded images."""
-        r = self.radius
-        columns = F.unfold(padded, (r + 1, 2 * r + 1))
-        return columns.view(len(padded), padded.shape[1], -1, columns.shape[2]).permute(0, 3, 1, 2)
-
-    def _near(self, like: Tensor) -> Tensor:
-        """1 for the window's pixels that are near, 0 for others, (window,)."""
-        r = self.radius
-        rows = torch.arange(-r, 1, device=like.device)[:, None]
-        columns = torch.arange(-r, r + 1, device=like.device)
-        near = (rows >= -NEAR) & (columns.abs() <= NEAR)
-        return near.flatten()[: 2 * r * (r + 1)].to(like.dtype)
-
-    def _borders(self, top: int, bottom: int, width: int, like: Tensor) -> Tensor:
-        """1 where a border is far, for each distance and side, 0 where it is near, (P, 3·radius)."""
-        rows, columns = torch.arange(top, bottom, device=like.device), torch.arange(width, device=like.device)
-        sides = (
-            rows[:, None].expand(bottom - top, width),
-            columns.expand(bottom - top, width),
-            (width - 1 - columns).expand(bottom - top, width),
-        )
-        distances = torch.arange(1, self.radius + 1, device=like.device)
-        return torch.cat([side.reshape(-1, 1) >= distances for side in sides], dim=1).to(like.dtype)
-
 
 def _differences(colours: Tensor, dim: int) -> Tensor:
     """Red, green, blue along a dimension as green, red − green, blue − green."""
     red, green, blue = colours.unbind(dim)
     return torch.stack([green, red - green, blue - green], dim)
-
-
-class _Factor(nn.Module):
-    """A perceptron with a linear prediction of the mean beside it; both are told the noise level."""
-
-    def __init__(self, seen: int, about: int, hidden: int, layers: int, components: int) -> None:
-        super().__init__()
-        self.components = components
-        self.first = nn.Linear(seen + about, hidden)
-        self.hidden = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
-        self.told = nn.Linear(2 * ANGLES, layers * hidden)
-        self.mixture = nn.Linear(hidden, 3 * components)
-        self.linear = nn.Linear(2 * ANGLES, seen)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-        with torch.no_grad():
-            self.mixture.weight.mul_(0.1)
-            self.mixture.bias.zero_()
-            self.mixture.bias[-components:] = torch.linspace(*WIDTHS, components)
-
-    def forward(self, window: Tensor, about: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights, means and log standard deviations, in units of the contrast, (B, P, components)."""
-        told = self.told(level)[:, None].chunk(len(self.hidden) + 1, dim=2)
-        features = F.silu(self.first(torch.cat([window, about], dim=2)) + told[0])
-        for layer, shift in zip(self.hidden, told[1:], strict=True):
-            features = F.silu(layer(features) + shift)
-        log_weights, means, log_deviations = self.mixture(features).chunk(3, dim=2)
-        predicted = window @ self.linear(level)[:, :, None]
-        return log_weights.log_softmax(dim=2), means + predicted, log_deviations

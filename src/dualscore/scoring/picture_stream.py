@@ -1,4 +1,4 @@
-"""Pictures of files, folders, tars and prepared data sets one after another, each with its number, decoded ahead."""
+"""Pictures of files, folders, tars and prepared data sets one after another, numbered and decoded ahead."""
 
 import io
 from collections import Counter, deque

@@ -108,6 +108,19 @@ def score_table(rows: Sequence[Row], seen: int) -> Table:
     return table
 
 
+def photograph_table(rows: Sequence[Row], seen: int) -> Table:
+    """Photographs of any size, the most probable first; a line marks the middle if more were seen."""
+    table = right_aligned("file", "size", "bits/dim", "bytes", "percentile", "bound", "")
+    for number, row in enumerate(rows):
+        if seen > len(rows) and number == len(rows) // 2:
+            table.add_row(f"… {seen - len(rows):,} more …")
+        forms = {"bits_per_dim": ".3f", "bytes": ",.0f", "percentile": ".0f", "bound": ".3f"}
+        cells = [f"{row[name]:{form}}" if name in row else "" for name, form in forms.items()]
+        name = Text(printable(row["file"]), overflow="ellipsis", no_wrap=True)
+        table.add_row(name, f"{row['width']}×{row['height']}", *cells, row.get("unlike", ""))
+    return table
+
+
 def draw_sheet(shown: Sequence[Thumbnail], seen: int, scale: tuple[float, float]) -> NDArray[np.uint8]:
     """Images beside their heat maps, whose colours span `scale` in bits a dimension, as RGB (H, W, 3)."""
     cells = []

@@ -238,7 +238,9 @@ def prepared_images(folder: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
 
 def _opened(folder: Path) -> tuple[ShardDataModule, Manifest]:
     manifest = Manifest.load(folder)
-    return ShardDataModule(folder, manifest, Batching(AT_ONCE, 1, 0, 1, 0, 1, AT_ONCE), shuffle_buffer=1), manifest
+    return ShardDataModule(
+        folder, manifest, Batching(AT_ONCE, 1, 0, 1, 0, 1, AT_ONCE), shuffle_buffer=1
+    ), manifest
 
 
 def _some_prepared(folder: Path, data: ShardDataModule, count: int) -> Iterator[Some]:

@@ -155,7 +155,7 @@ class DataConfig:
     )
     crops: list[int] = option(
         [],
-        "sides of the squares that training cuts from images, in turn, so that a step sees as many pixels; none: no cuts",
+        "sides of the squares that training cuts from images, in turn, as many pixels a step; none: no cuts",
         (lambda v: len(set(v)) == len(v) and all(side > 0 for side in v), "must be different sides, > 0"),
     )
     flip: bool = option(True, "random horizontal flips in training")

@@ -80,9 +80,9 @@ def _contradictions(c: ExperimentConfig) -> list[tuple[str, str]]:
          "is of shards of images, and network.kind=causal, whose energy has no size"),
         (bool(crops) and max(crops, default=0) > c.data.size, "data.crops",
          f"must not exceed data.size={c.data.size}, which they are cut from"),
-        (any(c.data.batch_size * min(crops) ** 2 % (c.data.streams * side**2) for side in crops), "data.crops",
-         f"a batch of {c.data.batch_size} in data.streams={c.data.streams} has no whole number of them at each side: "
-         f"batch_size·(smallest/side)² must be a multiple of the streams"),
+        (any(c.data.batch_size * min(crops) ** 2 % (c.data.streams * side**2) for side in crops),
+         "data.crops", f"data.batch_size={c.data.batch_size} times (smallest/side)² must be a multiple of "
+         f"data.streams={c.data.streams}, for each side"),
         (bool(crops) and c.trainer.accumulate > 1, "trainer.accumulate", "must be 1 with data.crops"),
         (c.data.streams % world != 0, "data.streams",
          f"{c.data.streams} must be a multiple of the {world} devices (trainer.devices × trainer.nodes)"),

@@ -4,7 +4,7 @@
 
 import math
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import torch
@@ -34,26 +34,8 @@ from dualscore.noise import (
 )
 from dualscore.objective import DualLoss, another_level, dual_score_matching, maximum_likelihood
 from dualscore.settings.config import ExperimentConfig
+from dualscore.training.draws import Draws
 from dualscore.training.optimizers import Loss, make_optimizer, schedule
-
-
-class Draws(NamedTuple):
-    """The random numbers of a training batch."""
-
-    noise: Tensor
-    """z, shape (B, C, H, W)."""
-    noise_variance: Tensor
-    """t in pixel², shape (B,)."""
-    flip: Tensor
-    """Which images are mirrored, bool, shape (B,)."""
-    dequantize: Tensor | None
-    """u in [0, 1) for each pixel, shape (B, C, H, W); None where training images stay on their levels."""
-    elsewhere: Tensor | None = None
-    """t′ in pixel², shape (B,), that t is told from; None where it is not."""
-
-    def part(self, first: int, last: int) -> "Draws":
-        """Those of images `first` to `last` (excluded)."""
-        return Draws(*(None if column is None else column[first:last] for column in self))  # type: ignore[arg-type]
 
 
 class DualScoreModule(lightning.LightningModule):
@@ -121,7 +103,7 @@ class DualScoreModule(lightning.LightningModule):
             self.average.n_averaged = self.average.n_averaged.cpu()
 
     def _cut(self, images: Tensor, step: int) -> Tensor:
-        """Squares of this step's side, of so many of a device's images that every step sees as many pixels."""
+        """Squares of this step's side, of so many of a device's images that steps see as many pixels."""
         sides, streams = self.config.data.crops, self.config.data.streams
         side = sides[step % len(sides)]
         mine = streams // self.trainer.world_size
@@ -140,8 +122,8 @@ class DualScoreModule(lightning.LightningModule):
     def draw(self, step: int, images: int, image_shape: tuple[int, ...] = ()) -> Draws:
         """This device's random numbers for a step; its images are a multiple of its streams.
 
-        Each stream of the global batch has its own, so they are the same on any number of devices. Images have
-        the experiment's shape, or `image_shape`.
+        Each stream of the global batch has its own, so they are the same on any number of devices. Images
+        have the experiment's shape, or `image_shape`.
         """
         data, stratified = self.config.data, self.config.noise.stratified
         told_apart = self.config.objective.level_weight > 0
