@@ -1,4 +1,4 @@
-"""One energy for every size: rows at a time, exact gradients, the Gaussian at any size, crops to learn from."""
+"""One energy for every size: rows at a time, exact gradients, the Gaussian at any size, crops."""
 
 import math
 from pathlib import Path

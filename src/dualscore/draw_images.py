@@ -17,14 +17,13 @@ from dualscore.devices import to_measure
 from dualscore.errors import SamplingError
 from dualscore.files.plain_text import printable
 from dualscore.images import to_pixels
-from dualscore.likelihood import bits_per_dim
 from dualscore.model import ImageModel
 from dualscore.model_files.loading import load, locate
 from dualscore.noise import corrupt, fixed_noise, psnr, variance_at_psnr
 from dualscore.pictures.grids import arrange, tile, to_bytes
 from dualscore.pictures.photographs import read_rgb
 from dualscore.sampling import Method, Samples, effective_samples, inpaint, posterior, sample
-from dualscore.scoring.image_files import Size, decode
+from dualscore.scoring.image_files import Size, decode, first_size
 from dualscore.scoring.score_files import Outcome, write_json
 from dualscore.scoring.scorer import check_level
 
@@ -79,6 +78,15 @@ def draw_denoised(model_path: Path, paths: Sequence[Path], decibels: float, opti
     noise = fixed_noise(range(len(clean)), clean.shape[1:], options.seed)
     noisy = corrupt(clean, noise, torch.full((len(clean),), t))
     mean = model.denoise(noisy, t, options.batch_size).cpu()
+    if options.count == 0:  # the mean alone, at one evaluation
+        figures = {
+            "psnr": decibels,
+            "noisy_psnr": _decibels(noisy, clean),
+            "denoised_psnr": _decibels(mean, clean),
+        }
+        columns = torch.stack([clean, noisy, mean], dim=1)
+        shown = tile(columns, ("clean", "noisy", "mean"))
+        return drawing.write(Samples(mean, None, [], 1), figures, shown, mean=True)
     found = posterior(model, noisy.repeat_interleave(options.count, dim=0), t, **options.sampler)
     samples = found.images.cpu().view(len(clean), options.count, *clean.shape[1:])
     figures = {
@@ -116,6 +124,13 @@ def check_images(model: ImageModel, path: Path) -> str:
     if model.image_shape is None or min(model.image_shape[1:]) == 1:
         raise SamplingError(f"{path}: not a model of images of one size, which this command draws")
     return "×".join(map(str, model.image_shape))
+
+
+def sized(model: ImageModel, paths: Sequence[Path], options: DrawOptions) -> ImageModel:
+    """A model of any size for that of the first image, where there is one and it is not resized."""
+    if not paths or options.resize or not model.any_size:
+        return model
+    return model.at(*first_size(paths, options.out))
 
 
 def noise_variance(model: ImageModel, decibels: float) -> float:
@@ -181,25 +196,29 @@ class _Drawing:
         model = load(path)
         check_images(model, path)
         self.path, self.options = path, options
-        self.model = to_measure(model, options.device)
+        self.model = to_measure(sized(model, paths, options), options.device)
+        model = self.model
         given = read_images(model, paths, options) if paths else Given(torch.empty(0), [], [])
         self.clean, self.paths, self.left_out = given
         self.began = time.perf_counter()
 
-    def write(self, found: Samples, figures: dict[str, Any], grid: NDArray[np.uint8]) -> Outcome:
+    def write(
+        self, found: Samples, figures: dict[str, Any], grid: NDArray[np.uint8], mean: bool = False
+    ) -> Outcome:
         """Write samples/*.png (8 bits), samples.npz (floats), samples.json and grid.png."""
         out, method = self.options.out, self.options.method
+        how = "the mean" if mean else method.value
         summary: dict[str, Any] = {
             "model": self.model.provenance,
             "checkpoint": str(locate(self.path)),
-            "method": method.value,
+            "method": how,
             "seed": self.options.seed,
             "seconds": time.perf_counter() - self.began,
             "evaluations": found.evaluations,
         }
         if found.acceptance:
             summary["levels"] = self.options.steps
-        if method is Method.metropolis:
+        if found.acceptance and method is Method.metropolis:
             summary["acceptance"] = sum(found.acceptance) / len(found.acceptance)
             summary["acceptance_of_levels"] = found.acceptance
         summary |= figures
@@ -211,7 +230,7 @@ class _Drawing:
         for k, image in enumerate(stored):
             row: dict[str, Any] = {"file": f"{k:06d}.png"}
             if self.paths:
-                row["of"] = str(self.paths[k // self.options.count])
+                row["of"] = str(self.paths[k // max(1, self.options.count)])
             row["bits_per_dim"] = None if bits is None else float(bits[k])
             row["log_weight"] = None if found.log_weight is None else float(found.log_weight[k])
             rows.append(row)
@@ -222,7 +241,9 @@ class _Drawing:
         if bits is not None:
             summary["mean_bits_per_dim"] = float(bits.mean())
         write_json(out / "samples.json", summary, "samples", rows)
-        shown = [f"{len(rows):,} samples by {method.value}, {summary['seconds']:.1f} s"]
+        shown = [
+            f"{len(rows):,} {'images denoised' if mean else 'samples'} by {how}, {summary['seconds']:.1f} s"
+        ]
         shown += [f"{name} {summary[key]:{form}}{unit}" for key, name, form, unit in TOLD if key in summary]
         written = f"written to {out}: grid.png, samples.json, samples.npz, samples/"
         return Outcome(summary, [*self.left_out, ", ".join(shown), written])
@@ -234,4 +255,4 @@ class _Drawing:
         channels = images.shape[1]
         pixels = to_pixels(torch.from_numpy(to_bytes(images)).movedim(-1, 1)[:, :channels], channels)
         energy = self.model.energy(pixels, 0.0, self.options.batch_size).double().cpu()
-        return bits_per_dim(energy + self.model.log_normalizer, math.prod(pixels.shape[1:]))
+        return self.model.in_bits_per_dim(energy + self.model.log_normalizer, math.prod(pixels.shape[1:]))

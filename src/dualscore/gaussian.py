@@ -33,7 +33,9 @@ def _resampling(size: int, known: int) -> Tensor:
     length = 4 * max(size, known)
     energy = torch.fft.rfft(dct_matrix(size), n=length).abs().square() / length
     energy[:, 1:-1] *= 2.0  # negative frequencies are as strong
-    places = (torch.arange(energy.shape[1], dtype=torch.float64) * (2.0 * known / length)).clamp(max=known - 1)
+    places = (torch.arange(energy.shape[1], dtype=torch.float64) * (2.0 * known / length)).clamp(
+        max=known - 1
+    )
     lower = places.floor().long()
     upper, share = (lower + 1).clamp(max=known - 1), places - lower
     weights = torch.zeros(size, known, dtype=torch.float64)

@@ -27,6 +27,9 @@ from dualscore.likelihood.units import numbers
 from dualscore.noise import MEASURING, corrupt, seeded_generator
 from dualscore.origin import Origin as Origin
 
+LONGEST_SIDE = 8192
+"""Pixels of a side of images whose bound is known: cosines of the prior's take the square of it."""
+
 
 def _any_size(model: ScoreModel) -> bool:
     """Whether no part of a model is tied to one size of images."""
@@ -104,6 +107,20 @@ class ImageModel(nn.Module):
             return None
         how = self.normalized_on or "not said"
         return Normalization(self.log_normalizer, self.log_normalizer_stderr, how, self.mass)
+
+    def at(self, height: int, width: int) -> "ImageModel":
+        """The model for images of one other size, with the same weights; itself where it is of one size."""
+        if not self.any_size or self.image_shape is None or self.image_shape[1:] == (height, width):
+            return self
+        return ImageModel(
+            self.score_model,
+            image_shape=(self.image_shape[0], height, width),
+            t_max=self.t_max,
+            t_min=self.t_min,
+            prior=None if self.prior is None else self.prior.at(height, width),
+            provenance=self.provenance,
+            origin=self.origin,
+        ).eval()
 
     @property
     def like(self) -> Tensor:
@@ -259,6 +276,8 @@ class ImageModel(nn.Module):
         """
         if self.prior is None:
             raise ValueError("the bound ends at a Gaussian of the training images, which this model has not")
+        if max(images.shape[-2:]) > LONGEST_SIDE:
+            raise ValueError(f"the bound is of images up to {LONGEST_SIDE:,} pixels a side")
         prior = self.prior.at(*images.shape[-2:])
         clean = torch.cat([y for y, _ in self._batches(images, 0.0, max(1, len(images)))])
         terms = variational_bound(

@@ -181,6 +181,7 @@ def denoise(
     images: ImageFiles,
     *,
     psnr: Annotated[float, "noise level (default: 20 dB)", {"metavar": "DB"}] = 20.0,
+    mean: Annotated[bool, "the mean alone, in one evaluation, without samples"] = False,
     given: Conditional = Conditional(),
     drawing: Drawing = Drawing(out=Path("denoised"), steps=100),
     dry_run: bool = False,
@@ -188,7 +189,7 @@ def denoise(
     """Add noise to images; draw what they may have been."""
     from dualscore.draw_images import draw_denoised, noise_variance
 
-    options = drawing.options(given.count, given.method, given.resize)
+    options = drawing.options(0 if mean else given.count, given.method, given.resize)
     if dry_run:
         from dualscore.commands import planning
 

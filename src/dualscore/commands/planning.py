@@ -11,7 +11,7 @@ import torch
 from dualscore.assemble import find_data, known_density
 from dualscore.data.transfer import Address, is_remote
 from dualscore.devices import find_device
-from dualscore.draw_images import DrawOptions, check_images, read_images
+from dualscore.draw_images import DrawOptions, check_images, read_images, sized
 from dualscore.errors import ScoreError, TrainingError
 from dualscore.evaluation import is_complete
 from dualscore.evaluation.evaluate_checkpoint import costs
@@ -201,6 +201,7 @@ def draw(
     """What would be drawn, given images or nothing; `look` checks what a command has besides."""
     model = load(path)
     yield _model(model, path)
+    model = sized(model, images or (), options)
     yield "draws", f"images of {check_images(model, path)}"
     if from_noise:
         gaussian_start(model)
@@ -214,6 +215,10 @@ def draw(
         yield look(model)
     yield "device", str(find_device(options.device))
     samples = options.count * (1 if images is None else len(images))
+    if not options.count:
+        yield "work", "the mean alone, one evaluation an image"
+        yield writes(options.out, "grid.png", "samples.json", "samples.npz", "samples/")
+        return
     each = f"{2 * options.steps - 1:,} network evaluations for each"
     if options.method.value == "flow":
         each = "as many network evaluations as its solver takes"

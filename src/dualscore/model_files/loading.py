@@ -35,11 +35,15 @@ def is_released(path: Path) -> bool:
     return all(word in content for word in (b"argparse", b"network_kwargs", b"state_dict"))
 
 
+def holds_model(folder: Path) -> bool:
+    """Whether a folder has a model file in it, or is that of a run with a checkpoint."""
+    return (folder / MODEL_FILE).exists() or Run(folder).best.exists()
+
+
 def locate(path: str | Path) -> Path:
     """The file that a model is in: in a folder the model file, or a run's best checkpoint."""
     named, path = boxed(path), Path(path)
-    own = path.is_dir() and ((path / MODEL_FILE).exists() or Run(path).best.exists())
-    if named is not None and not own:  # a folder of one's own photographs may have the name too
+    if named is not None and not holds_model(path):  # a folder of one's own photographs may have the name too
         path = named
     if not path.is_dir():
         return path

@@ -9,12 +9,13 @@ import numpy as np
 from PIL import Image
 from rich.console import RenderableType
 
+from dualscore.model import LONGEST_SIDE
 from dualscore.scoring import score_files
 from dualscore.scoring.photograph_scores import PhotographScorer
 from dualscore.scoring.row_files import FAILURES, SCORES, Row, read_rows
 from dualscore.scoring.score_files import Thumbnail
 
-SCALE = (0.0, 8.0)
+SCALE = (0.0, 6.0)
 """Bits of a pixel and channel that the heat maps' colours span: the same in all, so that they compare."""
 SHOWN = 10
 """Of the most probable photographs, and of the least, that table and sheet show."""
@@ -97,6 +98,8 @@ def report(
         )
     if summary["failed"]:
         lines.append(f"{summary['failed']:,} left out, see {place / 'failures.csv'}")
+    if any("bound" in row for row in shown) and not all("bound" in row for row in shown):
+        lines.append(f"no bound of images above {LONGEST_SIDE:,} pixels a side")
     if rate[0] > 1:
         lines.append(f"{rate[0] / rate[1]:.3g} images/s on {device}")
     lines.append(f"written to {place}: {', '.join(written)}")

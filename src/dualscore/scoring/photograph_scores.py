@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dualscore.images import to_pixels
-from dualscore.model import ImageModel
+from dualscore.model import LONGEST_SIDE, ImageModel
 from dualscore.noise import variance_at_psnr
 from dualscore.scoring.scorer import effective_dimension, share_higher
 
@@ -65,7 +66,7 @@ class PhotographScorer:
         if (among := self._references(pixels)) is not None:
             columns["percentile"] = (100.0 * share_higher(bits, among)).tolist()
             columns["unlike"] = [_unlike(b, float(among.min()), float(among.max())) for b in bits.tolist()]
-        if self.strata:
+        if self.strata and max(clean.shape[2:]) <= LONGEST_SIDE:
             columns["bound"] = self.model.bound(clean, self.strata).cpu().tolist()
         if self.psnr is not None:
             found = effective_dimension(self.model, clean, [variance_at_psnr(self.psnr)])[:, 0]
@@ -94,6 +95,14 @@ def _unlike(bits: float, least: float, most: float) -> str:
 def is_gray(pixels: NDArray[np.uint8]) -> bool:
     """Whether red, green and blue of a photograph, (3, H, W), agree in every pixel."""
     return bool((pixels == pixels[:1]).all())
+
+
+def smooth(heat: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A map (H, W) as its means over 3×3 pixels: single pixels' bits are grainy."""
+    found: NDArray[np.float64] = F.avg_pool2d(
+        torch.from_numpy(heat)[None], 3, stride=1, padding=1, count_include_pad=False
+    )[0].numpy()
+    return found
 
 
 def over_photograph(heat: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

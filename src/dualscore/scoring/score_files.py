@@ -110,11 +110,13 @@ def score_table(rows: Sequence[Row], seen: int) -> Table:
 
 def photograph_table(rows: Sequence[Row], seen: int) -> Table:
     """Photographs of any size, the most probable first; a line marks the middle if more were seen."""
-    table = right_aligned("file", "size", "bits/dim", "bytes", "percentile", "bound", "")
+    forms = {"bits_per_dim": ".3f", "bytes": ",.0f", "percentile": ".0f", "bound": ".3f"}
+    forms = {name: form for name, form in forms.items() if any(name in row for row in rows)}
+    names = [{"bits_per_dim": "bits/dim"}.get(name, name) for name in forms]
+    table = right_aligned("file", "size", *names, "unlike" if any("unlike" in row for row in rows) else "")
     for number, row in enumerate(rows):
         if seen > len(rows) and number == len(rows) // 2:
             table.add_row(f"… {seen - len(rows):,} more …")
-        forms = {"bits_per_dim": ".3f", "bytes": ",.0f", "percentile": ".0f", "bound": ".3f"}
         cells = [f"{row[name]:{form}}" if name in row else "" for name, form in forms.items()]
         name = Text(printable(row["file"]), overflow="ellipsis", no_wrap=True)
         table.add_row(name, f"{row['width']}×{row['height']}", *cells, row.get("unlike", ""))

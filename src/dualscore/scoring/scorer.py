@@ -13,7 +13,7 @@ from dualscore.energy import EnergyModel, MappedEnergy, normalized_by_form
 from dualscore.errors import DualscoreError, NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import to_pixels, to_stored
-from dualscore.likelihood import bits_per_dim, decibels_per_dim
+from dualscore.likelihood import decibels_per_dim
 from dualscore.model import ImageModel
 from dualscore.networks import UNet
 from dualscore.noise import corrupt, fixed_noise, psnr, variance_at_psnr
@@ -179,7 +179,7 @@ def score_batch(
     energy = maps.sum(dim=(1, 2))
     normalized = energy + model.log_normalizer
     columns = {
-        "bits_per_dim": bits_per_dim(normalized, channels * height * width),
+        "bits_per_dim": model.in_bits_per_dim(normalized, channels * height * width),
         "db_per_dim": decibels_per_dim(-normalized, channels * height * width),
     }
     if reference is not None:
@@ -188,5 +188,5 @@ def score_batch(
         found = effective_dimension(model, clean, [variance_at_psnr(psnr)])[:, 0]
         columns["effective_dimension"], columns["effective_dimension_stderr"] = found.unbind(dim=1)
     # A pixel's own share of d is C, so the even share of log Z is that of one pixel too.
-    bits = bits_per_dim(maps + model.log_normalizer / (height * width), channels)
+    bits = model.in_bits_per_dim(maps + model.log_normalizer / (height * width), channels)
     return Scores(columns, bits, to_stored(clean))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dualscore.errors import ScoreError
 from dualscore.model import ImageModel
-from dualscore.model_files.loading import load, locate
+from dualscore.model_files.loading import holds_model, load
 from dualscore.pictures.walk import is_picture
 from dualscore.scoring.stored_pixels import is_tar
 from dualscore.scoring.whole_photographs import of_any_size
@@ -52,7 +52,7 @@ def _names_model(word: Path, more: bool) -> bool:
     if str(word).endswith(MODEL_ENDINGS):
         return True
     if word.is_dir():
-        return locate(word).exists()
+        return holds_model(word)
     if word.exists():
         # A checkpoint may have any name; what follows it are images then.
         return more and not is_picture(word.name) and not is_tar(word)

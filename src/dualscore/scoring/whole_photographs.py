@@ -29,6 +29,7 @@ from dualscore.scoring.photograph_scores import (
     as_batch,
     is_gray,
     over_photograph,
+    smooth,
 )
 from dualscore.scoring.picture_stream import Picture, pictures
 from dualscore.scoring.row_files import (
@@ -246,7 +247,7 @@ def _placed(
 
 def _save(pictures: Sequence[tuple[Path, NDArray[np.float64], NDArray[np.uint8]]]) -> None:
     for path, heat, pixels in pictures:
-        Image.fromarray(over_photograph(colour(heat, SCALE), pixels)).save(path, compress_level=1)
+        Image.fromarray(over_photograph(colour(smooth(heat), SCALE), pixels)).save(path, compress_level=1)
 
 
 def _finish(
