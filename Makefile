@@ -88,10 +88,10 @@ study: $(INSTALLED) $(if $(dry),,$(DEMO) $(DEMO32))  ## Compare variants of an e
 evaluate: $(INSTALLED)  ## Measure EXP's best checkpoint, or CKPT=file
 	@set -f; $(dualscore) evaluate $(EXP) $(settings) $(if $(NAME),--name $(call text,$(NAME))) $(if $(CKPT),--checkpoint $(call text,$(CKPT))) $(ARGS)
 
-score: $(INSTALLED)  ## How probable images are, and where they are not: CKPT=file or run IMAGES="files or folders" [OUT=scores] [PSNR=20] [RESIZE=1] [NORMALIZE=1]
-	@$(call need,CKPT IMAGES) \
-	$(dualscore) score $(call text,$(CKPT)) $(call paths,$(IMAGES)) \
-		$(if $(OUT),--out $(call text,$(OUT))) $(if $(PSNR),--psnr $(PSNR)) $(streaming) $(ARGS)
+score: $(INSTALLED)  ## How probable images are, and where they are not: IMAGES="files, folders, tars" [CKPT=file or run; else the models in the box] [OUT=scores] [BOUND=16] [PART=K/N] [PSNR=20] [RESIZE=1] [NORMALIZE=1]
+	@$(call need,IMAGES) \
+	$(dualscore) score $(if $(CKPT),$(call text,$(CKPT))) $(call paths,$(IMAGES)) \
+		$(if $(OUT),--out $(call text,$(OUT))) $(if $(BOUND),--bound $(BOUND)) $(if $(PART),--part $(PART)) $(if $(PSNR),--psnr $(PSNR)) $(streaming) $(ARGS)
 
 measure: $(INSTALLED)  ## The likelihood of any denoiser: CKPT="run, folder of diffusers or file.py:name" IMAGES="files or folders" [COMPARE="others"] [OUT=measured] [RESIZE=1]
 	@set -f; $(call need,CKPT IMAGES) \

@@ -99,7 +99,10 @@ def demo_half(once: Once) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def official_shards(once: Once) -> Callable[[str], Path]:
-    """Makes shards of photographs as official files: imagenet64, imagenet32, cifar10, bsds500 or bsds300."""
+    """Makes shards of photographs as official files: imagenet64, imagenet32, cifar10, bsds500 or bsds300.
+
+    Those of `photographs` are crops of others, as its own take packages.
+    """
 
     def make(dataset: str) -> Path:
         def fill(folder: Path) -> None:
@@ -111,9 +114,16 @@ def official_shards(once: Once) -> Callable[[str], Path]:
                 for split, name in (("train", "astronaut"), ("val", "chelsea"), ("test", "flower"), *more):
                     (folder / "source" / split).mkdir(parents=True, exist_ok=True)
                     photograph(name, 160).save(folder / "source" / split / f"{name}.jpg")
-            else:
+            elif dataset.startswith("imagenet"):
                 side = int(dataset.removeprefix("imagenet"))
                 write_official_imagenet(folder / "source", side, train_images=840, val_images=40)
+            if dataset == "photographs":
+                _prepare("demo", "--out", str(folder / "shards"), "--size", "32")
+                manifest = folder / "shards/manifest.json"
+                manifest.write_text(
+                    manifest.read_text().replace('"dataset": "demo"', f'"dataset": "{dataset}"')
+                )
+                return
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(bsds300, "PATCHES", {"train": 400, "val": 60, "test": 80})
                 _prepare(dataset, "--src", str(folder / "source"), "--out", str(folder / "shards"), *size)

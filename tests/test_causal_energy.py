@@ -14,7 +14,7 @@ from torch import Tensor
 import dualscore
 from dualscore.densities import gaussian_textures
 from dualscore.energy import EnergyModel
-from dualscore.likelihood import bits_per_dim
+from dualscore.likelihood import dequantized_bits_per_dim
 from dualscore.networks import CausalEnergy, SeveralOrders
 from dualscore.networks.grey_levels import likely_levels
 from dualscore.networks.orders import put_back, reordered
@@ -348,7 +348,7 @@ def test_it_scores_photographs_of_any_size_as_they_are(workspace: Workspace, who
         scores = json.loads((workspace.folder / out / "scores.json").read_text())
         pixels = torch.from_numpy(np.asarray(gray).copy())[None, None] / 255.0
         with torch.no_grad():
-            bits = bits_per_dim(model(pixels, torch.zeros(1)), width * height)
+            bits = dequantized_bits_per_dim(model(pixels, torch.zeros(1)), width * height)  # a code length
         assert scores["mean_bits_per_dim"] == pytest.approx(float(bits), abs=1e-5)
         assert scores["log_normalizer"] == 0.0
         assert "estimated" not in scores["model"]

@@ -34,7 +34,7 @@ def test_the_required_experiments_are_there() -> None:
         "patches_dual", "imagenet64_dual", "imagenet64_gray_dual", "imagenet64_denoiser",
         "imagenet64_best", "imagenet32_dual", "cifar10_dual", "bsds16_gray", "bsds16_causal",
         "bsds32_gray", "bsds32_colour", "bsds300",
-        "patches_causal",
+        "patches_causal", "photographs_gray", "photographs_colour",
     }  # fmt: skip
 
 

@@ -253,7 +253,7 @@ def test_make_has_dry_runs_of_every_target(arguments: list[str], said: str, tmp_
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["score"], "which model with CKPT=… and which images with IMAGES=…"),
+        (["score"], "which images with IMAGES=…"),
         (["score", "CKPT=runs/a b"], "which images with IMAGES=…"),
         (["denoise", "IMAGES=a b"], "which model with CKPT=…"),
         (["measure", "CKPT=m"], "which images with IMAGES=…"),

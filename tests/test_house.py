@@ -81,7 +81,7 @@ def test_on_ci_a_skip_for_an_unlisted_reason_fails(
 CORE_ROOMS = ("networks", "likelihood", "measuring", "sampling")
 CORE_FILES = (
     "noise", "energy", "gaussian", "objective", "densities", "images", "errors",
-    "model", "denoisers",
+    "model", "denoisers", "constant", "origin",
 )  # fmt: skip
 CORE = sorted(
     [PACKAGE / f"{name}.py" for name in CORE_FILES]
@@ -209,7 +209,7 @@ def test_only_the_assembler_builds_from_configurations() -> None:
 ROOMS = (
     "errors", "files", "redaction", "shipped", "cores", "devices", "settings",
     "noise", "gaussian", "energy", "objective", "networks", "densities", "images",
-    "denoisers", "adapters", "likelihood", "model", "sampling", "measuring",
+    "denoisers", "adapters", "likelihood", "constant", "origin", "model", "sampling", "measuring",
     "pictures", "data", "network_table", "runs", "dashboard", "training", "assemble",
     "model_files", "evaluation", "figures", "scoring", "draw_images", "publishing", "study", "cluster",
     "__init__", "terminal", "report_tables", "telling", "train_experiment", "commands", "cli", "task",

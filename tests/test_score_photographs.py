@@ -26,7 +26,7 @@ from fakes import photograph
 from workspace import run_code
 
 DIGITS = 5e-4
-"""Relative, of the bits of noise: an unlikely level's probability is a small difference, in single precision."""
+"""Relative, of the bits of noise: an unlikely level has a small difference, in single precision."""
 SIZES = [(9, 14), (9, 14), (20, 7), (1, 1), (1, 40), (16, 16)]  # (height, width)
 
 

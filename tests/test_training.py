@@ -179,7 +179,7 @@ def test_the_same_command_on_a_finished_run_says_so_and_fresh_starts_beside(
     assert "optim.lr=0.005 (now 0.1)" in workspace.fail("train", "patches_dual", *settings, "optim.lr=0.1")
 
 
-DATASETS = ("imagenet64", "imagenet32", "cifar10", "bsds300", "bsds500")
+DATASETS = ("imagenet64", "imagenet32", "cifar10", "bsds300", "bsds500", "photographs")
 
 
 @pytest.mark.parametrize("experiment", available(ROOT / "experiments"))
@@ -203,6 +203,7 @@ def test_every_experiment_trains_a_step_and_evaluates(
     ]  # fmt: skip
     few += ["data.size=16"] if vectors or experiment.startswith("bsds32_") else []
     few += ["network.layers=2"] if not vectors else []
+    few += ["data.size=32", "data.crops=[8, 16]"] if dataset == "photographs" else []
     slow = experiment in ("cifar10_dual", "imagenet32_dual") or experiment.startswith("gaussian_textures")
     if slow:  # of 3,072 dimensions, or of data sets that are drawn anew, a covariance takes seconds
         few.append("evaluate.yardsticks=[stationary]")

@@ -18,5 +18,5 @@ def constant(model: ScoreModel) -> ScoreModel:
 
 
 def kept(x: Tensor) -> Tensor:
-    """The tensor, copied if it was made in inference mode: autograd cannot save those."""
+    """The tensor, of any shape, copied if it was made in inference mode: autograd cannot save those."""
     return x.clone() if x.is_inference() else x

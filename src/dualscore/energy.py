@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vjp
 
-from dualscore.gaussian import Gaussian, Standardized
+from dualscore.gaussian import Gaussian, Standardized, StationaryGaussian
 
 
 class Gradients(NamedTuple):
@@ -97,6 +97,12 @@ class MappedEnergy(EnergyModel):
     def energy_map(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """U(y, t) of y (B, C, H, W) at t (B,) split over pixels: nats, (B, H, W), summing to `forward`."""
         raise NotImplementedError
+
+
+def of_any_size(model: ScoreModel) -> bool:
+    """Whether an energy is normalized by its form at every size: no part of it is tied to one."""
+    tied = any(isinstance(part, StationaryGaussian) for part in model.modules())
+    return normalized_by_form(model) and isinstance(model, MappedEnergy) and not tied
 
 
 class SlopeOffset(nn.Module):

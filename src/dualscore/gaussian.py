@@ -16,6 +16,9 @@ from dualscore.noise import normal_like
 QUANTIZATION_VARIANCE = 1.0 / (12.0 * 255.0**2)
 """Variance of uniform noise over one 8-bit step of a pixel in [0, 1], in pixel²."""
 
+LONGEST_SIDE = 8192
+"""Pixels of a side of images that a Gaussian is made for."""
+
 
 def dct_matrix(size: int) -> Tensor:
     """Orthonormal DCT-II matrix, shape (size, size), float64: coefficients = matrix @ signal."""
@@ -147,6 +150,8 @@ class StationaryGaussian(nn.Module):
         known = self.eigenvalues.shape[1:]
         if known == (height, width):
             return self
+        if max(height, width) > LONGEST_SIDE:
+            raise ValueError(f"up to {LONGEST_SIDE:,} pixels a side: its cosines take the square of them")
         axes, values = self.axes.double(), self.eigenvalues.double()
         spectrum = torch.einsum("hwck,khw,hwdk->cdhw", axes, values, axes)
         rows, columns = (

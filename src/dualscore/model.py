@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dualscore.constant import constant, kept
-from dualscore.energy import BY_FORM, EnergyModel, MappedEnergy, ScoreModel, normalized_by_form
+from dualscore.energy import BY_FORM, EnergyModel, MappedEnergy, ScoreModel, normalized_by_form, of_any_size
 from dualscore.errors import NormalizationError, ScoreError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import (
@@ -26,15 +26,6 @@ from dualscore.likelihood.normalizer import MeasuredMass, Normalization, moved
 from dualscore.likelihood.units import numbers
 from dualscore.noise import MEASURING, corrupt, seeded_generator
 from dualscore.origin import Origin as Origin
-
-LONGEST_SIDE = 8192
-"""Pixels of a side of images whose bound is known: cosines of the prior's take the square of it."""
-
-
-def _any_size(model: ScoreModel) -> bool:
-    """Whether no part of a model is tied to one size of images."""
-    tied = any(isinstance(part, StationaryGaussian) for part in model.modules())
-    return normalized_by_form(model) and isinstance(model, MappedEnergy) and not tied
 
 
 def _sides(shape: Iterable[int]) -> str:
@@ -82,7 +73,7 @@ class ImageModel(nn.Module):
         super().__init__()
         self.score_model = score_model
         self.image_shape = image_shape
-        self.any_size = _any_size(score_model)
+        self.any_size = of_any_size(score_model)
         """Whether images of every size are of one density: the energy is normalized by its form at each."""
         if normalized_by_form(score_model):
             log_normalizer, log_normalizer_stderr, normalized_on = 0.0, 0.0, BY_FORM
@@ -113,14 +104,10 @@ class ImageModel(nn.Module):
         if not self.any_size or self.image_shape is None or self.image_shape[1:] == (height, width):
             return self
         return ImageModel(
-            self.score_model,
-            image_shape=(self.image_shape[0], height, width),
-            t_max=self.t_max,
-            t_min=self.t_min,
-            prior=None if self.prior is None else self.prior.at(height, width),
-            provenance=self.provenance,
-            origin=self.origin,
-        ).eval()
+            self.score_model, image_shape=(self.image_shape[0], height, width), t_max=self.t_max,
+            t_min=self.t_min, prior=None if self.prior is None else self.prior.at(height, width),
+            provenance=self.provenance, origin=self.origin,
+        ).eval()  # fmt: skip
 
     @property
     def like(self) -> Tensor:
@@ -259,36 +246,27 @@ class ImageModel(nn.Module):
 
     @torch.no_grad()
     def bound(self, images: Tensor, strata: int = 16, seed: int = 0) -> Tensor:
-        """An upper bound on −log₂ P of each 8-bit image by the denoiser alone, in bits/dim, (B,): one draw.
-
-        It asks nothing of the energy; `dualscore.measure` tells its error, and its limit, over many images.
+        """An upper bound on −log₂ P of each 8-bit image by the denoiser alone: one draw, in bits/dim, (B,).
 
         Args:
             images: x on the grey levels k/255, shape (B, C, H, W).
             strata: of ln t, one gradient of the energy each.
-            seed: of the noise.
+            seed: of the noise; the mean over seeds is the bound.
 
         Returns:
-            Bits a dimension, shape (B,), float64; the mean over seeds is the bound.
+            Bits a dimension, shape (B,), float64.
 
         Raises:
-            ValueError: if the images are off their levels, or there is no Gaussian of the training images.
+            ValueError: if images are off their levels or too large, or the training images' Gaussian is gone.
         """
         if self.prior is None:
             raise ValueError("the bound ends at a Gaussian of the training images, which this model has not")
-        if max(images.shape[-2:]) > LONGEST_SIDE:
-            raise ValueError(f"the bound is of images up to {LONGEST_SIDE:,} pixels a side")
         prior = self.prior.at(*images.shape[-2:])
         clean = torch.cat([y for y, _ in self._batches(images, 0.0, max(1, len(images)))])
-        terms = variational_bound(
-            constant(self.score_model),
-            clean,
-            prior,
-            t0=bound_range((self.t_min, self.t_max))[0],
-            t1=self.t_max,
-            strata=strata,
-            generator=seeded_generator(self.like.device, MEASURING, seed),
-        )
+        t0, t1 = bound_range((self.t_min, self.t_max))
+        generator = seeded_generator(self.like.device, MEASURING, seed)
+        network = constant(self.score_model)
+        terms = variational_bound(network, clean, prior, t0=t0, t1=t1, strata=strata, generator=generator)
         return bits(terms.total, math.prod(images.shape[1:]))
 
     @torch.no_grad()

@@ -5,19 +5,9 @@ from typing import Any
 
 from dualscore.commands.completion import complete, completion
 from dualscore.commands.experiment_commands import data, evaluate, experiments, status, study, submit, train
-from dualscore.commands.model_commands import (
-    PHOTOGRAPHS,
-    convert,
-    denoise,
-    export,
-    figures,
-    inpaint,
-    measure,
-    ood,
-    sample,
-    score,
-)
+from dualscore.commands.model_commands import convert, denoise, export, figures, inpaint, sample
 from dualscore.commands.parser import Commands, Parser, add_command, add_general, call
+from dualscore.commands.scoring_commands import PHOTOGRAPHS, measure, ood, score
 
 ALL: tuple[Callable[..., Any], ...] = (
     data, train, evaluate, figures, score, measure, ood, sample, denoise, inpaint, export, convert, study,

@@ -74,6 +74,7 @@ NAMES: dict[str, Callable[..., list[str]]] = {
     "experiment": _experiments,
     "study": _files_in("studies"),
     "model": _models,
+    "words": _models,
     "run_folder": _models,
     "other": _models,
     "checkpoint": _models,

@@ -132,7 +132,7 @@ class CausalEnergy(MappedEnergy):
         return self._nats(noisy, noise_variance).sum(dim=2).view(noisy[:, 0].shape)
 
     def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:
-        """As of any energy; of large images, where no graph is wanted, a few rows at a time."""
+        """As of any energy, (B, C, H, W); of large ones, where no graph is wanted, a few rows at a time."""
         pixels = noisy.shape[0] * noisy.shape[2] * noisy.shape[3]
         if time or self.mean_free or torch.is_grad_enabled() or pixels <= WITH_A_GRAPH:
             return super().gradients(noisy, noise_variance, time=time)

@@ -27,7 +27,11 @@ class MixtureFactor(nn.Module):
             self.mixture.bias[-components:] = torch.linspace(*WIDTHS, components)
 
     def forward(self, window: Tensor, about: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights, means and log standard deviations, in units of the contrast, (B, P, components)."""
+        """Log weights, means and log deviations, in units of the contrast, each of shape (B, P, components).
+
+        From the window (B, P, seen), what else is told of the surroundings (B, P, about), and the noise level
+        (B, 2·ANGLES).
+        """
         told = self.told(level)[:, None].chunk(len(self.hidden) + 1, dim=2)
         features = F.silu(self.first(torch.cat([window, about], dim=2)) + told[0])
         for layer, shift in zip(self.hidden, told[1:], strict=True):

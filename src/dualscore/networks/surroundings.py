@@ -45,10 +45,10 @@ def look(
     Args:
         rows: what they are looked at from.
         top: place of the first of them in the image.
-        noise_variance: t in pixel², (B,).
+        noise_variance: t in pixel², shape (B,).
         radius: of the window.
-        means: of what is seen of images, (C,).
-        noises: variances of what is seen of noise of variance one, (C,).
+        means: of what is seen of images, shape (C,).
+        noises: variances of what is seen of noise of variance one, shape (C,).
         variance: of the images' pixels, in pixel².
     """
     r, t = radius, noise_variance[:, None, None]
@@ -80,7 +80,7 @@ def look(
 
 
 def windows(padded: Tensor, radius: int) -> Tensor:
-    """The rows above and the row of each pixel, in raster order, (B, P, C, all).
+    """The rows above and the row of each pixel, in raster order, shape (B, P, C, all).
 
     Of images with `radius` more rows above and columns at both sides, (B, C, rows + radius, W + 2·radius).
     """
@@ -89,7 +89,7 @@ def windows(padded: Tensor, radius: int) -> Tensor:
 
 
 def near(like: Tensor, radius: int, reach: int) -> Tensor:
-    """1 for the window's pixels that are within `reach`, 0 for others, (window,)."""
+    """1 for the window's pixels that are within `reach`, 0 for others, shape (window,)."""
     rows = torch.arange(-radius, 1, device=like.device)[:, None]
     columns = torch.arange(-radius, radius + 1, device=like.device)
     found = (rows >= -reach) & (columns.abs() <= reach)
@@ -97,7 +97,7 @@ def near(like: Tensor, radius: int, reach: int) -> Tensor:
 
 
 def borders(top: int, bottom: int, width: int, radius: int, like: Tensor) -> Tensor:
-    """1 where a border is far, for each distance and side, 0 where it is near, (P, 3·radius).
+    """1 where a border is far, for each distance and side, 0 where it is near, shape (P, 3·radius).
 
     Of the pixels of rows from `top` to before `bottom`.
     """

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from rich.console import RenderableType
 
-from dualscore.model import LONGEST_SIDE
+from dualscore.gaussian import LONGEST_SIDE
 from dualscore.scoring import score_files
 from dualscore.scoring.photograph_scores import PhotographScorer
 from dualscore.scoring.row_files import FAILURES, SCORES, Row, read_rows
@@ -44,7 +44,9 @@ def summarize(place: Path, models: Sequence[PhotographScorer]) -> tuple[dict[str
         del shown[SHOWN:-SHOWN]
     spread = max(0.0, squares - total * total / count) if count else 0.0
     summary = {
+        "model": "; ".join(model.model.provenance for model in models),
         "models": {model.name: model.model.provenance for model in models},
+        "log_normalizer": 0.0,
         "images": count,
         "failed": sum(1 for _ in read_rows(place / FAILURES)),
         "mean_bits_per_dim": total / count if count else None,

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dualscore.gaussian import LONGEST_SIDE
 from dualscore.images import to_pixels
-from dualscore.model import LONGEST_SIDE, ImageModel
+from dualscore.model import ImageModel
 from dualscore.noise import variance_at_psnr
 from dualscore.scoring.scorer import effective_dimension, share_higher
 
