@@ -296,3 +296,48 @@ def test_no_two_images_of_a_batch_share_noise(demo_shards: Path) -> None:
     """Nor two streams, whose images are drawn by generators of their own."""
     noise = make(demo_shards).draw(3, 64).noise.flatten(1)
     assert len(torch.unique(noise, dim=0)) == 64
+
+
+CUT = ("data.crops=[4, 8, 16]", "data.batch_size=64", "data.streams=4")
+
+
+def causal_of(shards: Path, *overrides: str, place: Place | None = None) -> DualScoreModule:
+    settings = [*SETTINGS, f"data.path={shards}", "data.dataset=demo", "data.size=16", *CUT, *overrides]
+    config = load_experiment("patches_causal", settings, ROOT / "experiments")
+    module, _ = build(config)
+    module._trainer = place or Place()  # type: ignore[assignment]
+    return module
+
+
+def test_steps_see_squares_of_each_side_in_turn_and_as_many_pixels(demo_shards: Path) -> None:
+    module = causal_of(demo_shards)
+    pixels = module.pixels(batch(64).image)
+    for step, side in enumerate((4, 8, 16, 4, 8)):
+        found = module._cut(pixels, step)
+        assert found.shape == (64 * 16 // side**2, 1, side, side)
+        assert torch.equal(module._cut(pixels, step), found)
+        each = 64 * 16 // side**2 // 4  # of a stream's sixteen images
+        for number, square in enumerate(found):
+            image = pixels[16 * (number // each) + number % each, 0]
+            windows = image.unfold(0, side, 1).unfold(1, side, 1)
+            assert bool((windows == square[0]).all(dim=(2, 3)).any())
+    assert not torch.equal(module._cut(pixels, 0), module._cut(pixels, 3))
+
+
+def test_squares_are_the_same_on_any_number_of_devices(demo_shards: Path) -> None:
+    pixels = causal_of(demo_shards).pixels(batch(64).image)
+    alone = causal_of(demo_shards)._cut(pixels, 1)
+    two = [
+        causal_of(demo_shards, place=Place(rank, 2))._cut(pixels[32 * rank : 32 * rank + 32], 1)
+        for rank in range(2)
+    ]
+    assert torch.equal(torch.cat(two), alone)
+
+
+def test_a_step_learns_from_squares(demo_shards: Path) -> None:
+    module = causal_of(demo_shards, place=Place(step=1))
+    loss = module.training_step(batch(64), 0)
+    assert loss.isfinite()
+    assert module.last_noise_variance.shape == (16,)
+    whole = causal_of(demo_shards, "data.crops=[]", place=Place(step=1)).training_step(batch(64), 0)
+    assert not torch.equal(loss, whole)

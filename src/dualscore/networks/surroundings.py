@@ -50,6 +50,9 @@ def look(
         means: of what is seen of images, shape (C,).
         noises: variances of what is seen of noise of variance one, shape (C,).
         variance: of the images' pixels, in pixel².
+
+    Returns:
+        What the factors of those pixels may see.
     """
     r, t = radius, noise_variance[:, None, None]
     bottom, width = top + rows.padded.shape[2] - r, rows.padded.shape[3] - 2 * r
