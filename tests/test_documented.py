@@ -14,7 +14,13 @@ from workspace import ROOT
 
 @pytest.mark.parametrize(
     ("page", "blocks", "claims"),
-    [("README.md", 1, 0), ("docs/api.md", 8, 7), ("docs/data.md", 1, 1), ("docs/denoisers.md", 3, 6)],
+    [
+        ("README.md", 1, 0),
+        ("docs/api.md", 8, 7),
+        ("docs/data.md", 1, 1),
+        ("docs/denoisers.md", 3, 6),
+        ("docs/photographs.md", 1, 0),
+    ],
 )
 def test_what_is_documented_runs_as_written(
     page: str,

@@ -42,9 +42,10 @@ ELSEWHERE = {
     r"make figures": "test_figures.py; of the demo's run here",
     r"make (convert|train EXP=(?!patches_dual))": "test_model_files.py, test_training.py: every experiment",
     r"make train$": "make newcomer: the whole of it",
-    r"make .*(imagenet|cifar10|bsds500|https?:|EXP=some)": "needs others' files; test_remote.py, data_prep/",
+    r"make .*(imagenet|cifar10|bsds500|DATASET=photographs|https?:|EXP=some)": "needs others' files; test_remote.py, data_prep/",
     r"dualscore ": "what the line of make above it runs",
     r"python benchmarks/": "test_benchmarks.py, test_ood.py, test_pictures.py",
+    r"python -m benchmarks\.box_models": "test_wallpapers.py: what it leaves",
     r"\.venv/bin/jupyter": "test_notebooks.py",
     r"(printf|sbatch|scancel|scontrol) ": "test_newcomer.py, test_slurm.py",
 }

@@ -17,6 +17,8 @@ from dualscore.scoring.score_files import Thumbnail
 
 SCALE = (0.0, 6.0)
 """Bits of a pixel and channel that the heat maps' colours span: the same in all, so that they compare."""
+ALONE, SMALL = 448, 128
+"""Pixels of a side of the sheet's pictures, where there is one and where there are several."""
 SHOWN = 10
 """Of the most probable photographs, and of the least, that table and sheet show."""
 
@@ -61,14 +63,18 @@ def summarize(place: Path, models: Sequence[PhotographScorer]) -> tuple[dict[str
 
 def thumbnails(place: Path, rows: Sequence[Row]) -> Iterator[Thumbnail]:
     """Each photograph's map, made small; without maps there are none, and gray stands for it."""
+    side = ALONE if len(rows) == 1 else SMALL
     for row in rows:
-        cell = np.full((2, 128, 128, 3), 255, np.uint8)
+        cell = np.full((2, side, side, 3), 255, np.uint8)
         for which, path in enumerate((Path(row["file"]), place / row["map"] if "map" in row else None)):
             if path is not None and path.is_file():
                 with Image.open(path) as file:
                     small = file.convert("RGB")
-                small.thumbnail((128, 128))
+                small.thumbnail((side, side))
                 cell[which, : small.height, : small.width] = np.asarray(small)
+        if len(rows) == 1:
+            scale = side / max(side, row["width"], row["height"])
+            cell = cell[:, : max(1, round(row["height"] * scale)), : max(1, round(row["width"] * scale))]
         yield Thumbnail(row["bits_per_dim"], row["number"], row, cell)
 
 
