@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fakes import photograph
 from workspace import ROOT
 
 
@@ -56,3 +57,38 @@ def test_what_measuring_a_denoiser_costs_is_told() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith("of plain passes")
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "last"),
+    [
+        (
+            "boxed_figures",
+            ["examples", "--model", "photographs_gray", "--bounds", "2", "--strata", "2"],
+            "s of processor time each",
+        ),
+        ("photograph_rate", ["--images", "20", "--side", "32"], "MB"),
+    ],
+)
+def test_what_the_boxed_models_reach_and_cost_is_told(
+    module: str, words: list[str], last: str, tmp_path: Path
+) -> None:
+    (tmp_path / "examples").mkdir()
+    for number in range(3):
+        photograph("chelsea").crop((9 * number, 0, 9 * number + 140, 130)).save(
+            tmp_path / f"examples/{number}.png"
+        )
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    assert last in done.stdout
+    if module == "boxed_figures":
+        assert [line.split()[0] for line in done.stdout.splitlines()[-6:-1]] == [
+            "16×16", "32×32", "64×64", "128×128", "whole"
+        ]  # fmt: skip
