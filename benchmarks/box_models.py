@@ -24,7 +24,7 @@ from dualscore.model_files.loading import load, locate
 from dualscore.publishing import add_evaluation, save
 from dualscore.shipped import boxed
 
-LONG_SIDES = (64, 128, 256, 512, 1024)
+LONG_SIDES = (64, 128, 256, 512)
 """Of the photographs that others are ranked among."""
 USES = {"train": "train", "val": "choose"}
 LICENCE = (

@@ -1,6 +1,7 @@
 """Photographs scored by several processes at once, each on a device of its own."""
 
 import multiprocessing
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +25,7 @@ def score_on_devices(
     ScoreError if one of them dies; the same command goes on with what is there.
     """
     context = multiprocessing.get_context("spawn")  # after CUDA or threads have begun, forks are not safe
+    began, scored = time.monotonic(), 0
     with ProcessPoolExecutor(devices, mp_context=context) as pool:
         parts = {
             pool.submit(_one, path, list(given), out, _share(options, k, devices), devices): k
@@ -31,12 +33,13 @@ def score_on_devices(
         }
         try:
             for done in as_completed(parts):
-                done.result()
+                scored += done.result()
         except BrokenProcessPool as error:
             raise ScoreError(
                 "a process died, perhaps for want of memory: the same command goes on"
             ) from error
-    return finish_parts(path, given, out, console, replace(options, part=(1, devices)))
+    rate = scored, time.monotonic() - began
+    return finish_parts(path, given, out, console, replace(options, part=(1, devices)), rate)
 
 
 def _share(options: ScoreOptions, which: int, devices: int) -> ScoreOptions:
@@ -45,6 +48,8 @@ def _share(options: ScoreOptions, which: int, devices: int) -> ScoreOptions:
     return replace(options, part=(which + 1, devices), device=device, workers=workers, parquet=False)
 
 
-def _one(path: Path | None, given: Sequence[Path], out: Path, options: ScoreOptions, devices: int) -> None:
+def _one(path: Path | None, given: Sequence[Path], out: Path, options: ScoreOptions, devices: int) -> int:
+    """Score a part; returns how many images were."""
     torch.set_num_threads(max(1, own_cores() // devices))
-    score_photographs(path, given, out, Console(quiet=True), options, allow_none=True)
+    outcome = score_photographs(path, given, out, Console(quiet=True), options, allow_none=True)
+    return int(outcome.summary["scored"])

@@ -120,10 +120,15 @@ def score_photographs(
 
 
 def finish_parts(
-    path: Path | None, given: Sequence[Path], out: Path, console: Console, options: ScoreOptions
+    path: Path | None,
+    given: Sequence[Path],
+    out: Path,
+    console: Console,
+    options: ScoreOptions,
+    rate: tuple[int, float],
 ) -> Outcome:
-    """Put parts together that have finished before."""
-    outcome = _finish(out, options, scorers(path, options), f"{given[0]} holds no image", (0, 0.0), False)
+    """Put parts together that have finished before; `rate` has the images they scored, and the seconds."""
+    outcome = _finish(out, options, scorers(path, options), f"{given[0]} holds no image", rate, False)
     problems = Problems()
     problems.add([(row["file"], row["reason"]) for row in read_rows(out / FAILURES)])
     problems.tell(console)
@@ -270,7 +275,7 @@ def _finish(
     summary, shown = summarize(place, models)
     if not summary["images"] and everything and not allow_none:
         raise ScoreError(f"no image could be scored: {reason}")
-    summary |= {"images_per_second": rate[0] / rate[1] if rate[0] and rate[1] else None}
+    summary |= {"scored": rate[0], "images_per_second": rate[0] / rate[1] if rate[0] and rate[1] else None}
     score_files.write_json(place / "scores.json", summary, "extremes", shown)
     if shown:
         Image.fromarray(score_files.draw_sheet([*thumbnails(place, shown)], summary["images"], SCALE)).save(
