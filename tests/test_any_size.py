@@ -147,7 +147,7 @@ def test_a_gaussian_at_another_size_has_the_spectrum_of_its_frequencies() -> Non
         f, g = (math.pi * torch.arange(n, dtype=torch.float64) / n for n in (height, width))
         wanted = 1.0 / (f[:, None] ** 2 + g**2 + 0.01)
         middle = found[4:-4, 4:-4] / wanted[4:-4, 4:-4]  # where a share of the axis is small
-        assert float((middle - 1).abs().max()) < 0.1
+        assert float((middle - 1).abs().max()) < 0.15
     white = StationaryGaussian(torch.zeros(3), 0.3 * torch.eye(3)[:, :, None, None].expand(-1, -1, 16, 16))
     for size in SIZES:
         torch.testing.assert_close(white.at(*size).eigenvalues, torch.full((3, *size), 0.3))

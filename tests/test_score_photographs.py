@@ -80,7 +80,7 @@ def test_a_folder_of_that_name_is_in_nobodys_way(tmp_path: Path, monkeypatch: py
     (tmp_path / "photographs").mkdir()
     picture(8, 8, 0).save("photographs/a.png")
     assert dualscore.load("photographs").any_size
-    assert which([Path("photographs")], resize=False, normalize=False).path is None
+    assert which([Path("photographs")], Path("out"), resize=False, normalize=False).path is None
 
 
 def test_every_picture_is_scored_as_it_is_with_the_model_of_its_kind(
@@ -247,15 +247,17 @@ def test_a_part_by_several_processes_is_refused() -> None:
 
 
 def test_words_are_a_model_and_images_or_images_alone(folder: Path) -> None:
-    assert which([Path("photographs_gray"), folder], resize=False, normalize=False).path is not None
-    assert which([folder, folder / "0.png"], resize=False, normalize=False).path is None
-    assert which([folder / "0.png"], resize=False, normalize=False).path is None
+    assert (
+        which([Path("photographs_gray"), folder], Path("out"), resize=False, normalize=False).path is not None
+    )
+    assert which([folder, folder / "0.png"], Path("out"), resize=False, normalize=False).path is None
+    assert which([folder / "0.png"], Path("out"), resize=False, normalize=False).path is None
     with pytest.raises(ScoreError, match="name images"):
-        which([Path("photographs_gray")], resize=False, normalize=False)
+        which([Path("photographs_gray")], Path("out"), resize=False, normalize=False)
     with pytest.raises(ScoreError, match="name a model first"):
-        which([folder], resize=True, normalize=False)
+        which([folder], Path("out"), resize=True, normalize=False)
     with pytest.raises(dualscore.errors.CheckpointError, match="no such"):
-        which([Path("runs/nothing"), folder], resize=False, normalize=False)
+        which([Path("runs/nothing"), folder], Path("out"), resize=False, normalize=False)
 
 
 def test_nothing_to_score_is_an_error_that_says_why(

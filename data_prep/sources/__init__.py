@@ -19,6 +19,6 @@ SOURCES: dict[str, Source] = {
     "imagenet64": Imagenet(64),
     "imagenet32": Imagenet(32),
     "imagenet64_png": Imagenet64Png(),
-    "cifar10": Cifar10(),
     "photographs": Wallpapers(),
+    "cifar10": Cifar10(),
 }

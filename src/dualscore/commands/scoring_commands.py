@@ -42,7 +42,7 @@ def score(
 
     chosen = scoring.chosen()
     streaming = {name: chosen[name] for name in ("batch_size", "workers", "device")}
-    asked = which(words, resize=chosen["resize"], normalize=chosen["normalize"])
+    asked = which(words, out, resize=chosen["resize"], normalize=chosen["normalize"])
     if asked.any_size:
         from dualscore.scoring.several_devices import score_on_devices
         from dualscore.scoring.whole_photographs import ScoreOptions, score_photographs

@@ -9,6 +9,7 @@ from dualscore.errors import ScoreError
 from dualscore.model import ImageModel
 from dualscore.model_files.loading import holds_model, load
 from dualscore.pictures.walk import is_picture
+from dualscore.scoring.image_files import check_given
 from dualscore.scoring.stored_pixels import is_tar
 from dualscore.scoring.whole_photographs import of_any_size
 from dualscore.shipped.boxed import BOXED
@@ -35,8 +36,11 @@ class Asked:
                 )
 
 
-def which(words: Sequence[Path], *, resize: bool, normalize: bool) -> Asked:
-    """Tell a model from images: the first word is one if it has a model, or its name is a model's file."""
+def which(words: Sequence[Path], out: Path, *, resize: bool, normalize: bool) -> Asked:
+    """Tell a model from images: the first word is one if it has a model, or its name is a model's file.
+
+    Images that are not there, and results that would lie among them, are refused before a model is read.
+    """
     first, rest = words[0], list(words[1:])
     if not _names_model(first, bool(rest)):
         if resize or normalize:
@@ -44,6 +48,7 @@ def which(words: Sequence[Path], *, resize: bool, normalize: bool) -> Asked:
         return Asked(None, None, list(words), any_size=True)
     if not rest:
         raise ScoreError(f"{first}: is a model; name images to score with it")
+    check_given(rest, out)
     model = load(first)
     return Asked(first, model, rest, of_any_size(model) and not (resize or normalize))
 

@@ -105,7 +105,7 @@ class DualScoreModule(lightning.LightningModule):
     def _cut(self, images: Tensor, step: int) -> Tensor:
         """Squares of this step's side, of so many of a device's images that steps see as many pixels."""
         sides, streams = self.config.data.crops, self.config.data.streams
-        side = sides[step % len(sides)]
+        side = self._seen(step)[1]
         mine = streams // self.trainer.world_size
         first = mine * self.trainer.global_rank
         each = len(images) // mine * min(sides) ** 2 // side**2
@@ -119,17 +119,23 @@ class DualScoreModule(lightning.LightningModule):
             ]
         )
 
-    def draw(self, step: int, images: int, image_shape: tuple[int, ...] = ()) -> Draws:
+    def _seen(self, step: int) -> tuple[int, ...]:
+        """Shape of an image, or of a square of it, as a step sees it (C, H, W)."""
+        if not (sides := self.config.data.crops):
+            return self.image_shape
+        side = sides[step % len(sides)]
+        return self.image_shape[0], side, side
+
+    def draw(self, step: int, images: int) -> Draws:
         """This device's random numbers for a step; its images are a multiple of its streams.
 
-        Each stream of the global batch has its own, so they are the same on any number of devices. Images
-        have the experiment's shape, or `image_shape`.
+        Each stream of the global batch has its own, so they are the same on any number of devices.
         """
         data, stratified = self.config.data, self.config.noise.stratified
         told_apart = self.config.objective.level_weight > 0
         mine = data.streams // self.trainer.world_size
         each = images // mine
-        shape = (each, *(image_shape or self.image_shape))
+        shape = (each, *self._seen(step))
         drawn = []
         for stream in range(self.trainer.global_rank * mine, (self.trainer.global_rank + 1) * mine):
             generator = seeded_generator(self.device, TRAINING, self.seed, step, stream)
@@ -161,7 +167,7 @@ class DualScoreModule(lightning.LightningModule):
         clean = self.pixels(batch.image)
         if self.config.data.crops:
             clean = self._cut(clean, self.global_step)
-        draws = self.draw(self.global_step, len(clean) * self.accumulate, tuple(clean.shape[1:]))
+        draws = self.draw(self.global_step, len(clean) * self.accumulate)
         if self.accumulate > 1:  # those of the whole batch, so that cutting it changes nothing but rounding
             first = batch_idx % self.accumulate * len(clean)
             draws = draws.part(first, first + len(clean))
