@@ -68,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("runs", type=Path, nargs="+", help="runs or checkpoints, of colour or gray")
     parser.add_argument("--src", type=Path, required=True, help="folder of the packages")
+    parser.add_argument("--figures", type=Path, help="Markdown of what was measured, for both cards")
     arguments = parser.parse_args()
     for run in arguments.runs:
         path = locate(run)
@@ -88,6 +89,8 @@ def main() -> None:
         assert folder is not None
         file = save(model, folder, LICENCE)
         with (folder / CARD_FILE).open("a", encoding="utf-8") as card:
+            if arguments.figures is not None:
+                card.write(f"\n## Whole photographs\n\n{arguments.figures.read_text(encoding='utf-8')}")
             card.write(f"\n## Photographs\n\n{table()}\n")
         print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
 

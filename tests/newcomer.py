@@ -176,6 +176,10 @@ def _scores(steps: Walk) -> None:
     steps.expect(f"scores.csv has {row['file']}", row["file"] == "photo.jpg")
     steps.expect(f"{bits:.2f} bits/dim, percentile {percentile:.0f}", math.isfinite(bits + percentile))
     steps.expect("and a heat map", (out / row["map"]).is_file() and (out / "sheet.png").is_file())
+    command = steps.take("make score IMAGES=photo.jpg")
+    printed, out = steps.run(command), steps.clone / re.findall(r"OUT=(\S+)", command)[0]
+    steps.expect("the whole photograph is scored as it is", "bytes would hold these" in printed)
+    steps.expect("with its map", any((out / "maps").iterdir()))
 
 
 def borrowed_environment(folder: Path) -> Path:

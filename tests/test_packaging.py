@@ -16,6 +16,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 
+from dualscore.model_files.exported import CARD_FILE, MODEL_FILE
+from dualscore.shipped.boxed import BOXED
 from installed import SHIPPED, Installation, build, copy_source, run_into, use
 from workspace import ROOT
 
@@ -54,7 +56,8 @@ def test_the_wheel_holds_the_packages_and_what_they_need_and_nothing_else(wheel:
     shipped = [p.relative_to(ROOT) for kind in SHIPPED for p in (ROOT / kind).glob("*.yaml")]
     files = {f"dualscore/shipped/{path}" for path in shipped}
     assert len(files) > 20
-    assert names == code | files | {"dualscore/py.typed", "dualscore/cluster/job.sh"}
+    boxed = {f"dualscore/shipped/models/{name}/{file}" for name in BOXED for file in (MODEL_FILE, CARD_FILE)}
+    assert names == code | files | boxed | {"dualscore/py.typed", "dualscore/cluster/job.sh"}
     assert str(parse_wheel_filename(wheel.name)[1]) == described["Version"]
     assert described["License-Expression"] == "BSD-3-Clause"
     assert {"data", "dev"} <= set(described.get_all("Provides-Extra", []))
