@@ -2,9 +2,9 @@
 
     python -m benchmarks.boxed_figures FOLDER [--model photographs_gray] [--bounds 10] [--strata 16]
 
-Whole photographs have their code length and the files that codecs write of them; crops of four sizes, one of
-each photograph at a place drawn by a seed, their code length and the bound of the energy's own denoiser. ±
-is one standard error over photographs.
+Whole photographs have their code length and the files that codecs write of them; of some, a square of 128
+pixels at a place drawn by a seed, whole and cut into 64×64, 32×32 and 16×16, has its code length and the
+bound of the energy's own denoiser: the same pixels at every size. ± is one standard error over photographs.
 """
 
 import argparse
@@ -54,12 +54,15 @@ def files(images: Sequence[Tensor]) -> dict[str, Estimate]:
     return found
 
 
-def gaps(model: ImageModel, images: Tensor, strata: int) -> tuple[list[float], list[float]]:
-    """Code lengths and bounds of images of one size, bits/dim."""
-    clean = to_pixels(images, images.shape[1])
-    bits = model.bits_per_dim(clean, 16)
-    bounds = [model.bound(some, strata, seed=place) for place, some in enumerate(clean.split(16))]
-    return bits.double().tolist(), torch.cat(bounds).tolist()
+def gaps(model: ImageModel, squares: Tensor, side: int, strata: int) -> tuple[list[float], list[float]]:
+    """Code lengths and bounds of squares (n, C, S, S) cut into pieces of a side, bits/dim, means of each."""
+    bits, bounds = [], []
+    for seed, square in enumerate(squares):
+        pieces = square.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        clean = to_pixels(pieces, len(square))
+        bits.append(float(model.bits_per_dim(clean).double().mean()))
+        bounds.append(float(model.bound(clean, strata, seed).mean()))
+    return bits, bounds
 
 
 def told(label: str, bits: Sequence[float], bounds: Sequence[float]) -> None:
@@ -94,9 +97,10 @@ def main() -> None:
         print(f"{label:<20} {estimate}", flush=True)
     print("size       code length      bound            bound less code length")
     generator = torch.Generator().manual_seed(0)
-    for side in SIDES:
-        squares = [crops(image, side, generator) for image in images if min(image.shape[2:]) >= side]
-        told(f"{side}×{side}", *gaps(model, torch.cat(squares), options.strata))
+    large = [image for image in images if min(image.shape[2:]) >= max(SIDES)][: options.bounds]
+    squares = [crops(image, max(SIDES), generator) for image in large]
+    for side in SIDES if squares else ():
+        told(f"{side}×{side}", *gaps(model, torch.cat(squares), side, options.strata))
     some = [to_pixels(image, image.shape[1]) for image in images[: options.bounds]]
     if some:
         before = time.process_time()

@@ -155,7 +155,7 @@ class Killed(BaseException):
 
 
 def test_a_killed_command_goes_on_without_a_row_twice_or_missing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["score", str(folder), "--out", "whole"]) == 0
     scorer = whole_photographs.PhotographScorer.__call__
@@ -178,6 +178,7 @@ def test_a_killed_command_goes_on_without_a_row_twice_or_missing(
             break
     monkeypatch.setattr(whole_photographs.PhotographScorer, "__call__", scorer)
     assert main(["score", str(folder), "--out", "out"]) == 0
+    assert "goes on after" in capsys.readouterr().out
     for name in ("scores.csv", "failures.csv"):
         assert Path("out", name).read_text() == Path("whole", name).read_text()
     assert sorted(os.listdir("out/maps")) == sorted(os.listdir("whole/maps"))
