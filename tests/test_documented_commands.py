@@ -159,7 +159,7 @@ class Typist:
 
     def _small(self, line: list[str]) -> list[str] | None:
         """The same with small settings; None where another test, or nobody, can do it."""
-        if line[0] != "-m":
+        if line[0] != "-m" or line[1] not in PROGRAMS:
             return None
         if line[1] == "data_prep.examples":
             return line
