@@ -47,16 +47,7 @@ def test_the_bench_measures_any_experiment(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_what_measuring_a_denoiser_costs_is_told() -> None:
     words = ["--pixels", "8", "--width", "8", "--images", "8", "--batch-size", "4"]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.denoiser_rate", *words],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith("of plain passes")
+    assert _printed("denoiser_rate", words, ROOT).splitlines()[-1].endswith("of plain passes")
 
 
 @pytest.mark.parametrize(
@@ -78,17 +69,23 @@ def test_what_the_boxed_models_reach_and_cost_is_told(
         photograph("chelsea").crop((9 * number, 0, 9 * number + 140, 130)).save(
             tmp_path / f"examples/{number}.png"
         )
+    printed = _printed(module, words, tmp_path)
+    assert last in printed
+    if module == "boxed_figures":
+        assert [line.split()[0] for line in printed.splitlines()[-6:-1]] == [
+            "16×16", "32×32", "64×64", "128×128", "whole"
+        ]  # fmt: skip
+
+
+def _printed(module: str, words: list[str], folder: Path) -> str:
+    """What a benchmark prints that is called by its module, in a folder; it must succeed."""
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", *words],
-        cwd=tmp_path,
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    assert last in done.stdout
-    if module == "boxed_figures":
-        assert [line.split()[0] for line in done.stdout.splitlines()[-6:-1]] == [
-            "16×16", "32×32", "64×64", "128×128", "whole"
-        ]  # fmt: skip
+    return done.stdout

@@ -78,23 +78,18 @@ def draw_denoised(model_path: Path, paths: Sequence[Path], decibels: float, opti
     noise = fixed_noise(range(len(clean)), clean.shape[1:], options.seed)
     noisy = corrupt(clean, noise, torch.full((len(clean),), t))
     mean = model.denoise(noisy, t, options.batch_size).cpu()
-    if options.count == 0:  # the mean alone, at one evaluation
-        figures = {
-            "psnr": decibels,
-            "noisy_psnr": _decibels(noisy, clean),
-            "denoised_psnr": _decibels(mean, clean),
-        }
-        columns = torch.stack([clean, noisy, mean], dim=1)
-        shown = tile(columns, ("clean", "noisy", "mean"))
-        return drawing.write(Samples(mean, None, [], 1), figures, shown, mean=True)
-    found = posterior(model, noisy.repeat_interleave(options.count, dim=0), t, **options.sampler)
-    samples = found.images.cpu().view(len(clean), options.count, *clean.shape[1:])
     figures = {
         "psnr": decibels,
         "noisy_psnr": _decibels(noisy, clean),
         "denoised_psnr": _decibels(mean, clean),
-        "sample_psnr": _decibels(samples, clean[:, None]),
     }
+    if options.count == 0:  # the mean alone, at one evaluation
+        columns = torch.stack([clean, noisy, mean], dim=1)
+        shown = tile(columns, ("clean", "noisy", "mean"))
+        return drawing.write(Samples(mean, None, [], 1), figures, shown)
+    found = posterior(model, noisy.repeat_interleave(options.count, dim=0), t, **options.sampler)
+    samples = found.images.cpu().view(len(clean), options.count, *clean.shape[1:])
+    figures["sample_psnr"] = _decibels(samples, clean[:, None])
     columns = torch.cat([clean[:, None], noisy[:, None], mean[:, None], samples[:, :SHOWN]], dim=1)
     return drawing.write(found, figures, tile(columns, ("clean", "noisy", "mean", "samples")))
 
@@ -197,17 +192,14 @@ class _Drawing:
         check_images(model, path)
         self.path, self.options = path, options
         self.model = to_measure(sized(model, paths, options), options.device)
-        model = self.model
-        given = read_images(model, paths, options) if paths else Given(torch.empty(0), [], [])
+        given = read_images(self.model, paths, options) if paths else Given(torch.empty(0), [], [])
         self.clean, self.paths, self.left_out = given
         self.began = time.perf_counter()
 
-    def write(
-        self, found: Samples, figures: dict[str, Any], grid: NDArray[np.uint8], mean: bool = False
-    ) -> Outcome:
+    def write(self, found: Samples, figures: dict[str, Any], grid: NDArray[np.uint8]) -> Outcome:
         """Write samples/*.png (8 bits), samples.npz (floats), samples.json and grid.png."""
         out, method = self.options.out, self.options.method
-        how = "the mean" if mean else method.value
+        how, what = (method.value, "samples") if self.options.count else ("the mean", "images denoised")
         summary: dict[str, Any] = {
             "model": self.model.provenance,
             "checkpoint": str(locate(self.path)),
@@ -241,9 +233,7 @@ class _Drawing:
         if bits is not None:
             summary["mean_bits_per_dim"] = float(bits.mean())
         write_json(out / "samples.json", summary, "samples", rows)
-        shown = [
-            f"{len(rows):,} {'images denoised' if mean else 'samples'} by {how}, {summary['seconds']:.1f} s"
-        ]
+        shown = [f"{len(rows):,} {what} by {how}, {summary['seconds']:.1f} s"]
         shown += [f"{name} {summary[key]:{form}}{unit}" for key, name, form, unit in TOLD if key in summary]
         written = f"written to {out}: grid.png, samples.json, samples.npz, samples/"
         return Outcome(summary, [*self.left_out, ", ".join(shown), written])

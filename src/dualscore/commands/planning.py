@@ -32,7 +32,7 @@ from dualscore.scoring.measure_models import MeasureOptions, wanted
 from dualscore.scoring.named_model import find_models, is_code
 from dualscore.scoring.scorer import DRAWS, check_level, wanted_size
 from dualscore.scoring.which_model import Asked
-from dualscore.scoring.whole_photographs import ScoreOptions
+from dualscore.scoring.whole_photographs import ScoreOptions, written_files
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment, to_plain
 from dualscore.shipped.boxed import BOXED
@@ -152,8 +152,7 @@ def score_photographs(asked: Asked, out: Path, options: ScoreOptions, devices: i
     yield "work", f"one evaluation an image{f', of part {which} of {parts}' if parts > 1 else ''}"
     if options.strata:
         yield "bound", f"{options.strata + 1} evaluations of the gradient an image"
-    parquet, heat = ["scores.parquet"] if options.parquet else [], ["maps/"] if options.maps else []
-    yield writes(out, "scores.csv", *parquet, "scores.json", "failures.csv", "sheet.png", *heat)
+    yield writes(out, *written_files(options))
 
 
 def measure(names: Sequence[str], images: Sequence[Path], out: Path, options: MeasureOptions) -> Rows:
@@ -215,15 +214,12 @@ def draw(
         yield look(model)
     yield "device", str(find_device(options.device))
     samples = options.count * (1 if images is None else len(images))
-    if not options.count:
-        yield "work", "the mean alone, one evaluation an image"
-        yield writes(options.out, "grid.png", "samples.json", "samples.npz", "samples/")
-        return
     each = f"{2 * options.steps - 1:,} network evaluations for each"
     if options.method.value == "flow":
         each = "as many network evaluations as its solver takes"
     batches = math.ceil(samples / options.batch_size)
-    yield "work", f"{samples:,} samples by {options.method.value}, in batches: {batches}; {each}"
+    work = f"{samples:,} samples by {options.method.value}, in batches: {batches}; {each}"
+    yield "work", work if options.count else "the mean alone, one evaluation an image"
     yield writes(options.out, "grid.png", "samples.json", "samples.npz", "samples/")
 
 

@@ -118,9 +118,14 @@ def decode(path: Path, size: Size) -> NDArray[np.uint8]:
     Resizing keeps the middle and averages what each pixel covers (Pillow's box filter), as the official
     down-sampled ImageNet does.
     """
+    return as_rgb(read_file(path, size.check), size)
+
+
+def read_file(path: Path, check: Callable[[tuple[int, int]], None]) -> Image.Image:
+    """What `read_rgb` reads of a path; a ValueError too where it is no file that ends."""
     if (problem := trouble(path)) is not None:
         raise ValueError(problem)  # reading a pipe would wait for ever
-    return as_rgb(read_rgb(path, size.check), size)
+    return read_rgb(path, check)
 
 
 def as_rgb(image: Image.Image, size: Size) -> NDArray[np.uint8]:

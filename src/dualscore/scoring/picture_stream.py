@@ -16,8 +16,8 @@ from dualscore.data.shards import MANIFEST_FILE
 from dualscore.errors import ScoreError
 from dualscore.files.tars import TAR_SUFFIXES
 from dualscore.pictures.photographs import read_rgb
-from dualscore.pictures.walk import is_picture, not_the_files, trouble
-from dualscore.scoring.image_files import check_pixels, entries
+from dualscore.pictures.walk import is_picture, not_the_files
+from dualscore.scoring.image_files import check_pixels, entries, read_file
 from dualscore.scoring.stored_pixels import is_tar, prepared_images, tar_entries
 
 AHEAD = 4
@@ -129,6 +129,4 @@ def _of_bytes(content: bytes) -> NDArray[np.uint8]:
 
 
 def _of_file(path: Path) -> NDArray[np.uint8]:
-    if (problem := trouble(path)) is not None:
-        raise ValueError(problem)  # reading a pipe would wait for ever
-    return np.asarray(read_rgb(path, check_pixels)).transpose(2, 0, 1)
+    return np.asarray(read_file(path, check_pixels)).transpose(2, 0, 1)

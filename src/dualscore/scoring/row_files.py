@@ -4,7 +4,8 @@ import csv
 import heapq
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -152,11 +153,12 @@ def write_parquet(out: Path, at_once: int = 10_000) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {True: pa.string()} | {False: pa.float64()}
-    schema = pa.schema([(name, pa.int64() if name in COUNTS else kinds[name in TEXTS]) for name in COLUMNS])
+    kinds = dict.fromkeys(COUNTS, pa.int64()) | dict.fromkeys(TEXTS, pa.string())
+    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in COLUMNS])
     aside = out / f".{PARQUET}.{os.getpid()}.tmp"
+    every = read_rows(out / SCORES)
     with pq.ParquetWriter(aside, schema) as writer:
-        for rows in _some(read_rows(out / SCORES), at_once):
+        while rows := list(islice(every, at_once)):
             writer.write_table(_table(rows, schema))
     os.replace(aside, out / PARQUET)
 
@@ -173,13 +175,3 @@ def _table(rows: Sequence[Row], schema: "pyarrow.Schema") -> "pyarrow.Table":
         for row in rows
     ]
     return pa.Table.from_pylist(plain, schema=schema)
-
-
-def _some(rows: Iterable[Row], count: int) -> Iterator[list[Row]]:
-    held: list[Row] = []
-    for row in rows:
-        held.append(row)
-        if len(held) == count:
-            yield held
-            held = []
-    yield held

@@ -25,7 +25,6 @@ from dualscore.scoring.image_files import Problems, check_given
 from dualscore.scoring.photograph_report import SCALE, report, summarize, thumbnails
 from dualscore.scoring.photograph_scores import (
     PhotographScorer,
-    PhotographScores,
     as_batch,
     is_gray,
     over_photograph,
@@ -210,25 +209,25 @@ class _Run:
     def _score(self, group: Sequence[Picture], pool: ThreadPoolExecutor) -> None:
         good = [(picture, picture.pixels) for picture in group if picture.pixels is not None]
         failed = [(picture, picture.problem) for picture in group if picture.pixels is None]
-        found: PhotographScores | None = None
         rows: list[Row] = []
+        heat: list[tuple[Path, NDArray[np.float64], NDArray[np.uint8]]] = []
         if good:
             found = self._model_of(good[0][1])(as_batch([pixels for _, pixels in good], self.device))
-            for place, (picture, _) in enumerate(good):
+            for place, (picture, pixels) in enumerate(good):
                 if not found.finite[place]:
                     failed.append((picture, "has an energy that is not finite"))
                     continue
-                row = {"number": picture.number, "file": picture.name}
+                row: Row = {"number": picture.number, "file": picture.name}
                 row |= {name: column[place] for name, column in found.columns.items()}
                 if self.options.maps:
                     row["map"] = f"maps/{picture.number:06d}-{Path(picture.name).stem[:40]}.png"
+                    heat.append((self.out / row["map"], found.maps[place], pixels))
                 rows.append(row)
-        self._wait()  # so that a row's map is there before the row is, and one group waits at most
-        if found is not None and self.options.maps:
-            whole = dict(enumerate(pixels for _, pixels in good))
-            pictures = [(self.out / row["map"], found.maps[i], whole[i]) for i, row in _placed(rows, good)]
-            self._waiting = pool.submit(_save, pictures)
-            self._wait() if len(pictures) == 1 else None
+        self._wait()  # so that one group's maps wait at most, and a full disk is noticed
+        if heat:
+            self._waiting = pool.submit(_save, heat)
+        if len(heat) == 1:  # a large one
+            self._wait()
         failures: list[Row] = [
             {"number": picture.number, "file": picture.name, "reason": reason}
             for picture, reason in sorted(failed, key=lambda one: one[0].number)
@@ -241,13 +240,6 @@ class _Run:
         if self._waiting is not None:
             self._waiting.result()
             self._waiting = None
-
-
-def _placed(
-    rows: Sequence[Row], good: Sequence[tuple[Picture, NDArray[np.uint8]]]
-) -> Iterator[tuple[int, Row]]:
-    places = {picture.number: place for place, (picture, _) in enumerate(good)}
-    return ((places[row["number"]], row) for row in rows)
 
 
 def _save(pictures: Sequence[tuple[Path, NDArray[np.float64], NDArray[np.uint8]]]) -> None:
@@ -281,7 +273,7 @@ def _finish(
         Image.fromarray(score_files.draw_sheet([*thumbnails(place, shown)], summary["images"], SCALE)).save(
             place / "sheet.png"
         )
-    lines = report(summary, shown, place, _written(options), rate, options.device)
+    lines = report(summary, shown, place, written_files(options), rate, options.device)
     if parts > 1 and not everything:
         missing = [k for k, folder in enumerate(folders, 1) if not is_complete(folder)]
         lines.append(
@@ -290,6 +282,7 @@ def _finish(
     return Outcome(summary, lines)
 
 
-def _written(options: ScoreOptions) -> list[str]:
+def written_files(options: ScoreOptions) -> list[str]:
+    """What a scoring leaves in its folder, for people."""
     parquet, heat = ["scores.parquet"] if options.parquet else [], ["maps/"] if options.maps else []
     return ["scores.csv", *parquet, "scores.json", "failures.csv", "sheet.png", *heat]
