@@ -342,3 +342,15 @@ def test_maps_are_smoothed_within_the_picture() -> None:
     assert smooth(heat)[0, 0] == pytest.approx(1.0)
     assert smooth(heat)[1, 1] == pytest.approx(4 / 9)
     assert smooth(np.full((1, 7), 2.5)) == pytest.approx(2.5)
+
+
+def test_photographs_are_denoised_at_their_own_size_by_the_mean_alone(folder: Path) -> None:
+    plan = ["denoise", "photographs", str(folder / "2.png"), "--psnr", "20", "--mean", "--out", "dn"]
+    assert main([*plan, "--dry-run"]) == 0
+    assert not Path("dn").exists()
+    assert main(plan) == 0
+    found = json.loads(Path("dn/samples.json").read_text())
+    assert (found["method"], found["evaluations"], len(found["samples"])) == ("the mean", 1, 1)
+    with Image.open("dn/samples/000000.png") as image:
+        assert image.size == (7, 20)
+    assert found["denoised_psnr"] > found["noisy_psnr"]
