@@ -49,7 +49,7 @@ need = $(if $(call missing,$(1)),echo "error: say $(call missing,$(1))" >&2; exi
 # Of targets that are no commands of dualscore's, DRY=1 shows what would be run.
 show = $(if $(dry),echo "would run:")
 
-.PHONY: help install train submit study evaluate score measure ood export convert sample denoise inpaint bench gpu-report figures data verify-data status tensorboard screenshots experiments examples newcomer test test-long test-all test-wheel test-oldest test-newest torture faults lint lock clean
+.PHONY: help install train submit study evaluate score measure ood compress decompress export convert sample denoise inpaint bench gpu-report figures data verify-data status tensorboard screenshots experiments examples newcomer test test-long test-all test-wheel test-oldest test-newest torture faults lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -102,6 +102,15 @@ ood: $(INSTALLED)  ## Tell other images from the model's kind: CKPT=file or run 
 	@$(call need,CKPT IN OUT) \
 	$(dualscore) ood $(call text,$(CKPT)) --in $(call paths,$(IN)) --out $(call paths,$(OUT)) \
 		$(if $(RESULTS),--results $(call text,$(RESULTS))) $(if $(PSNR),--psnr $(PSNR)) $(streaming) $(ARGS)
+
+compress: $(INSTALLED)  ## Images as a file, from which the same pixels come: IMAGES="files, folders, tars" [CKPT=file or run; else the models in the box] [OUT=images.dual] [LEVELS=100]
+	@$(call need,IMAGES) \
+	$(dualscore) compress $(if $(CKPT),$(call text,$(CKPT))) $(call paths,$(IMAGES)) \
+		$(if $(OUT),--out $(call text,$(OUT))) $(if $(LEVELS),--levels $(LEVELS)) $(ARGS)
+
+decompress: $(INSTALLED)  ## The images of such a file: FILE=images.dual [OUT=decompressed]
+	@$(if $(FILE),,echo "error: say which file with FILE=…" >&2; exit 2;) \
+	$(dualscore) decompress $(call text,$(FILE)) $(if $(OUT),--out $(call text,$(OUT))) $(ARGS)
 
 export: $(INSTALLED)  ## A model for others, without run and data: CKPT=file or run [OUT=model] [LICENCE="CC BY 4.0"]
 	@$(call need,CKPT) \

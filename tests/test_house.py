@@ -78,7 +78,7 @@ def test_on_ci_a_skip_for_an_unlisted_reason_fails(
     assert ("does not list: ['Skipped: nobody listed this']" in done.stdout) == (status == 1)
 
 
-CORE_ROOMS = ("networks", "likelihood", "measuring", "sampling")
+CORE_ROOMS = ("networks", "likelihood", "measuring", "sampling", "coding")
 CORE_FILES = (
     "noise", "energy", "gaussian", "objective", "densities", "images", "errors",
     "model", "denoisers", "constant", "origin",
@@ -91,6 +91,7 @@ CORE = sorted(
 BESIDE_TORCH = {
     "likelihood/estimates.py": {"scipy"},  # quantiles of Student's t
     "likelihood/ode.py": {"torchdiffeq"},  # an adaptive solver
+    "coding/stack.py": {"constriction", "numpy"},  # an entropy coder, and the arrays that it takes
 }
 
 
@@ -210,8 +211,9 @@ ROOMS = (
     "errors", "files", "redaction", "shipped", "cores", "devices", "settings",
     "noise", "gaussian", "energy", "objective", "networks", "densities", "images",
     "denoisers", "adapters", "likelihood", "constant", "origin", "model", "sampling", "measuring",
+    "coding",
     "pictures", "data", "network_table", "runs", "dashboard", "training", "assemble",
-    "model_files", "evaluation", "figures", "scoring", "draw_images", "publishing", "study", "cluster",
+    "model_files", "evaluation", "figures", "scoring", "compression", "draw_images", "publishing", "study", "cluster",
     "__init__", "terminal", "report_tables", "telling", "train_experiment", "commands", "cli", "task",
     "__main__",
 )  # fmt: skip

@@ -72,6 +72,10 @@ class FlowError(DualscoreError):
     """The probability flow of a model cannot be followed to its end."""
 
 
+class CodingError(DualscoreError):
+    """Images cannot be coded, or a file of them cannot be decoded."""
+
+
 class ClusterError(DualscoreError):
     """A job cannot be submitted."""
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from dualscore.assemble import find_data, known_density
+from dualscore.compression.compress_images import CompressOptions, check_out
+from dualscore.compression.container import unpack
 from dualscore.data.transfer import Address, is_remote
 from dualscore.devices import find_device
 from dualscore.draw_images import DrawOptions, check_images, read_images, sized
@@ -153,6 +155,34 @@ def score_photographs(asked: Asked, out: Path, options: ScoreOptions, devices: i
     if options.strata:
         yield "bound", f"{options.strata + 1} evaluations of the gradient an image"
     yield writes(out, *written_files(options))
+
+
+def compress(asked: Asked, out: Path, options: CompressOptions) -> Rows:
+    """What would be coded; the images themselves are not looked at."""
+    for name in [str(asked.path)] if asked.path is not None else BOXED:
+        yield "model", f"{name}: {load(name).provenance}"
+    check_given(asked.images, out)
+    check_out(out)
+    yield "images", ", ".join(map(str, asked.images))
+    precision = "double precision" if options.double else "the model's precision"
+    yield (
+        "work",
+        f"{2 * (options.levels + 1):,} gradients of the energy for each image or tile, in {precision}",
+    )
+    yield writes(out.parent, out.name, f"{out.name}.json")
+
+
+def decompress(file: Path, out: Path) -> Rows:
+    """What would be decoded, after its header and checksums were looked at."""
+    contents, stacks, raw = unpack(file)
+    whole = sum(stack is not None for stack in stacks) + (raw is not None)
+    yield (
+        "file",
+        f"{len(contents.pictures):,} images; {whole} of {len(stacks) + 1} parts are as they were written",
+    )
+    for model in contents.models:
+        yield "model", f"{model.name}, SHA-256 {model.sha256[:16]}…"
+    yield writes(out, f"{len(contents.pictures):,} × .png")
 
 
 def measure(names: Sequence[str], images: Sequence[Path], out: Path, options: MeasureOptions) -> Rows:

@@ -28,6 +28,15 @@ def read_rgb(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] | 
     UnsuitableError, as what is not one picture does, or has pixels that are neither 8-bit nor 16-bit unsigned
     numbers. A plain ValueError says that the file cannot be decoded, whatever Pillow met in it.
     """
+    return _read(path, check, lambda file: _as_rgb(ImageOps.exif_transpose(file)))
+
+
+def _read(
+    path: Path | IO[bytes],
+    check: Callable[[tuple[int, int]], None] | None,
+    made: Callable[[Image.Image], Image.Image],
+) -> Image.Image:
+    """What is made of the one picture in a file; errors as of `read_rgb`."""
     try:
         with warnings.catch_warnings():
             # pictures of over 90 megapixels are welcome here; PIL still refuses those over twice that
@@ -37,7 +46,7 @@ def read_rgb(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] | 
                     check(file.size)
                 _check_one_picture(file)
                 file.load()
-                return _as_rgb(ImageOps.exif_transpose(file))
+                return made(file)
     except UnsuitableError:
         raise
     except Image.DecompressionBombError:
@@ -46,6 +55,21 @@ def read_rgb(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] | 
         not_the_files(error)
         what = str(error).splitlines()[0] if str(error) else repr(error)
         raise ValueError(f"cannot be decoded: {what}") from None
+
+
+def read_exact(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] | None = None) -> Image.Image:
+    """Read a picture of 8 bits without losing anything of it, as L or RGB; turned upright by its EXIF tag.
+
+    An UnsuitableError says what would be lost of one that has more: transparency, 16 bits, inks.
+    """
+
+    def whole(file: Image.Image) -> Image.Image:
+        if file.mode not in ("1", "L", "P", "RGB") or "transparency" in file.info:
+            what = "transparency" if "A" in file.mode or "transparency" in file.info else file.mode
+            raise UnsuitableError(f"has pixels of kind {what}, of which something would be lost; convert it")
+        return ImageOps.exif_transpose(file).convert("L" if file.mode in ("1", "L") else "RGB")
+
+    return _read(path, check, whole)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from dualscore.data.loader import Loader, deaths_told
 from dualscore.errors import ScoreError, did_you_mean
 from dualscore.files.plain_text import printable
-from dualscore.pictures.photographs import UnsuitableError, read_rgb
+from dualscore.pictures.photographs import UnsuitableError, read_exact, read_rgb
 from dualscore.pictures.walk import COMMON, Entry, is_picture, not_the_files, passed_over, trouble, walk
 from dualscore.scoring.score_files import append
 
@@ -123,9 +123,19 @@ def decode(path: Path, size: Size) -> NDArray[np.uint8]:
 
 def read_file(path: Path, check: Callable[[tuple[int, int]], None]) -> Image.Image:
     """What `read_rgb` reads of a path; a ValueError too where it is no file that ends."""
+    return read_rgb(_ending(path), check)
+
+
+def read_exactly(file: Path | IO[bytes], check: Callable[[tuple[int, int]], None]) -> Image.Image:
+    """What `read_exact` reads of a file; a ValueError too where it is none that ends."""
+    return read_exact(_ending(file) if isinstance(file, Path) else file, check)
+
+
+def _ending(path: Path) -> Path:
+    """The path of a file; reading a pipe would wait for ever."""
     if (problem := trouble(path)) is not None:
-        raise ValueError(problem)  # reading a pipe would wait for ever
-    return read_rgb(path, check)
+        raise ValueError(problem)
+    return path
 
 
 def as_rgb(image: Image.Image, size: Size) -> NDArray[np.uint8]:

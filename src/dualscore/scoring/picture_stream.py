@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,16 @@ class Picture(NamedTuple):
     problem: str = ""
 
 
+Reader = Callable[[Path | IO[bytes]], NDArray[np.uint8]]
+"""Pixels (C, H, W) of a file or of its content; a ValueError or OSError says why there are none."""
+
+
+def as_seen(file: Path | IO[bytes]) -> NDArray[np.uint8]:
+    """A picture as RGB, (3, H, W), turned upright and laid over white."""
+    image = read_file(file, check_pixels) if isinstance(file, Path) else read_rgb(file, check_pixels)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
 class Found(NamedTuple):
     """One that was not decoded yet."""
 
@@ -48,6 +58,7 @@ def pictures(
     part: tuple[int, int] = (1, 1),
     threads: int = 1,
     others: Counter[str] | None = None,
+    reader: Reader = as_seen,
 ) -> Iterator[Picture]:
     """Pictures from number `first` on, of them the `part` k of n: those whose numbers leave k − 1 over n.
 
@@ -57,7 +68,7 @@ def pictures(
     which, parts = part
     with ThreadPoolExecutor(max(1, threads)) as pool:
         waiting: deque[Future[Picture]] = deque()
-        for number, found in enumerate(_found(given, left_out, others)):
+        for number, found in enumerate(_found(given, left_out, others, reader)):
             if number < first or number % parts != which - 1:
                 continue
             waiting.append(pool.submit(_decode, number, found))
@@ -77,7 +88,9 @@ def _decode(number: int, found: Found) -> Picture:
         return Picture(number, found.name, None, str(error))
 
 
-def _found(given: Sequence[Path], left_out: Path, others: Counter[str] | None) -> Iterator[Found]:
+def _found(
+    given: Sequence[Path], left_out: Path, others: Counter[str] | None, reader: Reader
+) -> Iterator[Found]:
     """What there is, in the order given; folders' pictures and tars by their names."""
     for kind, paths in groupby(given, _kind):
         if kind == "files":
@@ -85,13 +98,13 @@ def _found(given: Sequence[Path], left_out: Path, others: Counter[str] | None) -
                 if entry.problem is not None:
                     yield Found(str(entry.path), partial(_refuse, entry.problem))
                 elif is_tar(entry.path):
-                    yield from _of_tar(entry.path)
+                    yield from _of_tar(entry.path, reader)
                 else:
-                    yield Found(str(entry.path), partial(_of_file, entry.path))
+                    yield Found(str(entry.path), partial(reader, entry.path))
             continue
         for path in paths:
             if kind == "tar":
-                yield from _of_tar(path)
+                yield from _of_tar(path, reader)
             else:
                 for name, pixels in prepared_images(path):
                     yield Found(name, partial(_as_it_is, pixels))
@@ -107,11 +120,13 @@ def _wanted(name: str) -> bool:
     return is_picture(name) or (not name.startswith(".") and name.lower().endswith(TAR_SUFFIXES))
 
 
-def _of_tar(path: Path) -> Iterator[Found]:
+def _of_tar(path: Path, reader: Reader) -> Iterator[Found]:
     try:
         for name, content, problem in tar_entries(path):
             whole = f"{path}/{name}"
-            yield Found(whole, partial(_refuse, problem) if content is None else partial(_of_bytes, content))
+            yield Found(
+                whole, partial(_refuse, problem) if content is None else partial(_read, reader, content)
+            )
     except ScoreError as error:  # what was read of it stays
         yield Found(str(path), partial(_refuse, str(error).removeprefix(f"{path}: ")))
 
@@ -124,9 +139,5 @@ def _refuse(problem: str) -> NDArray[np.uint8]:
     raise ValueError(problem)
 
 
-def _of_bytes(content: bytes) -> NDArray[np.uint8]:
-    return np.asarray(read_rgb(io.BytesIO(content), check_pixels)).transpose(2, 0, 1)
-
-
-def _of_file(path: Path) -> NDArray[np.uint8]:
-    return np.asarray(read_file(path, check_pixels)).transpose(2, 0, 1)
+def _read(reader: Reader, content: bytes) -> NDArray[np.uint8]:
+    return reader(io.BytesIO(content))

@@ -1,0 +1,1 @@
+"""Files of images, coded by a denoiser's bound."""

@@ -1,0 +1,226 @@
+"""The file's layout: what is in it, checked before anything is decoded.
+
+    8 bytes   DUALSCR1
+    8 bytes   length of the header, little-endian
+    32 bytes  SHA-256 of the header
+    header    JSON, deflated
+    segments  words of 32 bits, little-endian: one stack of bits each
+    raw       tiles that were not coded, deflated
+
+Nothing in it is executed, and every length is compared with what is there before memory is taken for it.
+"""
+
+import hashlib
+import json
+import struct
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualscore.coding.noise_levels import MOST_LEVELS
+from dualscore.errors import CodingError
+from dualscore.files.plain_text import is_text
+from dualscore.files.typed_json import TypedJson, parse_json
+
+MAGIC = b"DUALSCR1"
+_START = struct.Struct("<8sQ32s")
+_MOST_HEADER = 2**30
+"""Bytes of a header before deflation: some ten million images."""
+_MOST_SIDE, _MOST_PIXELS = 2**20, 2**26
+_HASH = 16  # hexadecimal digits of a picture's checksum
+
+
+class BrokenJson(TypedJson):
+    """A value of a header."""
+
+    def fail(self, problem: str) -> CodingError:
+        """What to say of a problem here."""
+        return CodingError(f"{self.path}: is damaged: {self.key or 'its header'} {problem}")
+
+
+@dataclass(frozen=True)
+class CodedModel:
+    """A model that images were coded with."""
+
+    name: str
+    sha256: str
+    channels: int
+    side: tuple[int, int] | None  # height and width of its images; None for any
+    t0: float
+    t1: float
+    self_test: str
+
+
+@dataclass(frozen=True)
+class CodedPicture:
+    """A picture in the file."""
+
+    name: str
+    model: int
+    rgb: bool  # whether it had three channels, which may be equal
+    height: int
+    width: int
+    checksum: str
+
+
+@dataclass
+class Segment:
+    """A stack of bits, and the pictures in it."""
+
+    first: int
+    pictures: int
+    borrowed: int  # words that it began with
+    words: int
+    sha256: str = ""
+
+
+@dataclass
+class Contents:
+    """All that a file says of itself."""
+
+    levels: int
+    double: bool
+    torch: str
+    models: list[CodedModel] = field(default_factory=list)
+    pictures: list[CodedPicture] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    raw: list[tuple[int, int]] = field(default_factory=list)
+    """Pictures and places of the tiles that were not coded."""
+    raw_bytes: int = 0
+    raw_sha256: str = ""
+
+
+def checksum(pixels: NDArray[np.uint8]) -> str:
+    """Of a picture (C, H, W), its size included."""
+    found = hashlib.sha256(repr(pixels.shape).encode())
+    found.update(np.ascontiguousarray(pixels).data)
+    return found.hexdigest()[:_HASH]
+
+
+def pack(contents: Contents, stacks: list[NDArray[np.uint32]], raw: bytes) -> tuple[bytes, int]:
+    """The file, and how many bytes of it are header."""
+    bodies = [words.astype("<u4").tobytes() for words in stacks]
+    for segment, body in zip(contents.segments, bodies, strict=True):
+        segment.sha256 = hashlib.sha256(body).hexdigest()
+    deflated = zlib.compress(raw, 9) if raw else b""
+    contents.raw_bytes, contents.raw_sha256 = len(deflated), hashlib.sha256(deflated).hexdigest()
+    columns = asdict(contents)
+    for name in ("pictures", "segments"):  # rows of values, without their names
+        columns[name] = [list(row.values()) for row in columns[name]]
+    header = zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 9)
+    start = _START.pack(MAGIC, len(header), hashlib.sha256(header).digest())
+    return b"".join([start, header, *bodies, deflated]), len(start) + len(header)
+
+
+def unpack(path: Path) -> tuple[Contents, list[NDArray[np.uint32] | None], bytes | None]:
+    """What a file holds; None in place of a segment, or of the raw tiles, whose bytes are not as written.
+
+    A CodingError says that it is no such file, or that its header is damaged, so that nothing can be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CodingError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(content) < _START.size or not content.startswith(MAGIC):
+        raise CodingError(f"{path}: is no file of `dualscore compress`, or its beginning is damaged")
+    _, length, digest = _START.unpack_from(content)
+    header = content[_START.size : _START.size + min(length, len(content))]
+    if len(header) != length or hashlib.sha256(header).digest() != digest:
+        raise CodingError(
+            f"{path}: is damaged: the list of its images is not as it was written; none can be read"
+        )
+    contents = _read(_inflated(header, _MOST_HEADER, path), path)
+    place = _START.size + length
+    stacks: list[NDArray[np.uint32] | None] = []
+    for segment in contents.segments:
+        body = content[place : place + 4 * segment.words]
+        whole = hashlib.sha256(body).hexdigest() == segment.sha256
+        stacks.append(np.frombuffer(body, "<u4").astype(np.uint32) if whole else None)
+        place += 4 * segment.words
+    deflated = content[place : place + contents.raw_bytes]
+    whole = hashlib.sha256(deflated).hexdigest() == contents.raw_sha256
+    if not whole:
+        return contents, stacks, None
+    most = sum(_tile_bytes(contents, image) for image, _ in contents.raw)
+    return contents, stacks, _inflated(deflated, most, path) if deflated else b""
+
+
+def _tile_bytes(contents: Contents, image: int) -> int:
+    """More bytes than a tile of a picture has."""
+    model = contents.models[contents.pictures[image].model]
+    height, width = model.side or (64, 64)
+    return model.channels * height * width
+
+
+def _inflated(deflated: bytes, most: int, path: Path) -> bytes:
+    engine = zlib.decompressobj()
+    try:
+        found = engine.decompress(deflated, most + 1)
+    except zlib.error:
+        raise CodingError(f"{path}: is damaged: a part that is deflated cannot be inflated") from None
+    if len(found) > most:
+        raise CodingError(f"{path}: is damaged: a part of it is larger than it may be")
+    return found
+
+
+def _read(header: bytes, path: Path) -> Contents:
+    try:
+        document = BrokenJson(parse_json(header), path)
+    except ValueError:
+        raise CodingError(f"{path}: is damaged: its header is no JSON") from None
+    levels = document["levels"].count()
+    if levels > MOST_LEVELS:
+        raise document["levels"].fail(f"must be at most {MOST_LEVELS:,}")
+    contents = Contents(levels, bool(document["double"].value), document["torch"].text())
+    for item in document["models"].items():
+        contents.models.append(_model(item))
+    for item in document["pictures"].items():
+        contents.pictures.append(_picture(item, contents.models))
+    first = 0
+    for item in document["segments"].items():
+        numbers = [int(value.number(0)) for value in item.items()[:4]]
+        first_of, count, borrowed, words = numbers
+        segment = Segment(first_of, count, borrowed, words, item[4].text(r"[0-9a-f]{64}"))
+        if segment.first != first or segment.borrowed > 2**32 or segment.words > 2**40:
+            raise item.fail("does not follow those before it")
+        first += segment.pictures
+        contents.segments.append(segment)
+    if first != len(contents.pictures):
+        raise document["segments"].fail("are not of all pictures")
+    for item in document["raw"].items():
+        image, place = (int(value.number(0)) for value in item.items())
+        if image >= len(contents.pictures):
+            raise item.fail("is of no picture")
+        contents.raw.append((image, place))
+    contents.raw_bytes = int(document["raw_bytes"].number(0))
+    contents.raw_sha256 = document["raw_sha256"].text(r"[0-9a-f]{64}")
+    return contents
+
+
+def _model(item: TypedJson) -> CodedModel:
+    side = None if item["side"].value is None else tuple(part.count() for part in item["side"].items())
+    channels = item["channels"].count()
+    if channels not in (1, 3) or (side is not None and (len(side) != 2 or max(side) > 2**13)):
+        raise item.fail("is of images that there are none of")
+    return CodedModel(
+        item["name"].text(), item["sha256"].text(r"[0-9a-f]{64}"), channels, side,
+        item["t0"].number(0.0), item["t1"].number(0.0), item["self_test"].text(r"[0-9a-f]*"),
+    )  # fmt: skip
+
+
+def _picture(item: TypedJson, models: list[CodedModel]) -> CodedPicture:
+    name, model = item[0].text(), int(item[1].number(0))
+    height, width = item[3].count(), item[4].count()
+    if model >= len(models):
+        raise item[1].fail("is of no model")
+    if max(height, width) > _MOST_SIDE or height * width > _MOST_PIXELS:
+        raise item.fail("is larger than a picture may be")
+    parts = Path(name).parts
+    if not is_text(name) or Path(name).is_absolute() or ".." in parts or not parts or "\\" in name:
+        raise item[0].fail("is no name of a picture")
+    return CodedPicture(
+        name, model, bool(item[2].value), height, width, item[5].text(rf"[0-9a-f]{{{_HASH}}}")
+    )

@@ -1,0 +1,106 @@
+"""`dualscore decompress`: the pictures of a file, each as it was, or not at all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from dualscore.coding import NoiseLevels
+from dualscore.compression.coders import Coders, one_thread
+from dualscore.compression.container import CodedModel, Contents, unpack
+from dualscore.compression.decoder import raw_tiles, restore
+from dualscore.errors import CodingError
+from dualscore.files.aside import sha256
+from dualscore.model_files.loading import load, locate
+from dualscore.scoring.image_files import Problems
+
+
+def decompress(path: Path, out: Path, console: Console, given: Sequence[Path] = ()) -> list[str]:
+    """Write the pictures of a file into a folder as PNG.
+
+    Args:
+        path: the file.
+        out: the folder.
+        console: where it is told what could not be read.
+        given: models, where those that the file names are not where they were.
+
+    Returns:
+        What was done, for people.
+
+    Raises:
+        CodingError: if the file is damaged, of which its whole images are written before; if a model is
+            missing; or if this machine computes a model differently.
+    """
+    contents, stacks, raw = unpack(path)
+    if out.exists() and not out.is_dir():
+        raise CodingError(f"--out {out}: is no folder")
+    with one_thread():
+        coders = [_coders(model, contents, path, given) for model in contents.models]
+        _test(contents, coders, path)
+        written, problems = 0, Problems()
+        columns = TextColumn("{task.description} {task.completed:,} images"), TimeElapsedColumn()
+        shown = Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
+        with shown as progress:
+            task = progress.add_task("decoded", total=len(contents.pictures))
+            for restored in restore(contents, coders, stacks, raw_tiles(contents, raw)):
+                progress.advance(task)
+                name = restored.picture.name
+                if restored.pixels is None:
+                    problems.add([(name, restored.problem)])
+                    continue
+                pixels = restored.pixels[:1] if not restored.picture.rgb else restored.pixels
+                if restored.picture.rgb and len(pixels) == 1:
+                    pixels = pixels.repeat(3, axis=0)
+                _write(out / Path(name).with_suffix(".png"), pixels)
+                written += 1
+    if problems.count:
+        problems.tell(console)
+        raise CodingError(
+            f"{path}: is damaged: {problems.count:,} of {len(contents.pictures):,} images are not written; "
+            f"the first, {problems.first}"
+        )
+    many = "one image" if written == 1 else f"{written:,} images"
+    return [f"{out}: {many}, every pixel as it was"]
+
+
+def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise CodingError(f"{path}: is a link; name another folder")
+    shown = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    Image.fromarray(shown).save(path, "PNG")
+
+
+def _coders(model: CodedModel, contents: Contents, path: Path, given: Sequence[Path]) -> Coders:
+    """The model that a file names by its checksum, wherever it is."""
+    for place in (*given, Path(model.name)):
+        try:
+            if sha256(locate(place)) != model.sha256:
+                continue
+        except OSError:
+            continue
+        loaded = load(place)
+        levels = NoiseLevels(model.t0, model.t1, contents.levels)
+        side = None if loaded.any_size or loaded.image_shape is None else loaded.image_shape[1:]
+        if side != model.side or loaded.image_shape is None or loaded.image_shape[0] != model.channels:
+            raise CodingError(f"{path}: is damaged: {model.name} is a model of other images than it says")
+        return Coders(loaded, model.name, levels, contents.double)
+    raise CodingError(
+        f"{path}: was coded with {model.name}, whose file has the SHA-256 {model.sha256}; it is not there: "
+        "name it with --model"
+    )
+
+
+def _test(contents: Contents, coders: Sequence[Coders], path: Path) -> None:
+    for model, coder in zip(contents.models, coders, strict=True):
+        if coder.self_test(model.side) != model.self_test:
+            raise CodingError(
+                f"{path}: cannot be decoded here: this machine, or PyTorch {torch.__version__} (it was coded "
+                f"with {contents.torch}), rounds {model.name} otherwise, and other pixels would come out. "
+                "Decode it where it was coded; files made with --double hardly depend on it"
+            )

@@ -1,0 +1,157 @@
+"""Pictures into stacks of bits: every batch is decoded before it counts; what fails is stored as it is."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dualscore.coding import BitsBack, OutOfRangeError, Stack
+from dualscore.compression.coders import Coders
+from dualscore.compression.container import CodedPicture, Contents, Segment, checksum
+from dualscore.compression.tiles import Tile, batches, cut, tiles_of
+
+VALUES_A_SEGMENT = 2**22
+"""Pixels times channels of the pictures of a stack, about: it borrows once, and its damage harms no other."""
+
+
+class Given(NamedTuple):
+    """A picture that is to be coded."""
+
+    name: str
+    model: str  # its name
+    rgb: bool  # whether it comes back with three channels
+    pixels: NDArray[np.uint8]  # (C, H, W), as its model takes them
+
+
+@dataclass
+class Costs:
+    """Bits of pictures, summed, and how many numbers these have."""
+
+    dimensions: int = 0
+    nats: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))  # as in `Parts`
+    coded: int = 0  # bits on the stacks, less those that were there
+    borrowed: int = 0
+
+
+def borrowed_words(count: int) -> NDArray[np.uint32]:
+    """Bits that a stack begins with, the same everywhere; the last word must not be 0."""
+    digest = hashlib.shake_256(b"dualscore").digest(4 * count)
+    words = np.frombuffer(digest, "<u4").astype(np.uint32)
+    words[-1:] |= np.uint32(1)
+    return words
+
+
+class Encoder:
+    """Codes pictures one after another.
+
+    Args:
+        contents: what the file says, which is completed.
+        prepare: the code of a model, told its name and pictures (C, H, W) that it is to code; the model
+            joins `contents`.
+    """
+
+    def __init__(self, contents: Contents, prepare: Callable[[str, list[NDArray[np.uint8]]], Coders]) -> None:
+        self.contents, self.prepare = contents, prepare
+        self.coders: list[Coders] = []
+        self.numbers: dict[str, int] = {}
+        self.stacks: list[NDArray[np.uint32]] = []
+        self.raw: list[bytes] = []
+        self.costs = Costs()
+
+    def all(self, pictures: Iterable[Given], advance: Callable[[int], None]) -> Iterator[Given]:
+        """Code pictures, and pass them on when they are; `advance` is told of numbers that are done."""
+        held: list[Given] = []
+        values = 0
+        for picture in pictures:
+            held.append(picture)
+            values += picture.pixels.size
+            if values >= VALUES_A_SEGMENT:
+                self._segment(held, advance)
+                yield from held
+                held, values = [], 0
+        if held:
+            self._segment(held, advance)
+            yield from held
+
+    def _segment(self, pictures: list[Given], advance: Callable[[int], None]) -> None:
+        first = len(self.contents.pictures)
+        for name in dict.fromkeys(picture.model for picture in pictures):
+            if name not in self.numbers:
+                self.numbers[name] = len(self.coders)
+                own = [picture.pixels for picture in pictures if picture.model == name]
+                self.coders.append(self.prepare(name, own))
+        for picture in pictures:
+            height, width = picture.pixels.shape[1:]
+            number, digest = self.numbers[picture.model], checksum(picture.pixels)
+            self.contents.pictures.append(
+                CodedPicture(picture.name, number, picture.rgb, height, width, digest)
+            )
+        tiles = (tile for i in range(len(pictures)) for tile in self._tiles(first + i))
+        stack: Stack | None = None
+        borrowed = 0
+        for batch in batches(tiles):
+            coder = self.coders[batch[0].model].of(batch[0].height, batch[0].width)
+            if stack is None:
+                borrowed = self._to_borrow(coder, len(batch))
+                stack = Stack(borrowed_words(borrowed))
+                self.costs.borrowed += 32 * borrowed
+            stack = self._batch(stack, coder, batch, [pictures[tile.image - first].pixels for tile in batch])
+            advance(len(batch) * coder.dimension)
+        assert stack is not None
+        words = stack.words()
+        self.stacks.append(words)
+        self.contents.segments.append(Segment(first, len(pictures), borrowed, len(words)))
+
+    def _tiles(self, image: int) -> list[Tile]:
+        picture = self.contents.pictures[image]
+        side = self.contents.models[picture.model].side
+        return tiles_of(image, picture.model, (picture.height, picture.width), side)
+
+    def _batch(
+        self, stack: Stack, coder: BitsBack, batch: list[Tile], pictures: list[NDArray[np.uint8]]
+    ) -> Stack:
+        """The stack with a batch's tiles on it; those that fail are put among the raw ones."""
+        pixels = [cut(picture, tile) for picture, tile in zip(pictures, batch, strict=True)]
+        before, words = stack.bits, stack.words()
+        keep = list(range(len(batch)))
+        costs = self.costs
+        costs.dimensions += sum(
+            len(p)
+            * (min(p.shape[1], t.top + t.height) - t.top)
+            * (min(p.shape[2], t.left + t.width) - t.left)
+            for p, t in zip(pictures, batch, strict=True)
+        )
+        while keep:
+            images = torch.from_numpy(np.stack([pixels[place] for place in keep]))
+            trial = Stack(words)
+            try:
+                parts = coder.push(trial, images)
+            except OutOfRangeError as error:
+                failed = error.images
+            else:
+                check = trial.copy()
+                back = coder.pop(check, len(keep))
+                wrong = (back != images).flatten(1).any(dim=1).nonzero().flatten().tolist()
+                if not wrong and np.array_equal(check.words(), words):
+                    costs.coded += trial.bits - before
+                    costs.nats += np.array([float(part.sum()) for part in parts])
+                    return trial
+                failed = wrong or list(range(len(keep)))
+            for place in sorted(keep[place] for place in failed):
+                self.contents.raw.append((batch[place].image, batch[place].place))
+                self.raw.append(pixels[place].tobytes())
+                costs.coded += 8 * pixels[place].size
+            keep = [place for i, place in enumerate(keep) if i not in set(failed)]
+        return Stack(words)
+
+    def _to_borrow(self, coder: BitsBack, count: int) -> int:
+        """Words that a first batch pops before anything is pushed: entropies of k_0 and k_1."""
+        levels = coder.levels
+        bins = (math.sqrt(levels.t0) / levels.deltas[0], math.sqrt(levels.grown[1]) / levels.deltas[1])
+        bits = sum(math.log2(deviation * math.sqrt(2 * math.pi * math.e)) for deviation in bins)
+        return math.ceil(1.02 * bits * count * coder.dimension / 32) + 8
