@@ -210,10 +210,11 @@ def test_only_the_assembler_builds_from_configurations() -> None:
 ROOMS = (
     "errors", "files", "redaction", "shipped", "cores", "devices", "settings",
     "noise", "gaussian", "energy", "objective", "networks", "densities", "images",
-    "denoisers", "adapters", "likelihood", "constant", "origin", "model", "sampling", "measuring",
-    "coding",
+    "denoisers", "adapters", "likelihood", "constant", "origin", "model", "sampling",
+    "coding", "measuring",
     "pictures", "data", "network_table", "runs", "dashboard", "training", "assemble",
-    "model_files", "evaluation", "figures", "scoring", "compression", "draw_images", "publishing", "study", "cluster",
+    "model_files", "evaluation", "figures", "scoring", "compression", "draw_images", "publishing", "study",
+    "cluster",
     "__init__", "terminal", "report_tables", "telling", "train_experiment", "commands", "cli", "task",
     "__main__",
 )  # fmt: skip

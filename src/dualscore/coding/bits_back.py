@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dualscore.coding.noise_levels import NoiseLevels
-from dualscore.coding.stack import Stack, fine, log_normal, refuse_far
+from dualscore.coding.stack import EXPECTED, Stack, fine, log_normal, refuse_far
 from dualscore.energy import ScoreModel
 from dualscore.gaussian import StationaryGaussian, dct_matrix
 from dualscore.likelihood.bound import decoder_variance, prior_divergence
@@ -59,7 +59,7 @@ class BitsBack:
     ) -> None:
         self.model, self.like = model, torch.zeros(0, dtype=torch.float64) if like is None else like
         self.levels = levels
-        self.prior = copy.deepcopy(prior).double()
+        self.prior = copy.deepcopy(prior).double().to("cpu")
         height, width = prior.eigenvalues.shape[1:]
         # The single precision's cosines are orthonormal to 1e-7 alone.
         self.prior.dct_rows, self.prior.dct_columns = dct_matrix(height), dct_matrix(width)
@@ -88,12 +88,12 @@ class BitsBack:
             noisy, gradient = self._gradient(above, i)
             left = self._left(gradient, i)
             at = self._denoised(gradient, above, left, i)
-            stack.push_normal(latents, *at)
+            stack.push_normal(latents, *at, EXPECTED)
             account.pushed(log_normal(latents, *at))
             account.step(noisy, gradient, left, i)
             latents = above
         at = self._last(len(images))
-        stack.push_normal(latents, *at)
+        stack.push_normal(latents, *at, EXPECTED)
         account.pushed(log_normal(latents, *at))
         prior = prior_divergence(clean, self.prior, self.levels.t1)
         return account.parts(-decoder.flatten(1).sum(dim=1), prior)
@@ -101,10 +101,11 @@ class BitsBack:
     @torch.no_grad()
     def pop(self, stack: Stack, count: int) -> Tensor:
         """Pop the batch of images that was pushed last, uint8, (count, C, H, W)."""
-        latents = stack.pop_normal(*self._last(count))
+        latents = stack.pop_normal(*self._last(count), EXPECTED)
         for i in range(self.levels.steps, 0, -1):
             _, gradient = self._gradient(latents, i)
-            below = stack.pop_normal(*self._denoised(gradient, latents, self._left(gradient, i), i))
+            at = self._denoised(gradient, latents, self._left(gradient, i), i)
+            below = stack.pop_normal(*at, EXPECTED)
             stack.push_normal(latents, *self._noised(below, i))
             latents = below
         images = self._pop_clean(stack, *self._decoder(*self._gradient(latents, 0)))

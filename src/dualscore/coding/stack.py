@@ -4,6 +4,7 @@ Asymmetric numeral systems, by constriction (Bamler 2022, arXiv 2201.01741). Pop
 something else *draws* from the distribution, and pushing puts those bits back: that is bits back's loan.
 """
 
+import hashlib
 import math
 from typing import Any
 
@@ -16,8 +17,12 @@ from dualscore.errors import CodingError
 
 FINE = 256.0
 """Centres are rounded to this part of a bin, widths to this part of an octave: both sides must agree."""
-REACH = 32.0
-"""Standard deviations at which the range of a symbol ends: a denoiser may be as wrong as that."""
+NOISE, EXPECTED = 8.0, 32.0
+"""Standard deviations at which a range ends: of noise that is drawn, and of what a denoiser expects of it.
+
+Tables of 24 bits give every number of a range a part in 2^24, so that a wide one would draw far outliers, and
+each costs hundreds of bits; what a denoiser says may be wrong by much.
+"""
 
 
 def _coder() -> Any:  # noqa: ANN401 - the module is untyped
@@ -26,6 +31,14 @@ def _coder() -> Any:  # noqa: ANN401 - the module is untyped
     except ImportError:
         raise CodingError('files of images need constriction: pip install "dualscore[coding]"') from None
     return constriction.stream
+
+
+def lent(count: int, key: str = "") -> NDArray[np.uint32]:
+    """So many words of bits that a stack may begin with, the same for the same key; the last one is not 0."""
+    digest = hashlib.shake_256(f"dualscore{key}".encode()).digest(4 * count)
+    words = np.frombuffer(digest, "<u4").astype(np.uint32)
+    words[-1:] |= np.uint32(1)  # leading zeros would be lost
+    return words
 
 
 class OutOfRangeError(CodingError):
@@ -57,26 +70,31 @@ class Stack:
         """All that it holds."""
         return np.asarray(self._coder.get_compressed())
 
+    def holds(self, words: NDArray[np.uint32]) -> bool:
+        """Whether it holds these, and nothing else."""
+        return np.array_equal(self.words(), words)
+
     def copy(self) -> "Stack":
         """Another one that holds the same."""
         return Stack(self.words())
 
-    def push_normal(self, numbers: Tensor, mean: Tensor, deviation: Tensor) -> None:
-        """Push integers (B, …) of rounded normal numbers, of means (B, …), in bins, and deviations (B, …).
+    def push_normal(self, numbers: Tensor, mean: Tensor, deviation: Tensor, reach: float = NOISE) -> None:
+        """Push integers of rounded normal numbers, of means and deviations in bins, all of shape (B, …).
 
-        An OutOfRangeError, before anything is pushed, where a number is over `REACH` deviations away.
+        An OutOfRangeError, before anything is pushed, where a number is over `reach` deviations away.
         """
-        centre, rest, width, reach = _shared(mean, deviation)
+        centre, rest, width = _shared(mean, deviation)
+        furthest = _bins(width, reach)
         symbols = numbers - centre
-        refuse_far(symbols.abs() > reach)
+        refuse_far(symbols.abs() > furthest)
         self._coder.encode_reverse(
-            symbols.flatten().numpy().astype(np.int32), self._normal(reach), _array(rest), _array(width)
+            symbols.flatten().numpy().astype(np.int32), self._normal(furthest), _array(rest), _array(width)
         )
 
-    def pop_normal(self, mean: Tensor, deviation: Tensor) -> Tensor:
-        """Pop integers, int64, (B, …), that were pushed with these means and deviations, or draw them."""
-        centre, rest, width, reach = _shared(mean, deviation)
-        found = self._coder.decode(self._normal(reach), _array(rest), _array(width))
+    def pop_normal(self, mean: Tensor, deviation: Tensor, reach: float = NOISE) -> Tensor:
+        """Pop integers, int64, that were pushed with these means and deviations, or draw them; shape (B, …)."""
+        centre, rest, width = _shared(mean, deviation)
+        found = self._coder.decode(self._normal(_bins(width, reach)), _array(rest), _array(width))
         return centre + torch.from_numpy(found.astype(np.int64)).view(centre.shape)
 
     def push_table(self, numbers: Tensor, probabilities: Tensor) -> None:
@@ -88,13 +106,13 @@ class Stack:
         found = self._coder.decode(self._tables, probabilities.numpy())
         return torch.from_numpy(found.astype(np.int64))
 
-    def _normal(self, reach: int) -> Any:  # noqa: ANN401
-        return self._stream.model.QuantizedGaussian(-reach, reach)
+    def _normal(self, furthest: int) -> Any:  # noqa: ANN401
+        return self._stream.model.QuantizedGaussian(-furthest, furthest)
 
 
 def log_normal(numbers: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     """Log probabilities in nats, before tables of 24 bits, of what `push_normal` takes; of its shape."""
-    centre, rest, width, _ = _shared(mean, deviation)
+    centre, rest, width = _shared(mean, deviation)
     # By symmetry in the lower tail, where nothing cancels.
     nearest = (numbers - centre - rest).abs()
     upper = torch.special.log_ndtr((0.5 - nearest) / width)
@@ -104,7 +122,7 @@ def log_normal(numbers: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
 
 
 def refuse_far(far: Tensor) -> None:
-    """Raise an OutOfRangeError of the images of which any symbol is too far, (B, …)."""
+    """Raise an OutOfRangeError of the images of which any symbol is too far, shape (B, …)."""
     if bool(far.any()):
         raise OutOfRangeError(far.flatten(1).any(dim=1).nonzero().flatten().tolist())
 
@@ -114,13 +132,16 @@ def fine(values: Tensor) -> Tensor:
     return (values * FINE).round() / FINE
 
 
-def _shared(mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-    """What both sides compute alike: the bin of a mean, its place in it, the width, and the range."""
+def _shared(mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What both sides compute alike: the bin of a mean, its place in it, and the width."""
     centre = mean.round()
     rest = fine(mean - centre)
     width = torch.exp2(fine(torch.log2(deviation))).expand(mean.shape)
-    reach = math.ceil(REACH * max(1.0, float(width.max())))
-    return centre.long(), rest, width, reach
+    return centre.long(), rest, width
+
+
+def _bins(width: Tensor, reach: float) -> int:
+    return math.ceil(reach * max(1.0, float(width.max())))
 
 
 def _array(values: Tensor) -> NDArray[np.float64]:

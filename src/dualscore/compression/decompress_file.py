@@ -19,6 +19,9 @@ from dualscore.files.aside import sha256
 from dualscore.model_files.loading import load, locate
 from dualscore.scoring.image_files import Problems
 
+NAMED = 5
+"""Images that an error names."""
+
 
 def decompress(path: Path, out: Path, console: Console, given: Sequence[Path] = ()) -> list[str]:
     """Write the pictures of a file into a folder as PNG.
@@ -39,6 +42,12 @@ def decompress(path: Path, out: Path, console: Console, given: Sequence[Path] = 
     contents, stacks, raw = unpack(path)
     if out.exists() and not out.is_dir():
         raise CodingError(f"--out {out}: is no folder")
+    if stacks and all(stack is None for stack in stacks):  # no model need be read
+        names = ", ".join(picture.name for picture in contents.pictures[:NAMED])
+        raise CodingError(
+            f"{path}: is damaged: none of its {len(contents.pictures):,} images can be read: {names}"
+            f"{', …' if len(contents.pictures) > NAMED else ''}"
+        )
     with one_thread():
         coders = [_coders(model, contents, path, given) for model in contents.models]
         _test(contents, coders, path)

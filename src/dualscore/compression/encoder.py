@@ -1,6 +1,5 @@
 """Pictures into stacks of bits: every batch is decoded before it counts; what fails is stored as it is."""
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualscore.coding import BitsBack, OutOfRangeError, Stack
+from dualscore.coding import BitsBack, OutOfRangeError, Stack, lent
 from dualscore.compression.coders import Coders
 from dualscore.compression.container import CodedPicture, Contents, Segment, checksum
 from dualscore.compression.tiles import Tile, batches, cut, tiles_of
@@ -36,14 +35,6 @@ class Costs:
     nats: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))  # as in `Parts`
     coded: int = 0  # bits on the stacks, less those that were there
     borrowed: int = 0
-
-
-def borrowed_words(count: int) -> NDArray[np.uint32]:
-    """Bits that a stack begins with, the same everywhere; the last word must not be 0."""
-    digest = hashlib.shake_256(b"dualscore").digest(4 * count)
-    words = np.frombuffer(digest, "<u4").astype(np.uint32)
-    words[-1:] |= np.uint32(1)
-    return words
 
 
 class Encoder:
@@ -98,7 +89,7 @@ class Encoder:
             coder = self.coders[batch[0].model].of(batch[0].height, batch[0].width)
             if stack is None:
                 borrowed = self._to_borrow(coder, len(batch))
-                stack = Stack(borrowed_words(borrowed))
+                stack = Stack(lent(borrowed))
                 self.costs.borrowed += 32 * borrowed
             stack = self._batch(stack, coder, batch, [pictures[tile.image - first].pixels for tile in batch])
             advance(len(batch) * coder.dimension)
@@ -137,7 +128,7 @@ class Encoder:
                 check = trial.copy()
                 back = coder.pop(check, len(keep))
                 wrong = (back != images).flatten(1).any(dim=1).nonzero().flatten().tolist()
-                if not wrong and np.array_equal(check.words(), words):
+                if not wrong and check.holds(words):
                     costs.coded += trial.bits - before
                     costs.nats += np.array([float(part.sum()) for part in parts])
                     return trial

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dualscore.data.datamodule import Batch, ImageDataModule
 from dualscore.errors import DataError
+from dualscore.evaluation.causal_code import decode, encode
 from dualscore.evaluation.codecs import CODECS, mosaic
 from dualscore.evaluation.fitted_yardsticks import BATCH, STEPS, FittingData, causal_mlp, full_gaussian
 from dualscore.evaluation.session import nested_choice, progress_bar
@@ -27,19 +28,21 @@ from dualscore.likelihood import bits, bits_per_dim, dequantized_bits_per_dim, m
 from dualscore.measuring.row_figures import Estimated, Figure, plain
 from dualscore.noise import fixed_uniform
 
-STATIONARY, FULL_COVARIANCE, CAUSAL = "stationary", "full_covariance", "causal"
-YARDSTICKS = (STATIONARY, FULL_COVARIANCE, CAUSAL, *CODECS)
+STATIONARY, FULL_COVARIANCE, CAUSAL, CAUSAL_FILE = "stationary", "full_covariance", "causal", "causal_file"
+YARDSTICKS = (STATIONARY, FULL_COVARIANCE, CAUSAL, CAUSAL_FILE, *CODECS)
 """Names of all of them, in the order they are shown."""
 LABELS = {
     STATIONARY: "Gaussian, stationary",
     FULL_COVARIANCE: "Gaussian, full cov.",
     CAUSAL: "causal MLP",
+    CAUSAL_FILE: "causal MLP, decoded",
     **{name: label for name, (label, _) in CODECS.items()},
 }
 EXACT, DEQUANTIZED, DENSITY, FILE = "exact", "dequantized", "density", "file"
 """Kinds of figures: −log₂ P of 8-bit images; a bound on it; a density on [0, 1]^d; a file's length."""
 FOLDER = ".yardsticks"  # beside the shards: what is kept
 CAUSAL_VALUES = 2**22  # 8-bit values that the network is measured on, at most: about 15 seconds of a core
+CODED_VALUES = 2**19  # those that it codes and decodes, pixel after pixel: about a minute
 CODEC_PIXELS = 2**19  # pixels of a mosaic, at most: some seconds of WebP
 _NO_LEVELS = "of 8-bit images only, and these are floats"
 
@@ -109,7 +112,7 @@ def measure_yardsticks(
     dimension, path = math.prod(shape), datamodule.path
     count, floats = min(count, datamodule.counts[split]), _are_floats(datamodule, split)
     kinds = {name: FILE if name in CODECS else DENSITY if floats else DEQUANTIZED for name in YARDSTICKS}
-    kinds[CAUSAL] = EXACT
+    kinds |= {CAUSAL: EXACT, CAUSAL_FILE: FILE}
 
     def watch(name: str, items: Iterable[Any], total: int) -> Iterator[Any]:
         with progress_bar(console) as progress:
@@ -133,12 +136,26 @@ def measure_yardsticks(
         note, most = f"{weights:,} weights, {STEPS:,} steps", max(1, CAUSAL_VALUES // dimension)
         return _Measure(lambda stored, _: bits(model.energy(stored), dimension), training_images, most, note)
 
+    def causal_file() -> _Measure:
+        learned = causal()
+        model, _ = causal_mlp(data)
+
+        def measure(stored: Tensor, _: Tensor) -> Tensor:
+            content = encode(model, stored)
+            if not torch.equal(decode(model, content, tuple(stored.shape)), stored):
+                raise DataError("what was decoded is not what was coded")
+            return torch.full((len(stored),), 8.0 * len(content) / stored.numel(), dtype=torch.float64)
+
+        note = f"{learned.note}; every pixel decoded"
+        return _Measure(measure, learned.training_images, max(1, CODED_VALUES // dimension), note)
+
     folders = [*([path / FOLDER] if isinstance(path, Path) else []), folder]
     data = FittingData(datamodule, channels, dimension, folders, watch)
     fits = {
         STATIONARY: lambda: gaussian(partial(_energy, stationary), datamodule.statistics_images),
         FULL_COVARIANCE: lambda: gaussian(*full_gaussian(data)),
         CAUSAL: causal,
+        CAUSAL_FILE: causal_file,
     }
     rows: dict[str, Yardstick] = {}
     measures: dict[str, _Measure] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from dualscore.likelihood import Estimate, bits, bits_per_dim, dequantized_bits_per_dim
 from dualscore.likelihood.bound import BoundTerms, diffusion_energy
 from dualscore.likelihood.certificate import BoundedRows, certify
+from dualscore.measuring.coded import STEPS, coded
 from dualscore.measuring.measured import PILOT_IMAGES, Extent, Measured
 from dualscore.measuring.quantities import (
     certificate,
@@ -152,6 +153,20 @@ def ode(measured: Measured) -> Estimated:
     return Estimated(rows["position"], measured.density_bits(rows["energy"]), int(rows["evaluations"].sum()))
 
 
+def coded_stages(measured: Measured, extent: Extent) -> list[Stage]:
+    """The subset's images, coded and decoded."""
+    settings = {"span": measured.bound_range, "steps": STEPS}
+    return [Stage("file", extent.reported, extent.subset, coded, settings)]
+
+
+def in_the_file(measured: Measured) -> Estimated:
+    """Bits of a file, without its list of images and its loan; 8 a number of images that did not return."""
+    rows = measured.rows["file"]
+    found, failed = bits(rows["nats"], measured.dimension), int((1.0 - rows["whole"]).sum())
+    also = {"noise_levels": STEPS, "decoded": len(found) - failed, "failed": failed}
+    return Estimated(rows["position"], found, 2 * (STEPS + 1) * len(found), also)
+
+
 ESTIMATORS: dict[str, Estimator] = {
     "paper": Estimator("paper's protocol", "estimate, one evaluation", paper_stages, paper, energy=True),
     "dequantized": Estimator(
@@ -169,6 +184,7 @@ ESTIMATORS: dict[str, Estimator] = {
         lambda _, e: [Stage("ode", e.reported, e.ode_images, ode_energies, {"tolerance": e.ode_tolerance})],
         ode,
     ),
+    "file": Estimator("bits in the file", "coded and decoded", coded_stages, in_the_file, discrete=True),
 }
 """In the order of the report, where those of an energy come first; docs/extending.md adds one."""
 
