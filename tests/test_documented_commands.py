@@ -35,6 +35,8 @@ ELSEWHERE = {
     r"make (newcomer|tensorboard|experiments|status)\b": "test_newcomer.py",
     r"make torture": "test_torture.py",
     r"make faults": "test_campaign.py",
+    r"make (compress|decompress)": "test_compression.py: minutes",
+    r"make evaluate .*file": "test_coding.py, test_yardsticks.py",
     r"make bench": "test_benchmarks.py",
     r"make gpu-report": "test_gpu_report.py",
     r"make study": "test_study.py, on a smaller one: hours",

@@ -44,6 +44,8 @@ def place(trained_demo: Path, demo_shards: Path, workspace: Workspace) -> Worksp
         for number in range(40):
             pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / kind / f"{number}.png")
+    Image.fromarray(np.full((3, 3), 9, np.uint8)).save(folder / "gray.png")
+    workspace.run("compress", "photographs_gray", "gray.png", "--out", "coded.dual", "--levels", "2")
     return workspace
 
 
@@ -60,6 +62,15 @@ COMMANDS = {
     ),
     "measure": ([RUN, "in"], ["patches_dual, step 2", "16×16", "up to 66 evaluations", "measured (new)"]),
     "ood": ([RUN, "--in", "in", "--out", "out"], ["25 network evaluations for each of 80 images"]),
+    "compress": (
+        [RUN, "in", "--levels", "7"],
+        [
+            "patches_dual, step 2",
+            "16 gradients of the energy for each image or tile",
+            "images.dual, images.dual.json",
+        ],
+    ),
+    "decompress": (["coded.dual"], ["1 images; 2 of 2 parts are as they were written", "photographs_gray"]),
     "figures": ([RUN, "--only", "3", "table1"], ["3, table1", f"{RUN}/figures (new)"]),
     "sample": ([RUN, "--count", "3"], ["3 samples by metropolis", "399 network evaluations for each"]),
     "denoise": ([RUN, "in/1.png", "--count", "2"], ["2 samples", "20 dB, variance 0.01 pixel²"]),
@@ -288,7 +299,7 @@ def test_a_dry_run_looks_at_nothing_elsewhere(workspace: Workspace) -> None:
 
 
 def test_make_hands_options_on_to_every_command(tmp_path: Path) -> None:
-    given = ["CKPT=m", "IMAGES=i", "IN=i", "OUT=o", "STUDY=s", "DATASET=demo", "ARGS=--mark me"]
+    given = ["CKPT=m", "IMAGES=i", "IN=i", "OUT=o", "FILE=f", "STUDY=s", "DATASET=demo", "ARGS=--mark me"]
     for name in {function.__name__ for function in ALL} - {"completion"} | {"verify-data"}:
         found = given_by_make(tmp_path, name, *given)
         assert found[-2:] == ["--mark", "me"], (name, found)
