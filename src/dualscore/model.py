@@ -22,6 +22,7 @@ from dualscore.likelihood import (
     variational_bound,
 )
 from dualscore.likelihood.bound import bound_range
+from dualscore.likelihood.noise_level import NoiseLevel, noise_level, noise_range
 from dualscore.likelihood.normalizer import MeasuredMass, Normalization, moved
 from dualscore.likelihood.units import numbers
 from dualscore.noise import MEASURING, corrupt, seeded_generator
@@ -204,16 +205,9 @@ class ImageModel(nn.Module):
     def log_prob(self, images: Tensor, batch_size: int = 256) -> Tensor:
         """−U(x, 0) − log Z of clean images in nats, shape (B,): a log density as far as the mass is one.
 
-        Args:
-            images: x in [0, 1], shape (B, C, H, W).
-            batch_size: images evaluated at once.
-
-        Returns:
-            Log densities, shape (B,).
-
-        Raises:
-            NormalizationError: if log Z is not known, or that of another size, or the model is a denoiser.
-            ValueError: if the images are outside [0, 1] or of another shape.
+        Of images x in [0, 1], shape (B, C, H, W), `batch_size` at once. A NormalizationError says that log Z
+        is not known, or that of another size, or that the model is a denoiser; a ValueError refuses images
+        outside [0, 1] or of another shape.
         """
         self._energy()
         if self.log_normalizer is None or not math.isfinite(self.log_normalizer):
@@ -248,16 +242,9 @@ class ImageModel(nn.Module):
     def bound(self, images: Tensor, strata: int = 16, seed: int = 0) -> Tensor:
         """An upper bound on −log₂ P of each 8-bit image by the denoiser alone: one draw, in bits/dim, (B,).
 
-        Args:
-            images: x on the grey levels k/255, shape (B, C, H, W).
-            strata: of ln t, one gradient of the energy each.
-            seed: of the noise; the mean over seeds is the bound.
-
-        Returns:
-            Bits a dimension, shape (B,), float64.
-
-        Raises:
-            ValueError: if images are off their levels or too large, or the training images' Gaussian is gone.
+        Of images x on the grey levels k/255, shape (B, C, H, W), by one gradient of the energy in each of
+        `strata` of ln t; the mean over the noise's seeds is the bound. A ValueError refuses images that
+        are off their levels or too large, and models without their training images' Gaussian.
         """
         if self.prior is None:
             raise ValueError("the bound ends at a Gaussian of the training images, which this model has not")
@@ -268,6 +255,15 @@ class ImageModel(nn.Module):
         network = constant(self.score_model)
         terms = variational_bound(network, clean, prior, t0=t0, t1=t1, strata=strata, generator=generator)
         return bits(terms.total, math.prod(images.shape[1:]))
+
+    def noise_level(self, images: Tensor, batch_size: int = 64) -> NoiseLevel:
+        """How noisy each image is: the noise variance at which it is most probable, and its error, (B,).
+
+        Arguments and errors as in `energy`. It takes 15 evaluations of each image.
+        """
+        energy, ends = constant(self._energy()), noise_range(self.t_min, self.t_max)
+        found = [noise_level(energy, y, ends) for y, _ in self._batches(images, 0.0, batch_size)]
+        return NoiseLevel(*map(torch.cat, zip(*found, strict=True)))
 
     @torch.no_grad()
     def normalize(self, images: Tensor | Iterable[Tensor], seed: int = 0, batch_size: int = 256) -> float:

@@ -92,7 +92,7 @@ class Stack:
         )
 
     def pop_normal(self, mean: Tensor, deviation: Tensor, reach: float = NOISE) -> Tensor:
-        """Pop integers, int64, that were pushed with these means and deviations, or draw them; shape (B, …)."""
+        """Pop integers, int64, pushed with these means and deviations, or draw them: shape (B, …)."""
         centre, rest, width = _shared(mean, deviation)
         found = self._coder.decode(self._normal(_bins(width, reach)), _array(rest), _array(width))
         return centre + torch.from_numpy(found.astype(np.int64)).view(centre.shape)

@@ -8,11 +8,11 @@ from dualscore.commands.completion import complete, completion
 from dualscore.commands.experiment_commands import data, evaluate, experiments, status, study, submit, train
 from dualscore.commands.model_commands import convert, denoise, export, figures, inpaint, sample
 from dualscore.commands.parser import Commands, Parser, add_command, add_general, call
-from dualscore.commands.scoring_commands import PHOTOGRAPHS, measure, ood, score
+from dualscore.commands.scoring_commands import PHOTOGRAPHS, measure, noise, ood, score
 
 ALL: tuple[Callable[..., Any], ...] = (
-    data, train, evaluate, figures, score, measure, ood, compress, decompress, sample, denoise, inpaint,
-    export, convert, study, submit, status, experiments, completion,
+    data, train, evaluate, figures, score, noise, measure, ood, compress, decompress, sample, denoise,
+    inpaint, export, convert, study, submit, status, experiments, completion,
 )  # fmt: skip
 """The commands in the order of the help."""
 _MORE: dict[Callable[..., Any], dict[str, Any]] = {

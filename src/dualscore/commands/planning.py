@@ -19,6 +19,7 @@ from dualscore.evaluation import is_complete
 from dualscore.evaluation.evaluate_checkpoint import costs
 from dualscore.figures import check_names
 from dualscore.figures.trained import Trained, read_run
+from dualscore.likelihood.noise_level import EVALUATIONS
 from dualscore.model import ImageModel
 from dualscore.model_files.exported import check_folder
 from dualscore.model_files.loading import load, locate
@@ -32,6 +33,7 @@ from dualscore.scoring.detect_ood import RESULTS_HINT, check_sides
 from dualscore.scoring.image_files import Size, check_given, decode, find
 from dualscore.scoring.measure_models import MeasureOptions, wanted
 from dualscore.scoring.named_model import find_models, is_code
+from dualscore.scoring.noise_of_files import WRITTEN
 from dualscore.scoring.scorer import DRAWS, check_level, wanted_size
 from dualscore.scoring.which_model import Asked
 from dualscore.scoring.whole_photographs import ScoreOptions, written_files
@@ -140,12 +142,16 @@ def score(path: Path, images: Sequence[Path], out: Path, options: Mapping[str, A
     yield writes(out, "scores.csv", "scores.json", "failures.csv", "sheet.png", *heat)
 
 
-def score_photographs(asked: Asked, out: Path, options: ScoreOptions, devices: int) -> Rows:
-    """What would be scored of photographs as they are."""
+def _models_and_images(asked: Asked, out: Path) -> Rows:
     for name in [str(asked.path)] if asked.path is not None else BOXED:
         yield "model", f"{name}: {load(name).provenance}"
     check_given(asked.images, out)
     yield "images", ", ".join(map(str, asked.images))
+
+
+def score_photographs(asked: Asked, out: Path, options: ScoreOptions, devices: int) -> Rows:
+    """What would be scored of photographs as they are."""
+    yield from _models_and_images(asked, out)
     if options.psnr is not None:
         yield "d_eff", f"the effective dimension at {options.psnr:g} dB"
     where = str(find_device(options.device))
@@ -157,13 +163,18 @@ def score_photographs(asked: Asked, out: Path, options: ScoreOptions, devices: i
     yield writes(out, *written_files(options))
 
 
+def noise(asked: Asked, out: Path, device: str) -> Rows:
+    """What would be looked at for its noise."""
+    yield from _models_and_images(asked, out)
+    yield "device", str(find_device(device))
+    yield "work", f"{EVALUATIONS} evaluations an image"
+    yield writes(out, WRITTEN)
+
+
 def compress(asked: Asked, out: Path, options: CompressOptions) -> Rows:
     """What would be coded; the images themselves are not looked at."""
-    for name in [str(asked.path)] if asked.path is not None else BOXED:
-        yield "model", f"{name}: {load(name).provenance}"
-    check_given(asked.images, out)
+    yield from _models_and_images(asked, out)
     check_out(out)
-    yield "images", ", ".join(map(str, asked.images))
     precision = "double precision" if options.double else "the model's precision"
     yield (
         "work",

@@ -1,10 +1,10 @@
-"""Commands that take images of any number: score, measure, ood."""
+"""Commands that take images of any number: score, noise, measure, ood."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from dualscore.commands.options import Model, Results, Scoring, Streaming, positive, seed_number
+from dualscore.commands.options import Device, Model, Results, Scoring, Streaming, positive, seed_number
 from dualscore.terminal.boxes import Plan
 from dualscore.terminal.console import shared_console
 
@@ -70,6 +70,32 @@ def score(
 
     found = score_images.score(asked.path, asked.images, out, shared_console(), model=asked.model, **plain)
     shared_console().results(found.report)
+    return None
+
+
+def noise(
+    words: Annotated[
+        Sequence[Path],
+        "a model, if it is not the one in the box, then image files, folders, tars and prepared data sets",
+        {"metavar": "[MODEL] IMAGES"},
+    ],
+    *,
+    out: Results = Path("noise"),
+    device: Device = None,
+    dry_run: bool = False,
+) -> Plan | None:
+    """How noisy photographs are."""
+    from dualscore.devices import default_device
+    from dualscore.scoring.noise_of_files import noise_of_files
+    from dualscore.scoring.which_model import which
+
+    asked, where = which(words, out, resize=False, normalize=False), device or default_device()
+    if dry_run:
+        from dualscore.commands import planning
+
+        return Plan("noise", planning.noise(asked, out, where))
+    console = shared_console()
+    console.results(noise_of_files(asked.path, asked.images, out, console, where, asked.model).report)
     return None
 
 

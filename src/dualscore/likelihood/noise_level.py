@@ -1,0 +1,104 @@
+r"""How noisy an image is: the noise variance under which a normalized energy finds it most probable.
+
+−U(y, t) − log Z is the log-likelihood of t, so t̂ = argmin_t U(y, t), and the curvature of U in ln t is the
+inverse of its variance: ½ d for white noise on a known image. The minimum is found by parabolas in ln t.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+COARSE, FINE = 8, 5
+"""Evaluations of the energy at levels that are the same for all images, and then at their own."""
+_APART = 0.1  # of ln t, between the last three
+EVALUATIONS = COARSE + FINE + 2
+_TO_DECIBELS = 10.0 / math.log(10.0)
+
+
+class NoiseLevel(NamedTuple):
+    """Noise variances of images, (B,), and how well they are known."""
+
+    variance: Tensor
+    """In pixel²; NaN where the energy has no minimum within the range of variances."""
+    log_stderr: Tensor
+    """Standard error of ln t."""
+
+    @property
+    def psnr(self) -> Tensor:
+        """The same in decibels, −10 log₁₀ t, (B,)."""
+        return -_TO_DECIBELS * self.variance.log()
+
+    @property
+    def psnr_stderr(self) -> Tensor:
+        """The standard error in decibels, (B,)."""
+        return _TO_DECIBELS * self.log_stderr
+
+    def __str__(self) -> str:
+        """In decibels, an image after another."""
+        pairs = zip(self.psnr.tolist(), self.psnr_stderr.tolist(), strict=True)
+        return ", ".join(f"{level:.2f} ± {error:.2f} dB" for level, error in pairs)
+
+
+def noise_range(t_min: float, t_max: float) -> tuple[float, float]:
+    """Variances that are looked among, of a model that knows those from t_min to t_max: from 60 to 0 dB."""
+    return max(t_min, 1e-6), min(t_max, 1.0)
+
+
+@torch.no_grad()
+def noise_level(
+    energy: Callable[[Tensor, Tensor], Tensor], noisy: Tensor, t_range: tuple[float, float]
+) -> NoiseLevel:
+    """The most probable noise variance of each image, by 15 evaluations of an energy.
+
+    Args:
+        energy: U(y, t) in nats, (B,), of images and variances (B,); log Z is the same at all t.
+        noisy: images y, (B, C, H, W).
+        t_range: smallest and largest variance, in pixel².
+
+    Returns:
+        Variances and their errors, float64, (B,).
+    """
+    low, high = map(math.log, t_range)
+
+    def at(places: Tensor) -> Tensor:
+        return energy(noisy, places.exp().to(noisy)).double()
+
+    grid = torch.linspace(low, high, COARSE, dtype=torch.float64, device=noisy.device).expand(len(noisy), -1)
+    values = torch.stack([at(place) for place in grid.unbind(1)], dim=1)
+    middle = values.argmin(dim=1).clamp(1, COARSE - 2)
+    three = torch.stack([middle - 1, middle, middle + 1], dim=1)
+    places, found = grid.gather(1, three), values.gather(1, three)
+    for _ in range(FINE):
+        place = _next(places, found)
+        places, found = _least(places, found, place, at(place))
+    centre, least = places[:, 1], found[:, 1]
+    sides = [at(centre - _APART), at(centre + _APART)]
+    curvature = (sides[0] + sides[1] - 2.0 * least) / _APART**2
+    place = centre - (sides[1] - sides[0]) / (2.0 * _APART * curvature)
+    known = (curvature > 0) & ((place - centre).abs() < 2.0 * _APART) & (place > low) & (place < high)
+    return NoiseLevel(
+        torch.where(known, place.exp(), torch.nan), torch.where(known, curvature, torch.nan).rsqrt()
+    )
+
+
+def _next(places: Tensor, values: Tensor) -> Tensor:
+    """Where to look next, (B,): a parabola's least value, apart from what is known, of points (B, 3)."""
+    (a, b, c), (fa, fb, fc) = places.unbind(1), values.unbind(1)
+    up, down = (b - a) * (fb - fc), (b - c) * (fb - fa)
+    vertex = b - 0.5 * ((b - a) * up - (b - c) * down) / (up - down)
+    wider = torch.where(b - a > c - b, b - 0.38 * (b - a), b + 0.38 * (c - b))
+    vertex = torch.where((vertex > a) & (vertex < c), vertex, wider)
+    near = 0.05 * (c - a)
+    return torch.where((vertex - b).abs() < near, torch.where(b - a > c - b, b - near, b + near), vertex)
+
+
+def _least(places: Tensor, values: Tensor, place: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Of three points (B, 3) and another (B,) those three, (B, 3), around the least one."""
+    places, order = torch.cat([places, place[:, None]], dim=1).sort(dim=1)
+    values = torch.cat([values, value[:, None]], dim=1).gather(1, order)
+    first = (values.argmin(dim=1) - 1).clamp(0, 1)[:, None]
+    three = first + torch.arange(3, device=places.device)
+    return places.gather(1, three), values.gather(1, three)
