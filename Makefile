@@ -49,7 +49,7 @@ need = $(if $(call missing,$(1)),echo "error: say $(call missing,$(1))" >&2; exi
 # Of targets that are no commands of dualscore's, DRY=1 shows what would be run.
 show = $(if $(dry),echo "would run:")
 
-.PHONY: help install train submit study evaluate score measure ood compress decompress export convert sample denoise inpaint bench gpu-report figures data verify-data status tensorboard screenshots experiments examples newcomer test test-long test-all test-wheel test-oldest test-newest torture faults lint lock clean
+.PHONY: help install train submit study evaluate score noise measure ood compress decompress export convert sample denoise inpaint bench gpu-report figures data verify-data status tensorboard screenshots experiments examples newcomer test test-long test-all test-wheel test-oldest test-newest torture faults lint lock clean
 
 help:  ## Print the targets
 	@echo "make TARGET [EXP=$(EXP)] [SET=\"key=value …\"]"
@@ -93,6 +93,10 @@ score: $(INSTALLED)  ## How probable images are, and where they are not: IMAGES=
 	$(dualscore) score $(if $(CKPT),$(call text,$(CKPT))) $(call paths,$(IMAGES)) \
 		$(if $(OUT),--out $(call text,$(OUT))) $(if $(BOUND),--bound $(BOUND)) $(if $(PART),--part $(PART)) $(if $(PSNR),--psnr $(PSNR)) $(streaming) $(ARGS)
 
+noise: $(INSTALLED)  ## How noisy photographs are: IMAGES="files, folders, tars" [CKPT=file or run; else the models in the box] [OUT=noise]
+	@$(call need,IMAGES) \
+	$(dualscore) noise $(if $(CKPT),$(call text,$(CKPT))) $(call paths,$(IMAGES)) $(if $(OUT),--out $(call text,$(OUT))) $(ARGS)
+
 measure: $(INSTALLED)  ## The likelihood of any denoiser: CKPT="run, folder of diffusers or file.py:name" IMAGES="files or folders" [COMPARE="others"] [OUT=measured] [RESIZE=1]
 	@set -f; $(call need,CKPT IMAGES) \
 	$(dualscore) measure $(call text,$(CKPT)) $(call paths,$(IMAGES)) $(if $(COMPARE),--compare $(call paths,$(COMPARE))) \
@@ -131,7 +135,7 @@ sample: $(INSTALLED)  ## Draw images from a model: CKPT=file or run [COUNT=16] [
 	@$(call need,CKPT) \
 	$(dualscore) sample $(call text,$(CKPT)) $(draw_options) $(ARGS)
 
-denoise: $(INSTALLED)  ## Add noise to images, draw what they may have been: as sample, and IMAGES="files" [PSNR=20] [RESIZE=1]
+denoise: $(INSTALLED)  ## Draw what noisy images may have been: as sample, and IMAGES="files" [PSNR=20: adds noise first] [RESIZE=1]
 	@$(draw_images) $(if $(PSNR),--psnr $(PSNR)) $(ARGS)
 
 inpaint: $(INSTALLED)  ## Hide pixels of images, draw them anew: as sample, and IMAGES="files" [MASK=mask.png] [RESIZE=1]

@@ -36,6 +36,7 @@ ELSEWHERE = {
     r"make torture": "test_torture.py",
     r"make faults": "test_campaign.py",
     r"make (compress|decompress)": "test_compression.py: minutes",
+    r"make (noise|denoise CKPT=photographs)": "test_noise_level.py, test_any_size.py",
     r"make evaluate .*file": "test_coding.py, test_yardsticks.py",
     r"make bench": "test_benchmarks.py",
     r"make gpu-report": "test_gpu_report.py",

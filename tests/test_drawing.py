@@ -80,6 +80,17 @@ def test_a_trained_model_is_drawn_from(workspace: Workspace, demo_shards: Path) 
     assert [row["of"] for row in found["samples"]] == [fine[0], fine[0], fine[1], fine[1]]
     assert found["denoised_psnr"] > found["noisy_psnr"]
 
+    blind = ["denoise", "runs/patches_dual", *fine, "--count", "2", "--steps", "8", "--out", "drawn"]
+    assert "noise found" in workspace.run(*blind)
+    found = content(out)
+    assert [level["of"] for level in found["noise_levels"]] == fine
+    assert all(0.0 < level["psnr"] < 60.0 and level["psnr_stderr"] > 0.0 for level in found["noise_levels"])
+    assert len(stored(out)) == 4
+    workspace.run(*blind, "--mean")
+    assert len(stored(out)) == 2
+    Image.fromarray(np.full((16, 16), 90, np.uint8)).save("flat.png")
+    assert "flat.png: no noise was found in it" in workspace.fail("denoise", "runs/patches_dual", "flat.png")
+
     mask = np.zeros((16, 16), np.uint8)
     mask[:, :6] = 255
     Image.fromarray(mask).save("mask.png")

@@ -60,6 +60,7 @@ COMMANDS = {
         [RUN, "in"],
         ["40 image files in in", "others are left out", "1 batch of at most 128", "scores (new): scores.csv"],
     ),
+    "noise": ([RUN, "in"], ["patches_dual, step 2", "15 evaluations an image", "noise (new): noise.json"]),
     "measure": ([RUN, "in"], ["patches_dual, step 2", "16×16", "up to 66 evaluations", "measured (new)"]),
     "ood": ([RUN, "--in", "in", "--out", "out"], ["25 network evaluations for each of 80 images"]),
     "compress": (
@@ -73,7 +74,10 @@ COMMANDS = {
     "decompress": (["coded.dual"], ["1 images; 2 of 2 parts are as they were written", "photographs_gray"]),
     "figures": ([RUN, "--only", "3", "table1"], ["3, table1", f"{RUN}/figures (new)"]),
     "sample": ([RUN, "--count", "3"], ["3 samples by metropolis", "399 network evaluations for each"]),
-    "denoise": ([RUN, "in/1.png", "--count", "2"], ["2 samples", "20 dB, variance 0.01 pixel²"]),
+    "denoise": (
+        [RUN, "in/1.png", "--count", "2", "--psnr", "20"],
+        ["2 samples", "20 dB, variance 0.01 pixel²"],
+    ),
     "inpaint": ([RUN, "in/1.png"], ["the middle: 64 of 256 pixels are hidden"]),
     "export": ([RUN], ["model (new): model.safetensors", "goes in; percentiles among 64 images"]),
     "convert": ([str(DATA / "energy_small.pth.tar"), "--images", "in"], ["log Z from 40 images"]),

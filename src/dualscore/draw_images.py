@@ -16,10 +16,11 @@ from torch import Tensor
 from dualscore.devices import to_measure
 from dualscore.errors import SamplingError
 from dualscore.files.plain_text import printable
-from dualscore.images import to_pixels
+from dualscore.images import dequantize, to_pixels
+from dualscore.likelihood.noise_level import EVALUATIONS
 from dualscore.model import ImageModel
 from dualscore.model_files.loading import load, locate
-from dualscore.noise import corrupt, fixed_noise, psnr, variance_at_psnr
+from dualscore.noise import corrupt, fixed_noise, fixed_uniform, psnr, variance_at_psnr
 from dualscore.pictures.grids import arrange, tile, to_bytes
 from dualscore.pictures.photographs import read_rgb
 from dualscore.sampling import Method, Samples, effective_samples, inpaint, posterior, sample
@@ -33,6 +34,7 @@ TOLD = (
     ("acceptance", "steps accepted", ".0%", ""),
     ("effective_samples", "worth", ".1f", " independent ones by their weights"),
     ("mean_bits_per_dim", "mean", ".3f", " bits/dim"),
+    ("noise_psnr", "noise found", ".2f", " dB on average"),
     ("noisy_psnr", "PSNR of the noisy images", ".2f", " dB"),
     ("denoised_psnr", "PSNR of the denoised", ".2f", " dB"),
     ("sample_psnr", "PSNR of the samples", ".2f", " dB"),
@@ -70,9 +72,16 @@ def draw_samples(model_path: Path, options: DrawOptions) -> Outcome:
     return drawing.write(found, figures, tile(arrange(found.images)))
 
 
-def draw_denoised(model_path: Path, paths: Sequence[Path], decibels: float, options: DrawOptions) -> Outcome:
-    """Add noise of an input PSNR to images, and draw clean images that the noisy ones may come from."""
+def draw_denoised(
+    model_path: Path, paths: Sequence[Path], decibels: float | None, options: DrawOptions
+) -> Outcome:
+    """Add noise of an input PSNR to images, and draw clean images that the noisy ones may come from.
+
+    Without a PSNR they are noisy already: by how much, the energy finds of each.
+    """
     drawing = _Drawing(model_path, options, paths)
+    if decibels is None:
+        return _draw_as_noisy(drawing)
     model, clean = drawing.model, drawing.clean
     t = noise_variance(model, decibels)
     noise = fixed_noise(range(len(clean)), clean.shape[1:], options.seed)
@@ -92,6 +101,42 @@ def draw_denoised(model_path: Path, paths: Sequence[Path], decibels: float, opti
     figures["sample_psnr"] = _decibels(samples, clean[:, None])
     columns = torch.cat([clean[:, None], noisy[:, None], mean[:, None], samples[:, :SHOWN]], dim=1)
     return drawing.write(found, figures, tile(columns, ("clean", "noisy", "mean", "samples")))
+
+
+def _draw_as_noisy(drawing: "_Drawing") -> Outcome:
+    """Draw what images as they are, noisy by unknown amounts, may have been."""
+    model, options, given = drawing.model, drawing.options, drawing.clean
+    # Spread over their grey levels: at those themselves a density that knows them is infinite.
+    noisy = dequantize(given, fixed_uniform(range(len(given)), given.shape[1:], options.seed))
+    found = model.noise_level(noisy, options.batch_size)
+    levels = [*zip(drawing.paths, found.variance.tolist(), strict=True)]
+    for path, t in levels:
+        if not math.isfinite(t):
+            raise SamplingError(f"{path}: no noise was found in it, from 60 to 0 dB; --psnr 20 adds some")
+    mean = model.denoise(noisy, found.variance, options.batch_size).cpu()
+    figures = {
+        "noise_levels": [
+            {"of": str(path), "psnr": psnr(t), "psnr_stderr": error}
+            for (path, t), error in zip(levels, found.psnr_stderr.tolist(), strict=True)
+        ],
+        "noise_psnr": float(found.psnr.mean()),
+    }
+    if options.count == 0:
+        shown = tile(torch.stack([given, mean], dim=1), ("noisy", "mean"))
+        return drawing.write(Samples(mean, None, [], 1 + EVALUATIONS), figures, shown)
+    drawn = [
+        posterior(model, image.expand(options.count, -1, -1, -1), t, **options.sampler)
+        for image, (_, t) in zip(noisy, levels, strict=True)
+    ]
+    weights = [one.log_weight for one in drawn if one.log_weight is not None]
+    together = drawn[0]._replace(
+        images=torch.cat([one.images for one in drawn]),
+        log_weight=torch.cat(weights) if weights else None,
+        evaluations=drawn[0].evaluations + EVALUATIONS,
+    )
+    samples = together.images.cpu().view(len(given), options.count, *given.shape[1:])
+    columns = torch.cat([given[:, None], mean[:, None], samples[:, :SHOWN]], dim=1)
+    return drawing.write(together, figures, tile(columns, ("noisy", "mean", "samples")))
 
 
 def draw_inpainted(

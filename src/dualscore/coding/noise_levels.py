@@ -11,6 +11,8 @@ from dualscore.errors import CodingError
 
 BINS = 2.0
 """Lattice points in the standard deviation of the narrowest noise at a level."""
+SMALLEST, LARGEST = 1e-12, 1e12
+"""Variances in pixel² that anybody's denoiser may know."""
 MOST_LEVELS = 10_000
 
 
@@ -24,9 +26,10 @@ class NoiseLevels:
     """
 
     def __init__(self, t0: float, t1: float, steps: int) -> None:
-        if not (0.0 < t0 < t1 < math.inf and 1 <= steps <= MOST_LEVELS):
+        if not (SMALLEST <= t0 < t1 <= LARGEST and t1 > 1.001 * t0 and 1 <= steps <= MOST_LEVELS):
             raise CodingError(
-                f"noise levels need 0 < t0 < t1 and 1 to {MOST_LEVELS:,} steps, got {t0}, {t1}, {steps}"
+                f"noise levels need {SMALLEST:g} ≤ t0 < t1 ≤ {LARGEST:g} and 1 to {MOST_LEVELS:,} steps, "
+                f"got {t0}, {t1}, {steps}"
             )
         self.t0, self.t1, self.steps = t0, t1, steps
         ratio = (t1 / t0) ** (1.0 / steps)

@@ -46,20 +46,27 @@ def denoise(
     model: Model,
     images: ImageFiles,
     *,
-    psnr: Annotated[float, "noise level (default: 20 dB)", {"metavar": "DB"}] = 20.0,
+    psnr: Annotated[
+        float | None,
+        "noise to add (default: none; they are noisy, and how much is found out)",
+        {"metavar": "DB"},
+    ] = None,
     mean: Annotated[bool, "the mean alone, in one evaluation, without samples"] = False,
     given: Conditional = Conditional(),
     drawing: Drawing = Drawing(out=Path("denoised"), steps=100),
     dry_run: bool = False,
 ) -> Plan | None:
-    """Add noise to images; draw what they may have been."""
+    """Draw what noisy images may have been."""
     from dualscore.draw_images import draw_denoised, noise_variance
+    from dualscore.likelihood.noise_level import EVALUATIONS
 
     options = drawing.options(0 if mean else given.count, given.method, given.resize)
     if dry_run:
         from dualscore.commands import planning
 
         def look(opened: "ImageModel") -> Row:
+            if psnr is None:
+                return "noise", f"what the images have: {EVALUATIONS} evaluations more of each"
             return "noise", f"{psnr:g} dB, variance {noise_variance(opened, psnr):.3g} pixel²"
 
         return Plan("denoise", planning.draw(model, images, options, look, from_noise=False))

@@ -176,10 +176,8 @@ def compress(asked: Asked, out: Path, options: CompressOptions) -> Rows:
     yield from _models_and_images(asked, out)
     check_out(out)
     precision = "double precision" if options.double else "the model's precision"
-    yield (
-        "work",
-        f"{2 * (options.levels + 1):,} gradients of the energy for each image or tile, in {precision}",
-    )
+    times = (8 if options.orientations else 2) * (options.levels + 1)
+    yield "work", f"{times:,} gradients of the energy for each image or tile, in {precision}"
     yield writes(out.parent, out.name, f"{out.name}.json")
 
 

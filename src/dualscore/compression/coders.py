@@ -1,5 +1,6 @@
 """A model that codes tiles of any size it takes, and what tells whether it computes here as it did there."""
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +9,8 @@ import torch
 
 from dualscore.coding import BitsBack, NoiseLevels
 from dualscore.constant import constant
-from dualscore.errors import CodingError
 from dualscore.model import ImageModel
+from dualscore.networks.orders import mean_of_orientations
 
 _ANY_SIDE = (16, 16)
 _TESTED = 4
@@ -32,16 +33,16 @@ class Coders:
 
     Args:
         model: with the Gaussian of its training images.
-        name: for errors.
         levels: the noise levels.
         double: whether the network is in double precision too.
+        orientations: whether its denoiser is the mean of those of four orientations.
     """
 
-    def __init__(self, model: ImageModel, name: str, levels: NoiseLevels, double: bool) -> None:
-        if model.prior is None:
-            raise CodingError(f"{name}: the Gaussian of its training images is not known, where a code ends")
-        self.model = model.double() if double else model
+    def __init__(self, model: ImageModel, levels: NoiseLevels, double: bool, orientations: bool) -> None:
+        self.model = copy.deepcopy(model).double() if double else model
         self.levels = levels
+        network = constant(self.model.score_model)
+        self.denoiser = mean_of_orientations(network) if orientations else network
         self._made: dict[tuple[int, int], BitsBack] = {}
 
     def of(self, height: int, width: int) -> BitsBack:
@@ -49,7 +50,7 @@ class Coders:
         if (height, width) not in self._made:
             assert self.model.prior is not None
             self._made[height, width] = BitsBack(
-                constant(self.model.score_model),
+                self.denoiser,
                 self.model.prior.at(height, width),
                 self.levels,
                 self.model.like,

@@ -1,6 +1,7 @@
 """`dualscore compress`: images in, a file out from which the same pixels come."""
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,11 +18,11 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from dualscore.coding import NoiseLevels, last_variance
 from dualscore.compression.coders import Coders, one_thread
 from dualscore.compression.compression_report import lines, summarize
-from dualscore.compression.container import CodedModel, Contents, pack
+from dualscore.compression.container import MAGIC, CodedModel, Contents, pack, reread
 from dualscore.compression.encoder import Encoder
 from dualscore.compression.rivals import Rivals
 from dualscore.compression.tiles import cut, tiles_of
-from dualscore.compression.wanted_pictures import Wanted, channels_of, exactly
+from dualscore.compression.wanted_pictures import LONGEST_NAME, Wanted, channels_of, exactly
 from dualscore.errors import CodingError
 from dualscore.files.aside import sha256, write_aside, write_changed
 from dualscore.files.plain_text import printable
@@ -42,6 +43,7 @@ class CompressOptions:
 
     levels: int = 100
     double: bool = False
+    orientations: bool = False
     codecs: bool = False
 
 
@@ -66,7 +68,7 @@ def compress(
     names = [str(path)] if path is not None else [COLOUR, GRAY]
     models = [(name, model or load(name)) for name in names]
     problems, others, began = Problems(), Counter[str](), time.monotonic()
-    contents = Contents(options.levels, options.double, torch.__version__)
+    contents = Contents(options.levels, options.double, options.orientations, torch.__version__)
     encoder = Encoder(contents, lambda name, some: prepare(name, dict(models)[name], some, contents))
     rivals = Rivals() if options.codecs else None
     columns = TextColumn("{task.description} {task.completed:,.0f} numbers"), TimeElapsedColumn()
@@ -84,6 +86,8 @@ def compress(
     if not contents.pictures:
         raise CodingError(f"no image could be coded: {problems.reason(given)}")
     content, header = pack(contents, encoder.stacks, b"".join(encoder.raw))
+    if reread(content, out) != contents:
+        raise CodingError(f"{out}: what was written would not be read as it is; nothing is written")
     write_aside(out, content)
     summary = summarize(contents, encoder, len(content), header) | {"seconds": spent}
     if rivals is not None:
@@ -96,8 +100,18 @@ def check_out(out: Path) -> None:
     """Refuse a place where no file can be written."""
     if out.is_dir():
         raise CodingError(f"--out {out}: is a folder; name a file")
-    if not out.absolute().parent.is_dir():
-        raise CodingError(f"--out {out}: there is no folder {out.absolute().parent}")
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise CodingError(f"--out {out}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK) or len(os.fsencode(out.name)) > LONGEST_NAME:
+        raise CodingError(f"--out {out}: cannot be written; name another file")
+    if out.exists() and not _begins_as(out, MAGIC):
+        raise CodingError(f"--out {out}: is there, and is no file of `dualscore compress`; name another")
+
+
+def _begins_as(path: Path, beginning: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(beginning)) == beginning
 
 
 def prepare(
@@ -121,7 +135,7 @@ def prepare(
     clean = torch.from_numpy(np.stack(alike[:: max(1, len(alike) // CHOOSING)])).to(model.like) / 255.0
     t0, end = bound_range((model.t_min, model.t_max))
     t1 = last_variance(model.score_model, clean, model.prior.at(*size), (t0, end))
-    coders = Coders(model, name, NoiseLevels(t0, t1, contents.levels), contents.double)
+    coders = Coders(model, NoiseLevels(t0, t1, contents.levels), contents.double, contents.orientations)
     digest, test = sha256(locate(name)), coders.self_test(side)
     contents.models.append(CodedModel(printable(name), digest, channels, side, t0, t1, test))
     return coders

@@ -21,15 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualscore.coding.noise_levels import MOST_LEVELS
+from dualscore.compression.tiles import BATCH, SIDE, Tile, tiles_of
 from dualscore.errors import CodingError
 from dualscore.files.plain_text import is_text
 from dualscore.files.typed_json import TypedJson, parse_json
+from dualscore.scoring.image_files import MOST_PIXELS
 
 MAGIC = b"DUALSCR1"
 _START = struct.Struct("<8sQ32s")
-_MOST_HEADER = 2**30
-"""Bytes of a header before deflation: some ten million images."""
-_MOST_SIDE, _MOST_PIXELS = 2**20, 2**26
+_MOST_HEADER = 2**28
+"""Bytes of a header before deflation: some two million images."""
+VALUES_A_SEGMENT = 2**22
+"""Pixels times channels of the pictures of a stack, about: it borrows once, and its damage harms no other."""
 _HASH = 16  # hexadecimal digits of a picture's checksum
 
 
@@ -74,6 +77,7 @@ class Segment:
     pictures: int
     borrowed: int  # words that it began with
     words: int
+    batches: list[int] = field(default_factory=list)  # tiles that were coded together, in order
     sha256: str = ""
 
 
@@ -83,6 +87,7 @@ class Contents:
 
     levels: int
     double: bool
+    orientations: bool  # whether denoisers are means over four orientations
     torch: str
     models: list[CodedModel] = field(default_factory=list)
     pictures: list[CodedPicture] = field(default_factory=list)
@@ -91,6 +96,11 @@ class Contents:
     """Pictures and places of the tiles that were not coded."""
     raw_bytes: int = 0
     raw_sha256: str = ""
+
+
+def as_png(name: str) -> str:
+    """The name that a picture comes back with."""
+    return str(Path(name).with_suffix(".png"))
 
 
 def checksum(pixels: NDArray[np.uint8]) -> str:
@@ -137,7 +147,7 @@ def unpack(path: Path) -> tuple[Contents, list[NDArray[np.uint32] | None], bytes
     stacks: list[NDArray[np.uint32] | None] = []
     for segment in contents.segments:
         body = content[place : place + 4 * segment.words]
-        whole = hashlib.sha256(body).hexdigest() == segment.sha256
+        whole = hashlib.sha256(body).hexdigest() == segment.sha256 and body[-4:] != bytes(4)
         stacks.append(np.frombuffer(body, "<u4").astype(np.uint32) if whole else None)
         place += 4 * segment.words
     deflated = content[place : place + contents.raw_bytes]
@@ -148,10 +158,23 @@ def unpack(path: Path) -> tuple[Contents, list[NDArray[np.uint32] | None], bytes
     return contents, stacks, _inflated(deflated, most, path) if deflated else b""
 
 
+def reread(content: bytes, path: Path) -> Contents:
+    """What a file that was just packed says of itself; errors as of `unpack`."""
+    _, length, _ = _START.unpack_from(content)
+    return _read(_inflated(content[_START.size : _START.size + length], _MOST_HEADER, path), path)
+
+
+def tiles_in(contents: Contents, image: int) -> list[Tile]:
+    """The tiles of a picture, in the order that they are coded in."""
+    picture = contents.pictures[image]
+    side = contents.models[picture.model].side
+    return tiles_of(image, picture.model, (picture.height, picture.width), side)
+
+
 def _tile_bytes(contents: Contents, image: int) -> int:
-    """More bytes than a tile of a picture has."""
+    """As many bytes as a tile of a picture has at most."""
     model = contents.models[contents.pictures[image].model]
-    height, width = model.side or (64, 64)
+    height, width = model.side or (SIDE, SIDE)
     return model.channels * height * width
 
 
@@ -168,24 +191,35 @@ def _inflated(deflated: bytes, most: int, path: Path) -> bytes:
 
 def _read(header: bytes, path: Path) -> Contents:
     try:
-        document = BrokenJson(parse_json(header), path)
-    except ValueError:
-        raise CodingError(f"{path}: is damaged: its header is no JSON") from None
+        return _parsed(BrokenJson(parse_json(header), path))
+    except (ValueError, LookupError, TypeError, OverflowError):
+        raise CodingError(f"{path}: is damaged: its header is not as it was written") from None
+
+
+def _parsed(document: TypedJson) -> Contents:
     levels = document["levels"].count()
     if levels > MOST_LEVELS:
         raise document["levels"].fail(f"must be at most {MOST_LEVELS:,}")
-    contents = Contents(levels, bool(document["double"].value), document["torch"].text())
+    contents = Contents(
+        levels, bool(document["double"].value), bool(document["orientations"].value), document["torch"].text()
+    )
     for item in document["models"].items():
         contents.models.append(_model(item))
     for item in document["pictures"].items():
         contents.pictures.append(_picture(item, contents.models))
+    if len({as_png(picture.name) for picture in contents.pictures}) < len(contents.pictures):
+        raise document["pictures"].fail("hold a name twice")
     first = 0
     for item in document["segments"].items():
-        numbers = [int(value.number(0)) for value in item.items()[:4]]
-        first_of, count, borrowed, words = numbers
-        segment = Segment(first_of, count, borrowed, words, item[4].text(r"[0-9a-f]{64}"))
-        if segment.first != first or segment.borrowed > 2**32 or segment.words > 2**40:
+        first_of, count, borrowed, words = (int(value.number(0)) for value in item.items()[:4])
+        batches = [size.count() for size in item[4].items()]
+        segment = Segment(first_of, count, borrowed, words, batches, item[5].text(r"[0-9a-f]{64}"))
+        own = contents.pictures[first : first + count]
+        values = [contents.models[one.model].channels * one.height * one.width for one in own]
+        if segment.first != first or not count or len(own) != count or words > 2**40:
             raise item.fail("does not follow those before it")
+        if sum(values[:-1]) >= VALUES_A_SEGMENT or max(batches, default=0) > BATCH:
+            raise item.fail("holds more than it may")
         first += segment.pictures
         contents.segments.append(segment)
     if first != len(contents.pictures):
@@ -195,6 +229,8 @@ def _read(header: bytes, path: Path) -> Contents:
         if image >= len(contents.pictures):
             raise item.fail("is of no picture")
         contents.raw.append((image, place))
+    if len(set(contents.raw)) < len(contents.raw):
+        raise document["raw"].fail("names a tile twice")
     contents.raw_bytes = int(document["raw_bytes"].number(0))
     contents.raw_sha256 = document["raw_sha256"].text(r"[0-9a-f]{64}")
     return contents
@@ -216,7 +252,7 @@ def _picture(item: TypedJson, models: list[CodedModel]) -> CodedPicture:
     height, width = item[3].count(), item[4].count()
     if model >= len(models):
         raise item[1].fail("is of no model")
-    if max(height, width) > _MOST_SIDE or height * width > _MOST_PIXELS:
+    if height * width > MOST_PIXELS:
         raise item.fail("is larger than a picture may be")
     parts = Path(name).parts
     if not is_text(name) or Path(name).is_absolute() or ".." in parts or not parts or "\\" in name:

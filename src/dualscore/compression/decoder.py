@@ -1,6 +1,8 @@
 """Stacks of bits into pictures, each compared with its checksum: what is not the same is never given."""
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +10,8 @@ from numpy.typing import NDArray
 
 from dualscore.coding import Stack
 from dualscore.compression.coders import Coders
-from dualscore.compression.container import CodedPicture, Contents, Segment, checksum
-from dualscore.compression.tiles import Tile, batches, lay, tiles_of
+from dualscore.compression.container import CodedPicture, Contents, Segment, checksum, tiles_in
+from dualscore.compression.tiles import alike, lay
 
 _DAMAGED = "the bits that hold it are not as they were written"
 Raw = dict[tuple[int, int], bytes]
@@ -28,14 +30,15 @@ def raw_tiles(contents: Contents, content: bytes | None) -> Raw | None:
     if content is None:
         return None
     found, start = Raw(), 0
-    for image, place in contents.raw:
-        tiles = _tiles(contents, image)
-        if place >= len(tiles):
-            return None
-        model = contents.models[contents.pictures[image].model]
-        length = model.channels * tiles[place].height * tiles[place].width
-        found[image, place] = content[start : start + length]
-        start += length
+    for image, places in groupby(contents.raw, lambda one: one[0]):
+        tiles = tiles_in(contents, image)
+        channels = contents.models[contents.pictures[image].model].channels
+        for _, place in places:
+            if place >= len(tiles):
+                return None
+            length = channels * tiles[place].height * tiles[place].width
+            found[image, place] = content[start : start + length]
+            start += length
     return found if start == len(content) else None
 
 
@@ -57,9 +60,15 @@ def _segment(
     numbers = range(segment.first, segment.first + segment.pictures)
     not_coded = set(contents.raw)
     stack = Stack(words)
-    waiting = {i: len(_tiles(contents, i)) for i in numbers}
+    tiles = [tile for i in numbers for tile in tiles_in(contents, i)]
+    waiting = Counter(tile.image for tile in tiles)
     begun: dict[int, NDArray[np.uint8]] = {}
-    for batch in reversed(list(batches(tile for i in numbers for tile in _tiles(contents, i)))):
+    ends = [0, *accumulate(segment.batches)]
+    parts = [tiles[start:end] for start, end in pairwise(ends)]
+    if ends[-1] != len(tiles) or not all(len([*alike(part)]) == 1 for part in parts):
+        yield from (Restored(contents.pictures[i], None, _DAMAGED) for i in numbers)
+        return
+    for batch in reversed(parts):
         coded = [tile for tile in batch if (tile.image, tile.place) not in not_coded]
         coder = coders[batch[0].model].of(batch[0].height, batch[0].width)
         found = iter(coder.pop(stack, len(coded)).numpy() if coded else ())
@@ -82,9 +91,3 @@ def _checked(picture: CodedPicture, pixels: NDArray[np.uint8]) -> Restored:
     if checksum(pixels) != picture.checksum:
         return Restored(picture, None, "comes out as another picture than went in: its checksum differs")
     return Restored(picture, pixels)
-
-
-def _tiles(contents: Contents, image: int) -> list[Tile]:
-    picture = contents.pictures[image]
-    side = contents.models[picture.model].side
-    return tiles_of(image, picture.model, (picture.height, picture.width), side)

@@ -1,5 +1,6 @@
 """`dualscore decompress`: the pictures of a file, each as it was, or not at all."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dualscore.coding import NoiseLevels
 from dualscore.compression.coders import Coders, one_thread
-from dualscore.compression.container import CodedModel, Contents, unpack
+from dualscore.compression.container import CodedModel, Contents, as_png, unpack
 from dualscore.compression.decoder import raw_tiles, restore
 from dualscore.errors import CodingError
-from dualscore.files.aside import sha256
+from dualscore.files.aside import sha256, write_aside
 from dualscore.model_files.loading import load, locate
+from dualscore.pictures.walk import trouble
 from dualscore.scoring.image_files import Problems
 
 NAMED = 5
@@ -65,40 +67,43 @@ def decompress(path: Path, out: Path, console: Console, given: Sequence[Path] = 
                 pixels = restored.pixels[:1] if not restored.picture.rgb else restored.pixels
                 if restored.picture.rgb and len(pixels) == 1:
                     pixels = pixels.repeat(3, axis=0)
-                _write(out / Path(name).with_suffix(".png"), pixels)
-                written += 1
+                try:
+                    _write(out, as_png(name), pixels)
+                    written += 1
+                except OSError as error:
+                    problems.add([(name, f"cannot be written: {error.strerror}")])
     if problems.count:
         problems.tell(console)
         raise CodingError(
-            f"{path}: is damaged: {problems.count:,} of {len(contents.pictures):,} images are not written; "
+            f"{path}: {problems.count:,} of {len(contents.pictures):,} images are not written; "
             f"the first, {problems.first}"
         )
     many = "one image" if written == 1 else f"{written:,} images"
     return [f"{out}: {many}, every pixel as it was"]
 
 
-def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
+def _write(out: Path, name: str, pixels: NDArray[np.uint8]) -> None:
+    path = out / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_symlink():
-        raise CodingError(f"{path}: is a link; name another folder")
-    shown = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
-    Image.fromarray(shown).save(path, "PNG")
+    if not path.parent.resolve().is_relative_to(out.resolve()):
+        raise CodingError(f"{path}: lies elsewhere, by a link; name another folder")
+    content = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(content, "PNG")
+    write_aside(path, content.getvalue(), flush=False)
 
 
 def _coders(model: CodedModel, contents: Contents, path: Path, given: Sequence[Path]) -> Coders:
     """The model that a file names by its checksum, wherever it is."""
     for place in (*given, Path(model.name)):
-        try:
-            if sha256(locate(place)) != model.sha256:
-                continue
-        except OSError:
+        file = locate(place)
+        if trouble(file) is not None or sha256(file) != model.sha256:
             continue
         loaded = load(place)
         levels = NoiseLevels(model.t0, model.t1, contents.levels)
         side = None if loaded.any_size or loaded.image_shape is None else loaded.image_shape[1:]
         if side != model.side or loaded.image_shape is None or loaded.image_shape[0] != model.channels:
             raise CodingError(f"{path}: is damaged: {model.name} is a model of other images than it says")
-        return Coders(loaded, model.name, levels, contents.double)
+        return Coders(loaded, levels, contents.double, contents.orientations)
     raise CodingError(
         f"{path}: was coded with {model.name}, whose file has the SHA-256 {model.sha256}; it is not there: "
         "name it with --model"

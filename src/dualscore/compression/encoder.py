@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from dualscore.coding import BitsBack, OutOfRangeError, Stack, lent
 from dualscore.compression.coders import Coders
-from dualscore.compression.container import CodedPicture, Contents, Segment, checksum
-from dualscore.compression.tiles import Tile, batches, cut, tiles_of
-
-VALUES_A_SEGMENT = 2**22
-"""Pixels times channels of the pictures of a stack, about: it borrows once, and its damage harms no other."""
+from dualscore.compression.container import (
+    VALUES_A_SEGMENT,
+    CodedPicture,
+    Contents,
+    Segment,
+    checksum,
+    tiles_in,
+)
+from dualscore.compression.tiles import BATCH, Tile, alike, cut
 
 
 class Given(NamedTuple):
@@ -32,8 +36,9 @@ class Costs:
     """Bits of pictures, summed, and how many numbers these have."""
 
     dimensions: int = 0
-    nats: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))  # as in `Parts`
-    coded: int = 0  # bits on the stacks, less those that were there
+    uncoded: int = 0  # of them those that were stored as they are
+    nats: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))  # of what was coded, as in `Parts`
+    coded: int = 0  # bits of it on the stacks, less those that were there
     borrowed: int = 0
 
 
@@ -82,26 +87,27 @@ class Encoder:
             self.contents.pictures.append(
                 CodedPicture(picture.name, number, picture.rgb, height, width, digest)
             )
-        tiles = (tile for i in range(len(pictures)) for tile in self._tiles(first + i))
-        stack: Stack | None = None
-        borrowed = 0
-        for batch in batches(tiles):
-            coder = self.coders[batch[0].model].of(batch[0].height, batch[0].width)
-            if stack is None:
-                borrowed = self._to_borrow(coder, len(batch))
-                stack = Stack(lent(borrowed))
-                self.costs.borrowed += 32 * borrowed
-            stack = self._batch(stack, coder, batch, [pictures[tile.image - first].pixels for tile in batch])
-            advance(len(batch) * coder.dimension)
-        assert stack is not None
+        tiles = [tile for i in range(len(pictures)) for tile in tiles_in(self.contents, first + i)]
+        borrowed = max(_to_borrow(self._coder(tile), 1) for tile in tiles)
+        stack, sizes = Stack(lent(borrowed)), []
+        for run in alike(tiles):
+            coder = self._coder(run[0])
+            while run:
+                # No more at once than what is there can be lent to: an empty stack draws nothing.
+                affordable = [n for n in range(2, BATCH + 1) if 32 * _to_borrow(coder, n) <= stack.bits]
+                batch, run = run[: max([1, *affordable])], run[max([1, *affordable]) :]
+                stack = self._batch(
+                    stack, coder, batch, [pictures[tile.image - first].pixels for tile in batch]
+                )
+                sizes.append(len(batch))
+                advance(len(batch) * coder.dimension)
         words = stack.words()
+        self.costs.borrowed += 32 * borrowed
         self.stacks.append(words)
-        self.contents.segments.append(Segment(first, len(pictures), borrowed, len(words)))
+        self.contents.segments.append(Segment(first, len(pictures), borrowed, len(words), sizes))
 
-    def _tiles(self, image: int) -> list[Tile]:
-        picture = self.contents.pictures[image]
-        side = self.contents.models[picture.model].side
-        return tiles_of(image, picture.model, (picture.height, picture.width), side)
+    def _coder(self, tile: Tile) -> BitsBack:
+        return self.coders[tile.model].of(tile.height, tile.width)
 
     def _batch(
         self, stack: Stack, coder: BitsBack, batch: list[Tile], pictures: list[NDArray[np.uint8]]
@@ -111,12 +117,8 @@ class Encoder:
         before, words = stack.bits, stack.words()
         keep = list(range(len(batch)))
         costs = self.costs
-        costs.dimensions += sum(
-            len(p)
-            * (min(p.shape[1], t.top + t.height) - t.top)
-            * (min(p.shape[2], t.left + t.width) - t.left)
-            for p, t in zip(pictures, batch, strict=True)
-        )
+        values = [_values(picture, tile) for picture, tile in zip(pictures, batch, strict=True)]
+        costs.dimensions += sum(values)
         while keep:
             images = torch.from_numpy(np.stack([pixels[place] for place in keep]))
             trial = Stack(words)
@@ -136,13 +138,21 @@ class Encoder:
             for place in sorted(keep[place] for place in failed):
                 self.contents.raw.append((batch[place].image, batch[place].place))
                 self.raw.append(pixels[place].tobytes())
-                costs.coded += 8 * pixels[place].size
+                costs.uncoded += values[place]
             keep = [place for i, place in enumerate(keep) if i not in set(failed)]
         return Stack(words)
 
-    def _to_borrow(self, coder: BitsBack, count: int) -> int:
-        """Words that a first batch pops before anything is pushed: entropies of k_0 and k_1."""
-        levels = coder.levels
-        bins = (math.sqrt(levels.t0) / levels.deltas[0], math.sqrt(levels.grown[1]) / levels.deltas[1])
-        bits = sum(math.log2(deviation * math.sqrt(2 * math.pi * math.e)) for deviation in bins)
-        return math.ceil(1.02 * bits * count * coder.dimension / 32) + 8
+
+def _values(picture: NDArray[np.uint8], tile: Tile) -> int:
+    """How many numbers of a picture (C, H, W) are in a tile."""
+    height = min(picture.shape[1], tile.top + tile.height) - tile.top
+    width = min(picture.shape[2], tile.left + tile.width) - tile.left
+    return int(len(picture) * height * width)
+
+
+def _to_borrow(coder: BitsBack, count: int) -> int:
+    """Words that a batch pops before it pushes as much: entropies of k_0 and k_1."""
+    levels = coder.levels
+    bins = (math.sqrt(levels.t0) / levels.deltas[0], math.sqrt(levels.grown[1]) / levels.deltas[1])
+    bits = sum(math.log2(deviation * math.sqrt(2 * math.pi * math.e)) for deviation in bins)
+    return math.ceil(1.05 * bits * count * coder.dimension / 32) + 16

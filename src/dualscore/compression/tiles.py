@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 SIDE = 64
 """Pixels of a tile's side at most, of models of any size."""
 BATCH = 16
-"""Tiles that are coded at once, when as many have been coded before."""
+"""Tiles that are coded at once, where the stack holds as many bits as they borrow."""
 
 
 class Tile(NamedTuple):
@@ -43,24 +44,10 @@ def tiles_of(
     ]
 
 
-def batches(tiles: Iterable[Tile]) -> Iterator[list[Tile]]:
-    """Tiles one after another of one size and model, few at first.
-
-    A batch borrows bits for all of it: no more than those before it have left.
-    """
-    held: list[Tile] = []
-    done = 0
-    for tile in tiles:
-        alike = held and (held[0].model, held[0].height, held[0].width) == (
-            tile.model, tile.height, tile.width,
-        )  # fmt: skip
-        if held and (not alike or len(held) >= min(BATCH, 1 + done // 2)):
-            yield held
-            done += len(held)
-            held = []
-        held.append(tile)
-    if held:
-        yield held
+def alike(tiles: Iterable[Tile]) -> Iterator[list[Tile]]:
+    """Tiles one after another of one size and model, which may be coded together."""
+    for _, run in groupby(tiles, lambda tile: (tile.model, tile.height, tile.width)):
+        yield list(run)
 
 
 def cut(picture: NDArray[np.uint8], tile: Tile) -> NDArray[np.uint8]:

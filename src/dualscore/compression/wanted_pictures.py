@@ -1,5 +1,6 @@
 """Which pictures are coded, with which model, under which names."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -7,6 +8,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from dualscore.compression.container import as_png
 from dualscore.compression.encoder import Given
 from dualscore.errors import CodingError
 from dualscore.files.plain_text import printable
@@ -14,6 +16,9 @@ from dualscore.model import ImageModel
 from dualscore.scoring.image_files import Problems, check_pixels, read_exactly
 from dualscore.scoring.photograph_scores import is_gray
 from dualscore.scoring.picture_stream import Picture
+
+LONGEST_NAME = 200
+"""Bytes of a name in the file; a disk takes 255, with an ending."""
 
 
 def exactly(file: Path | IO[bytes]) -> NDArray[np.uint8]:
@@ -34,8 +39,9 @@ class Wanted:
     def __init__(
         self, models: Sequence[tuple[str, ImageModel]], given: Sequence[Path], problems: Problems
     ) -> None:
-        self.models, self.given, self.problems = models, given, problems
+        self.models, self.given, self.problems = models, set(given), problems
         self._names = set[str]()
+        self._again = Counter[Path]()
 
     def of(self, stream: Iterator[Picture]) -> Iterator[Given]:
         """Those that can be coded, as their models take them."""
@@ -55,25 +61,28 @@ class Wanted:
             yield Given(self._short(picture.name), name, rgb, pixels)
 
     def _short(self, name: str) -> str:
-        """A picture's name below what was given, which no other has."""
+        """A picture's name below what was given, which no other has, and any disk takes."""
         path = Path(name)
-        for place in self.given:
-            if place in path.parents:
-                path = path.relative_to(place if place.is_dir() else place.parent)
-                break
+        place = next((folder for folder in path.parents if folder in self.given), None)
+        if place is not None:
+            path = path.relative_to(place if place.is_dir() else place.parent)
         outside = path.is_absolute() or ".." in path.parts or path in self.given
-        short = Path(printable(path.name if outside else str(path)).replace("\\", "?"))
-        found, again = str(short), 1
-        while _as_png(found) in self._names:
-            again += 1
-            found = str(short.with_name(f"{short.stem}-{again}{short.suffix}"))
-        self._names.add(_as_png(found))
+        shown = printable(path.name if outside else str(path)).replace("\\", "?")
+        short = Path(*(_cut_short(part) for part in Path(shown).parts))
+        found = str(short)
+        while as_png(found) in self._names:
+            self._again[short] += 1
+            found = str(short.with_name(f"{short.stem}-{self._again[short] + 1}{short.suffix}"))
+        # A picture has no other below it, as a folder would.
+        self._names |= {as_png(found), *map(str, Path(found).parents)}
         return found
 
 
-def _as_png(name: str) -> str:
-    """The name that it comes back with."""
-    return str(Path(name).with_suffix(".png"))
+def _cut_short(part: str) -> str:
+    """A part of a path of at most `LONGEST_NAME` bytes, with its ending."""
+    if len(part.encode()) <= LONGEST_NAME:
+        return part
+    return part.encode()[: LONGEST_NAME - 8].decode(errors="ignore") + Path(part).suffix[:8]
 
 
 def channels_of(name: str, model: ImageModel) -> int:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -35,6 +35,7 @@ def _read(
     path: Path | IO[bytes],
     check: Callable[[tuple[int, int]], None] | None,
     made: Callable[[Image.Image], Image.Image],
+    refuse: Callable[[Image.Image], None] = lambda _: None,
 ) -> Image.Image:
     """What is made of the one picture in a file; errors as of `read_rgb`."""
     try:
@@ -45,6 +46,7 @@ def _read(
                 if check is not None:
                     check(file.size)
                 _check_one_picture(file)
+                refuse(file)
                 file.load()
                 return made(file)
     except UnsuitableError:
@@ -69,7 +71,17 @@ def read_exact(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] 
             raise UnsuitableError(f"has pixels of kind {what}, of which something would be lost; convert it")
         return ImageOps.exif_transpose(file).convert("L" if file.mode in ("1", "L") else "RGB")
 
-    return _read(path, check, whole)
+    return _read(path, check, whole, _refuse_deep)
+
+
+def _refuse_deep(file: Any) -> None:  # noqa: ANN401 - what Pillow is going to read, its types do not say
+    """Refuse colours of 16 bits, and of scales that are not 255: Pillow reads them as RGB of 8 bits."""
+    for tile in getattr(file, "tile", []):
+        scale = tile.args[1] if tile.codec_name == "ppm" else 255
+        if ";16" in str(tile.args) or scale != 255:
+            raise UnsuitableError(
+                "has 16 bits a colour, or levels other than 256, which would be lost; convert it"
+            )
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
