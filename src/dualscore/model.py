@@ -243,10 +243,10 @@ class ImageModel(nn.Module):
     def bound(self, images: Tensor, strata: int = 16, seed: int = 0) -> Tensor:
         """An upper bound on −log₂ P of each 8-bit image by the denoiser alone: one draw, in bits/dim, (B,).
 
-        Of images x on the grey levels k/255, shape (B, C, H, W), by a denoiser in each of `strata` of ln t: by
-        the energy's gradient, or if it is of any size by the mean of those of four orientations. The mean over
-        seeds is the bound. A ValueError refuses images that are off their levels or too large, and models
-        that do not know their training images' Gaussian.
+        Of images x on the grey levels k/255, shape (B, C, H, W), by a denoiser in each of `strata` of ln t:
+        by the energy's gradient, or if it is of any size by the mean of those of four orientations. The mean
+        over seeds is the bound. A ValueError refuses images off their levels or too large, and models that
+        do not know their training images' Gaussian.
         """
         if self.prior is None:
             raise ValueError("the bound ends at a Gaussian of the training images, which this model has not")
