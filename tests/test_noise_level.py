@@ -118,7 +118,7 @@ def test_the_command_tells_the_noise_of_photographs(
     noisy_photograph(tmp_path / "in/a.png", 20.0)
     (tmp_path / "in/broken.png").write_bytes(b"no picture")
     assert main(["noise", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
-    (row,) = json.loads((tmp_path / "out/noise.json").read_text())["images"]
+    (row,) = json.loads((tmp_path / "out/noise_levels.json").read_text())["images"]
     assert row["psnr"] == pytest.approx(20.0, abs=1.0)
     assert row["grey_levels"] == pytest.approx(255 * 10 ** (-row["psnr"] / 20), rel=1e-6)
     said = capsys.readouterr().out
@@ -132,7 +132,7 @@ def test_a_model_of_one_size_looks_at_tiles(trained_demo: Path, tmp_path: Path) 
     run = str(trained_demo / "runs/patches_dual")
     words = [str(tmp_path / "a.png"), str(tmp_path / "small.png")]
     assert main(["noise", run, *words, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
-    (row,) = json.loads((tmp_path / "out/noise.json").read_text())["images"]
+    (row,) = json.loads((tmp_path / "out/noise_levels.json").read_text())["images"]
     assert row["psnr"] == pytest.approx(15.0, abs=5.0)  # after two steps of training
 
 

@@ -1,7 +1,8 @@
 r"""How noisy an image is: the noise variance under which a normalized energy finds it most probable.
 
 −U(y, t) − log Z is the log-likelihood of t, so t̂ = argmin_t U(y, t), and the curvature of U in ln t is the
-inverse of its variance: ½ d for white noise on a known image. The minimum is found by parabolas in ln t.
+inverse of its variance: ½ d for white noise on a known image. The minimum is found by parabolas in ln t, from
+the least of some levels, one of which the image's own finest details tell (Donoho and Johnstone 1994).
 """
 
 import math
@@ -11,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-COARSE, FINE = 8, 5
-"""Evaluations of the energy at levels that are the same for all images, and then at their own."""
+COARSE, FINE = 9, 4
+"""Evaluations of the energy: at levels that are the same for all images but for one, then near the least."""
 _APART = 0.1  # of ln t, between the last three
 EVALUATIONS = COARSE + FINE + 2
 _TO_DECIBELS = 10.0 / math.log(10.0)
@@ -54,23 +55,27 @@ def noise_level(
     """The most probable noise variance of each image, by 15 evaluations of an energy.
 
     Args:
-        energy: U(y, t) in nats, (B,), of images and variances (B,); log Z is the same at all t.
+        energy: U(y, t) in nats, (B,), of images and variances (B,), with one log Z for all t.
         noisy: images y, (B, C, H, W).
         t_range: smallest and largest variance, in pixel².
 
     Returns:
-        Variances and their errors, float64, (B,).
+        Variances and their errors, float64, (B,): by the curvature at the minimum, and by what other levels
+        are nearly as probable.
     """
     low, high = map(math.log, t_range)
 
     def at(places: Tensor) -> Tensor:
         return energy(noisy, places.exp().to(noisy)).double()
 
-    grid = torch.linspace(low, high, COARSE, dtype=torch.float64, device=noisy.device).expand(len(noisy), -1)
-    values = torch.stack([at(place) for place in grid.unbind(1)], dim=1)
+    grid = torch.linspace(low, high, COARSE - 1, dtype=torch.float64, device=noisy.device)
+    told = _finest(noisy).log().clamp(low, high)
+    places = torch.cat([grid.expand(len(noisy), -1), told[:, None]], dim=1).sort(dim=1).values
+    values = torch.stack([at(place) for place in places.unbind(1)], dim=1)
+    all_places, all_values = places, values
     middle = values.argmin(dim=1).clamp(1, COARSE - 2)
     three = torch.stack([middle - 1, middle, middle + 1], dim=1)
-    places, found = grid.gather(1, three), values.gather(1, three)
+    places, found = places.gather(1, three), values.gather(1, three)
     for _ in range(FINE):
         place = _next(places, found)
         places, found = _least(places, found, place, at(place))
@@ -78,10 +83,24 @@ def noise_level(
     sides = [at(centre - _APART), at(centre + _APART)]
     curvature = (sides[0] + sides[1] - 2.0 * least) / _APART**2
     place = centre - (sides[1] - sides[0]) / (2.0 * _APART * curvature)
+    # Other levels may be as probable: what they add to the variance.
+    apart = (all_places - place[:, None]).abs() > 0.5 * (high - low) / (COARSE - 2)
+    weights = torch.where(apart, torch.exp(least[:, None] - all_values), 0.0) * (high - low) / (COARSE - 2)
+    mass = (2.0 * math.pi / curvature).sqrt()
+    spread = (weights * (all_places - place[:, None]).square()).sum(dim=1)
+    variance = (mass / curvature + spread) / (mass + weights.sum(dim=1))
     known = (curvature > 0) & ((place - centre).abs() < 2.0 * _APART) & (place > low) & (place < high)
-    return NoiseLevel(
-        torch.where(known, place.exp(), torch.nan), torch.where(known, curvature, torch.nan).rsqrt()
-    )
+    return NoiseLevel(*(torch.where(known, found, torch.nan) for found in (place.exp(), variance.sqrt())))
+
+
+def _finest(noisy: Tensor) -> Tensor:
+    """A noise variance that the finest diagonal details tell, (B,): mostly noise, of most images."""
+    if min(noisy.shape[2:]) < 2:
+        return noisy.new_full((len(noisy),), 1e-3).double()
+    even = noisy[:, :, : noisy.shape[2] // 2 * 2, : noisy.shape[3] // 2 * 2].double()
+    details = 0.5 * (even[:, :, ::2] - even[:, :, 1::2])
+    details = (details[..., ::2] - details[..., 1::2]).flatten(1)
+    return (details.abs().median(dim=1).values / 0.6745).square().clamp(min=1e-12)
 
 
 def _next(places: Tensor, values: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from dualscore.scoring.score_files import Outcome
 from dualscore.shipped.boxed import COLOUR, GRAY
 
 SEED = 0
-WRITTEN = "noise.json"
+WRITTEN = "noise_levels.json"
 SHOWN = 20
 """Images whose levels are printed."""
 
