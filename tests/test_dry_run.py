@@ -60,7 +60,10 @@ COMMANDS = {
         [RUN, "in"],
         ["40 image files in in", "others are left out", "1 batch of at most 128", "scores (new): scores.csv"],
     ),
-    "noise": ([RUN, "in"], ["patches_dual, step 2", "15 evaluations an image", "noise (new): noise_levels.json"]),
+    "noise": (
+        [RUN, "in"],
+        ["patches_dual, step 2", "15 evaluations an image", "noise (new): noise_"],
+    ),
     "measure": ([RUN, "in"], ["patches_dual, step 2", "16×16", "up to 66 evaluations", "measured (new)"]),
     "ood": ([RUN, "--in", "in", "--out", "out"], ["25 network evaluations for each of 80 images"]),
     "compress": (

@@ -75,7 +75,7 @@ def test_every_row_is_of_the_same_images(shards: Path, tmp_path: Path) -> None:
         assert row.value == pytest.approx(float(row.found.bits.mean()))
         assert row.images == 40
     assert [rows[name].kind for name in YARDSTICKS[:4]] == ["dequantized", "dequantized", "exact", "file"]
-    assert [rows[name].training_images for name in YARDSTICKS[:4]] == [27663, 1500, 27663, None]
+    assert [rows[name].training_images for name in YARDSTICKS[:4]] == [27663, 1500, 27663, 27663]
     assert "44," in rows["causal"].note
 
     # By hand, from the definition.

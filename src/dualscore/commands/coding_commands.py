@@ -37,7 +37,7 @@ def compress(
     asked = which(words, out, resize=False, normalize=False)
     options = CompressOptions(levels, double, orientations, codecs)
     if dry_run:
-        from dualscore.commands import planning
+        from dualscore.commands import planning_photographs as planning
 
         return Plan("compress", planning.compress(asked, out, options))
     console = shared_console()
@@ -60,7 +60,7 @@ def decompress(
     from dualscore.compression.decompress_file import decompress as decode
 
     if dry_run:
-        from dualscore.commands import planning
+        from dualscore.commands import planning_photographs as planning
 
         return Plan("decompress", planning.decompress(file, out))
     shared_console().results(decode(file, out, shared_console(), model))

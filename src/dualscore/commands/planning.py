@@ -9,8 +9,6 @@ from typing import Any
 import torch
 
 from dualscore.assemble import find_data, known_density
-from dualscore.compression.compress_images import CompressOptions, check_out
-from dualscore.compression.container import unpack
 from dualscore.data.transfer import Address, is_remote
 from dualscore.devices import find_device
 from dualscore.draw_images import DrawOptions, check_images, read_images, sized
@@ -19,7 +17,6 @@ from dualscore.evaluation import is_complete
 from dualscore.evaluation.evaluate_checkpoint import costs
 from dualscore.figures import check_names
 from dualscore.figures.trained import Trained, read_run
-from dualscore.likelihood.noise_level import EVALUATIONS
 from dualscore.model import ImageModel
 from dualscore.model_files.exported import check_folder
 from dualscore.model_files.loading import load, locate
@@ -33,13 +30,9 @@ from dualscore.scoring.detect_ood import RESULTS_HINT, check_sides
 from dualscore.scoring.image_files import Size, check_given, decode, find
 from dualscore.scoring.measure_models import MeasureOptions, wanted
 from dualscore.scoring.named_model import find_models, is_code
-from dualscore.scoring.noise_of_files import WRITTEN
 from dualscore.scoring.scorer import DRAWS, check_level, wanted_size
-from dualscore.scoring.which_model import Asked
-from dualscore.scoring.whole_photographs import ScoreOptions, written_files
 from dualscore.settings.config import ExperimentConfig
 from dualscore.settings.experiment import load_experiment, to_plain
-from dualscore.shipped.boxed import BOXED
 from dualscore.study.run_variants import run_folder
 from dualscore.study.variants import STUDIES, Study
 from dualscore.telling import count_parameters, expected, shape_model
@@ -140,58 +133,6 @@ def score(path: Path, images: Sequence[Path], out: Path, options: Mapping[str, A
     yield "work", f"one energy and its gradient for each image, {batches}"
     heat = ["maps/"] if options["maps"] else []
     yield writes(out, "scores.csv", "scores.json", "failures.csv", "sheet.png", *heat)
-
-
-def _models_and_images(asked: Asked, out: Path) -> Rows:
-    for name in [str(asked.path)] if asked.path is not None else BOXED:
-        yield "model", f"{name}: {load(name).provenance}"
-    check_given(asked.images, out)
-    yield "images", ", ".join(map(str, asked.images))
-
-
-def score_photographs(asked: Asked, out: Path, options: ScoreOptions, devices: int) -> Rows:
-    """What would be scored of photographs as they are."""
-    yield from _models_and_images(asked, out)
-    if options.psnr is not None:
-        yield "d_eff", f"the effective dimension at {options.psnr:g} dB"
-    where = str(find_device(options.device))
-    yield "device", where if devices == 1 else f"{devices} processes, {where}"
-    which, parts = options.part
-    yield "work", f"one evaluation an image{f', of part {which} of {parts}' if parts > 1 else ''}"
-    if options.strata:
-        yield "bound", f"{options.strata + 1} evaluations of the gradient an image"
-    yield writes(out, *written_files(options))
-
-
-def noise(asked: Asked, out: Path, device: str) -> Rows:
-    """What would be looked at for its noise."""
-    yield from _models_and_images(asked, out)
-    yield "device", str(find_device(device))
-    yield "work", f"{EVALUATIONS} evaluations an image"
-    yield writes(out, WRITTEN)
-
-
-def compress(asked: Asked, out: Path, options: CompressOptions) -> Rows:
-    """What would be coded; the images themselves are not looked at."""
-    yield from _models_and_images(asked, out)
-    check_out(out)
-    precision = "double precision" if options.double else "the model's precision"
-    times = (8 if options.orientations else 2) * (options.levels + 1)
-    yield "work", f"{times:,} gradients of the energy for each image or tile, in {precision}"
-    yield writes(out.parent, out.name, f"{out.name}.json")
-
-
-def decompress(file: Path, out: Path) -> Rows:
-    """What would be decoded, after its header and checksums were looked at."""
-    contents, stacks, raw = unpack(file)
-    whole = sum(stack is not None for stack in stacks) + (raw is not None)
-    yield (
-        "file",
-        f"{len(contents.pictures):,} images; {whole} of {len(stacks) + 1} parts are as they were written",
-    )
-    for model in contents.models:
-        yield "model", f"{model.name}, SHA-256 {model.sha256[:16]}…"
-    yield writes(out, f"{len(contents.pictures):,} × .png")
 
 
 def measure(names: Sequence[str], images: Sequence[Path], out: Path, options: MeasureOptions) -> Rows:

@@ -49,9 +49,9 @@ def score(
 
         options = ScoreOptions(bound or 0, psnr, maps, parquet, part_of(part, devices), **streaming)
         if dry_run:
-            from dualscore.commands import planning
+            from dualscore.commands import planning_photographs
 
-            return Plan("score", planning.score_photographs(asked, out, options, devices))
+            return Plan("score", planning_photographs.score_photographs(asked, out, options, devices))
         console = shared_console()
         if devices > 1:
             outcome = score_on_devices(asked.path, asked.images, out, console, options, devices)
@@ -91,9 +91,9 @@ def noise(
 
     asked, where = which(words, out, resize=False, normalize=False), device or default_device()
     if dry_run:
-        from dualscore.commands import planning
+        from dualscore.commands import planning_photographs
 
-        return Plan("noise", planning.noise(asked, out, where))
+        return Plan("noise", planning_photographs.noise(asked, out, where))
     console = shared_console()
     console.results(noise_of_files(asked.path, asked.images, out, console, where, asked.model).report)
     return None

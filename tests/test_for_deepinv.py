@@ -1,0 +1,102 @@
+"""Our models in deepinv: denoiser, explicit prior, and Metropolis steps whose posteriors are known."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dualscore.energy import EnergyModel
+from dualscore.errors import ModelError
+from dualscore.gaussian import StationaryGaussian
+from dualscore.model import ImageModel
+
+deepinv = pytest.importorskip("deepinv", reason="deepinv is not installed: pip install deepinv")
+from dualscore.adapters.for_deepinv import EnergyDenoiser, EnergyPrior, MetropolisIterator  # noqa: E402
+
+SIDE, SIGMA, NOISE = 4, 0.05, 0.1
+
+
+class Known(EnergyModel):
+    """The energy of a stationary Gaussian."""
+
+    def __init__(self, gaussian: StationaryGaussian) -> None:
+        super().__init__()
+        self.gaussian = gaussian
+
+    def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
+        return self.gaussian(noisy, noise_variance).energy
+
+
+@pytest.fixture
+def model() -> ImageModel:
+    frequency = torch.arange(SIDE)[:, None] ** 2 + torch.arange(SIDE)[None, :] ** 2
+    gaussian = StationaryGaussian(torch.tensor([0.5]), (0.05 / (1.0 + frequency))[None, None])
+    return ImageModel(Known(gaussian), image_shape=(1, SIDE, SIDE), t_min=1e-6, t_max=10.0, prior=gaussian)
+
+
+def test_the_denoiser_takes_a_deviation_for_all_or_each(model: ImageModel) -> None:
+    denoiser, noisy = EnergyDenoiser(model), torch.rand(3, 1, SIDE, SIDE)
+    assert torch.allclose(denoiser(noisy, 0.2), model.denoise(noisy, 0.04))
+    each = torch.tensor([0.1, 0.2, 0.3])
+    assert torch.allclose(denoiser(noisy, each), model.denoise(noisy, each.square()))
+    assert torch.allclose(denoiser(noisy, each.view(3, 1, 1, 1)), denoiser(noisy, each))
+    with pytest.raises(ModelError, match="one an image: 3, not 2"):
+        denoiser(noisy, each[:2])
+
+
+def test_the_prior_is_explicit_and_its_gradient_its_own(model: ImageModel) -> None:
+    prior, images = EnergyPrior(model), torch.rand(2, 1, SIDE, SIDE, requires_grad=True)
+    assert prior.explicit_prior
+    (expected,) = torch.autograd.grad(prior.fn(images, 0.1).sum(), images)
+    assert torch.allclose(prior.grad(images, 0.1), expected, atol=1e-3)
+
+
+def posterior(model: ImageModel, mask: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of x given y = mask·x + noise, of the prior with noise of SIGMA²."""
+    assert model.prior is not None
+    basis = torch.eye(SIDE * SIDE).view(-1, 1, SIDE, SIDE)
+    eigenvalues = (model.prior.eigenvalues + SIGMA**2).flatten().double()
+    axes = model.prior.synthesize(basis).flatten(1).double()
+    inverse = axes.mT @ torch.diag(1 / eigenvalues) @ axes
+    seen = torch.diag(mask.flatten().double()) / NOISE**2
+    covariance = torch.linalg.inv(inverse + seen)
+    mean = covariance @ (inverse @ torch.full((SIDE * SIDE,), 0.5).double() + seen @ y.flatten().double())
+    return mean, covariance
+
+
+@pytest.mark.parametrize("step_size", [3e-4, 3e-3])
+def test_posterior_samples_have_the_moments_of_the_posterior(model: ImageModel, step_size: float) -> None:
+    """Whatever the step size, which would bias Langevin steps that are not corrected."""
+    torch.manual_seed(0)
+    mask = (torch.rand(1, 1, SIDE, SIDE) < 0.6).float()
+    physics = deepinv.physics.Inpainting((1, SIDE, SIDE), mask=mask[0])
+    y = mask * torch.rand(1, 1, SIDE, SIDE)
+    chains = 400
+    iterator = MetropolisIterator({"step_size": step_size, "sigma": SIGMA, "adapt": 200})
+    sampler = deepinv.sampling.BaseSampling(
+        iterator, deepinv.optim.data_fidelity.L2(sigma=NOISE), EnergyPrior(model),
+        max_iter=600, burnin_ratio=0.5, thinning=1, history_size=True,
+    )  # fmt: skip
+    many = y.expand(chains, -1, -1, -1)
+    sampler.sample(many, physics, x_init=torch.full_like(many, 0.5), seed=1)
+    last = sampler.history[-1]
+    mean, covariance = posterior(model, mask, y)
+    found = last["x"].flatten(1).double()
+    error = (found.mean(dim=0) - mean) / (covariance.diagonal() / chains).sqrt()
+    assert float(error.square().sum()) < 40.0  # chi-squared of 16 degrees: above it once in 1,300
+    spread = found.var(dim=0) / covariance.diagonal()
+    assert float((spread - 1.0).abs().max()) < 5 * math.sqrt(2.0 / chains)
+    moved = torch.stack([state["accepted"] for state in list(sampler.history)[-300:]]).mean()
+    assert 0.45 < float(moved) < 0.7
+
+
+def test_an_implicit_prior_is_refused(model: ImageModel) -> None:
+    iterator = MetropolisIterator({"step_size": 1e-3, "sigma": SIGMA})
+    prior = deepinv.optim.prior.ScorePrior(EnergyDenoiser(model))
+    images = torch.rand(1, 1, SIDE, SIDE)
+    physics = deepinv.physics.Denoising()
+    with pytest.raises(ModelError, match="an implicit prior has no density"):
+        iterator.initialize_latent_variables(images, images, physics, deepinv.optim.data_fidelity.L2(), prior)
+    with pytest.raises(ModelError, match="needs sigma"):
+        MetropolisIterator({"step_size": 1.0})
