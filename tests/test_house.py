@@ -210,8 +210,8 @@ def test_only_the_assembler_builds_from_configurations() -> None:
 ROOMS = (
     "errors", "files", "redaction", "shipped", "cores", "devices", "settings",
     "noise", "gaussian", "energy", "objective", "networks", "densities", "images",
-    "denoisers", "adapters", "likelihood", "constant", "origin", "model", "sampling",
-    "coding", "measuring",
+    "denoisers", "likelihood", "constant", "origin", "model", "sampling",
+    "adapters", "coding", "measuring",
     "pictures", "data", "network_table", "runs", "dashboard", "training", "assemble",
     "model_files", "evaluation", "figures", "scoring", "compression", "draw_images", "publishing", "study",
     "cluster",
