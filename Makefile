@@ -219,7 +219,7 @@ lint: $(INSTALLED)  ## Style, docstrings and types
 
 lock:  ## Write requirements.lock from pyproject.toml (for maintainers)
 	@rm -rf .lock && $(PYTHON) -m venv .lock && .lock/bin/pip install --quiet torch==2.13.0
-	@.lock/bin/pip install --quiet --disable-pip-version-check ".[data,codecs,diffusers,dev]" setuptools setuptools-scm
+	@.lock/bin/pip install --quiet --disable-pip-version-check ".[data,codecs,coding,diffusers,dev]" setuptools setuptools-scm
 	@{ echo "# Made by make lock: what the tests run with. torch from PyPI brings CUDA on Linux."; \
 	   .lock/bin/pip freeze --all --exclude dualscore --exclude pip | sed -E 's/\+cpu$$//'; } > requirements.lock
 	@rm -rf .lock build
