@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dualscore.energy import EnergyModel
+from dualscore.energy import EnergyModel, normalized_by_form
 from dualscore.errors import CheckpointError
 from dualscore.measuring.row_figures import estimate_of
 from dualscore.model import ImageModel
@@ -109,6 +109,8 @@ def _facts(document: dict[str, Any], model: ImageModel, energy: bool) -> dict[st
             error = "" if log_z["stderr"] is None else f" ± {log_z['stderr']:.3f}"
             known = f"{log_z['value']:.3f}{error} nats, {log_z['how']}"
         mass = "not measured: whether the energy is normalized is not known"
+        if normalized_by_form(model.score_model):
+            mass = "one, by the energy's form"
         if model.mass is not None:
             mass = f"{model.mass}; a normalized density has e^0"
         rows |= {"log Z": known, "mass of exp(−U − log Z)": mass}
