@@ -103,7 +103,7 @@ def test_the_report_adds_up(coded: Path) -> None:
     assert abs(rest) * report["dimensions"] < 64 * report["images"]  # words that are not full
     inside = report["of_what_was_coded"]
     assert inside["coded"] == found["coded"]  # nothing was stored as it is
-    assert abs(inside["coder"]) < 0.15  # four levels are so few that some numbers lie far out
+    assert abs(inside["coder"]) < 0.4  # four levels are so few that some numbers lie far out
     assert inside["noise levels"] > 0.0
     assert len(report["models"]) == 2
     assert report["images"] == 6

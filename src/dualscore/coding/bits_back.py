@@ -97,7 +97,7 @@ class BitsBack:
         at = self._last(len(images))
         stack.push_normal(latents, *at, EXPECTED)
         account.pushed(log_normal(latents, *at))
-        prior = prior_divergence(clean, self.prior, self.levels.t1)
+        prior = prior_divergence(clean, self.prior, self.levels.variances[-1])
         return account.parts(-decoder.flatten(1).sum(dim=1), prior)
 
     @torch.no_grad()
@@ -220,7 +220,7 @@ class _Account:
 
     def step(self, noisy: Tensor, gradient: Tensor, left: Tensor, i: int) -> None:
         """KL(q(y_{i−1} | y_i, x) ‖ p(y_{i−1} | y_i)), both normal."""
-        gap, t = self.noise.grown[i], self.noise.added[i]
+        gap, t = self.noise.gaps[i - 1], self.noise.variances[i]
         ratio = (1.0 - gap / t) / left  # of their variances
         spread = (ratio - 1.0 - ratio.log()).flatten(1).sum(dim=1)
         away = self.prior.analyze(self.loss(noisy, gradient, i)).square() / left
@@ -228,7 +228,8 @@ class _Account:
 
     def parts(self, decoder: Tensor, prior: Tensor) -> Parts:
         """All of it, with what the decoder and the prior cost."""
-        width = math.log(self.noise.t1 / self.noise.t0) / self.noise.steps
-        integral = torch.trapezoid(torch.stack(self.losses), dx=width, dim=0)
+        # At the noise with all rounding, from which decoder and prior take over.
+        places = torch.tensor(self.noise.variances, dtype=torch.float64).log()
+        integral = torch.trapezoid(torch.stack(self.losses), places[:, None], dim=0)
         ends = decoder + prior
         return Parts(self.code, self.chain + ends, 0.5 * integral + ends)
