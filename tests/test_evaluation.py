@@ -220,7 +220,7 @@ def test_figures_that_are_not_finite_are_named(workspace: Workspace, monkeypatch
         ("evaluate.estimators=[paper,paper]", "each once"),
         (
             "evaluate.estimators=[papier]",
-            "evaluate.estimators: must be some of paper, dequantized, bound, ode, checks",
+            "evaluate.estimators: must be some of paper, dequantized, bound, ode, file, checks",
         ),
         ("evaluate.strata=0", "evaluate.strata: must be > 0"),
     ],

@@ -17,7 +17,7 @@ from dualscore.devices import to_measure
 from dualscore.errors import SamplingError
 from dualscore.files.plain_text import printable
 from dualscore.images import dequantize, to_pixels
-from dualscore.likelihood.noise_level import EVALUATIONS
+from dualscore.likelihood.noise_level import EVALUATIONS, NoiseLevel
 from dualscore.model import ImageModel
 from dualscore.model_files.loading import load, locate
 from dualscore.noise import corrupt, fixed_noise, fixed_uniform, psnr, variance_at_psnr
@@ -109,10 +109,16 @@ def _draw_as_noisy(drawing: "_Drawing") -> Outcome:
     # Spread over their grey levels: at those themselves a density that knows them is infinite.
     noisy = dequantize(given, fixed_uniform(range(len(given)), given.shape[1:], options.seed))
     found = model.noise_level(noisy, options.batch_size)
+    known = found.variance.isfinite().cpu()
+    without = "no noise was found in it, from 60 to 0 dB; --psnr 20 adds some"
+    if not bool(known.any()):
+        raise SamplingError(f"{drawing.paths[0]}: {without}")
+    paths = [*zip(drawing.paths, known.tolist(), strict=True)]
+    drawing.left_out += [f"left out: {path}: {without}" for path, noise in paths if not noise]
+    drawing.paths = [path for path, noise in paths if noise]
+    given, noisy = given[known], noisy[known]
+    found = NoiseLevel(*(part.cpu()[known] for part in found))
     levels = [*zip(drawing.paths, found.variance.tolist(), strict=True)]
-    for path, t in levels:
-        if not math.isfinite(t):
-            raise SamplingError(f"{path}: no noise was found in it, from 60 to 0 dB; --psnr 20 adds some")
     mean = model.denoise(noisy, found.variance, options.batch_size).cpu()
     figures = {
         "noise_levels": [

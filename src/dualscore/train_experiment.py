@@ -119,7 +119,8 @@ def _fit(
             f"{trainer.world_size} devices where there were {devices}: the same images, noise and order; "
             "sums are taken in another order, so weights agree to rounding"
         )
-    estimates = {name: estimator.label for name, estimator in ESTIMATORS.items()}
+    wanted = config.evaluate.estimators
+    estimates = {name: e.label for name, e in ESTIMATORS.items() if not e.costly or name in wanted}
     parameters = count_parameters(module.model)
     write_opening(logger, config, plain, compared, parameters, run.folder.name, estimates)
     watchdog = _watchdog(config, run, status, (trainer.global_rank, trainer.world_size))

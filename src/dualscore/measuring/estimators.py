@@ -32,6 +32,7 @@ class Estimator:
     estimate: Callable[[Measured], Estimated]  # from rows to each image's bits/dim
     energy: bool = False  # whether it needs an energy; log Z and its error are then added
     discrete: bool = False  # whether it needs 8-bit images
+    costly: bool = False  # whether dashboards have it only where it is asked for
 
     def found(self, measured: Measured) -> Estimated:
         """The estimate, with log Z as what all images share if it is of an energy."""
@@ -184,7 +185,9 @@ ESTIMATORS: dict[str, Estimator] = {
         lambda _, e: [Stage("ode", e.reported, e.ode_images, ode_energies, {"tolerance": e.ode_tolerance})],
         ode,
     ),
-    "file": Estimator("bits in the file", "coded and decoded", coded_stages, in_the_file, discrete=True),
+    "file": Estimator(
+        "bits in the file", "coded and decoded", coded_stages, in_the_file, discrete=True, costly=True
+    ),
 }
 """In the order of the report, where those of an energy come first; docs/extending.md adds one."""
 
