@@ -138,13 +138,13 @@ def test_convert_counts_every_file(workspace: Workspace, album: Path) -> None:
     assert PASSED in said
 
 
-@pytest.mark.parametrize("kind", ["denoise", "inpaint"])
+@pytest.mark.parametrize("kind", [["denoise", "--psnr", "20"], ["inpaint"]])
 def test_drawing_names_what_it_leaves_out(
-    workspace: Workspace, trained_demo: Path, album: Path, kind: str
+    workspace: Workspace, trained_demo: Path, album: Path, kind: list[str]
 ) -> None:
     given = [str(album / name) for name in sorted([*BAD, *sorted(SOUND)[-5:]])]
     few = ["--count", "1", "--steps", "3", "--method", "langevin"]
-    said = workspace.run(kind, str(trained_demo / "runs/patches_dual"), *given, *few)
+    said = workspace.run(kind[0], str(trained_demo / "runs/patches_dual"), *given, *few, *kind[1:])
     (found,) = Path.cwd().glob("*/samples.json")
     used = {Path(row["of"]).name for row in json.loads(found.read_text())["samples"]}
     assert used == set(sorted(SOUND)[-5:])
