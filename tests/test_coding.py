@@ -13,29 +13,19 @@ from torch import Tensor
 
 from dualscore.coding import BitsBack, NoiseLevels, OutOfRangeError, Stack, last_variance
 from dualscore.coding.stack import log_normal
-from dualscore.energy import EnergyModel, Gradients, ScoreModel
+from dualscore.energy import Gradients, ScoreModel
 from dualscore.errors import CodingError
 from dualscore.evaluation.causal import CausalMLP
 from dualscore.evaluation.causal_code import decode, encode
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood import bits, variational_bound
 from dualscore.likelihood.bound import bound_range
+from known_gaussian import Known
 from workspace import TINY, Workspace
 
 pytest.importorskip("constriction")
 WORDS = np.random.default_rng(0).integers(1, 2**32, 20_000, dtype=np.uint32)
 SIDE = 6
-
-
-class Known(EnergyModel):
-    """The energy of a stationary Gaussian."""
-
-    def __init__(self, gaussian: StationaryGaussian) -> None:
-        super().__init__()
-        self.gaussian = gaussian
-
-    def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
-        return self.gaussian(noisy, noise_variance).energy
 
 
 def smooth(channels: int = 1) -> StationaryGaussian:

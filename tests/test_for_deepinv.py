@@ -6,26 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dualscore.energy import EnergyModel
 from dualscore.errors import ModelError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
+from known_gaussian import Known
 
 deepinv = pytest.importorskip("deepinv", reason="deepinv is not installed: pip install deepinv")
 from dualscore.adapters.for_deepinv import EnergyDenoiser, EnergyPrior, MetropolisIterator  # noqa: E402
 
 SIDE, SIGMA, NOISE = 4, 0.05, 0.1
-
-
-class Known(EnergyModel):
-    """The energy of a stationary Gaussian."""
-
-    def __init__(self, gaussian: StationaryGaussian) -> None:
-        super().__init__()
-        self.gaussian = gaussian
-
-    def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
-        return self.gaussian(noisy, noise_variance).energy
 
 
 @pytest.fixture

@@ -8,29 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import dualscore
 from dualscore.cli import main
-from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood.noise_level import EVALUATIONS, noise_level
 from dualscore.model import ImageModel
+from known_gaussian import Known
 
 SIDE = 16
 RANGE = (1e-6, 1.0)
-
-
-class Known(EnergyModel):
-    """The energy of a stationary Gaussian; counts what it is asked."""
-
-    def __init__(self, gaussian: StationaryGaussian) -> None:
-        super().__init__()
-        self.gaussian, self.asked = gaussian, 0
-
-    def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
-        self.asked += 1
-        return self.gaussian(noisy, noise_variance).energy
 
 
 def smooth(channels: int = 1) -> StationaryGaussian:

@@ -4,17 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from dualscore.commands.options import Results, positive
+from dualscore.commands.options import ModelAndImages, Results, positive
 from dualscore.terminal.boxes import Plan
 from dualscore.terminal.console import shared_console
 
 
 def compress(
-    words: Annotated[
-        Sequence[Path],
-        "a model, if it is not the one in the box, then image files, folders, tars and prepared data sets",
-        {"metavar": "[MODEL] IMAGES"},
-    ],
+    words: ModelAndImages,
     *,
     out: Annotated[Path, "the file (default: %(default)s)", {"metavar": "FILE"}] = Path("images.dual"),
     levels: Annotated[

@@ -41,6 +41,11 @@ Model: TypeAlias = Annotated[Path, "a checkpoint, or a run's folder for its best
 ModelOut: TypeAlias = Annotated[Path, "folder for it (default: %(default)s)"]
 Licence: TypeAlias = Annotated[str, "the weights' terms, for the card", {"metavar": "TEXT"}]
 ImageFiles: TypeAlias = Annotated[Sequence[Path], "image files"]
+ModelAndImages: TypeAlias = Annotated[
+    Sequence[Path],
+    "a model, if it is not the one in the box, then image files, folders, tars and prepared data sets",
+    {"metavar": "[MODEL] IMAGES"},
+]
 Results: TypeAlias = Annotated[Path, "folder for the results (default: %(default)s)"]
 
 Resize: TypeAlias = Annotated[bool, "crop and resize images of other sizes"]

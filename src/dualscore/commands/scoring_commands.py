@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from dualscore.commands.options import Device, Model, Results, Scoring, Streaming, positive, seed_number
+from dualscore.commands.options import (
+    Device,
+    Model,
+    ModelAndImages,
+    Results,
+    Scoring,
+    Streaming,
+    positive,
+    seed_number,
+)
 from dualscore.terminal.boxes import Plan
 from dualscore.terminal.console import shared_console
 
@@ -15,11 +24,7 @@ PHOTOGRAPHS = (
 
 
 def score(
-    words: Annotated[
-        Sequence[Path],
-        "a model, if it is not the one in the box, then image files, folders, tars and prepared data sets",
-        {"metavar": "[MODEL] IMAGES"},
-    ],
+    words: ModelAndImages,
     *,
     out: Results = Path("scores"),
     psnr: Annotated[float | None, "effective dimension at this noise level", {"metavar": "DB"}] = None,
@@ -74,11 +79,7 @@ def score(
 
 
 def noise(
-    words: Annotated[
-        Sequence[Path],
-        "a model, if it is not the one in the box, then image files, folders, tars and prepared data sets",
-        {"metavar": "[MODEL] IMAGES"},
-    ],
+    words: ModelAndImages,
     *,
     out: Results = Path("noise"),
     device: Device = None,

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,10 +27,11 @@ from dualscore.files.aside import sha256, write_aside, write_changed
 from dualscore.files.plain_text import printable
 from dualscore.likelihood.bound import bound_range
 from dualscore.model import ImageModel
-from dualscore.model_files.loading import load, locate
+from dualscore.model_files.loading import locate
 from dualscore.scoring.image_files import Problems, check_given
+from dualscore.scoring.photograph_scores import named_or_boxed
 from dualscore.scoring.picture_stream import pictures
-from dualscore.shipped.boxed import COLOUR, GRAY
+from dualscore.scoring.score_files import Outcome
 
 CHOOSING = 32
 """Tiles, about, that choose where the prior takes over."""
@@ -47,13 +47,6 @@ class CompressOptions:
     codecs: bool = False
 
 
-class Outcome(NamedTuple):
-    """What was found, for programs and for people."""
-
-    summary: dict[str, Any]
-    report: list[str]
-
-
 def compress(
     path: Path | None,
     given: Sequence[Path],
@@ -65,8 +58,7 @@ def compress(
     """Code images with the model at a path, or the boxed ones, into a file; a report lies beside it."""
     check_given(given, out)
     check_out(out)
-    names = [str(path)] if path is not None else [COLOUR, GRAY]
-    models = [(name, model or load(name)) for name in names]
+    models = named_or_boxed(path, model)
     problems, others, began = Problems(), Counter[str](), time.monotonic()
     contents = Contents(options.levels, options.double, options.orientations, torch.__version__)
     encoder = Encoder(contents, lambda name, some: prepare(name, dict(models)[name], some, contents))
@@ -93,7 +85,7 @@ def compress(
     if rivals is not None:
         summary["codecs"] = rivals.bits_per_dim(summary["dimensions"])
     write_changed(out.with_name(f"{out.name}.json"), json.dumps(summary, indent=1) + "\n")
-    return Outcome(summary, lines(summary, out))
+    return Outcome(summary, [*lines(summary, out)])
 
 
 def check_out(out: Path) -> None:

@@ -94,8 +94,10 @@ class Encoder:
             coder = self._coder(run[0])
             while run:
                 # No more at once than what is there can be lent to: an empty stack draws nothing.
-                affordable = [n for n in range(2, BATCH + 1) if 32 * _to_borrow(coder, n) <= stack.bits]
-                batch, run = run[: max([1, *affordable])], run[max([1, *affordable]) :]
+                count = BATCH
+                while count > 1 and 32 * _to_borrow(coder, count) > stack.bits:
+                    count -= 1
+                batch, run = run[:count], run[count:]
                 stack = self._batch(
                     stack, coder, batch, [pictures[tile.image - first].pixels for tile in batch]
                 )

@@ -16,13 +16,11 @@ from dualscore.files.aside import write_aside
 from dualscore.images import dequantize, to_pixels
 from dualscore.likelihood.noise_level import NoiseLevel, noise_level, noise_range
 from dualscore.model import ImageModel
-from dualscore.model_files.loading import load
 from dualscore.noise import fixed_uniform
 from dualscore.scoring.image_files import Problems, check_given
-from dualscore.scoring.photograph_scores import as_batch, is_gray
+from dualscore.scoring.photograph_scores import as_batch, is_gray, named_or_boxed
 from dualscore.scoring.picture_stream import pictures
 from dualscore.scoring.score_files import Outcome
-from dualscore.shipped.boxed import COLOUR, GRAY
 
 SEED = 0
 WRITTEN = "noise_levels.json"
@@ -40,8 +38,8 @@ def noise_of_files(
 ) -> Outcome:
     """The noise level of every picture, by the model at a path or the boxed ones."""
     check_given(given, out)
-    names = [str(path)] if path is not None else [COLOUR, GRAY]
-    models = [to_measure(model or load(name), device) for name in names]
+    named = named_or_boxed(path, model)
+    models = [to_measure(loaded, device) for _, loaded in named]
     problems, others = Problems(), Counter[str]()
     rows = []
     for picture in pictures(given, out, others=others):
@@ -60,7 +58,8 @@ def noise_of_files(
     if not rows:
         raise ScoreError(f"no image could be looked at: {problems.reason(given)}")
     out.mkdir(parents=True, exist_ok=True)
-    write_aside(out / WRITTEN, (json.dumps({"models": names, "images": rows}, indent=1) + "\n").encode())
+    found = {"models": [name for name, _ in named], "images": rows}
+    write_aside(out / WRITTEN, (json.dumps(found, indent=1) + "\n").encode())
     lines = [_line(row) for row in rows[:SHOWN]]
     lines += [f"… {len(rows) - SHOWN:,} more"] if len(rows) > SHOWN else []
     return Outcome({"images": rows}, [*lines, f"written to {out}: {WRITTEN}"])

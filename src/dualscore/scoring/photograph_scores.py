@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,10 @@ from torch import Tensor
 from dualscore.gaussian import LONGEST_SIDE
 from dualscore.images import to_pixels
 from dualscore.model import ImageModel
+from dualscore.model_files.loading import load
 from dualscore.noise import variance_at_psnr
 from dualscore.scoring.scorer import effective_dimension, share_higher
+from dualscore.shipped.boxed import COLOUR, GRAY
 
 NEAREST = 40
 """Reference photographs, nearest in size, that one is ranked among."""
@@ -91,6 +94,12 @@ def _unlike(bits: float, least: float, most: float) -> str:
     if bits > most:
         return "more bits than any"
     return "fewer bits than any" if bits < least else ""
+
+
+def named_or_boxed(path: Path | None, model: ImageModel | None) -> list[tuple[str, ImageModel]]:
+    """The model at a path, read unless it is given, or without one those in the box: colour, then gray."""
+    names = [str(path)] if path is not None else [COLOUR, GRAY]
+    return [(name, model or load(name)) for name in names]
 
 
 def is_gray(pixels: NDArray[np.uint8]) -> bool:

@@ -18,7 +18,7 @@ from dualscore.devices import find_device, to_measure
 from dualscore.errors import ScoreError
 from dualscore.files.aside import sha256
 from dualscore.model import ImageModel
-from dualscore.model_files.loading import load, locate
+from dualscore.model_files.loading import locate
 from dualscore.pictures.grids import colour
 from dualscore.scoring import score_files
 from dualscore.scoring.image_files import Problems, check_given
@@ -27,6 +27,7 @@ from dualscore.scoring.photograph_scores import (
     PhotographScorer,
     as_batch,
     is_gray,
+    named_or_boxed,
     over_photograph,
     smooth,
 )
@@ -43,7 +44,6 @@ from dualscore.scoring.row_files import (
 )
 from dualscore.scoring.score_files import Outcome
 from dualscore.scoring.scorer import check_level
-from dualscore.shipped.boxed import COLOUR, GRAY
 
 PIXELS_AT_ONCE = {"cpu": 2**16, "cuda": 2**22}
 """Of small images that are looked at together; a large one is looked at alone, a few rows at a time."""
@@ -72,8 +72,7 @@ def scorers(
     path: Path | None, options: ScoreOptions, model: ImageModel | None = None
 ) -> list[PhotographScorer]:
     """The model at a path, or without one those in the box: gray photographs have a model of their own."""
-    names = [str(path)] if path is not None else [COLOUR, GRAY]
-    found = [(name, model or load(name)) for name in names]
+    found = named_or_boxed(path, model)
     for _, loaded in found:
         if options.psnr is not None:
             check_level(options.psnr, loaded.t_max)
