@@ -8,7 +8,7 @@ ALLOWED = [
     r"has no energy",  # a variant of a study that is a denoiser
     r"energies of the paper's 50,000 validation images, is absent",  # not part of the product
     r"the photographs of BSDS500 are not beside the repository",  # likewise
-    r"deepinv is not installed",  # it takes a torchvision for one build of torch
+    r"(deepinv|azula) is not installed",  # they take a torchvision for one build of torch
 ]
 
 

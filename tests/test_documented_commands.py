@@ -36,7 +36,7 @@ ELSEWHERE = {
     r"make torture": "test_torture.py",
     r"make faults": "test_campaign.py",
     r"make (compress|decompress)": "test_compression.py: minutes",
-    r"make (noise|denoise CKPT=photographs)": "test_noise_level.py, test_any_size.py",
+    r"make noise": "test_noise_level.py",
     r"make evaluate .*file": "test_coding.py, test_yardsticks.py",
     r"make bench": "test_benchmarks.py",
     r"make gpu-report": "test_gpu_report.py",
@@ -179,6 +179,8 @@ class Typist:
                 return [*line, *TINY, *(word for word in rest if word.startswith("evaluate."))]
             case "figures", ["runs/patches_dual" | "energies.npy", *_]:
                 return line
+            case "denoise", _ if "--mean" in line:
+                return line
             case "sample" | "denoise" | "inpaint", _:
                 return [*line, "--steps", "3", "--count", "2"]
             case "submit", _:
@@ -222,10 +224,12 @@ def typist(
     patch = Image.open(typed_at / "examples/patches/chelsea/00000.png")
     patch.save(typed_at / "photo.png")
     Image.open(typed_at / "examples/photographs/chelsea.png").save(typed_at / "photo.jpg")
+    draw = np.random.default_rng(0)
+    noisy = np.asarray(patch.convert("L")) + draw.normal(0, 25, (16, 16))
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(typed_at / "noisy.png")
     mask = np.zeros((16, 16), np.uint8)
     mask[4:8] = 255
     Image.fromarray(mask).save(typed_at / "mask.png")
-    draw = np.random.default_rng(0)
     np.save(typed_at / "energies.npy", draw.gumbel(-1e4, 1e3, 200))
     (typed_at / "some").mkdir()
     shutil.copy(typed_at / "runs/patches_dual/checkpoints/best.ckpt", typed_at / "some/file.ckpt")

@@ -4,12 +4,10 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from dualscore.errors import ModelError
-from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
-from known_gaussian import Known
+from known_gaussian import Known, Posterior, known_model, smooth
 
 deepinv = pytest.importorskip("deepinv", reason="deepinv is not installed: pip install deepinv")
 from dualscore.adapters.for_deepinv import EnergyDenoiser, EnergyPrior, MetropolisIterator  # noqa: E402
@@ -19,9 +17,7 @@ SIDE, SIGMA, NOISE = 4, 0.05, 0.1
 
 @pytest.fixture
 def model() -> ImageModel:
-    frequency = torch.arange(SIDE)[:, None] ** 2 + torch.arange(SIDE)[None, :] ** 2
-    gaussian = StationaryGaussian(torch.tensor([0.5]), (0.05 / (1.0 + frequency))[None, None])
-    return ImageModel(Known(gaussian), image_shape=(1, SIDE, SIDE), t_min=1e-6, t_max=10.0, prior=gaussian)
+    return known_model(Known(smooth(SIDE)), smooth(SIDE), t_min=1e-6)
 
 
 def test_the_denoiser_takes_a_deviation_for_all_or_each(model: ImageModel) -> None:
@@ -41,19 +37,6 @@ def test_the_prior_is_explicit_and_its_gradient_its_own(model: ImageModel) -> No
     assert torch.allclose(prior.grad(images, 0.1), expected, atol=1e-3)
 
 
-def posterior(model: ImageModel, mask: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of x given y = mask·x + noise, of the prior with noise of SIGMA²."""
-    assert model.prior is not None
-    basis = torch.eye(SIDE * SIDE).view(-1, 1, SIDE, SIDE)
-    eigenvalues = (model.prior.eigenvalues + SIGMA**2).flatten().double()
-    axes = model.prior.synthesize(basis).flatten(1).double()
-    inverse = axes.mT @ torch.diag(1 / eigenvalues) @ axes
-    seen = torch.diag(mask.flatten().double()) / NOISE**2
-    covariance = torch.linalg.inv(inverse + seen)
-    mean = covariance @ (inverse @ torch.full((SIDE * SIDE,), 0.5).double() + seen @ y.flatten().double())
-    return mean, covariance
-
-
 @pytest.mark.parametrize("step_size", [3e-4, 3e-3])
 def test_posterior_samples_have_the_moments_of_the_posterior(model: ImageModel, step_size: float) -> None:
     """Whatever the step size, which would bias Langevin steps that are not corrected."""
@@ -70,11 +53,12 @@ def test_posterior_samples_have_the_moments_of_the_posterior(model: ImageModel, 
     many = y.expand(chains, -1, -1, -1)
     sampler.sample(many, physics, x_init=torch.full_like(many, 0.5), seed=1)
     last = sampler.history[-1]
-    mean, covariance = posterior(model, mask, y)
+    exact = Posterior(smooth(SIDE), SIGMA**2, lambda images: mask * images, y, NOISE**2)
+    variance = exact.covariance.diagonal()
     found = last["x"].flatten(1).double()
-    error = (found.mean(dim=0) - mean) / (covariance.diagonal() / chains).sqrt()
+    error = (found.mean(dim=0) - exact.mean) / (variance / chains).sqrt()
     assert float(error.square().sum()) < 40.0  # chi-squared of 16 degrees: above it once in 1,300
-    spread = found.var(dim=0) / covariance.diagonal()
+    spread = found.var(dim=0) / variance
     assert float((spread - 1.0).abs().max()) < 5 * math.sqrt(2.0 / chains)
     moved = torch.stack([state["accepted"] for state in list(sampler.history)[-300:]]).mean()
     assert 0.45 < float(moved) < 0.7

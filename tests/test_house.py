@@ -26,8 +26,13 @@ LOCK = {
         line.split("==") for line in (ROOT / "requirements.lock").read_text().split() if "==" in line
     )
 }
+UNLOCKED = "inverse"
+"""The extra whose torchvision goes with one build of torch alone."""
 DECLARED = [Requirement(r) for r in PROJECT["dependencies"]] + [
-    Requirement(r) for extra in PROJECT["optional-dependencies"].values() for r in extra
+    Requirement(r)
+    for name, extra in PROJECT["optional-dependencies"].items()
+    if name != UNLOCKED
+    for r in extra
 ]
 
 

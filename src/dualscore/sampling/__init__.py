@@ -1,7 +1,8 @@
-"""Sampling from an energy: annealed and exact, along the flow, given parts of an image."""
+"""Sampling from an energy: annealed and exact, along the flow, given parts of an image or measurements."""
 
 from dualscore.likelihood import effective_samples
 from dualscore.sampling.annealed import T_MIN, Annealed, anneal, levels, resample, start_from
+from dualscore.sampling.given_measurements import Evidence, evidence
 from dualscore.sampling.metropolis import Chain, Condition, Known, Noisy, mala
 from dualscore.sampling.sample_images import (
     Method,
@@ -14,7 +15,7 @@ from dualscore.sampling.sample_images import (
 )
 
 __all__ = [
-    "T_MIN", "Annealed", "Chain", "Condition", "Known", "Method", "Noisy", "Samples", "anneal",
-    "effective_samples", "flow", "inpaint", "last_variance", "levels", "mala", "posterior", "resample",
-    "sample", "start_from",
+    "T_MIN", "Annealed", "Chain", "Condition", "Evidence", "Known", "Method", "Noisy", "Samples", "anneal",
+    "effective_samples", "evidence", "flow", "inpaint", "last_variance", "levels", "mala", "posterior",
+    "resample", "sample", "start_from",
 ]  # fmt: skip
