@@ -1,5 +1,6 @@
 """The notebooks run from the first cell to the last, draw figures, and show what they say."""
 
+import math
 import re
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
+from skimage import data
 
 from notebook_runner import FOLDER, TAG, execute, parametrize, read
 from workspace import ROOT, TINY
@@ -132,6 +134,42 @@ def test_dimensions(trained: Path) -> None:
     assert average[-1] < 12
     assert average[4:-1] == pytest.approx(gaussian[4:-1], rel=0.4)
     assert ran.values["faded"][0] < ran.values["faded"][-1]
+
+
+@pytest.mark.long
+def test_restoring(project: Path) -> None:
+    ran = execute(
+        "4_restore_a_photograph.ipynb",
+        project,
+        {"SIDE": 12, "SAMPLES": 3, "STEPS": 12, "CHAINS": 16},
+        {
+            "sigma": "sigma",
+            "gain": "psnr(restored) - psnr(noisy)",
+            "spread": "float(off.square().mean().sqrt())",
+            "evidence": "[result.log_evidence for result in found]",
+        },
+    )
+    assert_drawn(ran.figures, 4)
+    assert ran.values["sigma"] == pytest.approx(0.1, rel=0.05)
+    assert ran.values["gain"] > 7.0  # dB
+    assert 0.5 < ran.values["spread"] < 5.0  # of three samples
+    assert all(math.isfinite(value) for value in ran.values["evidence"])
+    assert "blurred by 1.5: log p(y) = " in ran.printed
+
+
+@pytest.mark.long
+def test_a_noisy_photograph_of_ones_own(project: Path) -> None:
+    """Nothing is known of it but what it is."""
+    draw = np.random.default_rng(0)
+    gray = np.asarray(Image.fromarray(data.chelsea()).convert("L").resize((160, 120)))
+    Image.fromarray((gray + draw.normal(0, 20, gray.shape)).clip(0, 255).astype(np.uint8)).save(
+        project / "own.png"
+    )
+    small = {"PHOTOGRAPH": "own.png", "SIDE": 12, "SAMPLES": 2, "STEPS": 4, "CHAINS": 16}
+    ran = execute("4_restore_a_photograph.ipynb", project, small, {"sigma": "sigma"})
+    assert_drawn(ran.figures, 4)
+    assert ran.values["sigma"] == pytest.approx(20 / 255, rel=0.1)
+    assert "PSNR" not in ran.printed
 
 
 @pytest.mark.long
