@@ -1,4 +1,4 @@
-"""Photographs restored through deepinv, by our energies and by what it has without a network: a table of PSNR.
+"""Photographs restored through deepinv, by our energies and by what needs no network: a table of PSNR.
 
 python benchmarks/restoration.py FOLDER --tune FOLDER [--model photographs_gray] [--side 128] [--most 20]
 
@@ -12,13 +12,16 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import deepinv
 import numpy as np
 import torch
+from deepinv.models import Denoiser
 from deepinv.optim import DPIR, FISTA, GD, L2, PnP
+from deepinv.physics import NoiseModel, Physics
 from PIL import Image
 from torch import Tensor
 
@@ -37,7 +40,7 @@ class Task(NamedTuple):
     """A measurement."""
 
     name: str
-    physics: Any
+    physics: Physics
     noise: float
 
 
@@ -55,7 +58,7 @@ def tasks(side: int) -> Iterator[Task]:
     """Each with Gaussian noise, drawn by one seed."""
     size = (1, side, side)
 
-    def noisy(sigma: float) -> Any:
+    def noisy(sigma: float) -> NoiseModel:
         return deepinv.physics.GaussianNoise(sigma, rng=torch.Generator().manual_seed(0))
 
     mask = (torch.rand(size, generator=torch.Generator().manual_seed(1)) < 0.5).float()
@@ -92,7 +95,7 @@ def psnr(found: Tensor, clean: Tensor) -> Tensor:
     return -10.0 * (found.clamp(0, 1) - clean).square().mean(dim=(1, 2, 3)).log10()
 
 
-def plug_and_play(denoiser: Any) -> Callable[[Task, Tensor], Tensor]:
+def plug_and_play(denoiser: Denoiser) -> Callable[[Task, Tensor], Tensor]:
     """By half-quadratic splitting; of noise alone, by the denoiser itself."""
 
     def restore(task: Task, y: Tensor) -> Tensor:
@@ -105,7 +108,7 @@ def plug_and_play(denoiser: Any) -> Callable[[Task, Tensor], Tensor]:
     return restore
 
 
-def convex(shrink: Any, weight: float) -> Callable[[Task, Tensor], Tensor]:
+def convex(shrink: Denoiser, weight: float) -> Callable[[Task, Tensor], Tensor]:
     """The least of ½‖Ax − y‖² + weight · g(x), where `shrink` is the proximal step of g."""
 
     def restore(task: Task, y: Tensor) -> Tensor:
@@ -119,11 +122,13 @@ def convex(shrink: Any, weight: float) -> Callable[[Task, Tensor], Tensor]:
 
 
 def cost_curve(model: ImageModel, clean: Tensor, task: Task) -> list[float]:
-    """f + U, in nats, of gradient steps from a blurred photograph."""
+    """Data term and energy, in nats, of gradient steps from a blurred photograph."""
     y = task.physics(clean)
     data, prior, sigma, costs = L2(sigma=task.noise), EnergyPrior(model), 0.05, []
 
-    def cost(x: Tensor, fidelity: Any, prior: Any, told: Any, y: Tensor, physics: Any) -> Tensor:
+    def cost(
+        x: Tensor, fidelity: L2, prior: EnergyPrior, told: dict[str, Any], y: Tensor, physics: Physics
+    ) -> Tensor:
         found = fidelity.fn(x, y, physics) + told["lambda"] * prior.fn(x, told["g_param"])
         costs.append(float(found.sum()))
         return torch.as_tensor(found)
@@ -167,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
         y, of_tuned = task.physics(clean), task.physics(tuned)
         found, spent = {"as measured": start(task, y)}, {}
         for name, shrink in weighed.items():
-            best = max(WEIGHTS, key=lambda w: float(psnr(convex(shrink, w)(task, of_tuned), tuned).mean()))  # noqa: B023
+            best = max(WEIGHTS, key=lambda w: float(psnr(convex(shrink, w)(task, of_tuned), tuned).mean()))
             began = time.process_time()
             found[name] = convex(shrink, best)(task, y)
             spent[f"{name} ({best:g})"] = time.process_time() - began
@@ -183,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("  seconds:", {n: round(s, 1) for n, s in spent.items()}, file=sys.stderr, flush=True)
     blur = list(tasks(options.side))[1]
     costs = cost_curve(model, clean[:1], blur)
-    falls = sum(b < a for a, b in zip(costs, costs[1:], strict=False))
+    falls = sum(b < a for a, b in pairwise(costs))
     print(
         f"deblurring's cost, nats: {costs[0]:.0f} → {costs[-1]:.0f}; {falls} of {len(costs) - 1} steps fall"
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import dualscore
 from dualscore.cli import main
@@ -141,3 +142,17 @@ def test_the_boxed_model_tells_it_of_any_size() -> None:
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     found = model.noise_level(clean + 0.1 * noise)
     assert float(found.psnr) == pytest.approx(20.0, abs=0.5)
+
+
+@pytest.mark.parametrize("chosen", [0.7, 1.4])
+def test_of_two_minima_the_finest_details_choose(chosen: float) -> None:
+    """One is near what the details tell; the other one, which a coarse level meets, is deeper by a nat."""
+    noisy = 0.5 + 0.1 * torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def two(_: Tensor, t: Tensor) -> Tensor:
+        return torch.minimum(
+            20.0 * (t / (chosen * 0.01)).log().square(), 20.0 * (t / 10 ** (-6 + 12 / 7)).log().square() - 1.0
+        )
+
+    level = noise_level(two, noisy, (1e-6, 1.0))
+    assert level.variance.sqrt() == pytest.approx(torch.full((8,), 0.1 * chosen**0.5).double(), rel=0.01)

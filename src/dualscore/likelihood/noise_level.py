@@ -2,7 +2,8 @@ r"""How noisy an image is: the noise variance under which a normalized energy fi
 
 −U(y, t) − log Z is the log-likelihood of t, so t̂ = argmin_t U(y, t), and the curvature of U in ln t is the
 inverse of its variance: ½ d for white noise on a known image. The minimum is found by parabolas in ln t, from
-the least of some levels, one of which the image's own finest details tell (Donoho and Johnstone 1994).
+the least of some levels, one of which the image's own finest details tell (Donoho and Johnstone 1994). Of
+several minima those near it are preferred: levels more than e times smaller or larger have prior odds.
 """
 
 import math
@@ -16,6 +17,9 @@ COARSE, FINE = 9, 4
 """Evaluations of the energy: at levels that are the same for all images but for one, then near the least."""
 _APART = 0.1  # of ln t, between the last three
 EVALUATIONS = COARSE + FINE + 2
+_NEAR, _BELOW, _ABOVE = 1.0, 0.4, 0.2
+"""In ln t: levels as near as this to what the finest details tell are as likely as that one; the odds of
+others fall by e for each such step below and above. Chosen on 150 crops of photographs of no figure here."""
 _TO_DECIBELS = 10.0 / math.log(10.0)
 
 
@@ -65,11 +69,12 @@ def noise_level(
     """
     low, high = map(math.log, t_range)
 
+    told = _finest(noisy).log().clamp(low, high)
+
     def at(places: Tensor) -> Tensor:
-        return energy(noisy, places.exp().to(noisy)).double()
+        return energy(noisy, places.exp().to(noisy)).double() + _unlikely(places - told)
 
     grid = torch.linspace(low, high, COARSE - 1, dtype=torch.float64, device=noisy.device)
-    told = _finest(noisy).log().clamp(low, high)
     places = torch.cat([grid.expand(len(noisy), -1), told[:, None]], dim=1).sort(dim=1).values
     values = torch.stack([at(place) for place in places.unbind(1)], dim=1)
     all_places, all_values = places, values
@@ -101,6 +106,11 @@ def _finest(noisy: Tensor) -> Tensor:
     details = 0.5 * (even[:, :, ::2] - even[:, :, 1::2])
     details = (details[..., ::2] - details[..., 1::2]).flatten(1)
     return (details.abs().median(dim=1).values / 0.6745).square().clamp(min=1e-12)
+
+
+def _unlikely(apart: Tensor) -> Tensor:
+    """Nats against levels that are `apart` in ln t from what the finest details tell, (B,)."""
+    return (apart - _NEAR).clamp(min=0.0) / _ABOVE + (-apart - _NEAR).clamp(min=0.0) / _BELOW
 
 
 def _next(places: Tensor, values: Tensor) -> Tensor:
