@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import dualscore
 from dualscore.errors import ModelError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
@@ -87,5 +88,27 @@ def moments(images: Tensor, mean: Tensor, variance: Tensor) -> None:
 
 
 def test_images_of_another_size_are_refused(model: ImageModel) -> None:
-    with pytest.raises(ModelError, match=r"images must be of shape \(1, 4, 4\), not \(1, 5, 4\)"):
+    with pytest.raises(ModelError, match=r"must have shape \(B, 1, 4, 4\), got \(1, 1, 5, 4\)"):
         EnergyDenoiser(model, VPSchedule())(torch.zeros(1, 1, 5, 4), torch.tensor(0.5))
+
+
+def test_a_schedule_may_begin_above_what_the_model_knows() -> None:
+    """There it is noise on the training images' Gaussian; samples end as pixels."""
+    torch.manual_seed(0)
+    denoiser = EnergyDenoiser(dualscore.load("photographs_gray"), VPSchedule())
+    sampler = DDPMSampler(denoiser, steps=40, silent=True)
+    found = sampler(sampler.init((4, 1, 8, 8))).detach()
+    assert float(found.abs().max()) < 1.5
+
+
+def test_the_model_stays_as_it_was() -> None:
+    """Its weights are trained on; other types are answered in; colour is refused in words."""
+    model = dualscore.load("photographs_gray").requires_grad_(True)
+    denoiser = EnergyDenoiser(model, VPSchedule())
+    x_t = torch.rand(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    mean = denoiser(x_t, torch.tensor(0.5)).mean
+    assert mean.dtype == torch.float64
+    assert torch.autograd.grad(mean.sum(), x_t)[0].abs().sum() > 0
+    assert all(weight.requires_grad for weight in model.parameters())
+    with pytest.raises(ModelError, match=r"must have shape \(B, 1, H, W\), got \(2, 3, 8, 8\)"):
+        denoiser(torch.rand(2, 3, 8, 8), torch.tensor(0.5))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import dualscore
 from dualscore.errors import ModelError
 from dualscore.model import ImageModel
 from known_gaussian import Known, Posterior, known_model, smooth
@@ -28,6 +29,14 @@ def test_the_denoiser_takes_a_deviation_for_all_or_each(model: ImageModel) -> No
     assert torch.allclose(denoiser(noisy, each.view(3, 1, 1, 1)), denoiser(noisy, each))
     with pytest.raises(ModelError, match="one an image: 3, not 2"):
         denoiser(noisy, each[:2])
+
+
+def test_four_orientations_are_turned_back() -> None:
+    model, noisy = dualscore.load("photographs_gray"), torch.rand(1, 1, 5, 8)
+    flips = [(), (2, 3), (3,), (2,)]
+    expected = torch.stack([model.denoise(noisy.flip(some), 0.01).flip(some) for some in flips]).mean(dim=0)
+    assert torch.allclose(EnergyDenoiser(model, turned=True)(noisy, 0.1), expected, atol=1e-6)
+    assert not torch.allclose(EnergyDenoiser(model)(noisy, 0.1), expected, atol=1e-3)
 
 
 def test_the_prior_is_explicit_and_its_gradient_its_own(model: ImageModel) -> None:

@@ -156,3 +156,13 @@ def test_of_two_minima_the_finest_details_choose(chosen: float) -> None:
 
     level = noise_level(two, noisy, (1e-6, 1.0))
     assert level.variance.sqrt() == pytest.approx(torch.full((8,), 0.1 * chosen**0.5).double(), rel=0.01)
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (64, 1)])
+def test_lines_have_no_details_to_go_by(shape: tuple[int, int]) -> None:
+    gaussian = StationaryGaussian(torch.tensor([0.5]), torch.full((1, 1, *shape), 1e-4))
+    generator = torch.Generator().manual_seed(0)
+    noisy = gaussian.sample(400, generator)
+    noisy = noisy + 0.1 * torch.randn(noisy.shape, generator=generator)
+    off = noise_level(Known(gaussian), noisy, (1e-6, 1.0)).psnr - 20.0
+    assert float(off.mean()) == pytest.approx(0.0, abs=4 * 0.77 / 20 + 0.05)  # dB; one image's error is 0.77

@@ -141,7 +141,7 @@ def test_restoring(project: Path) -> None:
     ran = execute(
         "4_restore_a_photograph.ipynb",
         project,
-        {"SIDE": 12, "SAMPLES": 3, "STEPS": 12, "CHAINS": 16},
+        {"SIDE": 12, "SAMPLES": 8, "STEPS": 16, "CHAINS": 32},
         {
             "sigma": "sigma",
             "gain": "psnr(restored) - psnr(noisy)",
@@ -152,7 +152,7 @@ def test_restoring(project: Path) -> None:
     assert_drawn(ran.figures, 4)
     assert ran.values["sigma"] == pytest.approx(0.1, rel=0.05)
     assert ran.values["gain"] > 7.0  # dB
-    assert 0.5 < ran.values["spread"] < 5.0  # of three samples
+    assert 0.6 < ran.values["spread"] < 2.0
     assert all(math.isfinite(value) for value in ran.values["evidence"])
     assert "blurred by 1.5: log p(y) = " in ran.printed
 
@@ -165,7 +165,7 @@ def test_a_noisy_photograph_of_ones_own(project: Path) -> None:
     Image.fromarray((gray + draw.normal(0, 20, gray.shape)).clip(0, 255).astype(np.uint8)).save(
         project / "own.png"
     )
-    small = {"PHOTOGRAPH": "own.png", "SIDE": 12, "SAMPLES": 2, "STEPS": 4, "CHAINS": 16}
+    small = {"PHOTOGRAPH": "own.png", "SIDE": 12, "SAMPLES": 2, "STEPS": 4, "CHAINS": 32}
     ran = execute("4_restore_a_photograph.ipynb", project, small, {"sigma": "sigma"})
     assert_drawn(ran.figures, 4)
     assert ran.values["sigma"] == pytest.approx(20 / 255, rel=0.1)

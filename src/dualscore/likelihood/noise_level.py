@@ -69,10 +69,10 @@ def noise_level(
     """
     low, high = map(math.log, t_range)
 
-    told = _finest(noisy).log().clamp(low, high)
+    told, odds = _finest(noisy).log().clamp(low, high), float(min(noisy.shape[2:]) > 1)
 
     def at(places: Tensor) -> Tensor:
-        return energy(noisy, places.exp().to(noisy)).double() + _unlikely(places - told)
+        return energy(noisy, places.exp().to(noisy)).double() + odds * _unlikely(places - told)
 
     grid = torch.linspace(low, high, COARSE - 1, dtype=torch.float64, device=noisy.device)
     places = torch.cat([grid.expand(len(noisy), -1), told[:, None]], dim=1).sort(dim=1).values

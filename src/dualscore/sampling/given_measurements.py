@@ -4,9 +4,10 @@ Of y = A(x) + √v z with a linear A, and x of p(x | s), the model's images at t
 where sampling ends, the posterior is p(x | s) N(y; A(x), v I) / p(y). The *evidence* p(y) is what models,
 noise variances and blurs are compared by. Chains come down from noise as in `annealed`, led at t by the
 density of y given x_t if images were of the training images' Gaussian. At s that is the measurement's own:
-weights make the samples exact, whatever led them on the way, and their mean is p(y) if the energy is
-normalized. Where weights grow uneven chains are chosen again by them, in groups that don't mix: the groups'
-means are independent, and tell the error. Another group is not weighed; it sets the steps of the others.
+the mean of the chains' weights is p(y) without bias, if the energy is normalized, and the samples by their
+weights are of the posterior as chains become many. Where weights grow uneven chains are chosen again by
+them, in groups that don't mix: the groups' means are independent, and tell the error. Another group is not
+weighed; it sets the steps of the others.
 
 All is in the Gaussian's coefficients c of x − μ, of variances λ, and N(y; A(μ + c), v I) with matrices.
 Source: Del Moral, Doucet, Jasra 2006, Sequential Monte Carlo samplers; Wu et al. 2023, arXiv 2306.17775, for
@@ -14,27 +15,30 @@ measurements that lead and are corrected.
 """
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dualscore.energy import Gradients, ScoreModel
+from dualscore.energy import EnergyModel, Gradients, ScoreModel
 from dualscore.errors import SamplingError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood.normalizer import LogMean, log_mean
 from dualscore.model import ImageModel
 from dualscore.noise import SAMPLING, normal_like, seeded_generator
 from dualscore.sampling.annealed import BEST_ACCEPTANCE, contrast, levels, resample
+from dualscore.sampling.linear_measurements import Forward, Guide, images_of, matrix_of, reduced
 from dualscore.sampling.metropolis import evaluate, mala
-from dualscore.sampling.sample_images import Method, check_energy, gaussian_start, last_variance
+from dualscore.sampling.sample_images import gaussian_start, last_variance
 
-Forward = Callable[[Tensor], Tensor]
-"""A(x): images (B, C, H, W) to measurements (B, …), linear, or linear and a constant."""
 GROUPS = 8
-LANGEVIN_STEPS = 2
+FEWEST = 4
+"""Chains of a group."""
+LANGEVIN_STEPS, APART_STEPS = 2, 8
+"""Metropolis steps at each level, and in the end, to lead apart what was chosen more than once."""
+BATCH = 256
+"""Chains that the network sees at once."""
 LARGEST = 4096
 """Numbers of an image: matrices of them squared are inverted at every noise level."""
 _MEASURED = -4  # second number of the random keys, beside that of samples
@@ -45,38 +49,12 @@ _PATIENCE = 0.5  # how far the step size follows one level's acceptance, in nats
 class Evidence(NamedTuple):
     """How probable a measurement is under a model, and images that it may be of."""
 
-    log_evidence: float  # ln p(y), nats
-    stderr: float  # its standard error, from the spread of independent groups
+    log_evidence: float  # ln p(y), nats; where groups disagree, too low by about half their variance
+    stderr: float
+    """From the spread of independent groups, and log Z's."""
     effective_groups: float  # how many of the groups count, of `GROUPS`: below 4 the error is a guess
-    images: Tensor  # samples of p(x | y), equally weighted, (chains, C, H, W)
-
-
-class Guide:
-    """−ln N(y; A E[x | x_t], v I + A Cov[x | x_t] Aᵀ) at one noise variance, images being Gaussian.
-
-    Args:
-        matrix: of A in the coefficients, (m, d).
-        measured: y − A(μ), (m,).
-        noise_variance: v.
-        variances: λ + s of the coefficients, (d,).
-        added: t − s.
-    """
-
-    def __init__(
-        self, matrix: Tensor, measured: Tensor, noise_variance: float, variances: Tensor, added: float
-    ) -> None:
-        share = variances / (variances + added)
-        told = noise_variance * torch.eye(len(matrix)).to(matrix) + (matrix * (share * added)) @ matrix.mT
-        factor = torch.linalg.cholesky(told)
-        self.matrix = torch.linalg.solve_triangular(factor, matrix * share, upper=False)
-        self.measured = torch.linalg.solve_triangular(factor, measured[:, None], upper=False)[:, 0]
-        self.constant = float(factor.diagonal().log().sum()) + 0.5 * len(matrix) * math.log(2.0 * math.pi)
-        self.hessian = self.matrix.mT @ self.matrix
-
-    def __call__(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """Nats (B,) of coefficients (B, d), and their gradient (B, d)."""
-        off = coefficients @ self.matrix.mT - self.measured
-        return 0.5 * off.square().sum(dim=1) + self.constant, off @ self.matrix
+    images: Tensor
+    """Samples of p(x | y), (chains, C, H, W), of equal weight; some may be of one ancestor, and alike."""
 
 
 class Led(ScoreModel):
@@ -93,20 +71,27 @@ class Led(ScoreModel):
         super().__init__()
         self.model, self.prior, self.guide, self.factor = model, prior, guide, factor
 
+    def coordinates(self, coefficients: Tensor) -> Tensor:
+        """U (B, 1, 1, d) of coefficients (B, d)."""
+        found: Tensor = torch.linalg.solve_triangular(self.factor, coefficients.mT, upper=True)
+        return found.mT[:, None, None]
+
+    def own(self, found: Gradients, coefficients: Tensor) -> Tensor:
+        """∇U in the coefficients (B, d), without the guide's part."""
+        total: Tensor = torch.linalg.solve_triangular(self.factor.mT, found.image[:, 0, 0].mT, upper=False)
+        return total.mT - self.guide(coefficients)[1]
+
     def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:
         """U + guide (B,), the gradient in u (B, 1, 1, d), and ∂_t U (B,), of u (B, 1, 1, d) at t (B,)."""
         coefficients = noisy.flatten(1) @ self.factor.mT
-        images = _images(coefficients, self.prior)
-        found = self.model.gradients(images, noise_variance.to(images), time=time)
+        images, t = images_of(coefficients, self.prior), noise_variance.to(self.prior.mean)
+        parts = zip(torch.split(images, BATCH), torch.split(t, BATCH), strict=True)
+        each = [self.model.gradients(*part, time=time) for part in parts]
+        found = Gradients(*(None if got[0] is None else torch.cat(got) for got in zip(*each, strict=True)))  # type: ignore[arg-type]
         nats, pull = self.guide(coefficients)
         own = self.prior.analyze(found.image).flatten(1).to(noisy)
         energy = None if found.energy is None else found.energy.to(nats) + nats
         return Gradients(((own + pull) @ self.factor)[:, None, None], found.noise_variance, energy)
-
-
-def _images(coefficients: Tensor, prior: StationaryGaussian) -> Tensor:
-    own = coefficients.view(-1, *prior.eigenvalues.shape).to(prior.eigenvalues)
-    return prior.synthesize(own) + prior.mean[:, None, None]
 
 
 @torch.no_grad()
@@ -123,39 +108,38 @@ def evidence(
     """Draw images that a measurement may be of, and estimate how probable it is: p(x | y) and ln p(y).
 
     Args:
-        model: a normalized energy, with the Gaussian of its training images.
+        model: a normalized energy, with the Gaussian of its training images; of any size, `model.at(H, W)`.
         measurement: y = A(x) + √v z, of the shape that `forward` gives to one image, without a batch.
-        forward: A, linear, of images (B, C, H, W), in the model's precision and on its device.
+        forward: A, linear but for a constant, of images (B, C, H, W) of the model's type and device.
         noise_variance: v > 0, of the measurement's numbers.
-        chains: samples, a multiple of 8; an eighth as many again find the step size.
-        steps: noise levels, each of which takes 4 evaluations of all chains.
+        chains: samples, a multiple of 8, at least 32; an eighth as many again find the step size.
+        steps: noise levels, each of which takes 3 evaluations of all chains.
         seed: of all that is random.
 
     Returns:
-        ln p(y) with its error, and the samples, on the model's device.
+        ln p(y) with its error, and the samples, on the model's device. x has noise of variance s, that of
+        rounding to 8 bits or the smallest that the model knows. A mass that is not one is counted.
 
     Raises:
         SamplingError: if the model lacks what this needs or is of too large images, A is not linear, shapes
             disagree, or what is found is not finite.
     """
     prior = gaussian_start(model)
-    check_energy(model, Method.metropolis)
-    _check(model, prior, chains, noise_variance)
+    v = _checked(model, prior, chains, noise_variance)
     generator = seeded_generator(prior.mean.device, SAMPLING, _MEASURED, seed)
     schedule = levels(model.t_max, steps, last_variance(model.t_min))
-    matrix, measured = _linear(forward, measurement, prior, generator)
+    matrix, measured, constant = reduced(*matrix_of(forward, measurement, prior, generator), v)
     spectrum = prior.eigenvalues.flatten().to(matrix)
     last, count, size = schedule[-1], chains + chains // GROUPS, chains // GROUPS
     pilots = slice(0, size)
 
     def led(t: float, contrasts: float) -> Led:
-        guide = Guide(matrix, measured, noise_variance, spectrum + last, t - last)
+        guide = Guide(matrix, measured, v, spectrum + last, t - last)
         precision = guide.hessian + torch.diag(1.0 / (contrasts * spectrum + t))
         return Led(model.score_model, prior, guide, _inverse_root(precision))
 
     def at(place: Led, coefficients: Tensor, t: float) -> Gradients:
-        own = torch.linalg.solve(place.factor, coefficients.mT).mT[:, None, None]
-        return evaluate(place, own, own.new_full((count,), t))
+        return evaluate(place, place.coordinates(coefficients), coefficients.new_full((count,), t))
 
     t = schedule[0]
     white = normal_like(matrix.new_zeros(count, len(spectrum)), generator)
@@ -167,7 +151,7 @@ def evidence(
     log_mass = torch.zeros(GROUPS + 1).to(log_weight)
     relative = 1.65**2 * len(spectrum) ** (-1 / 3)
     for t, s in pairwise(schedule):
-        own = _own(here, found, coefficients)
+        own = here.own(found, coefficients)
         beta = float(contrast(_curvature(own, found)[pilots].mean()[None], prior, t))
         here = led(s, beta)
         coefficients, ratio = _down(here, own, coefficients, (t, s), beta * spectrum, generator)
@@ -177,24 +161,34 @@ def evidence(
         for group in range(GROUPS + 1):
             part = slice(group * size, (group + 1) * size)
             weight = _mean_weight(log_weight[part])
-            if weight.share < _UNEVEN:
+            if weight.share <= _UNEVEN:
                 places = torch.arange(count, device=matrix.device)
                 places[part] = resample(log_weight[part], generator) + part.start
                 coefficients = coefficients[places]
                 found = Gradients(*(None if value is None else value[places] for value in found))  # type: ignore[arg-type]
                 log_mass[group] += weight.value
                 log_weight[part] = 0.0
-        own_place = torch.linalg.solve(here.factor, coefficients.mT).mT[:, None, None]
         chain = mala(
-            here, own_place, s, steps=LANGEVIN_STEPS, step_size=relative, generator=generator, found=found
-        )
+            here, here.coordinates(coefficients), s, steps=LANGEVIN_STEPS, step_size=relative,
+            generator=generator, found=found,
+        )  # fmt: skip
         coefficients, found = chain.images[:, 0, 0] @ here.factor.mT, chain.found
         relative *= math.exp(_PATIENCE * (float(chain.acceptance[pilots].mean()) - BEST_ACCEPTANCE))
     log_weight = (log_weight + log_mass.repeat_interleave(size))[size:]
-    groups = _mean_weight(log_weight.view(GROUPS, size).logsumexp(dim=1) - math.log(size))
-    chosen = coefficients[size:][resample(log_weight, generator)]
-    value = groups.value - float(model.log_normalizer or 0.0)
-    return Evidence(value, groups.stderr, groups.effective, _images(chosen, prior))
+    each = log_weight.view(GROUPS, size).logsumexp(dim=1) - math.log(size)
+    groups = _mean_weight(each)
+    chosen = torch.cat([torch.arange(size).to(log_weight.device), size + resample(log_weight, generator)])
+    found = Gradients(*(None if value is None else value[chosen] for value in found))  # type: ignore[arg-type]
+    chain = mala(
+        here, here.coordinates(coefficients[chosen]), s, steps=APART_STEPS, step_size=relative,
+        generator=generator, found=found,
+    )  # fmt: skip
+    images = images_of(chain.images[size:, 0, 0] @ here.factor.mT, prior)
+    spread = max(groups.stderr, float(each.std()) / GROUPS**0.5)  # of weights, or of their logs if far apart
+    stderr = math.hypot(spread, model.log_normalizer_stderr or 0.0)
+    return Evidence(
+        groups.value - float(model.log_normalizer or 0.0) - constant, stderr, groups.effective, images
+    )
 
 
 def _down(
@@ -217,7 +211,7 @@ def _down(
     white = normal_like(middle, generator)
     new = middle + white @ factor.mT
     forward = (new - coefficients).square().sum(dim=1) / (t - s) + len(clean) * math.log(t - s)
-    back = white.square().sum(dim=1) + 2.0 * torch.linalg.slogdet(factor).logabsdet
+    back = white.square().sum(dim=1) + 2.0 * factor.diagonal().log().sum()
     return new, 0.5 * (back - forward)
 
 
@@ -227,12 +221,6 @@ def _inverse_root(precision: Tensor) -> Tensor:
     eye = torch.eye(len(precision)).to(precision)
     inverse: Tensor = torch.linalg.solve_triangular(root.mT, eye, upper=True)
     return inverse
-
-
-def _own(place: Led, found: Gradients, coefficients: Tensor) -> Tensor:
-    """∇U in the coefficients (B, d), without the guide's part."""
-    total: Tensor = torch.linalg.solve(place.factor.mT, found.image[:, 0, 0].mT).mT
-    return total - place.guide(coefficients)[1]
 
 
 def _curvature(own: Tensor, found: Gradients) -> Tensor:
@@ -253,36 +241,27 @@ def _mean_weight(log_weight: Tensor) -> LogMean:
         raise SamplingError(f"{error}; more steps may help") from error
 
 
-def _linear(
-    forward: Forward, measurement: Tensor, prior: StationaryGaussian, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """A's matrix in the coefficients (m, d), and y − A(μ), (m,), in double precision."""
-    shape = prior.eigenvalues.shape
-    base = forward(prior.mean[:, None, None].expand(1, *shape))
-    if base.shape[1:] != measurement.shape:
-        raise SamplingError(
-            f"A gives shape {tuple(base.shape[1:])} to an image, and the measurement has "
-            f"{tuple(measurement.shape)}"
-        )
-    basis = torch.split(torch.eye(shape.numel()).to(prior.mean), 256)
-    rows = [forward(_images(some, prior)) - base for some in basis]
-    matrix = torch.cat(rows).flatten(1).mT.double()
-    try_on = normal_like(matrix.new_zeros(1, shape.numel()), generator)
-    told, expected = (forward(_images(try_on, prior)) - base).flatten().to(matrix), matrix @ try_on[0]
-    if float((told - expected).norm()) > 1e-3 * float(expected.norm()):
-        raise SamplingError("A is not linear: A(x + z) − A(x) is not the sum of what its pixels make")
-    return matrix, (measurement.to(base) - base[0]).flatten().to(matrix)
-
-
-def _check(model: ImageModel, prior: StationaryGaussian, chains: int, noise_variance: float) -> None:
-    if chains < 2 * GROUPS or chains % GROUPS:
-        raise SamplingError(f"{chains} chains: a multiple of {GROUPS}, at least {2 * GROUPS}, is needed")
-    if not 0.0 < noise_variance < math.inf:
-        raise SamplingError(f"a measurement needs noise: its variance is {noise_variance}")
-    if model.log_normalizer is None:
+def _checked(model: ImageModel, prior: StationaryGaussian, chains: int, noise_variance: float) -> float:
+    """The noise variance as a number; SamplingError for what does not go."""
+    if not isinstance(model.score_model, EnergyModel):
+        raise SamplingError("the model is a denoiser: it has no energy, and gives no evidence")
+    if chains < FEWEST * GROUPS or chains % GROUPS:
+        raise SamplingError(f"{chains} chains: a multiple of {GROUPS}, at least {FEWEST * GROUPS}, is needed")
+    if torch.as_tensor(noise_variance).numel() != 1 or not 0.0 < float(noise_variance) < math.inf:
+        raise SamplingError(f"a measurement needs noise, of one variance above 0, not {noise_variance}")
+    if model.log_normalizer is None or not math.isfinite(model.log_normalizer):
         raise SamplingError("the model's log Z is not known: model.normalize(images) estimates it")
-    if (count := prior.eigenvalues.numel()) > LARGEST:
+    shape = tuple(prior.eigenvalues.shape)
+    if model.normalized_shape not in (None, shape):
         raise SamplingError(
-            f"images of {count:,} numbers: at most {LARGEST:,}, as matrices of them squared are inverted at "
-            "every level"
+            f"the model's log Z is of images {model.normalized_shape}, its Gaussian of {shape}"
         )
+    if prior.mean.dtype not in (torch.float32, torch.float64):
+        raise SamplingError(f"{prior.mean.dtype} is too coarse for weights: model.float()")
+    if (count := math.prod(shape)) > LARGEST:
+        smaller = "; model.at(height, width) is of smaller ones" if model.any_size else ""
+        raise SamplingError(
+            f"the model is of images of {count:,} numbers, and {LARGEST:,} are the most, as matrices of them "
+            f"squared are inverted at every level{smaller}"
+        )
+    return float(noise_variance)
