@@ -101,7 +101,7 @@ def psnr(found: Tensor, clean: Tensor) -> Tensor:
 def plug_and_play(denoiser: Denoiser) -> Callable[[Task, Tensor], Tensor]:
     """By half-quadratic splitting; of noise alone, by the denoiser itself.
 
-    Compressed sensing starts far away, which takes more than DPIR's 8 steps: 40 of proximal gradients instead.
+    Compressed sensing starts too far away for the 8 steps of DPIR: 40 of proximal gradients instead.
     """
 
     def restore(task: Task, y: Tensor) -> Tensor:
