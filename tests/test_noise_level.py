@@ -166,3 +166,27 @@ def test_lines_have_no_details_to_go_by(shape: tuple[int, int]) -> None:
     noisy = noisy + 0.1 * torch.randn(noisy.shape, generator=generator)
     off = noise_level(Known(gaussian), noisy, (1e-6, 1.0)).psnr - 20.0
     assert float(off.mean()) == pytest.approx(0.0, abs=4 * 0.77 / 20 + 0.05)  # dB; one image's error is 0.77
+
+
+@pytest.mark.parametrize("side", [1, 4])
+def test_parts_that_disagree_widen_the_error(side: int) -> None:
+    """Of white noise the error is what the curvature says; of noise in blocks that of their number."""
+
+    def split(noisy: Tensor, t: Tensor) -> Tensor:
+        return 0.5 * (
+            (noisy[:, 0] - 0.5).square() / t[:, None, None] + torch.log(2 * math.pi * t)[:, None, None]
+        )
+
+    def energy(noisy: Tensor, t: Tensor) -> Tensor:
+        return split(noisy, t).sum(dim=(1, 2))
+
+    white = torch.randn(400, 1, 16 // side, 16 // side, generator=torch.Generator().manual_seed(0))
+    noisy = 0.5 + 0.1 * white.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
+    found, by_curvature = (noise_level(energy, noisy, (1e-6, 1.0), split_) for split_ in (split, None))
+    off = found.variance.log() - math.log(0.01)
+    exact = math.sqrt(2.0 * side**2 / 256)
+    assert float(off.std()) == pytest.approx(exact, rel=0.15)
+    told = float(found.log_stderr.square().mean().sqrt())
+    assert told == pytest.approx(exact, rel=0.2)
+    if side > 1:
+        assert float(by_curvature.log_stderr.square().mean().sqrt()) < 0.5 * exact

@@ -265,7 +265,8 @@ class ImageModel(nn.Module):
         Arguments and errors as in `energy`. It takes 15 evaluations of each image.
         """
         energy, ends = constant(self._energy()), noise_range(self.t_min, self.t_max)
-        found = [noise_level(energy, y, ends) for y, _ in self._batches(images, 0.0, batch_size)]
+        split = self.energy_map if isinstance(self._energy(), MappedEnergy) else None
+        found = [noise_level(energy, y, ends, split) for y, _ in self._batches(images, 0.0, batch_size)]
         return NoiseLevel(*map(torch.cat, zip(*found, strict=True)))
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 COARSE, FINE = 9, 4
 """Evaluations of the energy: at levels that are the same for all images but for one, then near the least."""
+_PARTS = 4  # of a side: 16 parts of an image are asked how noisy they are
 _APART = 0.1  # of ln t, between the last three
 EVALUATIONS = COARSE + FINE + 2
 _NEAR, _BELOW, _ABOVE = 1.0, 0.4, 0.2
@@ -54,7 +55,10 @@ def noise_range(t_min: float, t_max: float) -> tuple[float, float]:
 
 @torch.no_grad()
 def noise_level(
-    energy: Callable[[Tensor, Tensor], Tensor], noisy: Tensor, t_range: tuple[float, float]
+    energy: Callable[[Tensor, Tensor], Tensor],
+    noisy: Tensor,
+    t_range: tuple[float, float],
+    energy_map: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> NoiseLevel:
     """The most probable noise variance of each image, by 15 evaluations of an energy.
 
@@ -62,10 +66,11 @@ def noise_level(
         energy: U(y, t) in nats, (B,), of images and variances (B,), with one log Z for all t.
         noisy: images y, (B, C, H, W).
         t_range: smallest and largest variance, in pixel².
+        energy_map: U split over pixels, (B, H, W), if there is such a split.
 
     Returns:
-        Variances and their errors, float64, (B,): by the curvature at the minimum, and by what other levels
-        are nearly as probable.
+        Variances and their errors, float64, (B,): by the curvature at the minimum, by what other levels are
+        nearly as probable, and by how far parts of the image disagree, if they can be asked.
     """
     low, high = map(math.log, t_range)
 
@@ -85,7 +90,17 @@ def noise_level(
         place = _next(places, found)
         places, found = _least(places, found, place, at(place))
     centre, least = places[:, 1], found[:, 1]
-    sides = [at(centre - _APART), at(centre + _APART)]
+    ends = centre - _APART, centre + _APART
+    slopes = None
+    if energy_map is None:
+        sides = [at(end) for end in ends]
+    else:
+        maps = [energy_map(noisy, end.exp().to(noisy)).double() for end in ends]
+        sides = [
+            split.sum(dim=(1, 2)) + _unlikely(end - told) * odds
+            for split, end in zip(maps, ends, strict=True)
+        ]
+        slopes = (maps[1] - maps[0]) / (2.0 * _APART)
     curvature = (sides[0] + sides[1] - 2.0 * least) / _APART**2
     place = centre - (sides[1] - sides[0]) / (2.0 * _APART * curvature)
     # Other levels may be as probable: what they add to the variance.
@@ -94,8 +109,22 @@ def noise_level(
     mass = (2.0 * math.pi / curvature).sqrt()
     spread = (weights * (all_places - place[:, None]).square()).sum(dim=1)
     variance = (mass / curvature + spread) / (mass + weights.sum(dim=1))
+    if slopes is not None:
+        variance = torch.maximum(variance, _disagreement(slopes) / curvature.square())
     known = (curvature > 0) & ((place - centre).abs() < 2.0 * _APART) & (place > low) & (place < high)
     return NoiseLevel(*(torch.where(known, found, torch.nan) for found in (place.exp(), variance.sqrt())))
+
+
+def _disagreement(slopes: Tensor) -> Tensor:
+    """Variance of the sum of ∂U/∂ln t over pixels (B, H, W), from that of squares, (B,).
+
+    Of a right energy it is the curvature, as the slope's variance is Fisher's information. Where textures are
+    taken for noise parts pull either way, and it is larger. Source: White 1982, the sandwich estimator.
+    """
+    height, width = (max(1, side // _PARTS) for side in slopes.shape[1:])
+    parts = slopes.unfold(1, height, height).unfold(2, width, width).sum(dim=(3, 4)).flatten(1)
+    share = slopes[0].numel() / (parts.shape[1] * height * width)  # with the rest at the edge
+    return share * parts.shape[1] * parts.var(dim=1) if parts.shape[1] > 1 else parts.new_zeros(len(parts))
 
 
 def _finest(noisy: Tensor) -> Tensor:

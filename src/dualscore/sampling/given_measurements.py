@@ -72,12 +72,12 @@ class Led(ScoreModel):
         self.model, self.prior, self.guide, self.factor = model, prior, guide, factor
 
     def coordinates(self, coefficients: Tensor) -> Tensor:
-        """U (B, 1, 1, d) of coefficients (B, d)."""
+        """The coordinates u, shape (B, 1, 1, d), of coefficients (B, d)."""
         found: Tensor = torch.linalg.solve_triangular(self.factor, coefficients.mT, upper=True)
         return found.mT[:, None, None]
 
     def own(self, found: Gradients, coefficients: Tensor) -> Tensor:
-        """∇U in the coefficients (B, d), without the guide's part."""
+        """∇U in the coefficients, shape (B, d), without the guide's part."""
         total: Tensor = torch.linalg.solve_triangular(self.factor.mT, found.image[:, 0, 0].mT, upper=False)
         return total.mT - self.guide(coefficients)[1]
 

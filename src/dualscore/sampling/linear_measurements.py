@@ -42,7 +42,7 @@ class Guide:
         self.hessian = self.matrix.mT @ self.matrix
 
     def __call__(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """Nats (B,) of coefficients (B, d), and their gradient (B, d)."""
+        """Nats, shape (B,), of coefficients (B, d), and their gradient (B, d)."""
         off = coefficients @ self.matrix.mT - self.measured
         return 0.5 * off.square().sum(dim=1) + self.constant, off @ self.matrix
 
@@ -50,7 +50,7 @@ class Guide:
 def matrix_of(
     forward: Forward, measurement: Tensor, prior: StationaryGaussian, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A's matrix in the coefficients (m, d), and y − A(μ), (m,), in double precision."""
+    """A's matrix in the coefficients, shape (m, d), and y − A(μ), (m,), in double precision."""
     shape = prior.eigenvalues.shape
 
     def told(coefficients: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def matrix_of(
 
 
 def reduced(matrix: Tensor, measured: Tensor, noise_variance: float) -> tuple[Tensor, Tensor, float]:
-    """A (m, d) and y (m,) with at most d rows, and the nats of what of y no image makes: A = QR, y → Qᵀy."""
+    """A, shape (m, d), and y (m,) with at most d rows, as A = QR, and Qᵀy; the nats of the rest of y."""
     rows, columns = matrix.shape
     if rows <= columns:
         return matrix, measured, 0.0
@@ -93,6 +93,6 @@ def reduced(matrix: Tensor, measured: Tensor, noise_variance: float) -> tuple[Te
 
 
 def images_of(coefficients: Tensor, prior: StationaryGaussian) -> Tensor:
-    """Images (B, C, H, W) of coefficients (B, d)."""
+    """Images, shape (B, C, H, W), of coefficients (B, d)."""
     own = coefficients.view(-1, *prior.eigenvalues.shape).to(prior.eigenvalues)
     return prior.synthesize(own) + prior.mean[:, None, None]
