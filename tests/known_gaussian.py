@@ -1,10 +1,10 @@
-"""Energies of Gaussians and of their mixtures, where everything is known."""
+"""Energies of Gaussians, and what is known of measurements of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualscore.energy import EnergyModel
 from dualscore.gaussian import StationaryGaussian
@@ -21,18 +21,6 @@ class Known(EnergyModel):
     def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         self.asked += 1
         return self.gaussian(noisy, noise_variance).energy
-
-
-class Mixture(EnergyModel):
-    """Gaussians with shares."""
-
-    def __init__(self, gaussians: Sequence[StationaryGaussian], shares: Sequence[float]) -> None:
-        super().__init__()
-        self.gaussians, self.shares = nn.ModuleList(gaussians), torch.tensor(shares)
-
-    def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
-        energies = [gaussian(noisy, noise_variance).energy for gaussian in self.gaussians]
-        return -torch.logsumexp(self.shares.log()[:, None] - torch.stack(energies), dim=0)
 
 
 def smooth(side: int, mean: float = 0.5, variance: float = 0.05) -> StationaryGaussian:

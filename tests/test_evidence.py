@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 import dualscore
+from dualscore.densities import GaussianMixture
 from dualscore.energy import Denoiser
 from dualscore.errors import SamplingError
 from dualscore.gaussian import StationaryGaussian
 from dualscore.model import ImageModel
 from dualscore.sampling import evidence
-from known_gaussian import Known, Mixture, Posterior, known_model, smooth
+from known_gaussian import Known, Posterior, known_model, smooth
 
 SIDE, LAST = 4, 1e-4
 SEEDS, DRAWS, BINS = 20, 19, 5
@@ -65,7 +66,7 @@ def gaussian() -> ImageModel:
 def mixture() -> ImageModel:
     """Two kinds of images, dark and smooth or bright and rough, and the Gaussian between for the start."""
     parts = [smooth(SIDE, 0.3, 0.01), smooth(SIDE, 0.7, 0.03)]
-    return known_model(Mixture(parts, [0.4, 0.6]), smooth(SIDE, 0.54, 0.1))
+    return known_model(GaussianMixture([0.4, 0.6], parts, (1, SIDE, SIDE)), smooth(SIDE, 0.54, 0.1))
 
 
 @pytest.mark.parametrize("forward", OPERATORS, ids=lambda forward: forward.__name__)

@@ -26,6 +26,10 @@ class Gradients(NamedTuple):
     energy: Tensor | None = None
     """U(y, t) itself, which comes with them, shape (B,), in nats."""
 
+    def of(self, places: Tensor) -> "Gradients":
+        """Those of the images at some places, int64, shape (n,)."""
+        return Gradients(*(None if part is None else part[places] for part in self))  # type: ignore[arg-type]
+
 
 class ScoreModel(nn.Module):
     """Anything with a score: what the objective trains and the estimators use."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dualscore.errors import ModelError
 from dualscore.model import ImageModel
-from dualscore.networks.orders import ORIENTATIONS, put_back, reordered
+from dualscore.networks.orders import ORIENTATIONS, mean_over_orders
 from dualscore.sampling.annealed import BEST_ACCEPTANCE
 
 _PATIENCE = 0.1
@@ -46,8 +46,7 @@ class EnergyDenoiser(Denoiser):  # type: ignore[misc]  # deepinv has no types
     def forward(self, x: Tensor, sigma: float | Tensor, **_: Any) -> Tensor:
         """The posterior mean of images (B, C, H, W) with noise of σ, a number or (B,)."""
         t = _variances(sigma, x)
-        found = [put_back(self.model.denoise(reordered(x, k), t), k) for k in range(self.orders)]
-        return torch.stack(found).mean(dim=0).to(x)
+        return mean_over_orders(lambda turned: self.model.denoise(turned, t).to(x), x, self.orders)
 
 
 class EnergyPrior(Prior):  # type: ignore[misc]

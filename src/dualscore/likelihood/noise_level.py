@@ -74,10 +74,13 @@ def noise_level(
     """
     low, high = map(math.log, t_range)
 
-    told, odds = _finest(noisy).log().clamp(low, high), float(min(noisy.shape[2:]) > 1)
+    told, has_details = _finest(noisy).log().clamp(low, high), float(min(noisy.shape[2:]) > 1)
+
+    def against(places: Tensor) -> Tensor:
+        return has_details * _unlikely(places - told)
 
     def at(places: Tensor) -> Tensor:
-        return energy(noisy, places.exp().to(noisy)).double() + odds * _unlikely(places - told)
+        return energy(noisy, places.exp().to(noisy)).double() + against(places)
 
     grid = torch.linspace(low, high, COARSE - 1, dtype=torch.float64, device=noisy.device)
     places = torch.cat([grid.expand(len(noisy), -1), told[:, None]], dim=1).sort(dim=1).values
@@ -96,10 +99,7 @@ def noise_level(
         sides = [at(end) for end in ends]
     else:
         maps = [energy_map(noisy, end.exp().to(noisy)).double() for end in ends]
-        sides = [
-            split.sum(dim=(1, 2)) + _unlikely(end - told) * odds
-            for split, end in zip(maps, ends, strict=True)
-        ]
+        sides = [split.sum(dim=(1, 2)) + against(end) for split, end in zip(maps, ends, strict=True)]
         slopes = (maps[1] - maps[0]) / (2.0 * _APART)
     curvature = (sides[0] + sides[1] - 2.0 * least) / _APART**2
     place = centre - (sides[1] - sides[0]) / (2.0 * _APART * curvature)

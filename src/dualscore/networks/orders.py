@@ -6,6 +6,7 @@ Uria, Murray, Larochelle 2014, arXiv 1310.1757.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,6 +29,14 @@ def put_back(images: Tensor, order: int) -> Tensor:
     """What `reordered` was given, (B, C, H, W), from what it returned."""
     turned = images.flip(ORIENTATIONS[order % len(ORIENTATIONS)])
     return turned.mT if order >= len(ORIENTATIONS) else turned
+
+
+def mean_over_orders(function: Callable[[Tensor], Tensor], images: Tensor, orders: int) -> Tensor:
+    """1/n Σ_k g_k⁻¹ f(g_k y), of a function of images (B, C, H, W) to others of their shape."""
+    found = torch.zeros_like(images)
+    for order in range(orders):
+        found = found + put_back(function(reordered(images, order)), order)
+    return found / orders
 
 
 class SeveralOrders(MappedEnergy):
@@ -100,8 +109,8 @@ class MeanOfOrders(ScoreModel):
 
     def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:  # noqa: ARG002
         """The mean of the orders' ∇_y U, (B, C, H, W): no energy and no ∂_t U, whatever `time` says."""
-        found = torch.zeros_like(noisy)
-        for order in range(self.model.orders):
-            turned = self.model.energy.gradients(reordered(noisy, order), noise_variance, time=False).image
-            found = found + put_back(turned, order)
-        return Gradients(found / self.model.orders, None)
+
+        def gradient(turned: Tensor) -> Tensor:
+            return self.model.energy.gradients(turned, noise_variance, time=False).image
+
+        return Gradients(mean_over_orders(gradient, noisy, self.model.orders), None)

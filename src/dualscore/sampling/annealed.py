@@ -82,6 +82,25 @@ def resample(log_weight: Tensor, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(log_weight.softmax(0).cumsum(0), place).clamp(max=count - 1)
 
 
+def first_step(dimension: int) -> float:
+    """The best size of Langevin steps for a normal density of variance 1. Roberts and Rosenthal 1998."""
+    best: float = 1.65**2 * max(1, dimension) ** (-1 / 3)
+    return best
+
+
+def followed(step_size: float, acceptance: Tensor) -> float:
+    """A step size after the acceptance of some chains, shape (n,), which it leads towards 0.574."""
+    return step_size * math.exp(_PATIENCE * (float(acceptance.mean()) - BEST_ACCEPTANCE))
+
+
+def mean_curvature(found: Gradients) -> Tensor | None:
+    """ΔU/d, shape (B,), by the heat equation; None without ∂_t U."""
+    if found.noise_variance is None:
+        return None
+    squares = found.image.square().sum(dim=(1, 2, 3))
+    return (2.0 * found.noise_variance + squares) / found.image[0].numel()
+
+
 def contrast(curvature: Tensor, prior: StationaryGaussian, noise_variance: float) -> Tensor:
     """β for which N(μ, βΣ + t I) has an image's mean curvature ΔU/d, the mean of 1/(βλ_k + t).
 
@@ -115,9 +134,9 @@ def step_down(
         raise ValueError("held pixels and a variance by frequency do not go together: leave the prior out")
     # The share of the forward step's variance that is left; U's Hessian is below I/t, so this is ≥ s/t.
     left = images.new_full((len(images), 1, 1, 1), s / t)
-    if found.noise_variance is not None:
-        curvature = 2.0 * found.noise_variance + found.image.square().sum(dim=(1, 2, 3))
-        mean = (curvature / images[0].numel()).nan_to_num(1.0 / t)
+    curvature = mean_curvature(found)
+    if curvature is not None:
+        mean = curvature.nan_to_num(1.0 / t)
         if prior is None:
             left = (1.0 - (t - s) * mean).clamp(s / t, 1.0)[:, None, None, None]
         else:
@@ -190,7 +209,7 @@ def anneal(
     if not schedule or any(s >= t for t, s in pairwise(schedule)) or schedule[-1] <= 0:
         raise ValueError("a schedule must fall, and end above 0")
     free = start[0].numel() if condition.free is None else int(condition.free.expand(start.shape)[0].sum())
-    relative = 1.65**2 * max(1, free) ** (-1 / 3) if step_size is None else step_size
+    relative = first_step(free) if step_size is None else step_size
     level = start.new_full((len(start),), schedule[0])
     images = condition.hold(start, level)
     found = evaluate(model, images, level)
@@ -221,7 +240,7 @@ def anneal(
             )
             acceptance.append(float(accepted[pilots:].mean()))
             if adjust and pilots:
-                relative *= math.exp(_PATIENCE * (float(accepted[:pilots].mean()) - BEST_ACCEPTANCE))
+                relative = followed(relative, accepted[:pilots])
     return Annealed(images[pilots:], torch.stack(grown, dim=1)[pilots:] if adjust else None, acceptance)
 
 

@@ -27,7 +27,7 @@ from dualscore.gaussian import StationaryGaussian
 from dualscore.likelihood.normalizer import LogMean, log_mean
 from dualscore.model import ImageModel
 from dualscore.noise import SAMPLING, normal_like, seeded_generator
-from dualscore.sampling.annealed import BEST_ACCEPTANCE, contrast, levels, resample
+from dualscore.sampling.annealed import contrast, first_step, followed, levels, mean_curvature, resample
 from dualscore.sampling.linear_measurements import Forward, Guide, images_of, matrix_of, reduced
 from dualscore.sampling.metropolis import evaluate, mala
 from dualscore.sampling.sample_images import gaussian_start, last_variance
@@ -43,7 +43,6 @@ LARGEST = 4096
 """Numbers of an image: matrices of them squared are inverted at every noise level."""
 _MEASURED = -4  # second number of the random keys, beside that of samples
 _UNEVEN = 0.5  # share of effective samples below which chains are chosen again
-_PATIENCE = 0.5  # how far the step size follows one level's acceptance, in nats
 
 
 class Evidence(NamedTuple):
@@ -149,10 +148,12 @@ def evidence(
     start = 0.5 * (white.square() + torch.log(2.0 * math.pi * (spectrum + t))).sum(dim=1)
     log_weight = start - _energy(found)
     log_mass = torch.zeros(GROUPS + 1).to(log_weight)
-    relative = 1.65**2 * len(spectrum) ** (-1 / 3)
+    relative = first_step(len(spectrum))
     for t, s in pairwise(schedule):
         own = here.own(found, coefficients)
-        beta = float(contrast(_curvature(own, found)[pilots].mean()[None], prior, t))
+        curvature = mean_curvature(found._replace(image=own[:, None, None]))
+        assert curvature is not None
+        beta = float(contrast(curvature[pilots].mean()[None], prior, t))
         here = led(s, beta)
         coefficients, ratio = _down(here, own, coefficients, (t, s), beta * spectrum, generator)
         there = at(here, coefficients, s)
@@ -165,7 +166,7 @@ def evidence(
                 places = torch.arange(count, device=matrix.device)
                 places[part] = resample(log_weight[part], generator) + part.start
                 coefficients = coefficients[places]
-                found = Gradients(*(None if value is None else value[places] for value in found))  # type: ignore[arg-type]
+                found = found.of(places)
                 log_mass[group] += weight.value
                 log_weight[part] = 0.0
         chain = mala(
@@ -173,15 +174,14 @@ def evidence(
             generator=generator, found=found,
         )  # fmt: skip
         coefficients, found = chain.images[:, 0, 0] @ here.factor.mT, chain.found
-        relative *= math.exp(_PATIENCE * (float(chain.acceptance[pilots].mean()) - BEST_ACCEPTANCE))
+        relative = followed(relative, chain.acceptance[pilots])
     log_weight = (log_weight + log_mass.repeat_interleave(size))[size:]
     each = log_weight.view(GROUPS, size).logsumexp(dim=1) - math.log(size)
     groups = _mean_weight(each)
     chosen = torch.cat([torch.arange(size).to(log_weight.device), size + resample(log_weight, generator)])
-    found = Gradients(*(None if value is None else value[chosen] for value in found))  # type: ignore[arg-type]
     chain = mala(
         here, here.coordinates(coefficients[chosen]), s, steps=APART_STEPS, step_size=relative,
-        generator=generator, found=found,
+        generator=generator, found=found.of(chosen),
     )  # fmt: skip
     images = images_of(chain.images[size:, 0, 0] @ here.factor.mT, prior)
     spread = max(groups.stderr, float(each.std()) / GROUPS**0.5)  # of weights, or of their logs if far apart
@@ -221,12 +221,6 @@ def _inverse_root(precision: Tensor) -> Tensor:
     eye = torch.eye(len(precision)).to(precision)
     inverse: Tensor = torch.linalg.solve_triangular(root.mT, eye, upper=True)
     return inverse
-
-
-def _curvature(own: Tensor, found: Gradients) -> Tensor:
-    """ΔU/d (B,): by the heat equation, see `annealed`."""
-    assert found.noise_variance is not None
-    return (2.0 * found.noise_variance.to(own) + own.square().sum(dim=1)) / own.shape[1]
 
 
 def _energy(found: Gradients) -> Tensor:
