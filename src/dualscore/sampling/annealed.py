@@ -48,6 +48,8 @@ BEST_ACCEPTANCE = 0.574
 _PATIENCE = 0.5  # how far the step size follows one level's acceptance, in nats
 _CONTRASTS = torch.linspace(-16.0, 6.0, 89, dtype=torch.float64) * math.log(2.0)
 """ln β where the curvature is tabulated, in steps of a quarter of an octave."""
+_AT_ONCE = 2**18
+"""Numbers that such a table is computed from at once."""
 
 
 def levels(t_max: float, count: int, t_min: float = T_MIN) -> list[float]:
@@ -108,7 +110,11 @@ def contrast(curvature: Tensor, prior: StationaryGaussian, noise_variance: float
     """
     scale = _CONTRASTS.to(curvature.device).flip(0)  # falling, so that the curvature rises
     spectrum = prior.eigenvalues.double().flatten()
-    table = torch.stack([(1.0 / (beta * spectrum + noise_variance)).mean() for beta in scale.exp()])
+    # A few β at once: one at a time is mostly overhead, all at once takes a photograph's spectrum 89 times.
+    some = max(1, _AT_ONCE // len(spectrum))
+    table = torch.cat(
+        [(1.0 / (beta[:, None] * spectrum + noise_variance)).mean(dim=1) for beta in scale.exp().split(some)]
+    )
     wanted = curvature.double().clamp(table[0], table[-1])
     above = torch.searchsorted(table, wanted).clamp(1, len(table) - 1)
     part = (wanted - table[above - 1]) / (table[above] - table[above - 1])
