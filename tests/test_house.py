@@ -213,7 +213,7 @@ def test_only_the_assembler_builds_from_configurations() -> None:
 
 
 ROOMS = (
-    "errors", "files", "redaction", "shipped", "cores", "devices", "settings",
+    "errors", "files", "redaction", "bars", "shipped", "cores", "devices", "settings",
     "noise", "gaussian", "energy", "objective", "networks", "densities", "images",
     "denoisers", "likelihood", "constant", "origin", "model", "sampling",
     "adapters", "coding", "measuring",

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from dualscore.bars import counted
 from dualscore.coding import NoiseLevels, last_variance
 from dualscore.compression.coders import Coders, one_thread
 from dualscore.compression.compression_report import lines, summarize
@@ -63,13 +63,10 @@ def compress(
     contents = Contents(options.levels, options.double, options.orientations, torch.__version__)
     encoder = Encoder(contents, lambda name, some: prepare(name, dict(models)[name], some, contents))
     rivals = Rivals() if options.codecs else None
-    columns = TextColumn("{task.description} {task.completed:,.0f} numbers"), TimeElapsedColumn()
-    shown = Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
-    with one_thread(), shown as progress:
-        task = progress.add_task("coded", total=None)
+    with one_thread(), counted(console, "coded", "numbers") as advance:
         stream = pictures(given, out, others=others, reader=exactly)
         wanted = Wanted(models, given, problems).of(stream)
-        for picture in encoder.all(wanted, lambda count: progress.advance(task, count)):
+        for picture in encoder.all(wanted, advance):
             if rivals is not None:
                 rivals.add(picture.pixels)
     spent = time.monotonic() - began

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from dualscore.bars import counted
 from dualscore.coding import NoiseLevels
 from dualscore.compression.coders import Coders, one_thread
 from dualscore.compression.container import CodedModel, Contents, as_png, unpack
@@ -54,12 +54,9 @@ def decompress(path: Path, out: Path, console: Console, given: Sequence[Path] = 
         coders = [_coders(model, contents, path, given) for model in contents.models]
         _test(contents, coders, path)
         written, problems = 0, Problems()
-        columns = TextColumn("{task.description} {task.completed:,} images"), TimeElapsedColumn()
-        shown = Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
-        with shown as progress:
-            task = progress.add_task("decoded", total=len(contents.pictures))
+        with counted(console, "decoded") as advance:
             for restored in restore(contents, coders, stacks, raw_tiles(contents, raw)):
-                progress.advance(task)
+                advance(1)
                 name = restored.picture.name
                 if restored.pixels is None:
                     problems.add([(name, restored.problem)])

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dualscore.assemble import build, known_density
+from dualscore.bars import progress_bar
 from dualscore.data.datamodule import Batch, ImageDataModule
 from dualscore.devices import allow_tf32
 from dualscore.errors import CheckpointError, DataError, NormalizationError, TrainingError
@@ -248,21 +248,6 @@ def _fabric(config: ExperimentConfig) -> Fabric:
         raise TrainingError(f"{asked}: {one_line(error):.200}") from error
     fabric.launch()
     return fabric
-
-
-def progress_bar(console: Console, unit: str = "", shown: bool = True) -> Progress:
-    """A bar that is seen on a terminal alone, and gone when it is done."""
-    return Progress(
-        TextColumn("{task.description:14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{unit},".lstrip(",")),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console,
-        transient=True,
-        disable=not (console.is_terminal and shown),
-    )
 
 
 def _check_finite(stage: Stage, rows: Rows) -> None:

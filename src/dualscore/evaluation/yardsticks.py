@@ -16,12 +16,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from dualscore.bars import progress_bar
 from dualscore.data.datamodule import Batch, ImageDataModule
 from dualscore.errors import DataError
 from dualscore.evaluation.causal_code import decode, encode
 from dualscore.evaluation.codecs import CODECS, mosaic
 from dualscore.evaluation.fitted_yardsticks import BATCH, STEPS, FittingData, causal_mlp, full_gaussian
-from dualscore.evaluation.session import nested_choice, progress_bar
+from dualscore.evaluation.session import nested_choice
 from dualscore.gaussian import StationaryGaussian
 from dualscore.images import dequantize, in_channels, to_pixels
 from dualscore.likelihood import bits, bits_per_dim, dequantized_bits_per_dim, mean

@@ -113,7 +113,10 @@ def contrast(curvature: Tensor, prior: StationaryGaussian, noise_variance: float
     # A few β at once: one at a time is mostly overhead, all at once takes a photograph's spectrum 89 times.
     some = max(1, _AT_ONCE // len(spectrum))
     table = torch.cat(
-        [(1.0 / (beta[:, None] * spectrum + noise_variance)).mean(dim=1) for beta in scale.exp().split(some)]
+        [
+            (1.0 / (beta[:, None] * spectrum + noise_variance)).mean(dim=1)
+            for beta in torch.split(scale.exp(), some)
+        ]
     )
     wanted = curvature.double().clamp(table[0], table[-1])
     above = torch.searchsorted(table, wanted).clamp(1, len(table) - 1)

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dualscore.bars import counted
 from dualscore.data.loader import Loader, deaths_told
 from dualscore.errors import ScoreError, did_you_mean
 from dualscore.files.plain_text import printable
@@ -249,16 +249,14 @@ def read_batches(
     # PyTorch passes over nothing of a data set that is asked for its batches.
     loader = Loader(files, workers, asked_for=files.batches())
     problems.others = files.others
-    columns = TextColumn("{task.description} {task.completed:,} images"), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
-        task = progress.add_task(doing, total=None)
+    with counted(console, doing) as advance:
 
         def usable() -> Iterator[Chunk]:
             for chunk in loader:
                 problems.add(chunk.failed)
                 if chunk.paths:
                     yield chunk
-                progress.advance(task, len(chunk.paths))
+                advance(len(chunk.paths))
 
         with deaths_told("try a smaller --batch-size, or --workers 0", ScoreError):
             yield usable()

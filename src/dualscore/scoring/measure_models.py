@@ -13,9 +13,9 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from dualscore.bars import progress_bar
 from dualscore.devices import find_device
 from dualscore.errors import DualscoreError, ModelError
-from dualscore.evaluation.session import progress_bar
 from dualscore.evaluation.store import kept_rows
 from dualscore.files.aside import write_aside
 from dualscore.files.plain_text import printable

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from dualscore.bars import counted
 from dualscore.devices import find_device, to_measure
 from dualscore.errors import ScoreError
 from dualscore.files.aside import sha256
@@ -171,13 +171,10 @@ class _Run:
 
     def all(self, stream: Iterator[Picture], console: Console) -> None:
         """Score what comes, and close the files."""
-        columns = TextColumn("{task.description} {task.completed:,} images"), TimeElapsedColumn()
-        shown = Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
-        with shown as progress, ThreadPoolExecutor(1) as pool:
-            task = progress.add_task("scored", total=None)
+        with counted(console, "scored") as advance, ThreadPoolExecutor(1) as pool:
             for group in self._groups(stream):
                 self._score(group, pool)
-                progress.advance(task, len(group))
+                advance(len(group))
             self._wait()
         self.rows.close()
 
