@@ -40,11 +40,13 @@ FAR, STEPS = 0.3, 40
 
 
 class Task(NamedTuple):
-    """A measurement."""
+    """A measurement, and how plug-and-play goes about it."""
 
     name: str
     physics: Physics
     noise: float
+    start: Callable[[Tensor], Tensor]  # where it begins, of measurements
+    by: str  # "denoiser", "splitting", or "gradients" where the start is too far away for few steps
 
 
 def photographs(folder: Path, side: int, most: int) -> Tensor:
@@ -64,33 +66,33 @@ def tasks(side: int) -> Iterator[Task]:
     def noisy(sigma: float) -> NoiseModel:
         return deepinv.physics.GaussianNoise(sigma, rng=torch.Generator().manual_seed(0))
 
-    mask = (torch.rand(size, generator=torch.Generator().manual_seed(1)) < 0.5).float()
     kernel = deepinv.physics.functional.blur.gaussian_blur(sigma=(1.6, 1.6))
-    yield Task("denoising, 25/255", deepinv.physics.Denoising(noise_model=noisy(DENOISED)), DENOISED)
-    yield Task(
-        "deblurring, 1.6 pixels", deepinv.physics.BlurFFT(size, kernel, noise_model=noisy(NOISE)), NOISE
-    )
+    blur = deepinv.physics.BlurFFT(size, kernel, noise_model=noisy(NOISE))
     half = deepinv.physics.Downsampling(img_size=size, filter="bicubic", factor=2, noise_model=noisy(NOISE))
-    yield Task("twice the size", half, NOISE)
-    yield Task(
-        "inpainting, half", deepinv.physics.Inpainting(size, mask=mask, noise_model=noisy(NOISE)), NOISE
-    )
+    mask = (torch.rand(size, generator=torch.Generator().manual_seed(1)) < 0.5).float()
+    hidden = deepinv.physics.Inpainting(size, mask=mask, noise_model=noisy(NOISE))
     random = deepinv.physics.StructuredRandom(
         size, (1, side, side // 2), rng=torch.Generator().manual_seed(2), noise_model=noisy(NOISE)
     )
-    yield Task("compressed sensing, half", random, NOISE)
+    noise = deepinv.physics.Denoising(noise_model=noisy(DENOISED))
+    yield Task("denoising, 25/255", noise, DENOISED, as_it_is, "denoiser")
+    yield Task("deblurring, 1.6 pixels", blur, NOISE, as_it_is, "splitting")
+    yield Task("twice the size", half, NOISE, half.A_dagger, "splitting")
+    yield Task("inpainting, half", hidden, NOISE, lambda y: filled(y, mask), "splitting")
+    yield Task("compressed sensing, half", random, NOISE, random.A_dagger, "gradients")
 
 
-def start(task: Task, y: Tensor) -> Tensor:
-    """Where plug-and-play begins: the least squares solution; hidden pixels are filled from around them."""
-    if "deblurring" in task.name:
-        return y
-    if "inpainting" not in task.name:
-        return torch.as_tensor(task.physics.A_dagger(y))
-    mask, around = task.physics.mask, torch.ones(1, 1, 7, 7)
+def as_it_is(y: Tensor) -> Tensor:
+    """Measurements that are images."""
+    return y
+
+
+def filled(y: Tensor, mask: Tensor) -> Tensor:
+    """Hidden pixels as the mean of those seen around them."""
+    around = torch.ones(1, 1, 7, 7)
     seen = torch.nn.functional.conv2d(mask.expand(y.shape), around, padding=3)
-    filled = torch.nn.functional.conv2d(y, around, padding=3) / seen.clamp(min=1.0)
-    return torch.where(mask > 0, y, filled)
+    means = torch.nn.functional.conv2d(y, around, padding=3) / seen.clamp(min=1.0)
+    return torch.where(mask > 0, y, means)
 
 
 def psnr(found: Tensor, clean: Tensor) -> Tensor:
@@ -99,16 +101,13 @@ def psnr(found: Tensor, clean: Tensor) -> Tensor:
 
 
 def plug_and_play(denoiser: Denoiser) -> Callable[[Task, Tensor], Tensor]:
-    """By half-quadratic splitting; of noise alone, by the denoiser itself.
-
-    Compressed sensing starts too far away for the 8 steps of DPIR: 40 of proximal gradients instead.
-    """
+    """By the denoiser itself, half-quadratic splitting (DPIR), or 40 proximal gradients."""
 
     def restore(task: Task, y: Tensor) -> Tensor:
-        if "denoising" in task.name:
+        if task.by == "denoiser":
             return torch.as_tensor(denoiser(y, task.noise))
-        first = start(task, y)
-        if "compressed" in task.name:
+        first = task.start(y)
+        if task.by == "gradients":
             falling = torch.logspace(math.log10(FAR), math.log10(task.noise), STEPS).tolist()
             by_steps = PGD(L2(), PnP(denoiser), stepsize=1.0, g_param=falling, max_iter=STEPS)
             return torch.as_tensor(by_steps(y, task.physics, init=first))
@@ -122,9 +121,9 @@ def convex(shrink: Denoiser, weight: float) -> Callable[[Task, Tensor], Tensor]:
     """The least of ½‖Ax − y‖² + weight · g(x), where `shrink` is the proximal step of g."""
 
     def restore(task: Task, y: Tensor) -> Tensor:
-        if "denoising" in task.name:
+        if task.by == "denoiser":
             return torch.as_tensor(shrink(y, weight))
-        norm = float(task.physics.compute_norm(torch.ones_like(start(task, y)[:1]), verbose=False))
+        norm = float(task.physics.compute_norm(torch.ones_like(task.start(y)[:1]), verbose=False))
         told = {"stepsize": 1.0 / norm, "g_param": weight / norm, "max_iter": ITERATIONS}
         return torch.as_tensor(FISTA(L2(), PnP(shrink), **told)(y, task.physics))
 
@@ -180,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     for task in tasks(options.side):
         torch.manual_seed(0)
         y, of_tuned = task.physics(clean), task.physics(tuned)
-        found, spent = {"as measured": start(task, y)}, {}
+        found, spent = {"as measured": task.start(y)}, {}
         for name, shrink in weighed.items():
             best = max(WEIGHTS, key=lambda w: float(psnr(convex(shrink, w)(task, of_tuned), tuned).mean()))
             began = time.process_time()
