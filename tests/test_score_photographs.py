@@ -184,6 +184,22 @@ def test_a_killed_command_goes_on_without_a_row_twice_or_missing(
     assert sorted(os.listdir("out/maps")) == sorted(os.listdir("whole/maps"))
 
 
+def test_no_row_names_a_map_that_was_not_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise Killed
+
+    save = whole_photographs._save
+    monkeypatch.setattr(whole_photographs, "_save", full)
+    with pytest.raises(Killed):
+        main(["score", str(folder), "--out", "out"])
+    assert list(read_rows(Path("out/scores.csv"))) == []
+    monkeypatch.setattr(whole_photographs, "_save", save)
+    assert main(["score", str(folder), "--out", "out"]) == 0
+    assert sorted(f"maps/{name}" for name in os.listdir("out/maps")) == sorted(
+        row["map"] for row in rows(Path("out"))
+    )
+
+
 def test_other_options_or_another_model_begin_anew(folder: Path) -> None:
     files = RowFiles(folder, {"of": "one"})
     files.add([dict.fromkeys(COLUMNS, 0)], [])

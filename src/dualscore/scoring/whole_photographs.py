@@ -167,7 +167,8 @@ class _Run:
         self.rows, self.problems = rows, problems
         self.device = find_device(options.device)
         self.scored = 0
-        self._waiting: Future[None] | None = None
+        self._maps: Future[None] | None = None  # of the group before, being saved
+        self._held: tuple[list[Row], list[Row]] = [], []  # its rows, which are written when its maps are
 
     def all(self, stream: Iterator[Picture], console: Console) -> None:
         """Score what comes, and close the files."""
@@ -175,7 +176,7 @@ class _Run:
             for group in self._groups(stream):
                 self._score(group, pool)
                 advance(len(group))
-            self._wait()
+            self._settle()
         self.rows.close()
 
     def _groups(self, stream: Iterator[Picture]) -> Iterator[list[Picture]]:
@@ -219,23 +220,24 @@ class _Run:
                     row["map"] = f"maps/{picture.number:06d}-{Path(picture.name).stem[:40]}.png"
                     heat.append((self.out / row["map"], found.maps[place], pixels))
                 rows.append(row)
-        self._wait()  # so that one group's maps wait at most, and a full disk is noticed
-        if heat:
-            self._waiting = pool.submit(_save, heat)
-        if len(heat) == 1:  # a large one
-            self._wait()
         failures: list[Row] = [
             {"number": picture.number, "file": picture.name, "reason": reason}
             for picture, reason in sorted(failed, key=lambda one: one[0].number)
         ]
         self.problems.add([(row["file"], row["reason"]) for row in failures])
-        self.rows.add(rows, failures)
+        self._settle()  # so that one group's maps wait at most, and a full disk is noticed
+        self._maps = pool.submit(_save, heat)
+        self._held = rows, failures
+        if len(heat) == 1:  # a large one
+            self._settle()
         self.scored += len(rows)
 
-    def _wait(self) -> None:
-        if self._waiting is not None:
-            self._waiting.result()
-            self._waiting = None
+    def _settle(self) -> None:
+        """Wait for the maps of the group before, and write its rows: a row says that its map is there."""
+        if self._maps is not None:
+            self._maps.result()
+            self.rows.add(*self._held)
+            self._maps = None
 
 
 def _save(pictures: Sequence[tuple[Path, NDArray[np.float64], NDArray[np.uint8]]]) -> None:
