@@ -13,11 +13,20 @@ from dualscore.energy import Gradients, ScoreModel
 from dualscore.evaluation import evaluate_checkpoint
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.likelihood import variational_bound
-from dualscore.likelihood.bound import decode, decoder_energy, prior_divergence, stratified_variances
+from dualscore.likelihood.bound import (
+    OwnGaussian,
+    decode,
+    decoder_energy,
+    diffusion_energy,
+    noise_in_strata,
+    prior_divergence,
+    stratified_variances,
+)  # fmt: skip
 from dualscore.likelihood.units import STEP
 from dualscore.measuring.estimators import ESTIMATORS, pilot_stages
 from dualscore.measuring.measured import Grid, Measured
 from dualscore.measuring.subject import Images, Subject
+from dualscore.objective import denoising_loss
 from dualscore.settings.config import EvaluateConfig
 from test_gaussian import random_spectrum
 
@@ -277,6 +286,34 @@ def test_it_is_tight_on_8_bit_gaussian_textures() -> None:
     stderr = float(excess.std()) / 20
     assert -3 * stderr < float(excess.mean()) < 0.01 + 3 * stderr
     assert stderr < 0.01
+
+
+def test_most_of_the_noise_of_where_levels_fall_is_gone() -> None:
+    """Against independent strata without what is known: the same mean, less than half of the noise."""
+    density = gaussian_textures((1, 40, 40)).double()
+    images = (density.sample(4, torch.Generator().manual_seed(0)).clamp(0, 1) * 255).round() / 255
+    mean, spectrum = density.moments()
+    prior = StationaryGaussian(mean, spectrum).double()
+    t0, t1, strata, repeats = 1e-5, 1e2, 6, 100
+    many = images.repeat(repeats, 1, 1, 1)
+    generator = torch.Generator().manual_seed(1)
+    found = variational_bound(density, many, prior, t0=t0, t1=t1, strata=strata, generator=generator)
+    draws = noise_in_strata(many, t0, t1, strata, generator)
+    space = torch.stack([denoising_loss(density, many, noise, t) for noise, t in draws], dim=1)
+    plain = diffusion_energy(space, 1600, math.log(t1 / t0) / strata).view(repeats, -1)
+    ours = found.diffusion.view(repeats, -1)
+    apart = (ours.mean(dim=0) - plain.mean(dim=0)) / ((ours.var(dim=0) + plain.var(dim=0)) / repeats).sqrt()
+    assert float(apart.square().sum()) < 23.0  # chi-squared of 4 degrees: above it once in 8,000
+    assert float((ours.var(dim=0) / plain.var(dim=0)).mean()) < 1 / 4
+
+
+def test_the_known_part_is_the_integral_of_its_losses() -> None:
+    images = torch.rand(3, 2, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    prior = StationaryGaussian(torch.tensor([0.5, 0.4]), random_spectrum(2, 4, 5)).double()
+    known, t = OwnGaussian(images, prior), torch.logspace(-4, 1, 2001, dtype=torch.float64)
+    losses = torch.stack([known.space_loss(one.expand(3)) for one in t], dim=1)
+    integral = 0.5 * 40 * torch.trapezoid(losses, t.log(), dim=1)
+    assert torch.allclose(known.diffusion(1e-4, 10.0), integral, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
