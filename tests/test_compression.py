@@ -15,14 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from dualscore.cli import main
+from dualscore.coding import BitsBack, NoiseLevels, OutOfRangeError, Stack
 from dualscore.compression import compress_images, container, decompress_file
+from dualscore.compression.coders import Coders, one_thread
 from dualscore.compression.container import checksum
+from dualscore.compression.decoder import RawTiles
 from dualscore.compression.tiles import SIDE, cut, lay, tiles_of
 from dualscore.errors import CodingError
 from dualscore.model_files.loading import load
@@ -129,18 +133,35 @@ def test_double_precision_codes_as_well(coded: Path, tmp_path: Path) -> None:
     assert main(["decompress", file, "--out", str(tmp_path / "back")]) == 0
     assert np.array_equal(pixels(coded / "in/gray.png"), pixels(tmp_path / "back/gray.png"))
     assert json.loads(Path(f"{file}.json").read_text())["double"] is True
+    contents = container.unpack(Path(file))[0]
+    single, double = (
+        Coders(load(GRAY), NoiseLevels(contents.models[0].t0, contents.models[0].t1, 6), each, False)
+        for each in (False, True)
+    )
+    assert double.model.like.dtype == torch.float64
+    assert single.self_test(None) != double.self_test(None) == contents.models[0].self_test
+
+
+def test_coding_takes_one_thread_whatever_there_are() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
 
 
 def test_four_orientations_take_fewer_bits(tmp_path: Path) -> None:
     from skimage import data
 
     Image.fromarray(data.camera()[200:264, 200:264]).save(tmp_path / "a.png")
-    file, bounds = str(tmp_path / "a.dual"), []
+    file, found = str(tmp_path / "a.dual"), []
     for more in ([], ["--orientations"]):
         command = ["compress", GRAY, str(tmp_path / "a.png"), "--out", file, "--levels", "12", *more]
         assert main(command) == 0
-        bounds.append(json.loads(Path(f"{file}.json").read_text())["of_what_was_coded"]["bound"])
-    assert bounds[1] < bounds[0] - 0.03
+        found.append(json.loads(Path(f"{file}.json").read_text())["of_what_was_coded"])
+    for what in ("bound", "coded"):
+        assert found[1][what] < found[0][what] - 0.03
     assert main(["decompress", file, "--out", str(tmp_path / "back")]) == 0
     assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "back/a.png"))
 
@@ -266,22 +287,26 @@ def rewritten(content: bytes, change: dict[str, Any]) -> bytes:
         ({"pictures.0.1": 7}, "of no model"),
         ({"levels": 10**9}, "must be at most"),
         ({"levels": "many"}, "must be of type int"),
-        ({"segments.0.3": 10**15}, "does not follow"),
-        ({"segments.0": [0, 6, 0]}, "its header is not as it was written"),
-        ({"segments.0.4": [1000]}, "holds more than it may"),
-        ({"segments.0.4": [1, 1]}, "images are not written"),
+        ({"segments.0.1": 10**15}, "holds more than it may"),
+        ({"segments.0": [6, 0]}, "its header is not as it was written"),
+        ({"segments.0.2": [1000]}, "holds more than it may"),
+        ({"segments.0.2": [1, 1]}, "images are not written"),
         ({"models.0.name": "/dev/zero", "models.0.sha256": "0" * 64}, "name it with --model"),
         ({"raw": [[0, 0], [0, 0]]}, "names a tile twice"),
-        ({"segments.0.1": 1}, "not of all pictures"),
+        ({"segments.0.0": 1}, "not of all pictures"),
         ({"models.0.side": [10**6, 10**6]}, "images that there are none of"),
         ({"models.0.side": [16, 16]}, "a model of other images than it says"),
         ({"models.0.channels": 2}, "images that there are none of"),
-        ({"models.0.t0": 0.0}, "noise levels need"),
-        ({"models.0.t1": 1e300}, "noise levels need"),
+        ({"models.0.t0": 0.0}, "no such noise levels"),
+        ({"models.0.t1": 1e300}, "no such noise levels"),
         ({"models.0.sha256": "0" * 64}, "name it with --model"),
         ({"models.0.self_test": "0" * 32}, "rounds photographs"),
         ({"raw": [[0, 0]]}, "its checksum differs"),
         ({"raw": [[99, 0]]}, "of no picture"),
+        ({"raw": [[0, 99]]}, "of no picture"),
+        ({"pictures.1.0": "colour.png/x.png", "pictures.0.0": "colour.bmp"}, "hold a name twice"),
+        ({"models.0.sha256": "1" * 64, "models.1.sha256": "1" * 64}, "more than that of colour"),
+        ({"models.0.t1": 1e3}, "no such noise levels"),
     ],
 )
 def test_a_header_that_was_made_up_does_no_harm(
@@ -297,12 +322,22 @@ def test_a_header_that_was_made_up_does_no_harm(
 def test_a_header_that_unfolds_without_end_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(container, "_MOST_HEADER", 10_000)
     header = zlib.compress(b" " * 10**7)
+    most = len(header) * container._MOST_DEFLATED + 2**20
+    assert most < 10**7
+    monkeypatch.setattr(container, "_MOST_HEADER", 10**8)
     start = struct.pack("<8sQ32s", b"DUALSCR1", len(header), hashlib.sha256(header).digest())
     (tmp_path / "a.dual").write_bytes(start + header)
     with pytest.raises(CodingError, match="larger than it may be"):
         container.unpack(tmp_path / "a.dual")
+
+
+def test_raw_tiles_unfold_no_further_than_they_are_long(coded: Path) -> None:
+    contents = container.unpack(coded / "images.dual")[0]
+    contents.raw.append((0, 0))
+    tiles = container.tiles_in(contents, 0)
+    found = RawTiles(contents, zlib.compress(bytes(10**7))).of(tiles)
+    assert [len(content) for content in found.values()] == [3 * tiles[0].height * tiles[0].width]
 
 
 def test_damage_to_one_stack_harms_no_picture_of_another(
@@ -352,8 +387,70 @@ def test_a_link_in_the_folder_leads_nowhere(
     (tmp_path / "back").mkdir()
     (tmp_path / "back/deep").symlink_to(tmp_path / "outside")
     assert main(["decompress", str(coded / "images.dual"), "--out", str(tmp_path / "back")]) == 1
-    assert "lies elsewhere, by a link" in " ".join(capsys.readouterr().err.split())
+    assert "3 of 6 images are not written" in (said := " ".join(capsys.readouterr().err.split()))
+    assert "lies elsewhere, by a link" in said
     assert not list((tmp_path / "outside").iterdir())
+    assert (tmp_path / "back/gray.png").exists()
+
+
+def test_no_folder_is_made_beyond_a_link(tmp_path: Path) -> None:
+    (tmp_path / "in/a/b").mkdir(parents=True)
+    picture(9, 9).save(tmp_path / "in/a/b/c.png")
+    file = str(tmp_path / "a.dual")
+    assert main(["compress", GRAY, str(tmp_path / "in"), "--out", file, *LEVELS]) == 0
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back/a").symlink_to(tmp_path / "outside")
+    assert main(["decompress", file, "--out", str(tmp_path / "back")]) == 1
+    assert not list((tmp_path / "outside").iterdir())
+
+
+def test_bits_that_no_encoder_wrote_harm_no_picture_of_another_stack(
+    coded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a right checksum of them: decoding meets what it cannot read, or other pixels."""
+    from dualscore.compression import encoder
+
+    monkeypatch.setattr(encoder, "VALUES_A_SEGMENT", 100)
+    file = tmp_path / "a.dual"
+    assert main(["compress", GRAY, str(coded / "in/gray.png"), str(coded / "in/line.png"),
+                 str(coded / "in/deep/equal.png"), "--out", str(file), *LEVELS]) == 0  # fmt: skip
+    contents, stacks, raw = container.unpack(file)
+    assert all(words is not None for words in stacks)
+    whole = [words for words in stacks if words is not None]
+    whole[1] = np.random.default_rng(0).integers(1, 2**32, len(whole[1]), dtype=np.uint32)
+    file.write_bytes(container.pack(contents, whole, zlib.decompress(raw) if raw else b"")[0])
+    assert main(["decompress", str(file), "--out", str(tmp_path / "back")]) == 1
+    assert "1 of 3 images are not written; the first, line.png" in " ".join(capsys.readouterr().err.split())
+    for name in ("gray.png", "deep/equal.png"):
+        assert np.array_equal(
+            pixels(coded / "in" / name),
+            pixels(tmp_path / "back" / Path(name).name).reshape(pixels(coded / "in" / name).shape),
+        )
+
+
+def test_raw_tiles_of_every_stack_come_back(
+    coded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie behind one another, and are inflated one stack's at a time."""
+    from dualscore.compression import encoder
+
+    monkeypatch.setattr(encoder, "VALUES_A_SEGMENT", 100)
+    push, count = BitsBack.push, iter(range(1000))
+
+    def failing(self: BitsBack, stack: Stack, images: torch.Tensor) -> object:
+        if next(count) % 2 == 0:
+            raise OutOfRangeError([0])
+        return push(self, stack, images)
+
+    monkeypatch.setattr(BitsBack, "push", failing)
+    file = tmp_path / "a.dual"
+    assert main(["compress", str(coded / "in"), "--out", str(file), *LEVELS]) == 0
+    monkeypatch.setattr(BitsBack, "push", push)
+    contents = container.unpack(file)[0]
+    assert len(contents.segments) > 2
+    assert len({image for image, _ in contents.raw}) > 2
+    assert main(["decompress", str(file), "--out", str(tmp_path / "back")]) == 0
 
 
 def test_sixteen_bits_a_colour_are_not_cut_to_eight(
@@ -364,9 +461,10 @@ def test_sixteen_bits_a_colour_are_not_cut_to_eight(
     imagecodecs = pytest.importorskip("imagecodecs")
     values = np.arange(48, dtype=np.uint16).reshape(4, 4, 3)
     (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(values))
-    for name in ("deep.ppm", "deep.png"):
+    picture(5, 5, 3).save(tmp_path / "a.tga")  # of which Pillow would not tell
+    for name, why in (("deep.ppm", "16 bits"), ("deep.png", "16 bits"), ("a.tga", "is TGA")):
         assert main(["compress", str(tmp_path / name), "--out", str(tmp_path / "a.dual"), *LEVELS]) == 1
-        assert "16 bits" in " ".join(capsys.readouterr().err.split())
+        assert why in " ".join(capsys.readouterr().err.split())
 
 
 def test_names_that_no_disk_takes_are_cut_short(tmp_path: Path) -> None:
@@ -388,6 +486,24 @@ def test_names_that_would_come_out_alike_are_told_apart(tmp_path: Path) -> None:
     assert main(["compress", GRAY, str(tmp_path / "x"), str(tmp_path / "y"), "--out", file, *LEVELS]) == 0
     assert main(["decompress", file, "--out", str(tmp_path / "back")]) == 0
     assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["a-2.png", "a-3.png", "a.png"]
+
+
+def test_a_folder_named_like_a_picture_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / "in/a.png").mkdir(parents=True)
+    picture(9, 9, seed=1).save(tmp_path / "in/a.bmp")
+    picture(9, 9, seed=2).save(tmp_path / "in/a.png/b.png")
+    file = str(tmp_path / "a.dual")
+    assert main(["compress", GRAY, str(tmp_path / "in"), "--out", file, *LEVELS]) == 0
+    assert main(["decompress", file, "--out", str(tmp_path / "back")]) == 0
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["a.png", "b.png"]
+
+
+def test_a_report_replaces_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(9, 9).save(tmp_path / "a.png")
+    (tmp_path / "a.dual.json").write_text('{"mine": 1}')
+    assert main(["compress", str(tmp_path / "a.png"), "--out", str(tmp_path / "a.dual"), *LEVELS]) == 1
+    assert "its report would replace" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "a.dual").exists()
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,6 @@ class BitsBack:
         latents = stack.pop_normal(*at)
         account.pushed(-log_normal(latents, *at))
         noisy, gradient = self._gradient(latents, 0)
-        refuse_far(~gradient.isfinite())
         decoder = self._push_clean(stack, images, *self._decoder(noisy, gradient))
         account.pushed(decoder)
         account.loss(noisy, gradient, 0)
@@ -87,7 +86,6 @@ class BitsBack:
             above = stack.pop_normal(*at)
             account.pushed(-log_normal(above, *at))
             noisy, gradient = self._gradient(above, i)
-            refuse_far(~gradient.isfinite())
             left = self._left(gradient, i)
             at = self._denoised(gradient, above, left, i)
             stack.push_normal(latents, *at, EXPECTED)
@@ -145,7 +143,9 @@ class BitsBack:
         noisy = noisy + self.prior.mean[:, None, None]
         asked = noisy.to(self.like)
         t = asked.new_full((len(noisy),), self.levels.variances[i])
-        return noisy, self.model.gradients(asked, t, time=False).image.to(noisy)
+        gradient = self.model.gradients(asked, t, time=False).image.to(noisy)
+        refuse_far(~gradient.isfinite())
+        return noisy, gradient
 
     def _left(self, gradient: Tensor, i: int) -> Tensor:
         """The share of each coefficient's variance below level i that is expected to be left, (B, C, H, W).

@@ -25,6 +25,10 @@ each costs hundreds of bits; what a denoiser says may be wrong by much.
 """
 
 
+_MOST_BINS = 2.0**22
+"""Numbers on either side that such tables can hold."""
+
+
 def _coder() -> Any:  # noqa: ANN401 - the module is untyped
     try:
         import constriction
@@ -141,7 +145,10 @@ def _shared(mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _bins(width: Tensor, reach: float) -> int:
-    return math.ceil(reach * max(1.0, float(width.max())))
+    furthest = reach * max(1.0, float(width.max()))
+    if not furthest < _MOST_BINS:
+        raise CodingError("its noise levels are too far apart for the coder's tables")
+    return math.ceil(furthest)
 
 
 def _array(values: Tensor) -> NDArray[np.float64]:

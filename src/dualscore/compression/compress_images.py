@@ -33,6 +33,8 @@ from dualscore.scoring.photograph_scores import named_or_boxed
 from dualscore.scoring.picture_stream import pictures
 from dualscore.scoring.score_files import Outcome
 
+_REPORT = b'{\n "models"'
+"""What a report begins with."""
 CHOOSING = 32
 """Tiles, about, that choose where the prior takes over."""
 
@@ -81,7 +83,7 @@ def compress(
     summary = summarize(contents, encoder, len(content), header) | {"seconds": spent}
     if rivals is not None:
         summary["codecs"] = rivals.bits_per_dim(summary["dimensions"])
-    write_changed(out.with_name(f"{out.name}.json"), json.dumps(summary, indent=1) + "\n")
+    write_changed(report_of(out), json.dumps(summary, indent=1) + "\n")
     return Outcome(summary, [*lines(summary, out)])
 
 
@@ -96,6 +98,14 @@ def check_out(out: Path) -> None:
         raise CodingError(f"--out {out}: cannot be written; name another file")
     if out.exists() and not _begins_as(out, MAGIC):
         raise CodingError(f"--out {out}: is there, and is no file of `dualscore compress`; name another")
+    report = report_of(out)
+    if report.exists() and not (report.is_file() and _begins_as(report, _REPORT)):
+        raise CodingError(f"--out {out}: its report would replace {report}, which is none; name another")
+
+
+def report_of(out: Path) -> Path:
+    """The report beside a file."""
+    return out.with_name(f"{out.name}.json")
 
 
 def _begins_as(path: Path, beginning: bytes) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualscore.coding.noise_levels import MOST_LEVELS
-from dualscore.compression.tiles import BATCH, SIDE, Tile, tiles_of
+from dualscore.compression.tiles import BATCH, Tile, tile_count, tiles_of
 from dualscore.errors import CodingError
 from dualscore.files.plain_text import is_text
 from dualscore.files.typed_json import TypedJson, parse_json
@@ -29,8 +29,10 @@ from dualscore.scoring.image_files import MOST_PIXELS
 
 MAGIC = b"DUALSCR1"
 _START = struct.Struct("<8sQ32s")
-_MOST_HEADER = 2**28
-"""Bytes of a header before deflation: some two million images."""
+_MOST_HEADER = 2**27
+"""Bytes of a header before deflation: some million images."""
+_MOST_DEFLATED = 32
+"""Times that a header is longer than deflated, beyond a mebibyte; lists of images are 2 to 10 times."""
 VALUES_A_SEGMENT = 2**22
 """Pixels times channels of the pictures of a stack, about: it borrows once, and its damage harms no other."""
 _HASH = 16  # hexadecimal digits of a picture's checksum
@@ -73,9 +75,7 @@ class CodedPicture:
 class Segment:
     """A stack of bits, and the pictures in it."""
 
-    first: int
     pictures: int
-    borrowed: int  # words that it began with
     words: int
     batches: list[int] = field(default_factory=list)  # tiles that were coded together, in order
     sha256: str = ""
@@ -128,6 +128,8 @@ def pack(contents: Contents, stacks: list[NDArray[np.uint32]], raw: bytes) -> tu
 def unpack(path: Path) -> tuple[Contents, list[NDArray[np.uint32] | None], bytes | None]:
     """What a file holds; None in place of a segment, or of the raw tiles, whose bytes are not as written.
 
+    Raw tiles stay deflated: only the models, which are not looked at here, tell how long they may be.
+
     A CodingError says that it is no such file, or that its header is damaged, so that nothing can be read.
     """
     try:
@@ -142,7 +144,7 @@ def unpack(path: Path) -> tuple[Contents, list[NDArray[np.uint32] | None], bytes
         raise CodingError(
             f"{path}: is damaged: the list of its images is not as it was written; none can be read"
         )
-    contents = _read(_inflated(header, _MOST_HEADER, path), path)
+    contents = _read(header, path)
     place = _START.size + length
     stacks: list[NDArray[np.uint32] | None] = []
     for segment in contents.segments:
@@ -152,16 +154,13 @@ def unpack(path: Path) -> tuple[Contents, list[NDArray[np.uint32] | None], bytes
         place += 4 * segment.words
     deflated = content[place : place + contents.raw_bytes]
     whole = hashlib.sha256(deflated).hexdigest() == contents.raw_sha256
-    if not whole:
-        return contents, stacks, None
-    most = sum(_tile_bytes(contents, image) for image, _ in contents.raw)
-    return contents, stacks, _inflated(deflated, most, path) if deflated else b""
+    return contents, stacks, deflated if whole else None
 
 
 def reread(content: bytes, path: Path) -> Contents:
     """What a file that was just packed says of itself; errors as of `unpack`."""
     _, length, _ = _START.unpack_from(content)
-    return _read(_inflated(content[_START.size : _START.size + length], _MOST_HEADER, path), path)
+    return _read(content[_START.size : _START.size + length], path)
 
 
 def tiles_in(contents: Contents, image: int) -> list[Tile]:
@@ -171,25 +170,14 @@ def tiles_in(contents: Contents, image: int) -> list[Tile]:
     return tiles_of(image, picture.model, (picture.height, picture.width), side)
 
 
-def _tile_bytes(contents: Contents, image: int) -> int:
-    """As many bytes as a tile of a picture has at most."""
-    model = contents.models[contents.pictures[image].model]
-    height, width = model.side or (SIDE, SIDE)
-    return model.channels * height * width
-
-
-def _inflated(deflated: bytes, most: int, path: Path) -> bytes:
-    engine = zlib.decompressobj()
+def _read(deflated: bytes, path: Path) -> Contents:
+    most = min(_MOST_HEADER, _MOST_DEFLATED * len(deflated) + 2**20)
     try:
-        found = engine.decompress(deflated, most + 1)
+        header = zlib.decompressobj().decompress(deflated, most + 1)
     except zlib.error:
-        raise CodingError(f"{path}: is damaged: a part that is deflated cannot be inflated") from None
-    if len(found) > most:
-        raise CodingError(f"{path}: is damaged: a part of it is larger than it may be")
-    return found
-
-
-def _read(header: bytes, path: Path) -> Contents:
+        raise CodingError(f"{path}: is damaged: the list of its images cannot be inflated") from None
+    if len(header) > most:
+        raise CodingError(f"{path}: is damaged: the list of its images is larger than it may be")
     try:
         return _parsed(BrokenJson(parse_json(header), path))
     except (ValueError, LookupError, TypeError, OverflowError):
@@ -205,20 +193,24 @@ def _parsed(document: TypedJson) -> Contents:
     )
     for item in document["models"].items():
         contents.models.append(_model(item))
+    if len({model.sha256 for model in contents.models}) < len(contents.models) or len(contents.models) > 2:
+        raise document["models"].fail("are more than that of colour and that of gray")
     for item in document["pictures"].items():
         contents.pictures.append(_picture(item, contents.models))
-    if len({as_png(picture.name) for picture in contents.pictures}) < len(contents.pictures):
+    names = {as_png(picture.name) for picture in contents.pictures}
+    folders = {str(folder) for name in names for folder in Path(name).parents}
+    if len(names) < len(contents.pictures) or names & folders:
         raise document["pictures"].fail("hold a name twice")
     first = 0
     for item in document["segments"].items():
-        first_of, count, borrowed, words = (int(value.number(0)) for value in item.items()[:4])
-        batches = [size.count() for size in item[4].items()]
-        segment = Segment(first_of, count, borrowed, words, batches, item[5].text(r"[0-9a-f]{64}"))
+        count, words = int(item[0].number(0)), int(item[1].number(0))
+        batches = [size.count() for size in item[2].items()]
+        segment = Segment(count, words, batches, item[3].text(r"[0-9a-f]{64}"))
         own = contents.pictures[first : first + count]
         values = [contents.models[one.model].channels * one.height * one.width for one in own]
-        if segment.first != first or not count or len(own) != count or words > 2**40:
-            raise item.fail("does not follow those before it")
-        if sum(values[:-1]) >= VALUES_A_SEGMENT or max(batches, default=0) > BATCH:
+        if not count or len(own) != count:
+            raise item.fail("is of no pictures")
+        if sum(values[:-1]) >= VALUES_A_SEGMENT or max(batches, default=0) > BATCH or words > 2**40:
             raise item.fail("holds more than it may")
         first += segment.pictures
         contents.segments.append(segment)
@@ -226,7 +218,7 @@ def _parsed(document: TypedJson) -> Contents:
         raise document["segments"].fail("are not of all pictures")
     for item in document["raw"].items():
         image, place = (int(value.number(0)) for value in item.items())
-        if image >= len(contents.pictures):
+        if image >= len(contents.pictures) or place >= _tiles(contents, contents.pictures[image]):
             raise item.fail("is of no picture")
         contents.raw.append((image, place))
     if len(set(contents.raw)) < len(contents.raw):
@@ -234,6 +226,10 @@ def _parsed(document: TypedJson) -> Contents:
     contents.raw_bytes = int(document["raw_bytes"].number(0))
     contents.raw_sha256 = document["raw_sha256"].text(r"[0-9a-f]{64}")
     return contents
+
+
+def _tiles(contents: Contents, picture: CodedPicture) -> int:
+    return tile_count((picture.height, picture.width), contents.models[picture.model].side)
 
 
 def _model(item: TypedJson) -> CodedModel:

@@ -14,7 +14,7 @@ from dualscore.bars import counted
 from dualscore.coding import NoiseLevels
 from dualscore.compression.coders import Coders, one_thread
 from dualscore.compression.container import CodedModel, Contents, as_png, unpack
-from dualscore.compression.decoder import raw_tiles, restore
+from dualscore.compression.decoder import RawTiles, restore
 from dualscore.errors import CodingError
 from dualscore.files.aside import sha256, write_aside
 from dualscore.model_files.loading import load, locate
@@ -55,7 +55,7 @@ def decompress(path: Path, out: Path, console: Console, given: Sequence[Path] = 
         _test(contents, coders, path)
         written, problems = 0, Problems()
         with counted(console, "decoded") as advance:
-            for restored in restore(contents, coders, stacks, raw_tiles(contents, raw)):
+            for restored in restore(contents, coders, stacks, RawTiles(contents, raw)):
                 advance(1)
                 name = restored.picture.name
                 if restored.pixels is None:
@@ -67,6 +67,8 @@ def decompress(path: Path, out: Path, console: Console, given: Sequence[Path] = 
                 try:
                     _write(out, as_png(name), pixels)
                     written += 1
+                except CodingError as error:
+                    problems.add([(name, str(error))])
                 except OSError as error:
                     problems.add([(name, f"cannot be written: {error.strerror}")])
     if problems.count:
@@ -81,9 +83,10 @@ def decompress(path: Path, out: Path, console: Console, given: Sequence[Path] = 
 
 def _write(out: Path, name: str, pixels: NDArray[np.uint8]) -> None:
     path = out / name
+    there = next(folder for folder in (*path.parents, Path()) if folder.exists())
+    if not there.resolve().is_relative_to(out.resolve()) and out.exists():
+        raise CodingError(f"{there} lies elsewhere, by a link; name another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.parent.resolve().is_relative_to(out.resolve()):
-        raise CodingError(f"{path}: lies elsewhere, by a link; name another folder")
     content = io.BytesIO()
     Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(content, "PNG")
     write_aside(path, content.getvalue(), flush=False)
@@ -96,6 +99,8 @@ def _coders(model: CodedModel, contents: Contents, path: Path, given: Sequence[P
         if trouble(file) is not None or sha256(file) != model.sha256:
             continue
         loaded = load(place)
+        if not loaded.t_min <= model.t0 < model.t1 <= loaded.t_max:
+            raise CodingError(f"{path}: is damaged: {model.name} knows no such noise levels")
         levels = NoiseLevels(model.t0, model.t1, contents.levels)
         side = None if loaded.any_size or loaded.image_shape is None else loaded.image_shape[1:]
         if side != model.side or loaded.image_shape is None or loaded.image_shape[0] != model.channels:

@@ -106,7 +106,7 @@ class Encoder:
         words = stack.words()
         self.costs.borrowed += 32 * borrowed
         self.stacks.append(words)
-        self.contents.segments.append(Segment(first, len(pictures), borrowed, len(words), sizes))
+        self.contents.segments.append(Segment(len(pictures), len(words), sizes))
 
     def _coder(self, tile: Tile) -> BitsBack:
         return self.coders[tile.model].of(tile.height, tile.width)

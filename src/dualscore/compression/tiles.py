@@ -44,6 +44,12 @@ def tiles_of(
     ]
 
 
+def tile_count(size: tuple[int, int], fixed: tuple[int, int] | None) -> int:
+    """How many `tiles_of` makes of a picture of (height, width) pixels."""
+    height, width = fixed or (SIDE, SIDE)
+    return math.ceil(size[0] / height) * math.ceil(size[1] / width)
+
+
 def alike(tiles: Iterable[Tile]) -> Iterator[list[Tile]]:
     """Tiles one after another of one size and model, which may be coded together."""
     for _, run in groupby(tiles, lambda tile: (tile.model, tile.height, tile.width)):

@@ -40,7 +40,7 @@ class Wanted:
         self, models: Sequence[tuple[str, ImageModel]], given: Sequence[Path], problems: Problems
     ) -> None:
         self.models, self.given, self.problems = models, set(given), problems
-        self._names = set[str]()
+        self._names, self._pictures = set[str](), set[str]()  # of pictures and folders, and of pictures
         self._again = Counter[Path]()
 
     def of(self, stream: Iterator[Picture]) -> Iterator[Given]:
@@ -69,11 +69,14 @@ class Wanted:
         outside = path.is_absolute() or ".." in path.parts or path in self.given
         shown = printable(path.name if outside else str(path)).replace("\\", "?")
         short = Path(*(_cut_short(part) for part in Path(shown).parts))
+        if any(str(folder) in self._pictures for folder in short.parents):
+            short = Path(short.name)
         found = str(short)
         while as_png(found) in self._names:
             self._again[short] += 1
             found = str(short.with_name(f"{short.stem}-{self._again[short] + 1}{short.suffix}"))
         # A picture has no other below it, as a folder would.
+        self._pictures.add(as_png(found))
         self._names |= {as_png(found), *map(str, Path(found).parents)}
         return found
 

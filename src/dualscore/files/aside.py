@@ -8,12 +8,16 @@ from pathlib import Path
 def write_aside(path: Path, content: bytes, flush: bool = True) -> None:
     """Write a file so that it is whole or absent: aside, then renamed; `flush` outlives a power cut."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as file:
-        file.write(content)
-        if flush:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(aside, path)
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_changed(path: Path, text: str) -> None:

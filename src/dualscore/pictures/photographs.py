@@ -14,6 +14,8 @@ RGB_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr")
 ALPHA_MODES = ("RGBA", "LA", "PA")
 WITH_PREVIEWS = ("MPO", "PSD")
 """Formats whose first picture is the photograph, and others belong to it: gain maps, previews, layers."""
+EXACT = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats of which Pillow tells what is in them; of others it cuts some to 8 bits without a word."""
 _PLANES, _BITS = 284, 258  # tags of TIFF
 
 
@@ -62,12 +64,13 @@ def _read(
 def read_exact(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] | None = None) -> Image.Image:
     """Read a picture of 8 bits without losing anything of it, as L or RGB; turned upright by its EXIF tag.
 
-    An UnsuitableError says what would be lost of one that has more: transparency, 16 bits, inks.
+    An UnsuitableError says what would be lost of one that has more: transparency, 16 bits, inks; and refuses
+    formats that are not `EXACT`.
     """
 
     def whole(file: Image.Image) -> Image.Image:
-        if file.mode not in ("1", "L", "P", "RGB") or "transparency" in file.info:
-            what = "transparency" if "A" in file.mode or "transparency" in file.info else file.mode
+        if file.mode not in ("1", "L", "P", "RGB") or file.has_transparency_data:
+            what = "transparency" if file.has_transparency_data else file.mode
             raise UnsuitableError(f"has pixels of kind {what}, of which something would be lost; convert it")
         return ImageOps.exif_transpose(file).convert("L" if file.mode in ("1", "L") else "RGB")
 
@@ -76,6 +79,8 @@ def read_exact(path: Path | IO[bytes], check: Callable[[tuple[int, int]], None] 
 
 def _refuse_deep(file: Any) -> None:  # noqa: ANN401 - what Pillow is going to read, its types do not say
     """Refuse colours of 16 bits, and of scales that are not 255: Pillow reads them as RGB of 8 bits."""
+    if file.format not in EXACT:
+        raise UnsuitableError(f"is {file.format}, of which more than 8 bits may be lost; convert it to PNG")
     for tile in getattr(file, "tile", []):
         scale = tile.args[1] if tile.codec_name == "ppm" else 255
         if ";16" in str(tile.args) or scale != 255:
