@@ -212,6 +212,68 @@ def test_other_options_or_another_model_begin_anew(folder: Path) -> None:
     assert RowFiles(folder, {"of": "another"}).done == 0  # complete: the same command looks anew
 
 
+def test_rows_of_another_bound_are_not_gone_on_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decides a row is in the state: another `--bound`, other images, or another part begin anew."""
+    scorer = whole_photographs.PhotographScorer.__call__
+    calls = iter(range(100))
+
+    def dying(self: object, images: torch.Tensor) -> object:
+        if next(calls) == 2:
+            raise Killed
+        return scorer(self, images)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(whole_photographs.PhotographScorer, "__call__", dying)
+    with pytest.raises(Killed):
+        main(["score", str(folder), "--out", "out"])
+    monkeypatch.setattr(whole_photographs.PhotographScorer, "__call__", scorer)
+    assert main(["score", str(folder), "--out", "out", "--bound", "1"]) == 0
+    assert all(row["bound"] for row in rows(Path("out")))
+
+
+def test_a_folder_that_has_changed_is_not_gone_on_with(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scorer = whole_photographs.PhotographScorer.__call__
+    calls = iter(range(100))
+
+    def dying(self: object, images: torch.Tensor) -> object:
+        if next(calls) == 2:
+            raise Killed
+        return scorer(self, images)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(whole_photographs.PhotographScorer, "__call__", dying)
+    with pytest.raises(Killed):
+        main(["score", str(folder), "--out", "out"])
+    monkeypatch.setattr(whole_photographs.PhotographScorer, "__call__", scorer)
+    picture(8, 8, 50).save(folder / "00.png")
+    assert main(["score", str(folder), "--out", "out"]) == 1
+    assert "other images than when this began" in " ".join(capsys.readouterr().err.split())
+
+
+def test_two_commands_do_not_write_into_one_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").mkdir()
+    files = RowFiles(Path("out"), {})
+    assert main(["score", str(folder), "--out", "out"]) == 1
+    assert "another process scores into it" in " ".join(capsys.readouterr().err.split())
+    files.close()
+    assert main(["score", str(folder), "--out", "out"]) == 0
+
+
+def test_parts_of_different_scorings_are_not_put_together(folder: Path) -> None:
+    for part in ("1/2", "2/2"):
+        assert main(["score", str(folder), "--out", "out", "--part", part, "--no-maps"]) == 0
+    assert Path("out/scores.csv").exists()
+    assert main(["score", str(folder), "--out", "out", "--part", "1/2", "--bound", "1", "--no-maps"]) == 0
+    assert not Path("out/scores.csv").exists() or not any(row["bound"] for row in rows(Path("out")))
+
+
+def test_nothing_of_an_earlier_scoring_stays(folder: Path) -> None:
+    assert main(["score", str(folder), "--out", "out", "--parquet"]) == 0
+    assert main(["score", str(folder / "0.png"), "--out", "out"]) == 0
+    assert not Path("out/scores.parquet").exists()
+    assert len(os.listdir("out/maps")) == 1
+
+
 def test_failures_beyond_the_last_score_are_looked_at_again(tmp_path: Path) -> None:
     files = RowFiles(tmp_path, {})
     names = dict.fromkeys(COLUMNS, 5)
@@ -303,6 +365,10 @@ def test_files_given_twice_are_scored_once(folder: Path) -> None:
     twice = list(pictures([folder / "0.png", folder / "0.png"], Path("out")))
     assert [bool(p.problem) for p in twice] == [False, True]
     assert "same file" in twice[1].problem
+    given = [folder / "0.png", folder / "7.tar", folder / "0.png", folder / "7.tar"]
+    mixed = list(pictures(given, Path("out")))
+    assert [p.name for p in mixed if p.problem] == [str(folder / "0.png"), str(folder / "7.tar")]
+    assert len(mixed) == 1 + 3 + 2
 
 
 def test_a_cut_tar_is_told_and_what_was_read_of_it_stays(folder: Path) -> None:

@@ -10,6 +10,8 @@ from dualscore.likelihood.noise_level import EVALUATIONS
 from dualscore.model_files.loading import load
 from dualscore.scoring.image_files import check_given
 from dualscore.scoring.noise_of_files import WRITTEN
+from dualscore.scoring.row_files import require_parquet
+from dualscore.scoring.scorer import check_level
 from dualscore.scoring.which_model import Asked
 from dualscore.scoring.whole_photographs import ScoreOptions, written_files
 from dualscore.shipped.boxed import BOXED
@@ -30,6 +32,10 @@ def score_photographs(asked: Asked, out: Path, options: ScoreOptions, devices: i
     yield from _models_and_images(asked, out)
     if options.psnr is not None:
         yield "d_eff", f"the effective dimension at {options.psnr:g} dB"
+        for name in [str(asked.path)] if asked.path is not None else BOXED:
+            check_level(options.psnr, load(name).t_max)
+    if options.parquet:
+        require_parquet()
     where = str(find_device(options.device))
     yield "device", where if devices == 1 else f"{devices} processes, {where}"
     which, parts = options.part

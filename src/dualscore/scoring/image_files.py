@@ -29,6 +29,7 @@ from dualscore.scoring.score_files import append
 
 MOST_PIXELS = 2**26
 """Larger images are taken for decompression bombs, unless they already have the wanted size."""
+AGAIN = "is the same file as another, which counts once"
 MOST_ENLARGED = 2
 """Smaller images say too little: enlarged they are smooth, and found probable."""
 PROBLEMS_SHOWN = 10
@@ -67,7 +68,7 @@ def entries(
         found = walk(path, left_out, wanted, others) if os.path.isdir(path) else [Entry(path, trouble(path))]
         for entry in found:
             if entry.problem is None and not _first_time(entry.path, seen):
-                yield Entry(entry.path, "is the same file as another, which counts once")
+                yield Entry(entry.path, AGAIN)
             else:
                 yield entry
 

@@ -1,6 +1,7 @@
 """Pictures of files, folders, tars and prepared data sets one after another, numbered and decoded ahead."""
 
 import io
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from dualscore.errors import ScoreError
 from dualscore.files.tars import TAR_SUFFIXES
 from dualscore.pictures.photographs import read_rgb
 from dualscore.pictures.walk import is_picture, not_the_files
-from dualscore.scoring.image_files import check_pixels, entries, read_file
+from dualscore.scoring.image_files import AGAIN, check_pixels, entries, read_file
 from dualscore.scoring.stored_pixels import is_tar, prepared_images, tar_entries
 
 AHEAD = 4
@@ -55,6 +56,7 @@ def pictures(
     left_out: Path,
     *,
     first: int = 0,
+    before: str = "",
     part: tuple[int, int] = (1, 1),
     threads: int = 1,
     others: Counter[str] | None = None,
@@ -63,12 +65,18 @@ def pictures(
     """Pictures from number `first` on, of them the `part` k of n: those whose numbers leave k − 1 over n.
 
     They come in the order that they are found in, whatever threads decode them; at most a few at once are in
-    memory. A file that is met again is left out, as is what cannot be decoded.
+    memory. A file that is met again is left out. A ScoreError says that the one `before` the first, if it is
+    named, is another now, so that what is first has changed.
     """
     which, parts = part
     with ThreadPoolExecutor(max(1, threads)) as pool:
         waiting: deque[Future[Picture]] = deque()
         for number, found in enumerate(_found(given, left_out, others, reader)):
+            if before and number == first - 1 and found.name != before:
+                raise ScoreError(
+                    f"{given[0]}: has other images than when this began: {found.name} where {before} was; "
+                    "name another --out, or remove it to begin anew"
+                )
             if number < first or number % parts != which - 1:
                 continue
             waiting.append(pool.submit(_decode, number, found))
@@ -91,19 +99,31 @@ def _decode(number: int, found: Found) -> Picture:
 def _found(
     given: Sequence[Path], left_out: Path, others: Counter[str] | None, reader: Reader
 ) -> Iterator[Found]:
-    """What there is, in the order given; folders' pictures and tars by their names."""
+    """What there is, in the order given, each once; folders' pictures and tars by their names."""
+    seen = set[str]()
+
+    def again(path: Path) -> bool:
+        key = os.path.realpath(path)
+        met = key in seen
+        seen.add(key)
+        return met
+
     for kind, paths in groupby(given, _kind):
         if kind == "files":
             for entry in entries([*paths], left_out, others, wanted=_wanted):
                 if entry.problem is not None:
                     yield Found(str(entry.path), partial(_refuse, entry.problem))
+                elif again(entry.path):
+                    yield Found(str(entry.path), partial(_refuse, AGAIN))
                 elif is_tar(entry.path):
                     yield from _of_tar(entry.path, reader)
                 else:
                     yield Found(str(entry.path), partial(reader, entry.path))
             continue
         for path in paths:
-            if kind == "tar":
+            if again(path):
+                yield Found(str(path), partial(_refuse, AGAIN))
+            elif kind == "tar":
                 yield from _of_tar(path, reader)
             else:
                 for name, pixels in prepared_images(path):

@@ -1,6 +1,7 @@
 """Rows in CSV files that a killed command goes on with: each picture's row is there once, in order."""
 
 import csv
+import fcntl
 import heapq
 import json
 import os
@@ -35,16 +36,19 @@ class RowFiles:
     """scores.csv and failures.csv of a folder, and what they are of.
 
     Where the folder holds an unfinished scoring of the same, its rows stay: `done` pictures need no second
-    look. A killed command may leave half a row, and failures beyond the last score; both are cut off.
+    look. A killed command may leave half a row, and failures beyond the last score; both are cut off. A
+    ScoreError says that another process writes there.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder = folder
+        self.scores = _opened(folder / SCORES)
+        _lock(self.scores, folder)
         state = folder / STATE
         same = state.is_file() and read_json(state) == identity | {"complete": False}
         self.identity = identity
-        self.done = _cut(folder / SCORES, COLUMNS, None) if same else 0
-        """Pictures before this number have their rows."""
+        self.done, self.last = _cut(folder / SCORES, COLUMNS, None) if same else (0, "")
+        """Pictures before this number have their rows, and the name of the last of them."""
         if self.done:
             _cut(folder / FAILURES, FAILED, self.done)
         else:
@@ -52,7 +56,7 @@ class RowFiles:
                 with (folder / name).open("w", newline="", encoding="utf-8") as file:
                     append(file, [columns])
             write_aside(state, json.dumps(identity | {"complete": False}).encode())
-        self.scores, self.failures = _opened(folder / SCORES), _opened(folder / FAILURES)
+        self.failures = _opened(folder / FAILURES)
 
     def add(self, rows: Sequence[Row], failures: Sequence[Row]) -> None:
         """Take some pictures' rows, failures first: what a killed command may have lost are scores' ends."""
@@ -70,28 +74,42 @@ def _opened(path: Path) -> IO[str]:
     return path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
 
 
-def _cut(path: Path, columns: Sequence[str], below: int | None) -> int:
+def _lock(file: IO[str], folder: Path) -> None:
+    """Keep others out until the file is closed; a file system without locks keeps nobody out."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ScoreError(
+            f"{folder}: another process scores into it; wait for it, or name another --out"
+        ) from None
+    except OSError:
+        return
+
+
+def _cut(path: Path, columns: Sequence[str], below: int | None) -> tuple[int, str]:
     """Cut off what follows a file's last whole row, or the first row whose number is not `below`.
 
-    Returns the number after that of the last row that stays; 0 where the file has none, or other columns.
+    Returns the number after that of the last row that stays, and its file's name; 0 where the file has none,
+    or other columns.
     """
     if not path.is_file():
-        return 0
+        return 0, ""
     end = number = after = 0
+    name = ""
     with path.open("rb") as file:
         for line in _whole_rows(file):
             row = next(csv.reader([line.decode("utf-8", "surrogateescape")]))
             if not number:
                 if tuple(row) != tuple(columns):
-                    return 0
+                    return 0, ""
             elif len(row) != len(columns) or (below is not None and int(row[0]) >= below):
                 break
             else:
-                after = int(row[0]) + 1
+                after, name = int(row[0]) + 1, row[1]
             number += 1
             end += len(line)
     os.truncate(path, end)
-    return after
+    return after, name
 
 
 def _whole_rows(file: IO[bytes]) -> Iterator[bytes]:
@@ -117,9 +135,12 @@ def _value(name: str, cell: str) -> str | int | float:
     return int(cell) if name in COUNTS else float(cell)
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether a folder's rows are all that there is to score."""
-    return (folder / STATE).is_file() and bool(read_json(folder / STATE).get("complete"))
+def is_complete(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether a folder's rows are all that there is to score, of the same but for what is the part's."""
+    if not (folder / STATE).is_file():
+        return False
+    state = read_json(folder / STATE)
+    return bool(state == identity | {"part": state.get("part"), "complete": True})
 
 
 def merge(folders: Sequence[Path], out: Path) -> None:

@@ -34,6 +34,7 @@ from dualscore.scoring.photograph_scores import (
 from dualscore.scoring.picture_stream import Picture, pictures
 from dualscore.scoring.row_files import (
     FAILURES,
+    PARQUET,
     Row,
     RowFiles,
     is_complete,
@@ -103,18 +104,30 @@ def score_photographs(
     place = part_folder(out, options.part)
     (place / "maps" if options.maps else place).mkdir(parents=True, exist_ok=True)
     problems = Problems()
-    rows = RowFiles(place, _identity(models, given, options))
-    if rows.done:
+    identity = _identity(models, given, options)
+    rows = RowFiles(place, identity)
+    if not rows.done:
+        _clear(out, place)
+    else:
         console.print(f"goes on after {rows.done:,} pictures that were looked at before", soft_wrap=True)
     others = Counter[str]()
-    stream = pictures(given, out, first=rows.done, part=options.part, threads=options.workers, others=others)
+    stream = pictures(
+        given,
+        out,
+        first=rows.done,
+        before=rows.last,
+        part=options.part,
+        threads=options.workers,
+        others=others,
+    )
     run = _Run(place, options, models, rows, problems)
     began = time.monotonic()
     run.all(stream, console)
     spent = time.monotonic() - began
     problems.others = others
     problems.tell(console)
-    return _finish(out, options, models, problems.reason(given), (run.scored, spent), allow_none)
+    rate = run.scored, spent
+    return _finish(out, options, models, identity, problems.reason(given), rate, allow_none)
 
 
 def finish_parts(
@@ -126,11 +139,22 @@ def finish_parts(
     rate: tuple[int, float],
 ) -> Outcome:
     """Put parts together that have finished before; `rate` has the images they scored, and the seconds."""
-    outcome = _finish(out, options, scorers(path, options), f"{given[0]} holds no image", rate, False)
+    models = scorers(path, options)
+    identity = _identity(models, given, options)
+    outcome = _finish(out, options, models, identity, f"{given[0]} holds no image", rate, False)
     problems = Problems()
     problems.add([(row["file"], row["reason"]) for row in read_rows(out / FAILURES)])
     problems.tell(console)
     return outcome
+
+
+def _clear(out: Path, place: Path) -> None:
+    """Remove what an earlier scoring left where another one begins."""
+    for folder in {out, place}:
+        for name in ("scores.json", "sheet.png", PARQUET):
+            (folder / name).unlink(missing_ok=True)
+    for heat in (place / "maps").glob("[0-9]" * 6 + "*-*.png"):
+        heat.unlink(missing_ok=True)
 
 
 def part_folder(out: Path, part: tuple[int, int]) -> Path:
@@ -249,6 +273,7 @@ def _finish(
     out: Path,
     options: ScoreOptions,
     models: Sequence[PhotographScorer],
+    identity: dict[str, Any],
     reason: str,
     rate: tuple[int, float],
     allow_none: bool,
@@ -256,7 +281,8 @@ def _finish(
     """Put finished parts together, and say what was found; of a part before the last, only its own."""
     which, parts = options.part
     folders = [part_folder(out, (k, parts)) for k in range(1, parts + 1)]
-    everything = all(map(is_complete, folders))
+    complete = [is_complete(folder, identity) for folder in folders]
+    everything = all(complete)
     place = out if everything else part_folder(out, options.part)
     if parts > 1 and everything:
         merge(folders, out)
@@ -273,10 +299,8 @@ def _finish(
         )
     lines = report(summary, shown, place, written_files(options), rate, options.device)
     if parts > 1 and not everything:
-        missing = [k for k, folder in enumerate(folders, 1) if not is_complete(folder)]
-        lines.append(
-            f"part {which} of {parts}; {len(missing)} not finished: the last to finish puts all together"
-        )
+        missing = complete.count(False)
+        lines.append(f"part {which} of {parts}; {missing} not finished: the last to finish puts all together")
     return Outcome(summary, lines)
 
 
