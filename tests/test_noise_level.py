@@ -168,6 +168,20 @@ def test_lines_have_no_details_to_go_by(shape: tuple[int, int]) -> None:
     assert float(off.mean()) == pytest.approx(0.0, abs=4 * 0.77 / 20 + 0.05)  # dB; one image's error is 0.77
 
 
+def test_another_level_as_probable_widens_the_error() -> None:
+    """Two levels, two apart in ln t and as likely: whichever is chosen, the error is of that size."""
+    noisy = math.exp(-3.5) * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def energy(_: Tensor, t: Tensor) -> Tensor:
+        modes = torch.stack([-0.5 * ((t.log() - mode) / 0.4) ** 2 for mode in (-8.0, -6.0)])
+        return -torch.logsumexp(modes, dim=0)
+
+    found = noise_level(energy, noisy, (math.exp(-14.0), 1.0))
+    assert 1.0 < float(found.log_stderr) < 2.5  # 0.4 by the curvature alone
+    one = noise_level(lambda _, t: 0.5 * ((t.log() + 6.0) / 0.4) ** 2, noisy, (math.exp(-14.0), 1.0))
+    assert float(one.log_stderr) == pytest.approx(0.4, rel=0.1)
+
+
 @pytest.mark.parametrize("side", [1, 4])
 def test_parts_that_disagree_widen_the_error(side: int) -> None:
     """Of white noise the error is what the curvature says; of noise in blocks that of their number."""
