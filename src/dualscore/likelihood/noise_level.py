@@ -96,13 +96,18 @@ def noise_level(
     ends = centre - _APART, centre + _APART
     slopes = None
     if energy_map is None:
-        sides = [at(end) for end in ends]
+        sides = [at(end) - against(end) for end in ends]
     else:
         maps = [energy_map(noisy, end.exp().to(noisy)).double() for end in ends]
-        sides = [split.sum(dim=(1, 2)) + against(end) for split, end in zip(maps, ends, strict=True)]
+        sides = [split.sum(dim=(1, 2)) for split in maps]
         slopes = (maps[1] - maps[0]) / (2.0 * _APART)
-    curvature = (sides[0] + sides[1] - 2.0 * least) / _APART**2
-    place = centre - (sides[1] - sides[0]) / (2.0 * _APART * curvature)
+    # The error is the energy's alone: where prior odds begin to fall they have an edge, and no curvature.
+    curvature = (sides[0] + sides[1] - 2.0 * (least - against(centre))) / _APART**2
+    sides = [side + against(end) for side, end in zip(sides, ends, strict=True)]
+    bend = (sides[0] + sides[1] - 2.0 * least) / _APART**2
+    place = centre - (sides[1] - sides[0]) / (2.0 * _APART * bend)
+    widest = (high - low) ** 2 / 12.0  # no less is known than the range
+    curvature = curvature.clamp(min=1.0 / widest)
     # Other levels may be as probable: what they add to the variance.
     apart = (all_places - place[:, None]).abs() > 0.5 * (high - low) / (COARSE - 2)
     weights = torch.where(apart, torch.exp(least[:, None] - all_values), 0.0) * (high - low) / (COARSE - 2)
@@ -111,7 +116,8 @@ def noise_level(
     variance = (mass / curvature + spread) / (mass + weights.sum(dim=1))
     if slopes is not None:
         variance = torch.maximum(variance, _disagreement(slopes) / curvature.square())
-    known = (curvature > 0) & ((place - centre).abs() < 2.0 * _APART) & (place > low) & (place < high)
+    variance = variance.clamp(max=widest)
+    known = (bend > 0) & ((place - centre).abs() < 2.0 * _APART) & (place > low) & (place < high)
     return NoiseLevel(*(torch.where(known, found, torch.nan) for found in (place.exp(), variance.sqrt())))
 
 
