@@ -59,6 +59,25 @@ def test_the_gradient_by_rows_is_that_of_the_whole(
     assert not whole.image.isclose(torch.zeros(()).double()).all()
 
 
+def test_a_graph_of_the_whole_is_kept_only_where_somebody_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or else a photograph takes 4 kB a number wherever gradients are not switched off."""
+    model, y, t = shaken(1).requires_grad_(False), noisy(1, 9, 7), torch.full((2,), 1e-2).double()
+    monkeypatch.setattr(causal, "WITH_A_GRAPH", 0)
+    asked = []
+    by_rows = model._gradient_by_rows
+    monkeypatch.setattr(model, "_gradient_by_rows", lambda *given: asked.append(1) or by_rows(*given))
+    found = model.gradients(y, t, time=False).image
+    assert asked == [1]
+    learned = model.gradients(y.requires_grad_(), t, time=False).image
+    assert asked == [1]
+    torch.testing.assert_close(learned.detach(), found, rtol=1e-9, atol=1e-9)
+    assert torch.autograd.grad(learned.sum(), y)[0].isfinite().all()
+    y.requires_grad_(False)
+    model.requires_grad_(True)
+    assert model.gradients(y, t, time=False).image.grad_fn is not None
+    assert asked == [1]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("place", range(3))
 @pytest.mark.parametrize("t", [0.0, 1e-4, 0.3])

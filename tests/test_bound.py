@@ -262,6 +262,21 @@ def test_the_priors_part_is_the_divergence_of_two_gaussians() -> None:
         assert float(value) == pytest.approx(float(torch.distributions.kl_divergence(point, whole)))
 
 
+def test_a_denoiser_that_fails_says_so_of_itself() -> None:
+    """Ten times further away than noise is: the decoder is as wide as it errs, not as narrow as can be."""
+
+    class Failing(ScoreModel):
+        def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:  # noqa: ARG002
+            return Gradients(
+                torch.ones_like(noisy) * (10.0 / noise_variance.sqrt())[:, None, None, None], None
+            )
+
+    clean, t0 = torch.full((1, 1, 16, 16), 0.5).mul(255).round() / 255, 1e-5
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    bits = float(decode(Failing(), clean, noise, t0)) / (256 * math.log(2.0))
+    assert bits < 6.0
+
+
 def test_strata_cover_the_range_once() -> None:
     low = stratified_variances(torch.zeros(1, 5), 1e-4, 1e1)[0]
     high = stratified_variances(torch.ones(1, 5), 1e-4, 1e1)[0]

@@ -498,6 +498,29 @@ def test_a_folder_named_like_a_picture_is_in_nobodys_way(tmp_path: Path) -> None
     assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["a.png", "b.png"]
 
 
+def test_no_picture_of_ones_own_is_replaced(
+    coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, file = tmp_path / "back", str(coded / "images.dual")
+    out.mkdir()
+    picture(5, 5).save(out / "gray.png")
+    mine = (out / "gray.png").read_bytes()
+    assert main(["decompress", file, "--out", str(out)]) == 1
+    assert "gray.png is there, and is something else" in " ".join(capsys.readouterr().err.split())
+    assert (out / "gray.png").read_bytes() == mine
+    (out / "gray.png").unlink()
+    assert main(["decompress", file, "--out", str(out)]) == 0  # those that are the same may be there
+    assert main(["decompress", file, "--out", str(out), "--model", GRAY]) == 0
+
+
+def test_a_model_that_it_was_not_coded_with_is_told(
+    trained_demo: Path, coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = str(trained_demo / "runs/patches_dual")
+    assert main(["decompress", str(coded / "images.dual"), "--out", str(tmp_path), "--model", other]) == 1
+    assert "was coded with none such" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_report_replaces_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture(9, 9).save(tmp_path / "a.png")
     (tmp_path / "a.dual.json").write_text('{"mine": 1}')

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 import dualscore
 import forking
+from dualscore import bars
 from dualscore.cli import main
 from dualscore.errors import ScoreError
 from dualscore.scoring import whole_photographs
@@ -272,6 +274,33 @@ def test_nothing_of_an_earlier_scoring_stays(folder: Path) -> None:
     assert main(["score", str(folder / "0.png"), "--out", "out"]) == 0
     assert not Path("out/scores.parquet").exists()
     assert len(os.listdir("out/maps")) == 1
+
+
+def test_what_scoring_drew_is_no_photograph(folder: Path) -> None:
+    assert main(["score", str(folder / "0.png"), "--out", str(folder / "scores")]) == 0
+    assert main(["score", str(folder), "--out", "all"]) == 0
+    assert not any("scores" in row["file"] for row in rows(Path("all")))
+
+
+def test_a_file_has_a_line_of_progress_a_minute(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bars, "BETWEEN_LINES", 0.0)
+    assert main(["score", str(folder), "--out", "all"]) == 0
+    assert re.search(r"\d\d:\d\d:\d\d scored \d+ images", capsys.readouterr().out)
+
+
+def test_a_gray_picture_by_the_model_of_colour_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", "photographs", str(folder / "6.png"), "--out", "all"]) == 0
+    assert "far too probable" in rows(Path("all"))[0]["unlike"]
+    assert "far too probable" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_misspelt_model_of_the_box_is_guessed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "photographs_grey", str(folder / "0.png")]) == 1
+    assert "did you mean photographs_gray?" in " ".join(capsys.readouterr().err.split())
 
 
 def test_failures_beyond_the_last_score_are_looked_at_again(tmp_path: Path) -> None:

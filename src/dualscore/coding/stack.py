@@ -37,6 +37,11 @@ def _coder() -> Any:  # noqa: ANN401 - the module is untyped
     return constriction.stream
 
 
+def require_constriction() -> None:
+    """A CodingError that says what to install where it is missing."""
+    _coder()
+
+
 def lent(count: int, key: str = "") -> NDArray[np.uint32]:
     """So many words of bits that a stack may begin with, the same for the same key; the last one is not 0."""
     digest = hashlib.shake_256(f"dualscore{key}".encode()).digest(4 * count)

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from dualscore.coding import require_constriction
 from dualscore.compression.compress_images import CompressOptions, check_out
 from dualscore.compression.container import unpack
+from dualscore.compression.decompress_file import refuse_if_nothing_is_left
 from dualscore.devices import find_device
 from dualscore.likelihood.noise_level import EVALUATIONS
 from dualscore.model_files.loading import load
@@ -57,6 +59,7 @@ def compress(asked: Asked, out: Path, options: CompressOptions) -> Rows:
     """What would be coded; the images themselves are not looked at."""
     yield from _models_and_images(asked, out)
     check_out(out)
+    require_constriction()
     precision = "double precision" if options.double else "the model's precision"
     times = (8 if options.orientations else 2) * (options.levels + 1)
     yield "work", f"{times:,} gradients of the energy for each image or tile, in {precision}"
@@ -66,10 +69,12 @@ def compress(asked: Asked, out: Path, options: CompressOptions) -> Rows:
 def decompress(file: Path, out: Path) -> Rows:
     """What would be decoded, after its header and checksums were looked at."""
     contents, stacks, raw = unpack(file)
+    refuse_if_nothing_is_left(file, contents, stacks)
     whole = sum(stack is not None for stack in stacks) + (raw is not None)
     yield (
         "file",
-        f"{len(contents.pictures):,} images; {whole} of {len(stacks) + 1} parts are as they were written",
+        f"{len(contents.pictures):,} images; {whole} of {len(stacks) + 1} parts are as they were written: "
+        f"{len(stacks)} of bits, and tiles stored as they are",
     )
     for model in contents.models:
         yield "model", f"{model.name}, SHA-256 {model.sha256[:16]}…"

@@ -44,13 +44,12 @@ def decompress(path: Path, out: Path, console: Console, given: Sequence[Path] = 
     contents, stacks, raw = unpack(path)
     if out.exists() and not out.is_dir():
         raise CodingError(f"--out {out}: is no folder")
-    if stacks and all(stack is None for stack in stacks):  # no model need be read
-        names = ", ".join(picture.name for picture in contents.pictures[:NAMED])
-        raise CodingError(
-            f"{path}: is damaged: none of its {len(contents.pictures):,} images can be read: {names}"
-            f"{', …' if len(contents.pictures) > NAMED else ''}"
-        )
+    refuse_if_nothing_is_left(path, contents, stacks)
     with one_thread():
+        for place in given:
+            file, digests = locate(place), {model.sha256 for model in contents.models}
+            if trouble(file) is None and sha256(file) not in digests:
+                raise CodingError(f"--model {place}: {path} was coded with none such")
         coders = [_coders(model, contents, path, given) for model in contents.models]
         _test(contents, coders, path)
         written, problems = 0, Problems()
@@ -81,15 +80,31 @@ def decompress(path: Path, out: Path, console: Console, given: Sequence[Path] = 
     return [f"{out}: {many}, every pixel as it was"]
 
 
+def refuse_if_nothing_is_left(
+    path: Path, contents: Contents, stacks: Sequence[NDArray[np.uint32] | None]
+) -> None:
+    """A CodingError where no stack is as it was written: no model need be read."""
+    if stacks and all(stack is None for stack in stacks):
+        names = ", ".join(picture.name for picture in contents.pictures[:NAMED])
+        raise CodingError(
+            f"{path}: is damaged: none of its {len(contents.pictures):,} images can be read: {names}"
+            f"{', …' if len(contents.pictures) > NAMED else ''}"
+        )
+
+
 def _write(out: Path, name: str, pixels: NDArray[np.uint8]) -> None:
-    path = out / name
+    path, content = out / name, io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(content, "PNG")
+    written = content.getvalue()
     there = next(folder for folder in (*path.parents, Path()) if folder.exists())
     if not there.resolve().is_relative_to(out.resolve()) and out.exists():
         raise CodingError(f"{there} lies elsewhere, by a link; name another folder")
+    if path.exists():
+        if path.is_file() and path.read_bytes() == written:
+            return
+        raise CodingError(f"{path} is there, and is something else; name another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(content, "PNG")
-    write_aside(path, content.getvalue(), flush=False)
+    write_aside(path, written, flush=False)
 
 
 def _coders(model: CodedModel, contents: Contents, path: Path, given: Sequence[Path]) -> Coders:

@@ -198,10 +198,11 @@ def _decoder(model: ScoreModel, clean: Tensor, noise: Tensor, noise_variance: fl
 def decoder_variance(unexplained: Tensor, noise_variance: float, images: Tensor) -> Tensor:
     """The error v that the denoiser expects, t (1 − ‖y − x̂‖²/(t d)), from `unexplained`, that share, (B,).
 
-    At least t √(2/d), as one draw of the share scatters by so much, and at most t.
+    At least t √(2/d), as one draw of the share scatters by so much. Of a denoiser that fails, further from y
+    than noise is, ‖y − x̂‖² − t d is about what it errs by: the same with the other sign.
     """
     scatter = min(1.0, math.sqrt(2.0 / images[0].numel()))
-    return noise_variance * unexplained.clamp(scatter, 1.0)
+    return noise_variance * unexplained.abs().clamp(min=scatter)
 
 
 def decoder_energy(clean: Tensor, centre: Tensor, variance: Tensor, levels: int = LEVELS) -> Tensor:

@@ -1,5 +1,6 @@
 """Reads photographs of any common format into upright RGB: for data sets and for scoring alike."""
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ WITH_PREVIEWS = ("MPO", "PSD")
 EXACT = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of which Pillow tells what is in them; of others it cuts some to 8 bits without a word."""
 _PLANES, _BITS = 284, 258  # tags of TIFF
+_ADDRESS = re.compile(r" <[^<>]* at 0x[0-9a-f]+>")
 
 
 class UnsuitableError(ValueError):
@@ -58,6 +60,7 @@ def _read(
     except Exception as error:  # noqa: BLE001 - a damaged file makes Pillow raise what its bytes lead to
         not_the_files(error)
         what = str(error).splitlines()[0] if str(error) else repr(error)
+        what = _ADDRESS.sub("", what)  # of bytes that Pillow names by their place in memory
         raise ValueError(f"cannot be decoded: {what}") from None
 
 

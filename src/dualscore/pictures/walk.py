@@ -26,6 +26,9 @@ UNDECODABLE = (
 """Pictures that are named where Pillow cannot open them; where it can, they are pictures as others."""
 
 
+RESULTS = {"scores.csv", "failures.csv"}
+"""What a folder holds that images were scored into; then `DRAWN` are no photographs."""
+DRAWN = {"maps", "sheet.png"}
 ENDINGS_SHOWN = 5
 ALREADY = "leads to a folder that is read already"
 
@@ -83,8 +86,8 @@ def walk(
     """Every wanted file below a folder, and what is left out, in the order of names; linked folders last.
 
     What is hidden, and other files by their names, are passed over, the latter counted by their endings in
-    `others`; so is the folder `left_out`. A folder that several links lead to is read once, and the other
-    links are named.
+    `others`; so are the folder `left_out`, and what scoring drew. A folder that several links lead to is read
+    once, and the other links are named.
     """
     hidden = None if left_out is None else os.path.realpath(left_out)
     top = os.path.realpath(root)
@@ -104,6 +107,8 @@ def walk(
             not_the_files(error)
             yield Entry(folder, f"cannot be read: {error.strerror}")
             continue
+        if {name for name, _ in names} >= RESULTS:
+            names = [(name, linked) for name, linked in names if name not in DRAWN]
         below = list[Path]()
         for name, linked in names:
             path = folder / name

@@ -13,6 +13,7 @@ from dualscore.errors import CheckpointError, DamagedCheckpointError, did_you_me
 from dualscore.files.archives import DAMAGED, refuse_bombs
 from dualscore.files.plain_text import one_line
 from dualscore.runs.folder import Run, missing_run, older
+from dualscore.shipped.boxed import BOXED
 
 FORMAT = 2
 """Of what a checkpoint's weights mean; weights of another are refused, not misread."""
@@ -58,6 +59,8 @@ def _instead_of(path: Path) -> str:
     guess = did_you_mean(path.name, beside)
     if guess or (in_run and beside):
         return f"{guess}there are: {', '.join(beside)}"
+    if guess := did_you_mean(str(path), BOXED):
+        return f"{guess}in the box: {', '.join(BOXED)}"
     return missing_run(path.parent.parent if in_run else path)
 
 

@@ -240,6 +240,8 @@ class _Run:
                     continue
                 row: Row = {"number": picture.number, "file": picture.name}
                 row |= {name: column[place] for name, column in found.columns.items()}
+                if self._model_of(pixels).channels == 3 and is_gray(pixels):
+                    row["unlike"] = "gray, and scored by a model of colour: far too probable"
                 if self.options.maps:
                     row["map"] = f"maps/{picture.number:06d}-{Path(picture.name).stem[:40]}.png"
                     heat.append((self.out / row["map"], found.maps[place], pixels))
