@@ -102,7 +102,8 @@ def report(
         lines.append(f"{summary['mean_bits_per_dim']:.3f}{error} bits/dim, the mean of {count:,} images")
     if summary["unlike"]:
         lines.append(
-            f"unlike the reference photographs: {summary['unlike']:,}; more bits, or fewer, than any of them, or gray in a model of colour"
+            f"unlike the reference photographs: {summary['unlike']:,}; "
+            "more bits, or fewer, than any of them, or gray in a model of colour"
         )
     if summary["failed"]:
         lines.append(f"{summary['failed']:,} left out, see {place / 'failures.csv'}")
