@@ -269,7 +269,7 @@ def rewritten(content: bytes, change: dict[str, Any]) -> bytes:
             at = at[step]
         at[last] = value
     header = zlib.compress(json.dumps(document).encode())
-    start = struct.pack("<8sQ32s", b"DUALSCR1", len(header), hashlib.sha256(header).digest())
+    start = struct.pack("<8sQ32s", container.MAGIC, len(header), hashlib.sha256(header).digest())
     return start + header + content[48 + length :]
 
 
@@ -326,7 +326,7 @@ def test_a_header_that_unfolds_without_end_is_refused(
     most = len(header) * container._MOST_DEFLATED + 2**20
     assert most < 10**7
     monkeypatch.setattr(container, "_MOST_HEADER", 10**8)
-    start = struct.pack("<8sQ32s", b"DUALSCR1", len(header), hashlib.sha256(header).digest())
+    start = struct.pack("<8sQ32s", container.MAGIC, len(header), hashlib.sha256(header).digest())
     (tmp_path / "a.dual").write_bytes(start + header)
     with pytest.raises(CodingError, match="larger than it may be"):
         container.unpack(tmp_path / "a.dual")
@@ -564,9 +564,12 @@ def test_other_files_are_not_decoded(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "a.dual").write_bytes(b"")
     assert main(["decompress", str(tmp_path / "a.dual"), "--out", str(tmp_path / "b")]) == 1
     assert main(["decompress", str(tmp_path / "none"), "--out", str(tmp_path / "b")]) == 1
+    (tmp_path / "old.dual").write_bytes(b"DUALSCR1" + bytes(100))
+    assert main(["decompress", str(tmp_path / "old.dual"), "--out", str(tmp_path / "b")]) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "is no file of `dualscore compress`" in said
     assert "cannot be read: No such file" in said
+    assert "written by another version" in said
 
 
 @given(

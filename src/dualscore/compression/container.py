@@ -1,6 +1,6 @@
 """The file's layout: what is in it, checked before anything is decoded.
 
-    8 bytes   DUALSCR1
+    8 bytes   DUALSCR2
     8 bytes   length of the header, little-endian
     32 bytes  SHA-256 of the header
     header    JSON, deflated
@@ -27,7 +27,7 @@ from dualscore.files.plain_text import is_text
 from dualscore.files.typed_json import TypedJson, parse_json
 from dualscore.scoring.image_files import MOST_PIXELS
 
-MAGIC = b"DUALSCR1"
+MAGIC = b"DUALSCR2"
 _START = struct.Struct("<8sQ32s")
 _MOST_HEADER = 2**27
 """Bytes of a header before deflation: some million images."""
@@ -136,6 +136,8 @@ def unpack(path: Path) -> tuple[Contents, list[NDArray[np.uint32] | None], bytes
         content = path.read_bytes()
     except OSError as error:
         raise CodingError(f"{path}: cannot be read: {error.strerror}") from None
+    if content.startswith(MAGIC[:-1]) and not content.startswith(MAGIC):
+        raise CodingError(f"{path}: was written by another version of dualscore, which reads it")
     if len(content) < _START.size or not content.startswith(MAGIC):
         raise CodingError(f"{path}: is no file of `dualscore compress`, or its beginning is damaged")
     _, length, digest = _START.unpack_from(content)
