@@ -340,15 +340,22 @@ def test_raw_tiles_unfold_no_further_than_they_are_long(coded: Path) -> None:
     assert [len(content) for content in found.values()] == [3 * tiles[0].height * tiles[0].width]
 
 
-def test_damage_to_one_stack_harms_no_picture_of_another(
-    coded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def three_stacks(coded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of three gray pictures, each in a stack of its own."""
     from dualscore.compression import encoder
 
     monkeypatch.setattr(encoder, "VALUES_A_SEGMENT", 100)
     file = tmp_path / "a.dual"
     assert main(["compress", GRAY, str(coded / "in/gray.png"), str(coded / "in/line.png"),
                  str(coded / "in/deep/equal.png"), "--out", str(file), *LEVELS]) == 0  # fmt: skip
+    return file
+
+
+def test_damage_to_one_stack_harms_no_picture_of_another(
+    three_stacks: Path, coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = three_stacks
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
@@ -406,15 +413,10 @@ def test_no_folder_is_made_beyond_a_link(tmp_path: Path) -> None:
 
 
 def test_bits_that_no_encoder_wrote_harm_no_picture_of_another_stack(
-    coded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    three_stacks: Path, coded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a right checksum of them: decoding meets what it cannot read, or other pixels."""
-    from dualscore.compression import encoder
-
-    monkeypatch.setattr(encoder, "VALUES_A_SEGMENT", 100)
-    file = tmp_path / "a.dual"
-    assert main(["compress", GRAY, str(coded / "in/gray.png"), str(coded / "in/line.png"),
-                 str(coded / "in/deep/equal.png"), "--out", str(file), *LEVELS]) == 0  # fmt: skip
+    file = three_stacks
     contents, stacks, raw = container.unpack(file)
     assert all(words is not None for words in stacks)
     whole = [words for words in stacks if words is not None]

@@ -214,8 +214,8 @@ def test_other_options_or_another_model_begin_anew(folder: Path) -> None:
     assert RowFiles(folder, {"of": "another"}).done == 0  # complete: the same command looks anew
 
 
-def test_rows_of_another_bound_are_not_gone_on_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What decides a row is in the state: another `--bound`, other images, or another part begin anew."""
+def killed_after_two(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Score a folder into `out` until two groups have been looked at."""
     scorer = whole_photographs.PhotographScorer.__call__
     calls = iter(range(100))
 
@@ -228,6 +228,11 @@ def test_rows_of_another_bound_are_not_gone_on_with(folder: Path, monkeypatch: p
     with pytest.raises(Killed):
         main(["score", str(folder), "--out", "out"])
     monkeypatch.setattr(whole_photographs.PhotographScorer, "__call__", scorer)
+
+
+def test_rows_of_another_bound_are_not_gone_on_with(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decides a row is in the state: another `--bound`, other images, or another part begin anew."""
+    killed_after_two(folder, monkeypatch)
     assert main(["score", str(folder), "--out", "out", "--bound", "1"]) == 0
     assert all(row["bound"] for row in rows(Path("out")))
 
@@ -235,18 +240,7 @@ def test_rows_of_another_bound_are_not_gone_on_with(folder: Path, monkeypatch: p
 def test_a_folder_that_has_changed_is_not_gone_on_with(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scorer = whole_photographs.PhotographScorer.__call__
-    calls = iter(range(100))
-
-    def dying(self: object, images: torch.Tensor) -> object:
-        if next(calls) == 2:
-            raise Killed
-        return scorer(self, images)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(whole_photographs.PhotographScorer, "__call__", dying)
-    with pytest.raises(Killed):
-        main(["score", str(folder), "--out", "out"])
-    monkeypatch.setattr(whole_photographs.PhotographScorer, "__call__", scorer)
+    killed_after_two(folder, monkeypatch)
     picture(8, 8, 50).save(folder / "00.png")
     assert main(["score", str(folder), "--out", "out"]) == 1
     assert "other images than when this began" in " ".join(capsys.readouterr().err.split())

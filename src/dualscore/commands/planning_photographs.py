@@ -22,20 +22,21 @@ from dualscore.terminal.boxes import Row, writes
 Rows = Iterator[Row]
 
 
-def _models_and_images(asked: Asked, out: Path) -> Rows:
+def _models_and_images(asked: Asked, out: Path, psnr: float | None = None) -> Rows:
     for name in [str(asked.path)] if asked.path is not None else BOXED:
-        yield "model", f"{name}: {load(name).provenance}"
+        model = load(name)
+        if psnr is not None:
+            check_level(psnr, model.t_max)
+        yield "model", f"{name}: {model.provenance}"
     check_given(asked.images, out)
     yield "images", ", ".join(map(str, asked.images))
 
 
 def score_photographs(asked: Asked, out: Path, options: ScoreOptions, devices: int) -> Rows:
     """What would be scored of photographs as they are."""
-    yield from _models_and_images(asked, out)
+    yield from _models_and_images(asked, out, options.psnr)
     if options.psnr is not None:
         yield "d_eff", f"the effective dimension at {options.psnr:g} dB"
-        for name in [str(asked.path)] if asked.path is not None else BOXED:
-            check_level(options.psnr, load(name).t_max)
     if options.parquet:
         require_parquet()
     where = str(find_device(options.device))

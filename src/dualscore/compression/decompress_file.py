@@ -46,8 +46,9 @@ def decompress(path: Path, out: Path, console: Console, given: Sequence[Path] = 
         raise CodingError(f"--out {out}: is no folder")
     refuse_if_nothing_is_left(path, contents, stacks)
     with one_thread():
+        digests = {model.sha256 for model in contents.models}
         for place in given:
-            file, digests = locate(place), {model.sha256 for model in contents.models}
+            file = locate(place)
             if trouble(file) is None and sha256(file) not in digests:
                 raise CodingError(f"--model {place}: {path} was coded with none such")
         coders = [_coders(model, contents, path, given) for model in contents.models]

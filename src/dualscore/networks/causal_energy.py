@@ -134,9 +134,10 @@ class CausalEnergy(MappedEnergy):
     def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:
         """As of any energy, (B, C, H, W); of large ones, where no graph is wanted, a few rows at a time."""
         pixels = noisy.shape[0] * noisy.shape[2] * noisy.shape[3]
-        learns = any(given.requires_grad for given in (noisy, noise_variance, *self.parameters()))
-        graph = torch.is_grad_enabled() and learns
-        if time or self.mean_free or graph or pixels <= WITH_A_GRAPH:
+        whole = time or self.mean_free or pixels <= WITH_A_GRAPH
+        if not whole and torch.is_grad_enabled():  # a graph of all is kept only for somebody who learns by it
+            whole = any(given.requires_grad for given in (noisy, noise_variance, *self.parameters()))
+        if whole:
             return super().gradients(noisy, noise_variance, time=time)
         with torch.no_grad(), torch.autocast(noisy.device.type, enabled=False):
             return self._gradient_by_rows(noisy, noise_variance)

@@ -58,22 +58,24 @@ def entries(
     left_out: Path,
     others: Counter[str] | None = None,
     wanted: Callable[[str], bool] = is_picture,
+    seen: set[tuple[int, int]] | None = None,
 ) -> Iterator[Entry]:
     """The same, and what is left out with the reason; `wanted` and `others` are as `walk` takes them.
 
-    A file that is met again, given twice or by another link, is left out: each counts once in a mean.
+    A file that is met again, given twice or by another link, or `seen` before, is left out: each counts once
+    in a mean.
     """
-    seen = set[tuple[int, int]]()
+    seen = set() if seen is None else seen
     for path in given:
         found = walk(path, left_out, wanted, others) if os.path.isdir(path) else [Entry(path, trouble(path))]
         for entry in found:
-            if entry.problem is None and not _first_time(entry.path, seen):
+            if entry.problem is None and not first_time(entry.path, seen):
                 yield Entry(entry.path, AGAIN)
             else:
                 yield entry
 
 
-def _first_time(path: Path, seen: set[tuple[int, int]]) -> bool:
+def first_time(path: Path, seen: set[tuple[int, int]]) -> bool:
     """Whether a file was not `seen`, where it becomes so; one that has just gone is told when it is read."""
     try:
         status = path.stat()

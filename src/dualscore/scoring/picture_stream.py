@@ -1,7 +1,6 @@
 """Pictures of files, folders, tars and prepared data sets one after another, numbered and decoded ahead."""
 
 import io
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,7 @@ from dualscore.errors import ScoreError
 from dualscore.files.tars import TAR_SUFFIXES
 from dualscore.pictures.photographs import read_rgb
 from dualscore.pictures.walk import is_picture, not_the_files
-from dualscore.scoring.image_files import AGAIN, check_pixels, entries, read_file
+from dualscore.scoring.image_files import AGAIN, check_pixels, entries, first_time, read_file
 from dualscore.scoring.stored_pixels import is_tar, prepared_images, tar_entries
 
 AHEAD = 4
@@ -100,28 +99,19 @@ def _found(
     given: Sequence[Path], left_out: Path, others: Counter[str] | None, reader: Reader
 ) -> Iterator[Found]:
     """What there is, in the order given, each once; folders' pictures and tars by their names."""
-    seen = set[str]()
-
-    def again(path: Path) -> bool:
-        key = os.path.realpath(path)
-        met = key in seen
-        seen.add(key)
-        return met
-
+    seen = set[tuple[int, int]]()
     for kind, paths in groupby(given, _kind):
         if kind == "files":
-            for entry in entries([*paths], left_out, others, wanted=_wanted):
+            for entry in entries([*paths], left_out, others, _wanted, seen):
                 if entry.problem is not None:
                     yield Found(str(entry.path), partial(_refuse, entry.problem))
-                elif again(entry.path):
-                    yield Found(str(entry.path), partial(_refuse, AGAIN))
                 elif is_tar(entry.path):
                     yield from _of_tar(entry.path, reader)
                 else:
                     yield Found(str(entry.path), partial(reader, entry.path))
             continue
         for path in paths:
-            if again(path):
+            if not first_time(path, seen):
                 yield Found(str(path), partial(_refuse, AGAIN))
             elif kind == "tar":
                 yield from _of_tar(path, reader)

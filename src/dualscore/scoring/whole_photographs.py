@@ -233,14 +233,15 @@ class _Run:
         rows: list[Row] = []
         heat: list[tuple[Path, NDArray[np.float64], NDArray[np.uint8]]] = []
         if good:
-            found = self._model_of(good[0][1])(as_batch([pixels for _, pixels in good], self.device))
+            scorer = self._model_of(good[0][1])
+            found = scorer(as_batch([pixels for _, pixels in good], self.device))
             for place, (picture, pixels) in enumerate(good):
                 if not found.finite[place]:
                     failed.append((picture, "has an energy that is not finite"))
                     continue
                 row: Row = {"number": picture.number, "file": picture.name}
                 row |= {name: column[place] for name, column in found.columns.items()}
-                if self._model_of(pixels).channels == 3 and is_gray(pixels):
+                if len(self.models) == 1 and scorer.channels == 3 and is_gray(pixels):
                     row["unlike"] = "gray, and scored by a model of colour: far too probable"
                 if self.options.maps:
                     row["map"] = f"maps/{picture.number:06d}-{Path(picture.name).stem[:40]}.png"
