@@ -101,6 +101,46 @@ def test_it_never_falls_below_the_truth_in_112_draws() -> None:
     assert 0 < sum(exact) / len(exact) < 0.3 < 0.6 < sum(bad) / len(bad)
 
 
+class OfCells(ScoreModel):
+    """The posterior mean of a finite set of images that were dequantized: of pixels in cells of one step."""
+
+    def __init__(self, images: Tensor, p: Tensor, step: float, error: float) -> None:
+        super().__init__()
+        self.images, self.log_p, self.step, self.error = images, p.log(), step, error
+
+    def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:  # noqa: ARG002
+        sigma = noise_variance.sqrt()[:, None, None, None, None]
+        apart = (self.images - noisy[:, None]) / sigma
+        low, high = apart - self.step / (2 * sigma), apart + self.step / (2 * sigma)
+        normal = torch.distributions.Normal(0.0, 1.0)
+        near = torch.where(low + high > 0, -1.0, 1.0)  # of two tails the difference is told on the left
+        mass = near * (normal.cdf(near * high) - normal.cdf(near * low))
+        mass = mass.clamp(min=1e-300)
+        slope = (normal.log_prob(low).exp() - normal.log_prob(high).exp()) / mass
+        within = noisy[:, None] + sigma * slope
+        shares = torch.softmax(self.log_p + mass.log().sum(dim=(2, 3, 4)), dim=1)
+        denoised = torch.einsum("bk,bkchw->bchw", shares, within)
+        denoised = denoised + self.error * noise_variance.sqrt()[:, None, None, None]
+        return Gradients((noisy - denoised) / noise_variance[:, None, None, None], None)
+
+
+@pytest.mark.parametrize("error", [0.0, 0.2])
+def test_dequantized_it_is_above_the_truth_and_with_the_true_score_just_above(error: float) -> None:
+    for seed in range(4):
+        images, p, levels, generator = enumerable(seed)
+        step, many = 1 / (levels - 1), max(16, 1500 // len(images))
+        prior = StationaryGaussian(torch.tensor([0.5]), torch.full((1, 1, *images.shape[2:]), 0.2)).double()
+        terms = variational_bound(
+            OfCells(images, p, step, error), images.repeat(many, 1, 1, 1), prior,
+            t0=(0.02 * step) ** 2, t1=1e3, strata=32, generator=generator, levels=levels, dequantized=True,
+        )  # fmt: skip
+        found = (terms.total.reshape(many, len(images)) * p).sum(dim=1)
+        excess, stderr = float(found.mean()) + float((p * p.log()).sum()), float(found.std()) / many**0.5
+        d = images[0].numel()
+        assert excess + 5 * stderr > 0
+        assert (excess < 0.02 * d + 3 * stderr) == (error == 0.0), (seed, excess, stderr)
+
+
 REPEATS = 100
 
 

@@ -16,7 +16,7 @@ from dualscore.densities import gaussian_textures
 from dualscore.energy import EnergyModel
 from dualscore.likelihood import dequantized_bits_per_dim
 from dualscore.networks import CausalEnergy, SeveralOrders
-from dualscore.networks.grey_levels import likely_levels
+from dualscore.networks.grey_levels import cell_density, likely_levels
 from dualscore.networks.orders import put_back, reordered
 from dualscore.noise import corrupt, log_uniform
 from dualscore.objective import dual_score_matching, likelihood_loss, maximum_likelihood
@@ -104,6 +104,42 @@ def test_the_levels_are_of_the_weights_and_weights_from_before_have_none() -> No
     again = shaken(seed=1, levels=256)
     again.load_state_dict(before)
     assert torch.equal(again(y, t), knew(y, t))
+
+
+@torch.no_grad()
+def test_weights_from_before_know_the_cells_edges_half_as_far() -> None:
+    y, ts = torch.rand(3, 1, 4, 4, dtype=torch.float64), [0.02, 0.3]  # of a step
+    knows, before = shaken(levels=256), shaken(levels=256)
+    before.load_state_dict({name: value for name, value in knows.state_dict().items() if name != "sharp"})
+    same = []
+    for deviations in ts:
+        t = torch.full((3,), (deviations / 255.0) ** 2, dtype=torch.float64)
+        same.append(torch.allclose(knows(y, t), before(y, t), rtol=1e-3))
+    assert same == [True, False]
+    again = shaken(seed=1)
+    again.load_state_dict(before.state_dict())
+    assert torch.equal(again(y, t), before(y, t))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sigma", [0.1, 0.3, 0.45])
+def test_cells_have_the_density_of_levels_with_uniform_and_normal_noise(sigma: float) -> None:
+    """Against the sum over all levels, of one mixture; five of them are near enough."""
+    generator = torch.Generator().manual_seed(2)
+    means = torch.rand(1, 40, 3, generator=generator, dtype=torch.float64)
+    deviations = 0.02 * torch.rand(1, 40, 3, generator=generator, dtype=torch.float64) + 1e-3
+    log_weights = torch.randn(1, 40, 3, generator=generator, dtype=torch.float64).log_softmax(dim=2)
+    own = means[..., 0] + deviations[..., 0] * torch.randn(1, 40, generator=generator, dtype=torch.float64)
+    edges = (torch.arange(257, dtype=torch.float64) - 0.5) / 255.0
+    normal = torch.distributions.Normal(means[..., None], deviations[..., None])
+    below = (log_weights.exp()[..., None] * normal.cdf(edges)).sum(dim=2)
+    below[..., 0], below[..., -1] = 0.0, 1.0
+    noise = torch.distributions.Normal(0.0, sigma / 255.0)
+    reached = noise.cdf(own[..., None] - edges[:-1]) - noise.cdf(own[..., None] - edges[1:])
+    density = 255.0 * (below.diff(dim=2) * reached).sum(dim=2)
+    assert float(density.min()) > 1e-3
+    found = cell_density(own, torch.tensor([sigma], dtype=torch.float64), log_weights, means, deviations, 256)
+    torch.testing.assert_close(found, density.log(), atol=1e-3, rtol=0.0)
 
 
 @torch.no_grad()

@@ -35,9 +35,9 @@ def to_stored(pixels: Tensor) -> Tensor:
     return (pixels * 255.0).round().to(torch.uint8)
 
 
-def dequantize(pixels: Tensor, uniform: Tensor) -> Tensor:
-    """Spread 8-bit pixels over their quantisation step: x + (u − ½)/255, with u in [0, 1) of x's shape."""
-    return pixels + (uniform - 0.5) / 255.0
+def dequantize(pixels: Tensor, uniform: Tensor, levels: int = 256) -> Tensor:
+    """Spread pixels over their quantisation step: x + (u − ½)/(levels − 1), with u in [0, 1) of x's shape."""
+    return pixels + (uniform - 0.5) / (levels - 1)
 
 
 def crops(images: Tensor, side: int, generator: torch.Generator) -> Tensor:

@@ -19,13 +19,11 @@ from dualscore.likelihood import (
     dequantized_bits_per_dim,
     log_normalizer,
     noise_entropy,
-    variational_bound,
-)
-from dualscore.likelihood.bound import bound_range
+)  # fmt: skip
+from dualscore.likelihood.bound import bound_of
 from dualscore.likelihood.noise_level import NoiseLevel, noise_level, noise_range
 from dualscore.likelihood.normalizer import MeasuredMass, Normalization, moved
 from dualscore.likelihood.units import numbers
-from dualscore.networks.orders import mean_of_orientations
 from dualscore.noise import MEASURING, corrupt, seeded_generator
 from dualscore.origin import Origin as Origin
 
@@ -243,20 +241,16 @@ class ImageModel(nn.Module):
     def bound(self, images: Tensor, strata: int = 16, seed: int = 0) -> Tensor:
         """An upper bound on −log₂ P of each 8-bit image by the denoiser alone: one draw, in bits/dim, (B,).
 
-        Of images x on the grey levels k/255, shape (B, C, H, W), by a denoiser in each of `strata` of ln t:
-        by the energy's gradient, or if it is of any size by the mean of those of four orientations. The mean
-        over seeds is the bound. A ValueError refuses images off their levels or too large, and models that
-        do not know their training images' Gaussian.
+        Of images x on the grey levels k/255, shape (B, C, H, W), by a denoiser in each of `strata` of ln t;
+        `dualscore.likelihood.bound.bound_of` says by which. The mean over seeds is the bound. A ValueError
+        refuses images off their levels or too large, and models that do not know their images' Gaussian.
         """
         if self.prior is None:
             raise ValueError("the bound ends at a Gaussian of the training images, which this model has not")
         prior = self.prior.at(*images.shape[-2:])
         clean = torch.cat([y for y, _ in self._batches(images, 0.0, max(1, len(images)))])
-        t0, t1 = bound_range((self.t_min, self.t_max))
-        generator = seeded_generator(self.like.device, MEASURING, seed)
-        network = constant(self.score_model)
-        network = mean_of_orientations(network) if self.any_size else network
-        terms = variational_bound(network, clean, prior, t0=t0, t1=t1, strata=strata, generator=generator)
+        generator, ends = seeded_generator(self.like.device, MEASURING, seed), (self.t_min, self.t_max)
+        terms = bound_of(constant(self.score_model), clean, prior, ends, strata, generator)
         return bits(terms.total, math.prod(images.shape[1:]))
 
     def noise_level(self, images: Tensor, batch_size: int = 64) -> NoiseLevel:

@@ -11,6 +11,7 @@ from dualscore.coding import BitsBack, NoiseLevels
 from dualscore.constant import constant
 from dualscore.model import ImageModel
 from dualscore.networks.orders import mean_of_orientations
+from dualscore.networks.restrained import restrained
 
 _ANY_SIDE = (16, 16)
 _TESTED = 4
@@ -42,7 +43,7 @@ class Coders:
         self.model = copy.deepcopy(model).double() if double else model
         self.levels = levels
         network = constant(self.model.score_model)
-        self.denoiser = mean_of_orientations(network) if orientations else network
+        self.denoiser = mean_of_orientations(network) if orientations else restrained(network)
         self._made: dict[tuple[int, int], BitsBack] = {}
 
     def of(self, height: int, width: int) -> BitsBack:

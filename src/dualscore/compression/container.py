@@ -1,6 +1,6 @@
 """The file's layout: what is in it, checked before anything is decoded.
 
-    8 bytes   DUALSCR2
+    8 bytes   DUALSCR3
     8 bytes   length of the header, little-endian
     32 bytes  SHA-256 of the header
     header    JSON, deflated
@@ -27,7 +27,7 @@ from dualscore.files.plain_text import is_text
 from dualscore.files.typed_json import TypedJson, parse_json
 from dualscore.scoring.image_files import MOST_PIXELS
 
-MAGIC = b"DUALSCR2"
+MAGIC = b"DUALSCR3"
 _START = struct.Struct("<8sQ32s")
 _MOST_HEADER = 2**27
 """Bytes of a header before deflation: some million images."""

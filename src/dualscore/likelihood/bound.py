@@ -11,6 +11,10 @@ measured here are unbiased *estimates* of it, whose mean may lie below it, and b
 `dualscore.likelihood.certificate` has an upper confidence limit that assumes no normal law.
 Source: Kingma et al. 2021, Variational diffusion models, arXiv 2107.00630, section 4.
 
+A denoiser of dequantized images has a density, p, and −log P(x) ≤ E[−log p(x + u)] + d ln(levels − 1), u
+uniform over a level's cell, which has a bound of the same form, with the Gaussian itself for a decoder.
+Source: Theis, van den Oord, Bethge 2016, A note on the evaluation of generative models, arXiv 1511.01844.
+
 Most of an estimate's noise is from where t falls, as E‖x − x̂‖²/t falls from d to 0 with t. Two remedies leave
 its mean as it is: places in neighbouring strata mirror each other; and what a Gaussian's denoiser would have,
 Σ_k a_k/(a_k + t) with a_k the image's own squared coefficients, is taken away, and its integral over ln t,
@@ -25,9 +29,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dualscore.energy import Gradients, ScoreModel
+from dualscore.energy import Gradients, ScoreModel, of_any_size
 from dualscore.gaussian import StationaryGaussian
+from dualscore.images import dequantize
 from dualscore.likelihood.units import LEVELS, STEP, check_clean
+from dualscore.networks.orders import mean_of_orientations
+from dualscore.networks.restrained import knows_levels, restrained
 from dualscore.noise import corrupt, log_uniform, normal_like
 from dualscore.objective import denoising_loss
 
@@ -63,6 +70,7 @@ def variational_bound(
     strata: int,
     generator: torch.Generator,
     levels: int = LEVELS,
+    dequantized: bool = False,
 ) -> BoundTerms:
     """Estimate, without bias, the upper bound on −log P of images on their grey levels: one draw an image.
 
@@ -75,6 +83,8 @@ def variational_bound(
         strata: of ln t, one network evaluation each, beside the decoder's.
         generator: of the noise, on the images' device.
         levels: number of grey levels.
+        dequantized: whether it is that of a density of x + u, for denoisers that learned to expect it: t0 can
+            then be far below a step.
 
     Returns:
         The bound's parts.
@@ -84,14 +94,43 @@ def variational_bound(
     """
     check_bound(clean, t0, t1, levels)
     with torch.no_grad():
+        if dequantized:
+            uniform = torch.rand(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
+            clean = dequantize(clean, uniform, levels)
         known = OwnGaussian(clean, prior)
         draws = noise_in_strata(clean, t0, t1, strata, generator, mirrored=True)
         beyond = [denoising_loss(model, clean, z, t).double() - known.space_loss(t) for z, t in draws]
         width = math.log(t1 / t0) / strata
         diffusion = diffusion_energy(torch.stack(beyond, dim=1), clean[0].numel(), width)
         diffusion = diffusion + known.diffusion(t0, t1)
-        decoder = decode(model, clean, normal_like(clean, generator), t0, levels)
+        noise = normal_like(clean, generator)
+        if dequantized:
+            decoder = decode_density(model, clean, noise, t0) + clean[0].numel() * math.log(levels - 1)
+        else:
+            decoder = decode(model, clean, noise, t0, levels)
         return BoundTerms(decoder, diffusion, prior_divergence(clean, prior, t1))
+
+
+def bound_of(
+    model: ScoreModel,
+    clean: Tensor,
+    prior: StationaryGaussian,
+    ends: tuple[float, float],
+    strata: int,
+    generator: torch.Generator,
+) -> BoundTerms:
+    """The bound of the best denoiser that a model has; arguments and errors as in `variational_bound`.
+
+    That is its energy's gradient, or if it is of any size the mean of those of four orientations. Of an
+    energy that knows the grey levels it is restrained, and the images x (B, C, H, W) are dequantized, as it
+    expects. `ends` are the t_min and t_max that it learned between.
+    """
+    denoiser = mean_of_orientations(model) if of_any_size(model) else restrained(model)
+    dequantized = knows_levels(model)
+    t0, t1 = ends if dequantized else bound_range(ends)
+    return variational_bound(
+        denoiser, clean, prior, t0=t0, t1=t1, strata=strata, generator=generator, dequantized=dequantized
+    )
 
 
 def check_bound(clean: Tensor, t0: float, t1: float, levels: int) -> None:

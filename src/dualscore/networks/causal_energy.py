@@ -24,6 +24,7 @@ from dualscore.energy import Gradients, MappedEnergy
 from dualscore.networks.embedding import log_angles
 from dualscore.networks.grey_levels import (
     NEVER_ALONE,
+    SHARP,
     cell_density,
     deviation,
     likely_levels,
@@ -69,6 +70,7 @@ class CausalEnergy(MappedEnergy):
     mean: Tensor
     variance: Tensor
     grey_levels: Tensor
+    sharp: Tensor
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class CausalEnergy(MappedEnergy):
         self.mean_free = mean_free
         # With the weights, so that a model is never read as another density.
         self.register_buffer("grey_levels", torch.tensor(float(levels)))
+        self.register_buffer("sharp", torch.tensor(SHARP))
         self._know(levels)
         dtype = torch.get_default_dtype()
         self.register_buffer("mean", mean.clone().to(dtype))
@@ -118,8 +121,12 @@ class CausalEnergy(MappedEnergy):
         self.spread = 1.0 / (12.0 * (levels - 1) ** 2) if levels else 0.0  # variance of dequantization
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:  # noqa: ANN401
-        """Take the grey levels from the weights; those that were saved before there were any have none."""
+        """Take the grey levels from the weights; those that were saved before there were any have none.
+
+        Those that were saved before it was said how far noise leaves the cells' edges knew them half as far.
+        """
         levels = state_dict.setdefault(f"{prefix}grey_levels", torch.tensor(0.0, device="cpu"))
+        state_dict.setdefault(f"{prefix}sharp", torch.tensor(0.5 * SHARP, device="cpu"))
         super()._load_from_state_dict(state_dict, prefix, *others)
         self._know(int(levels))
 
@@ -256,7 +263,7 @@ class CausalEnergy(MappedEnergy):
             return -smooth
         sigma = deviation(noise_variance, self.levels)
         cells = cell_density(own, sigma, log_weights, means, deviations, self.levels)
-        log_share = (math.log1p(-NEVER_ALONE) + log_sharpness(sigma))[:, None]
+        log_share = (math.log1p(-NEVER_ALONE) + log_sharpness(sigma, self.sharp))[:, None]
         both = torch.stack([log_share + cells, torch.log1p(-log_share.exp()) + smooth])
         return -torch.logsumexp(both, dim=0)  # logaddexp's second derivative is NaN where one is far below
 

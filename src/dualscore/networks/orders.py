@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dualscore.energy import Gradients, MappedEnergy, ScoreModel
+from dualscore.networks.restrained import restrained
 
 ORIENTATIONS = ((), (2, 3), (3,), (2,))
 """Dimensions of (B, C, H, W) that are reversed: as it is, turned by 180°, mirrored either way."""
@@ -101,7 +102,10 @@ def mean_of_orientations(energy: ScoreModel) -> ScoreModel:
 
 
 class MeanOfOrders(ScoreModel):
-    """x̂ = 1/n Σ_k g_k⁻¹ x̂_1(g_k y): the mean of the denoisers of an energy's orders; it has no energy."""
+    """x̂ = 1/n Σ_k g_k⁻¹ x̂_1(g_k y): the mean of the denoisers of an energy's orders; it has no energy.
+
+    Each is restrained (restrained.py), as one that is far off would spoil the mean.
+    """
 
     def __init__(self, model: SeveralOrders) -> None:
         super().__init__()
@@ -109,8 +113,9 @@ class MeanOfOrders(ScoreModel):
 
     def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:  # noqa: ARG002
         """The mean of the orders' ∇_y U, (B, C, H, W): no energy and no ∂_t U, whatever `time` says."""
+        single = restrained(self.model.energy)
 
         def gradient(turned: Tensor) -> Tensor:
-            return self.model.energy.gradients(turned, noise_variance, time=False).image
+            return single.gradients(turned, noise_variance, time=False).image
 
         return Gradients(mean_over_orders(gradient, noisy, self.model.orders), None)
