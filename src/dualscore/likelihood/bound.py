@@ -15,10 +15,11 @@ A denoiser of dequantized images has a density, p, and −log P(x) ≤ E[−log 
 uniform over a level's cell, which has a bound of the same form, with the Gaussian itself for a decoder.
 Source: Theis, van den Oord, Bethge 2016, A note on the evaluation of generative models, arXiv 1511.01844.
 
-Most of an estimate's noise is from where t falls, as E‖x − x̂‖²/t falls from d to 0 with t. Two remedies leave
-its mean as it is: places in neighbouring strata mirror each other; and what a Gaussian's denoiser would have,
-Σ_k a_k/(a_k + t) with a_k the image's own squared coefficients, is taken away, and its integral over ln t,
-Σ_k ln(1 + a_k/t0) − ln(1 + a_k/t1), added.
+Most of an estimate's noise is from where t falls, as E‖x − x̂‖²/t falls from d to 0 with t, and at small t
+from how long z is. Three remedies leave its mean as it is: places in neighbouring strata mirror each other;
+what a Gaussian's denoiser would have, Σ_k a_k/(a_k + t), a_k from the image's own squared coefficients, is
+taken away, and its integral over ln t, Σ_k ln(1 + a_k/t0) − ln(1 + a_k/t1), added; and so is what the squares
+of z add to that by chance.
 Source: Owen 2013, Monte Carlo theory, methods and examples, chapter 8, antithetic and control variates.
 """
 
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dualscore.energy import Gradients, ScoreModel, of_any_size
@@ -99,7 +101,10 @@ def variational_bound(
             clean = dequantize(clean, uniform, levels)
         known = OwnGaussian(clean, prior)
         draws = noise_in_strata(clean, t0, t1, strata, generator, mirrored=True)
-        beyond = [denoising_loss(model, clean, z, t).double() - known.space_loss(t) for z, t in draws]
+        beyond = [
+            denoising_loss(model, clean, z, t).double() - known.space_loss(t) - known.by_chance(z, t)
+            for z, t in draws
+        ]
         width = math.log(t1 / t0) / strata
         diffusion = diffusion_energy(torch.stack(beyond, dim=1), clean[0].numel(), width)
         diffusion = diffusion + known.diffusion(t0, t1)
@@ -141,7 +146,10 @@ def check_bound(clean: Tensor, t0: float, t1: float, levels: int) -> None:
 
 
 class OwnGaussian:
-    """What the denoiser of N(μ, diag a) has of its images, known exactly: a_k are squared coefficients of x.
+    """What the denoiser of N(μ, diag a) has in the mean over Gaussian images, known exactly.
+
+    a_k are the squared coefficients of x, in means of two by two frequencies: by themselves they are as if
+    the denoiser knew them.
 
     Args:
         clean: x, (B, C, H, W).
@@ -150,11 +158,25 @@ class OwnGaussian:
 
     def __init__(self, clean: Tensor, prior: StationaryGaussian) -> None:
         centred = clean - prior.mean[:, None, None]
-        self.variances = prior.analyze(centred).double().square().flatten(1)
+        self.prior = prior
+        squares = prior.analyze(centred).double().square()
+        height, width = squares.shape[2:]
+        means = F.avg_pool2d(squares, (min(2, height), min(2, width)), ceil_mode=True)
+        means = means.repeat_interleave(2, dim=2)[:, :, :height].repeat_interleave(2, dim=3)[:, :, :, :width]
+        self.variances = means.flatten(1)
 
     def space_loss(self, t: Tensor) -> Tensor:
         """E‖x − x̂‖²/(t d) of Gaussian images at t (B,), (B,)."""
         return (self.variances / (self.variances + t.double()[:, None])).mean(dim=1)
+
+    def by_chance(self, noise: Tensor, t: Tensor) -> Tensor:
+        """What noise z (B, C, H, W) at t (B,) adds to that mean by its squares: Σ_k w_k (z_k² − 1)/d, (B,).
+
+        w_k = (a_k/(a_k + t))² is the share of z_k² that is left; of mean zero.
+        """
+        squares = self.prior.analyze(noise).double().square().flatten(1)
+        left = (self.variances / (self.variances + t.double()[:, None])).square()
+        return (left * (squares - 1.0)).mean(dim=1)
 
     def diffusion(self, t0: float, t1: float) -> Tensor:
         """½ ∫ E‖x − x̂‖² dt/t² from t0 to t1, in nats, (B,)."""
