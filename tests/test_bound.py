@@ -365,7 +365,7 @@ def test_most_of_the_noise_of_where_levels_fall_is_gone() -> None:
 def test_the_known_part_is_the_integral_of_its_losses() -> None:
     images = torch.rand(3, 2, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     prior = StationaryGaussian(torch.tensor([0.5, 0.4]), random_spectrum(2, 4, 5)).double()
-    known, t = OwnGaussian(images, prior), torch.logspace(-4, 1, 2001, dtype=torch.float64)
+    known, t = OwnGaussian(images, prior.mean), torch.logspace(-4, 1, 2001, dtype=torch.float64)
     losses = torch.stack([known.space_loss(one.expand(3)) for one in t], dim=1)
     integral = 0.5 * 40 * torch.trapezoid(losses, t.log(), dim=1)
     assert torch.allclose(known.diffusion(1e-4, 10.0), integral, rtol=1e-4)
