@@ -14,7 +14,6 @@ from dualscore.evaluation import evaluate_checkpoint
 from dualscore.gaussian import QUANTIZATION_VARIANCE, StationaryGaussian
 from dualscore.likelihood import variational_bound
 from dualscore.likelihood.bound import (
-    OwnGaussian,
     decode,
     decoder_energy,
     diffusion_energy,
@@ -22,6 +21,7 @@ from dualscore.likelihood.bound import (
     prior_divergence,
     stratified_variances,
 )  # fmt: skip
+from dualscore.likelihood.own_gaussian import OwnGaussian
 from dualscore.likelihood.units import STEP
 from dualscore.measuring.estimators import ESTIMATORS, pilot_stages
 from dualscore.measuring.measured import Grid, Measured
