@@ -45,7 +45,7 @@ class OwnGaussian:
 
     def space_loss(self, t: Tensor) -> Tensor:
         """E‖x − x̂‖²/(t d) of Gaussian images at t (B,), (B,)."""
-        return (self.variances / (self.variances + t.double()[:, None])).mean(dim=1)
+        return self._left(t).mean(dim=1)
 
     def by_chance(self, noise: Tensor, t: Tensor) -> Tensor:
         """What noise z (B, C, H, W) at t (B,) adds to that mean by its squares: Σ_k w_k (z_k² − 1)/d, (B,).
@@ -53,8 +53,12 @@ class OwnGaussian:
         w_k = (a_k/(a_k + t))² is the share of z_k² that is left; of mean zero.
         """
         squares = torch.cat([a.flatten(1) for a in self._squares(noise)], dim=1)
-        left = (self.variances / (self.variances + t.double()[:, None])).square()
+        left = self._left(t).square()
         return (left * (squares - 1.0)).mean(dim=1)
+
+    def _left(self, t: Tensor) -> Tensor:
+        """a_k/(a_k + t), the share of a coefficient that its denoiser leaves, (B, d)."""
+        return self.variances / (self.variances + t.double()[:, None])
 
     def diffusion(self, t0: float, t1: float) -> Tensor:
         """½ ∫ E‖x − x̂‖² dt/t² from t0 to t1, in nats, (B,)."""

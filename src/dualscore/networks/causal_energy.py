@@ -25,6 +25,7 @@ from dualscore.networks.embedding import log_angles
 from dualscore.networks.grey_levels import (
     NEVER_ALONE,
     SHARP,
+    SHARP_BEFORE,
     cell_density,
     deviation,
     likely_levels,
@@ -126,7 +127,7 @@ class CausalEnergy(MappedEnergy):
         Those that were saved before it was said how far noise leaves the cells' edges knew them half as far.
         """
         levels = state_dict.setdefault(f"{prefix}grey_levels", torch.tensor(0.0, device="cpu"))
-        state_dict.setdefault(f"{prefix}sharp", torch.tensor(0.5 * SHARP, device="cpu"))
+        state_dict.setdefault(f"{prefix}sharp", torch.tensor(SHARP_BEFORE, device="cpu"))
         super()._load_from_state_dict(state_dict, prefix, *others)
         self._know(int(levels))
 

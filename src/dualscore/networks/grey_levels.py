@@ -15,6 +15,7 @@ from torch import Tensor
 
 SHARP = 0.4
 """Standard deviation of the noise, in steps, at which edges of cells count little any more."""
+SHARP_BEFORE = 0.2  # of weights that were saved before they said it
 REACH = 2
 """Cells to either side of a number's own that noise of that much can have brought it from."""
 NEVER_ALONE = 1e-4

@@ -65,7 +65,7 @@ class SeveralOrders(MappedEnergy):
 
     def averaged(self) -> ScoreModel | None:
         """The mean of the orders' denoisers: better than the mean density's, which follows one of them."""
-        return MeanOfOrders(self) if self.orders > 1 else None
+        return MeanOfOrders(self.energy, self.orders) if self.orders > 1 else None
 
     def forward(self, noisy: Tensor, noise_variance: Tensor) -> Tensor:
         """U(y, t) in nats, of y (B, C, H, W) at t ≥ 0 (B,), shape (B,); U_1 in training."""
@@ -97,8 +97,7 @@ def mean_of_orientations(energy: ScoreModel) -> ScoreModel:
 
     Each sees what the others do not; their mean is nearer to the posterior mean than any of them.
     """
-    assert isinstance(energy, MappedEnergy)
-    return MeanOfOrders(SeveralOrders(energy, len(ORIENTATIONS)))
+    return MeanOfOrders(energy, len(ORIENTATIONS))
 
 
 class MeanOfOrders(ScoreModel):
@@ -107,15 +106,14 @@ class MeanOfOrders(ScoreModel):
     Each is restrained (restrained.py), as one that is far off would spoil the mean.
     """
 
-    def __init__(self, model: SeveralOrders) -> None:
+    def __init__(self, energy: ScoreModel, orders: int) -> None:
         super().__init__()
-        self.model = model
+        self.single, self.orders = restrained(energy), orders
 
     def gradients(self, noisy: Tensor, noise_variance: Tensor, *, time: bool = True) -> Gradients:  # noqa: ARG002
         """The mean of the orders' ∇_y U, (B, C, H, W): no energy and no ∂_t U, whatever `time` says."""
-        single = restrained(self.model.energy)
 
         def gradient(turned: Tensor) -> Tensor:
-            return single.gradients(turned, noise_variance, time=False).image
+            return self.single.gradients(turned, noise_variance, time=False).image
 
-        return Gradients(mean_over_orders(gradient, noisy, self.model.orders), None)
+        return Gradients(mean_over_orders(gradient, noisy, self.orders), None)

@@ -1,9 +1,9 @@
 """A denoiser that stays where a posterior mean can be, made of one that does not.
 
-The gradient of an energy with edges, as those of grey levels are, is far too large at a few pixels in a
-million, and most of a squared error may be theirs. x̂ = E[x | y] lies in the images' range, and E[z | y] of a
-number is hardly ever above three: a move beyond either is an error, whatever the model. What comes out is
-another denoiser, so bounds by it are bounds, and it is not the energy's gradient.
+The gradient of an energy with edges, as those of grey levels are, is far too large at some pixels, in flat
+and saturated places above all, and most of a squared error may be theirs (docs/learning.md). x̂ = E[x | y]
+lies in the images' range, and E[z | y] of a number is hardly ever above three. What comes out is another
+denoiser, so bounds by it are bounds, and it is not the energy's gradient.
 """
 
 from torch import Tensor
